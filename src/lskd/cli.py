@@ -1,0 +1,271 @@
+"""`lskd-run`: the command line. The only module that imports Hydra; nothing here imports torch before it must."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lskd.config import RUN_KEYS, Conf, Runtime, parse_run, shipped_conf
+from lskd.errors import InputError, unknown
+from lskd.plan import Costs, Plan, grouped, in_order, load_experiment, make_plan, to_train, training_examples
+from lskd.store import Store
+from lskd.strict import parse, show
+
+TOP_KEYS = {*RUN_KEYS, "experiment", "runtime", "plan", "plugin"}
+PLANS = (False, True, "commands")
+
+
+def main() -> None:
+    """The console script. Bad input is one line on stderr and exit code 2; see `launch.Outcomes` for the others."""
+    try:
+        prepare_groups(sys.argv[1:])
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors, and we print them
+        command()
+    except InputError as error:
+        fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(hydra_message(error))
+    except RunsFailed:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(message: str) -> None:
+    print("lskd-run:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def hydra_message(error: Exception) -> str:
+    """Hydra's or OmegaConf's error as one line that says what is allowed."""
+    if isinstance(error.__cause__, InputError):
+        return str(error.__cause__)
+    first = str(error).strip().splitlines()
+    message = " ".join(line.strip() for line in first if "set the env" not in line.lower() and "full_key" not in line)
+    if "Could not override" in message or "is not in struct" in message or "Key" in message:
+        for word in sys.argv[1:]:
+            key = word.lstrip("+~").partition("=")[0].partition(".")[0].partition("@")[0]
+            if "=" in word and not word.startswith("-") and key != "hydra" and key.partition("/")[0] not in TOP_KEYS:
+                return str(unknown(word.lstrip("+~").partition("=")[0], word.partition("=")[2], TOP_KEYS))
+    return message
+
+
+def prepare_groups(words: list[str]) -> None:
+    """Make what is registered without a YAML file a choice of its group: plugins' entries and imported data sets."""
+    given = dict(word.partition("=")[::2] for word in words if word.startswith(("plugin=", "runtime.cache=")))
+    if given.get("plugin", "null") != "null":
+        load_plugin(given["plugin"].strip("'\""))
+    load_installed_plugins()
+    conf = Conf(cache=Runtime(cache=given.get("runtime.cache", "")).cache_root)
+    for group in ("arch", "method", "dataset"):
+        for name in conf.names(group):
+            if not (conf.directories[0] / group / f"{name}.yaml").is_file():
+                ConfigStore.instance().store(group=group, name=name, node=conf.load(group, name), provider="lskd")
+
+
+def load_plugin(name: str) -> None:
+    """Import a user's module (a dotted name, or a path to a .py file), which adds to METHODS, ARCHS or DATASETS."""
+    try:
+        if name.endswith(".py"):
+            module = Path(name).stem
+            if module in sys.modules:
+                return
+            spec = importlib.util.spec_from_file_location(module, name)
+            assert spec is not None and spec.loader is not None
+            sys.modules[module] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[module])
+        else:
+            importlib.import_module(name)
+    except Exception as error:
+        sys.modules.pop(Path(name).stem, None)
+        raise InputError(f"plugin = {name!r}: cannot be imported: {type(error).__name__}: {error}") from None
+
+
+def load_installed_plugins() -> None:
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="lskd.plugins"):
+        load_plugin(entry.value)
+
+
+@hydra.main(version_base="1.3", config_path=str(shipped_conf()), config_name="config")
+def command(config: DictConfig) -> None:
+    """Run what one composed configuration asks for (under -m: one job of the sweep)."""
+    hydra_config = HydraConfig.get()
+    try:
+        code = execute(*interpret(config, hydra_config))
+    except InputError as error:
+        if hydra_config.mode == RunMode.MULTIRUN:
+            raise
+        fail(str(error))
+    if code == 1 and hydra_config.mode == RunMode.MULTIRUN:
+        raise RunsFailed  # an exception lets Hydra go on with the other jobs of the sweep
+    if code:
+        sys.exit(code)
+
+
+class RunsFailed(Exception):
+    """Some runs of a job failed or diverged; they have been named."""
+
+
+def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None, tuple[Any, ...], Runtime, Conf, Any]:
+    """The plan (None for a single run), the runs, the runtime, and whether only to show the plan. Checks everything."""
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    for key in content:
+        if key not in TOP_KEYS:
+            raise unknown(str(key), content[key], TOP_KEYS)
+    content.setdefault("experiment", None)  # the group has no choice by default
+    if content["plugin"]:
+        load_plugin(content["plugin"])
+    runtime = parse(Runtime, content["runtime"], "runtime")
+    conf = Conf(search_path(hydra_config), runtime.cache_root)
+    if content["plan"] not in PLANS:
+        raise InputError(f"plan = {show(content['plan'])}: must be false, true or commands")
+    if content["experiment"] is None:
+        run = parse_run({key: value for key, value in content.items() if key in RUN_KEYS}, conf)
+        return None, in_order([run]), runtime, conf, content["plan"]
+
+    if not isinstance(content["experiment"], Mapping):
+        raise unknown("experiment", content["experiment"], conf.names("experiment"))
+    allowed = ("experiment", "runtime", "plan", "plugin", "hydra")
+    for word in hydra_config.overrides.task:
+        key = word.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] not in allowed:
+            raise InputError(f"{word}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
+                             f"its runs use +experiment.settings.{key}=…")  # fmt: skip
+    name = hydra_config.runtime.choices.get("experiment") or ""
+    plan = make_plan(load_experiment(content["experiment"], name), conf)
+    return plan, plan.runs, runtime, conf, content["plan"]
+
+
+def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
+    """The user's configuration directories (--config-dir), then the shipped one."""
+    own = [Path(s.path) for s in hydra_config.runtime.config_sources if s.schema == "file" and s.provider == "command-line"]
+    return (*own, shipped_conf())
+
+
+def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Conf, plan_only: Any) -> int:
+    """Show, train what is missing, report. The exit code."""
+    store = Store.at(runtime.results)
+    print(describe(plan, runs, store, conf, details=bool(plan_only)), flush=True)
+    if plan_only:
+        if plan_only == "commands":
+            print("\n".join(commands(plan, runs)))
+        return 0
+    from lskd.launch import carry_out
+
+    outcomes = carry_out(runs, store, runtime, conf)
+    for run, reason in outcomes.failed:
+        print(f"lskd-run: FAILED {run} ({store.directory(run)}): {reason}", file=sys.stderr)
+    for run in outcomes.blocked:
+        print(f"lskd-run: NOT RUN {run}: its teacher failed", file=sys.stderr)
+    if outcomes.interrupted:
+        print("lskd-run: interrupted; the same command goes on from here", file=sys.stderr)
+        return outcomes.exit_code
+    if plan is not None:
+        from lskd import report
+
+        print(report.text(plan, store))
+        for path in report.write(plan, store, store.root):
+            print(f"wrote {path}")
+    else:
+        print(summary(runs[-1], store))
+    return outcomes.exit_code
+
+
+def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf, *, details: bool) -> str:
+    """The plan in words: what it is for, how many runs are done and to do, and how long they will take."""
+    missing = to_train(runs, store)
+    costs = Costs(store)
+    lines = []
+    if plan is not None:
+        lines.append(f"{plan.experiment.name}: {plan.experiment.title}")
+        if plan.experiment.shortened:
+            lines.append(f"  SHORTENED, not the paper's protocol: {plan.experiment.shortened}")
+        if details:
+            lines += [f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)" for grid in plan.grids]
+            if plan.experiment.cost:
+                lines.append(f"  cost: {plan.experiment.cost}")
+    if details:
+        lines.append("")
+        for label, group in grouped(runs):
+            done = sum(store.state(run) == "done" for run in group)
+            steps = group[0].recipe.total_steps(training_examples(group[0], conf))
+            seeds = ",".join(str(run.seed) for run in group)
+            lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
+        lines.append("")
+    diverged = [run for run in missing if store.state(run) == "diverged"]
+    started = sum(store.state(run) == "started" for run in missing)
+    rebuild = sum(store.state(run) == "done" for run in missing)
+    text = f"{len(runs)} runs: {len(runs) - len(missing) + rebuild} done, {len(missing)} to train"
+    text += f" ({started} of them begun)" if started else ""
+    text += f", {rebuild} of them finished teachers whose weights are not here" if rebuild else ""
+    text += f", {len(diverged)} diverged" if diverged else ""
+    if missing:
+        from lskd.launch import duration
+
+        estimates = [costs.estimate(run, training_examples(run, conf)) for run in missing]
+        known = [seconds for seconds in estimates if seconds is not None]
+        if known:
+            rest = f", and {len(missing) - len(known)} runs of unknown cost" if len(known) < len(missing) else ""
+            text += f"; about {duration(sum(known))} at the speed of the runs in the store{rest}"
+        else:
+            text += "; time unknown until one of each kind has run"
+    return "\n".join([*lines, text])
+
+
+def commands(plan: Plan | None, runs: tuple[Any, ...]) -> list[str]:
+    """One line a run: its id, and the command that trains it alone."""
+    if plan is None:
+        return [f"{run.id}  {run}" for run in runs]
+    return [f"{run.id}  {plan.command(run)}" for run in runs]
+
+
+def summary(run: Any, store: Store) -> str:
+    """A finished single run in a few lines."""
+    result = store.result(run)
+    if result is None:
+        return f"{run}: not finished"
+    lines = [f"{run}  ({store.directory(run)})"]
+    for part, values in result["last"].items():
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        lines.append(f"  {part}, last epoch: {numbers}")
+    lines.append(f"  γ {result['gamma']:.4g}" if result.get("gamma") is not None else "  γ not defined for this method")
+    return "\n".join(lines)
+
+
+class CheckSweep(Callback):
+    """Before a sweep starts: compose and check every job, so that a bad value is an error before anything is trained."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            return  # other sweepers choose their values as they go
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        state = GlobalHydra.instance()
+        loader = state.config_loader()
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(config.hydra.overrides.task))
+        for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
+            for words in batch:
+                job = loader.load_sweep_config(config, list(words))
+                settings = OmegaConf.masked_copy(job, [key for key in job if key != "hydra"])
+                interpret(settings, job.hydra)
+
+

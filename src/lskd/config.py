@@ -1,0 +1,440 @@
+"""What a run is, and its identity. The only place where configuration becomes typed, checked objects."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from lskd import data
+from lskd.data import Dataset
+from lskd.errors import InputError, unknown
+from lskd.methods import METHODS, Method
+from lskd.methods.method import require
+from lskd.models import ARCHS, Arch
+from lskd.recipe import Recipe
+from lskd.strict import _fields, convert, identity, parse, show, unknown_key
+
+T = TypeVar("T")
+
+GROUPS = ("dataset", "arch", "method", "recipe")
+TEACHER_LS = 0.1  # what teacher_ls=true means: Müller's and Shen's α
+
+
+@dataclass(frozen=True)
+class Named(Generic[T]):
+    """An entry of a registry under its name, with its settings."""
+
+    name: str
+    settings: T
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Label smoothing of the network being trained: see `targets.smooth_labels`."""
+
+    alpha: float = 0.0
+    mass: Literal["all", "others"] = "all"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.alpha < 1, "alpha", self.alpha, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. Its `id` is the hash of everything here that can change its numbers."""
+
+    dataset: Dataset
+    arch: Named[Arch]
+    method: Named[Method]
+    recipe: Recipe
+    smoothing: Smoothing = Smoothing()
+    seed: int = 0
+    teacher: Run | None = None
+    # The teacher's batch norm while it teaches: its running statistics, or those of each batch (some official codes).
+    teacher_mode: Literal["eval", "batch_stats"] = "eval"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
+        name = self.method.name
+        if self.method.settings.needs_teacher and self.teacher is None:
+            raise InputError(f"method = {name}: needs a teacher; give teacher=ARCH, or use method=ce")
+        if self.teacher is not None and not self.method.settings.needs_teacher:
+            allowed = ", ".join(sorted(key for key, method in METHODS.items() if method.needs_teacher))
+            raise InputError(f"teacher = {self.teacher.arch.name}: method={name} uses no teacher; methods that do: {allowed}")
+        if self.teacher is None and self.teacher_mode != "eval":
+            raise InputError(f"teacher_mode = {self.teacher_mode}: there is no teacher")
+
+    def identity(self) -> dict[str, Any]:
+        """The JSON that is hashed: every setting that can change numbers and is not at its default."""
+        values: dict[str, Any] = {
+            "dataset": identity(self.dataset),
+            "arch": {"name": self.arch.name, **identity(self.arch.settings, ARCHS[self.arch.name])},
+            "method": {"name": self.method.name, **identity(self.method.settings, METHODS[self.method.name])},
+            "recipe": identity(self.recipe),
+            "seed": self.seed,
+        }
+        if smoothing := identity(self.smoothing):
+            values["smoothing"] = smoothing
+        if self.teacher is not None:
+            values["teacher"] = self.teacher.identity()
+        if self.teacher_mode != "eval":
+            values["teacher_mode"] = self.teacher_mode
+        return values
+
+    @functools.cached_property
+    def id(self) -> str:
+        """The first 12 hexadecimal digits of the SHA-256 of the identity as canonical JSON."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        text = f"{self.arch.name} on {self.dataset.name}"
+        if self.smoothing.alpha:
+            text += f", α={self.smoothing.alpha:g}"
+        if self.teacher is not None:
+            text += f", {self.method.name}"
+            if (temperature := getattr(self.method.settings, "temperature", None)) is not None:
+                text += f" T={temperature:g}"
+            text += f" from {self.teacher.arch.name}"
+            if self.teacher.smoothing.alpha:
+                text += f" (α={self.teacher.smoothing.alpha:g})"
+        return f"{text}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a run is carried out: nothing here changes what it computes."""
+
+    device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda, cuda:N
+    data: str = ""  # raw data: parquet folders, torchvision's files. "" = $LSKD_DATA, else <cache>/raw
+    cache: str = ""  # decoded data. "" = $LSKD_CACHE, else the user's cache directory
+    results: str = ""  # "" = $LSKD_RESULTS, else ./results
+    threads: int = 0  # CPU threads; 0 = PyTorch's default
+    checkpoint_seconds: float = 60.0
+    teacher_cache_gb: float = 2.0  # memory for a teacher's outputs over all views; 0 = evaluate it at every step
+    retry: bool = False  # train diverged runs again
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        kind, _, index = self.device.partition(":")
+        valid = self.device in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdigit())
+        require(valid, "device", self.device, "auto, cpu, cuda or cuda:N")
+        require(self.threads >= 0, "threads", self.threads, ">= 0")
+        require(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, ">= 0")
+        require(self.teacher_cache_gb >= 0, "teacher_cache_gb", self.teacher_cache_gb, ">= 0")
+
+    @property
+    def data_root(self) -> Path:
+        return Path(self.data).expanduser() if self.data else data.default_data_root()
+
+    @property
+    def cache_root(self) -> Path:
+        return Path(self.cache).expanduser() if self.cache else data.default_cache_root()
+
+
+# ---- conf/: named choices -----------------------------------------------------------------------------------------
+
+
+def shipped_conf() -> Path:
+    """conf/ inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).parent
+    for place in (package / "conf", package.parent.parent / "conf"):
+        if (place / "config.yaml").is_file():
+            return place
+    raise InputError(f"conf/config.yaml: not found in {package} nor in the checkout around it; reinstall lskd")
+
+
+@dataclass
+class Conf:
+    """The YAML files of conf/, by group and name, with users' own directories searched first."""
+
+    directories: tuple[Path, ...] = field(default_factory=lambda: (shipped_conf(),))
+    cache: Path = field(default_factory=data.default_cache_root)
+    _loaded: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    def names(self, group: str) -> list[str]:
+        """What `group`=NAME may be: the YAML files, and for data sets, networks and methods what else is registered."""
+        found = {path.stem for directory in self.directories for path in (directory / group).glob("*.yaml")}
+        registered = {"arch": ARCHS, "method": METHODS, "dataset": data.imported(self.cache)}
+        return sorted(found | set(registered.get(group, {})))
+
+    def load(self, group: str, name: str) -> dict[str, Any]:
+        """The content of conf/`group`/`name`.yaml; `defaults: [other]` in it starts from other files of the group."""
+        if (group, name) not in self._loaded:
+            self._loaded[group, name] = self._read(group, name)
+        return copy.deepcopy(self._loaded[group, name])
+
+    def _read(self, group: str, name: str) -> dict[str, Any]:
+        for directory in self.directories:
+            path = directory / group / f"{name}.yaml"
+            if path.is_file() and not Path(name).is_absolute():
+                content = read_yaml(path)
+                merged: dict[str, Any] = {}
+                for parent in content.pop("defaults", []):
+                    if parent != "_self_":
+                        merge(merged, self.load(group, parent))
+                return merge(merged, content)
+        if group == "dataset" and name in (own := data.imported(self.cache)):
+            return {"name": name, "digest": own[name].digest}
+        if name in {"arch": ARCHS, "method": METHODS}.get(group, {}):  # a user's own, registered without a YAML file
+            return {"name": name}
+        raise unknown(group, name, self.names(group))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except Exception as error:  # yaml's and OmegaConf's own errors have no common base
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a mapping")
+    return content  # type: ignore[return-value]
+
+
+def merge(into: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """`more` laid over `into`, mapping by mapping; a list, a value or None replaces what was there. Changes `into`."""
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = copy.deepcopy(value)
+    return into
+
+
+# ---- from settings to a run ---------------------------------------------------------------------------------------
+
+# Short names a user may type, and the fields they stand for.
+SHORT = {"alpha": "smoothing.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.smoothing.alpha"}
+RUN_KEYS = (*GROUPS, "smoothing", "seed", "teacher", "teacher_mode", *SHORT)
+
+
+def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Settings as written, in one form: dotted keys and short names unfolded, a group's choice under the key "".
+
+    {"arch": "mlp1200", "arch.hidden_dropout": 0.5, "teacher": "resnet56", "teacher_ls": True} becomes
+    {"arch": {"": "mlp1200", "hidden_dropout": 0.5}, "teacher": {"arch": {"": "resnet56"}, "smoothing": {"alpha": 0.1}}}.
+    Two normal forms can be merged, which two sets of settings as written cannot.
+    """
+    if not isinstance(settings, Mapping):
+        raise InputError(f"{path or 'run'} = {show(settings)}: must be a mapping of settings")
+    form: dict[str, Any] = {}
+    late: list[tuple[str, Any]] = []
+    for key, value in settings.items():
+        where = f"{path}.{key}".lstrip(".")
+        head, _, rest = str(key).partition(".")
+        if head not in RUN_KEYS:
+            raise unknown_key(where, value, head, RUN_KEYS)
+        if head in SHORT:
+            if rest:
+                raise InputError(f"{where} = {show(value)}: {head} has no parts")
+            late.append((head, value))
+        elif head == "teacher":
+            merge(form, {"teacher": _teacher_form(rest, value, where)})
+        elif head in GROUPS:
+            merge(form, {head: _unfold(rest, value) if rest else _group_form(head, value, where)})
+        else:
+            merge(form, {head: _unfold(rest, value) if rest else value})
+    for head, value in late:
+        if value is not None:
+            _apply_short(form, head, value, f"{path}.{head}".lstrip("."))
+    return form
+
+
+def _unfold(dotted: str, value: Any) -> Any:
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return value
+
+
+def _group_form(group: str, value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"": value}
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise InputError(f"{where} = {show(value)}: must be a name (conf/{group}/NAME.yaml) or a mapping")
+
+
+def _teacher_form(rest: str, value: Any, where: str) -> dict[str, Any] | None:
+    if rest:
+        return normal_form({rest: value}, where[: -len(rest) - 1])
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return {"arch": {"": value}}
+    if isinstance(value, Mapping):
+        return normal_form(value, where)
+    raise InputError(f"{where} = {show(value)}: must be the name of a network, or a mapping of the teacher's settings")
+
+
+def _apply_short(form: dict[str, Any], head: str, value: Any, where: str) -> None:
+    """Set the field that a short name stands for, unless the settings give that field another value already."""
+    group, _, leaf = SHORT[head].rpartition(".")
+    if head == "teacher_ls":
+        if isinstance(value, bool):
+            value = TEACHER_LS if value else 0.0
+        value = convert(float, value, where)
+        require(0 <= value < 1, where, value, "false, true (0.1) or a number in [0, 1)")
+    target = form
+    for part in group.split("."):
+        if target.get(part) is None:
+            target[part] = {}
+        target = target[part]
+    if leaf in target and target[leaf] != value and not (leaf == "alpha" and target[leaf] == 0):
+        raise InputError(f"{where} = {show(value)}: {SHORT[head]} = {show(target[leaf])} says otherwise; give one of them")
+    target[leaf] = value
+
+
+def parse_run(settings: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
+    """The run that `settings` (in either form, see `normal_form`) describe, or an `InputError` naming the setting."""
+    return build_run(normal_form(settings, path), conf, path)
+
+
+def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
+    """`parse_run` for settings in normal form."""
+
+    def at(key: str) -> str:
+        return f"{path}.{key}".lstrip(".")
+
+    form = dict(form)
+    form.setdefault("method", {"": "ce"})
+    for group in GROUPS:
+        if group not in form or (group != "recipe" and not ({"", "name"} & set(form[group]))):
+            raise InputError(f"{at(group)}: is required; allowed: {', '.join(conf.names(group))}")
+    group_values = {group: _resolve(group, form[group], conf, at(group)) for group in GROUPS}
+
+    recipe = parse(Recipe, group_values["recipe"], at("recipe"))
+    dataset = parse(Dataset, group_values["dataset"], at("dataset"))
+    spec = data.spec(dataset.name, conf.cache)
+    if dataset.name not in data.DATASETS and dataset.digest != spec.digest:
+        if dataset.digest:
+            raise InputError(f"{at('dataset.digest')} = {dataset.digest!r}: the imported {dataset.name} is {spec.digest!r}")
+        dataset = replace(dataset, digest=spec.digest)
+    with located(at("dataset")):
+        data.check(dataset, spec)
+    with located(at("recipe.augment")):
+        recipe.augment.check(*spec.shape[1:])
+    arch = _registered(ARCHS, group_values["arch"], at("arch"))
+    method = _registered(METHODS, group_values["method"], at("method"))
+    smoothing = parse(Smoothing, form.get("smoothing", {}), at("smoothing"))
+    seed = convert(int, form.get("seed", 0), at("seed"))
+    mode = convert(_fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
+
+    teacher = None
+    own = form.get("teacher")
+    if own is not None and "arch" not in own:
+        alpha = own.get("smoothing", {}).get("alpha")
+        if set(own) > {"smoothing"} or alpha:
+            what = f"{at('teacher_ls')} = {show(alpha)}" if set(own) == {"smoothing"} else at("teacher")
+            raise InputError(f"{what}: the teacher has no network; give teacher=ARCH, one of {', '.join(conf.names('arch'))}")
+        own = None  # teacher_ls=false, and no teacher
+    if own is not None:
+        inherited = {key: form[key] for key in ("dataset", "recipe") if key in form}
+        inherited["seed"] = seed
+        if smoothing.mass != "all":
+            inherited["smoothing"] = {"mass": smoothing.mass}
+        for group in ("dataset", "recipe"):  # a choice of its own starts afresh; single fields change the student's
+            if {"", "name"} & set(own.get(group, {})):
+                inherited.pop(group)
+        teacher = build_run(merge(copy.deepcopy(inherited), own), conf, at("teacher"))
+        taught, teaches = spec.num_classes, data.spec(teacher.dataset.name, conf.cache).num_classes
+        if taught != teaches:
+            raise InputError(
+                f"{at('teacher.dataset')} = {teacher.dataset.name}: its {teaches} classes do not match "
+                f"the {taught} of {dataset.name}"
+            )
+    with located(path):
+        return Run(dataset, arch, method, recipe, smoothing, seed, teacher, mode)
+
+
+def _resolve(group: str, given: dict[str, Any], conf: Conf, where: str) -> dict[str, Any]:
+    """The chosen file of `group`, with the given fields laid over it."""
+    fields = {key: value for key, value in given.items() if key != ""}
+    if "" not in given:
+        return fields
+    try:
+        return merge(conf.load(group, given[""]), fields)
+    except InputError as error:
+        prefix = where[: -len(group)]
+        raise InputError(f"{prefix}{error}") from None
+
+
+def _registered(registry: Mapping[str, T], given: dict[str, Any], path: str) -> Named[T]:
+    given = dict(given)
+    name = given.pop("name", None)
+    if name not in registry:
+        raise unknown(f"{path}.name", name, registry)
+    prototype = registry[name]
+    if "temperature" in given and "temperature" not in _fields(type(prototype)):
+        raise InputError(f"temperature = {show(given['temperature'])}: method={name} has no temperature")
+    return Named(name, parse(type(prototype), given, path, defaults=prototype))
+
+
+class located:
+    """A block whose `InputError`s get `path` in front."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, InputError) and self.path:
+            raise InputError(f"{self.path}.{error}") from None
+
+
+def override_words(form: Mapping[str, Any]) -> list[str]:
+    """The command-line words (Hydra overrides) for settings in normal form: `lskd-run WORD WORD …` is that run."""
+    return list(_words(form, ""))
+
+
+def _words(form: Mapping[str, Any], prefix: str) -> Iterable[str]:
+    order = {key: i for i, key in enumerate(("", *GROUPS, "smoothing", "teacher", "teacher_mode", "seed"))}
+    for key, value in sorted(form.items(), key=lambda item: order.get(item[0], len(order))):
+        where = f"{prefix}.{key}".lstrip(".") if key else prefix
+        if where == "smoothing.alpha":
+            yield f"alpha={_hydra(value)}"
+        elif where == "method.temperature":
+            yield f"temperature={_hydra(value)}"
+        elif where == "teacher" and isinstance(value, Mapping):
+            yield f"teacher={_hydra(_nested(value))}"
+        elif isinstance(value, Mapping) and where.split(".")[0] in (*GROUPS, "smoothing") and key != "lr_factors":
+            yield from _words(value, where)
+        else:
+            yield f"{where}={_hydra(value)}"
+
+
+def _nested(form: Mapping[str, Any]) -> dict[str, Any]:
+    """A teacher's normal form as settings: {"arch": {"": "x", "f": 1}} -> {"arch": "x", "arch.f": 1}."""
+    settings: dict[str, Any] = {}
+    for key, value in form.items():
+        if key == "teacher" and isinstance(value, Mapping):
+            settings[key] = _nested(value)
+        elif isinstance(value, Mapping) and "" in value:
+            settings[key] = value[""]
+            settings.update({f"{key}.{name}": item for name, item in value.items() if name})
+        else:
+            settings[key] = value
+    return settings
+
+
+def _hydra(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_hydra, value)) + "]"
+    if isinstance(value, str) and not value.replace("_", "").isalnum():
+        return "'" + value.replace("'", "\\'") + "'"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,0 +1,297 @@
+"""Data sets: what they are, where they come from, and how their images reach a run.
+
+Importing this module is cheap: NumPy, torch and the readers of file formats are imported where they are needed.
+
+Data sets are decoded once into `<cache>/data/<name>/` (see `lskd.data.cache`) and read from there afterwards. In every
+function below `cache` is the root, usually `default_cache_root()`, and `data` is the folder with downloaded files,
+usually `default_data_root()`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from lskd.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger(__name__)
+
+MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Which images a run trains on and is measured on: a part of the run's identity.
+
+    name: a key of `DATASETS`, or of a data set that was imported.
+    holdout: training images held out, class-balanced, as the part "validation"; 0 = none.
+    holdout_seed: seed of the draws for `holdout` and `limit`.
+    limit: use only this many training images, class-balanced, drawn after the hold-out; 0 = all.
+    evaluate: the part whose metrics are reported.
+    digest: content of a user's own data, whose name does not say which data it is; empty for built-in data sets.
+    """
+
+    name: str
+    holdout: int = 0
+    holdout_seed: int = 0
+    limit: int = 0
+    evaluate: Literal["test", "validation"] = "test"
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("holdout", "limit"):
+            if getattr(self, field) < 0:
+                raise InputError(f"{field} = {getattr(self, field)}: must be >= 0")
+        if not 0 <= self.holdout_seed <= MAX_SEED:
+            raise InputError(f"holdout_seed = {self.holdout_seed}: must be >= 0 and <= {MAX_SEED}")
+        if self.evaluate not in ("test", "validation"):
+            raise unknown("evaluate", self.evaluate, ("test", "validation"))
+        if self.evaluate == "validation" and self.holdout == 0:
+            raise InputError("evaluate = 'validation': must be 'test' when holdout = 0 (or set holdout to 1 or more)")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a data set is, known without opening its images.
+
+    shape is (channels, height, width); train and test are numbers of images; digest is `lskd.data.cache.digest`.
+    """
+
+    name: str
+    title: str
+    num_classes: int
+    shape: tuple[int, int, int]
+    train: int
+    test: int
+    class_names: tuple[str, ...]
+    digest: str
+
+
+class Part(NamedTuple):
+    """Images and labels of one part of a data set, on the CPU."""
+
+    images: torch.Tensor  # (N, C, H, W) uint8
+    labels: torch.Tensor  # (N,) int64
+
+
+_DIGIT_NAMES = tuple("0123456789")
+_CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR100_NAMES = tuple(  # one string, because a hundred lines of one word each say less
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+    """.split()  # noqa: SIM905
+)
+
+# The digests are those of the original data, so `prepare` checks every pixel and label, whatever the source.
+DATASETS: dict[str, Spec] = {
+    "mnist": Spec(
+        name="mnist",
+        title="MNIST",
+        num_classes=10,
+        shape=(1, 28, 28),
+        train=60_000,
+        test=10_000,
+        class_names=_DIGIT_NAMES,
+        digest="2647a6fdabcad38f24f180fa2371516855becf839df1247bafde77dc5559f21c",
+    ),
+    "cifar10": Spec(
+        name="cifar10",
+        title="CIFAR-10",
+        num_classes=10,
+        shape=(3, 32, 32),
+        train=50_000,
+        test=10_000,
+        class_names=_CIFAR10_NAMES,
+        digest="e834c00b0b0f3ae7667b554be02ae0d6526f13c3715312f0d971842523d1a715",
+    ),
+    "cifar100": Spec(
+        name="cifar100",
+        title="CIFAR-100",
+        num_classes=100,
+        shape=(3, 32, 32),
+        train=50_000,
+        test=10_000,
+        class_names=_CIFAR100_NAMES,
+        digest="bab62f9e864a85956af419ad73218e727450486bdeb69451156a7508a712f526",
+    ),
+    "digits": Spec(
+        name="digits",
+        title="scikit-learn digits",
+        num_classes=10,
+        shape=(1, 8, 8),
+        train=1_437,
+        test=360,
+        class_names=_DIGIT_NAMES,
+        digest="ed448f0c893070213fe5aa201377462417499069b788b7715bd7be25d0678a82",
+    ),
+}
+
+
+def default_cache_root() -> Path:
+    """`LSKD_CACHE`, else `lskd` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    if os.environ.get("LSKD_CACHE"):
+        return Path(os.environ["LSKD_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lskd"
+
+
+def default_data_root(cache: Path | None = None) -> Path:
+    """`LSKD_DATA`, else `raw` in `cache` (default: `default_cache_root()`)."""
+    if os.environ.get("LSKD_DATA"):
+        return Path(os.environ["LSKD_DATA"]).expanduser()
+    return (cache or default_cache_root()) / "raw"
+
+
+def spec(name: str, cache: Path) -> Spec:
+    """The `Spec` of a built-in data set (opens no file) or of an imported one (reads its meta.json).
+
+    Raises `InputError` for an unknown name, and for an imported data set whose meta.json is damaged.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    if _is_name(name) and _folder(cache, name).is_dir():
+        from lskd.data.cache import read_spec
+
+        return read_spec(_folder(cache, name))
+    raise unknown("dataset.name", name, [*DATASETS, *imported(cache)])
+
+
+def imported(cache: Path) -> dict[str, Spec]:
+    """The user's own data sets in the cache, by name. A damaged one is left out, with a warning in the log."""
+    from lskd.data.cache import read_spec
+
+    specs = {}
+    for folder in sorted((cache / "data").glob("*/")):
+        if _is_name(folder.name) and folder.name not in DATASETS and folder.is_dir():
+            try:
+                specs[folder.name] = read_spec(folder)
+            except InputError as error:
+                _log.warning("%s", error)
+    return specs
+
+
+def check(dataset: Dataset, spec: Spec) -> None:
+    """Raise `InputError` if `dataset` asks for parts that the data set described by `spec` cannot give."""
+    for field in ("holdout", "limit"):
+        count = getattr(dataset, field)
+        if 0 < count < spec.num_classes:
+            raise InputError(f"{field} = {count}: must be 0, or >= {spec.num_classes}, the classes of {spec.name}")
+    if dataset.holdout >= spec.train:
+        raise InputError(f"holdout = {dataset.holdout}: must be < {spec.train}, the training images of {spec.name}")
+    if dataset.holdout + dataset.limit > spec.train:
+        raise InputError(
+            f"limit = {dataset.limit}: must be <= {spec.train - dataset.holdout}, "
+            f"the training images of {spec.name} ({spec.train}) less holdout = {dataset.holdout}"
+        )
+    if dataset.digest and spec.name in DATASETS:
+        raise InputError(f"digest = {dataset.digest!r}: must be empty for {spec.name}, which is built in")
+    if dataset.digest and dataset.digest != spec.digest:
+        raise InputError(f"digest = {dataset.digest!r}: must be {spec.digest!r}, that of the imported {spec.name}")
+
+
+def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
+    """The parts "train", "test" and, with a hold-out, "validation". A built-in data set is prepared if it is missing.
+
+    Raises `InputError` if the data cannot be had, if the cache is damaged, or if `check` fails.
+    """
+    import torch
+
+    from lskd.data import cache as disk
+    from lskd.data.splits import class_balanced
+
+    known = spec(dataset.name, cache)
+    check(dataset, known)
+    folder = _folder(cache, dataset.name)
+    if not folder.exists():
+        prepare(dataset.name, data=data, cache=cache)
+    arrays = disk.read(folder)
+
+    images, labels = arrays.train_images, arrays.train_labels
+    parts = {"test": Part(torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels))}
+    if dataset.holdout:
+        chosen, rest = class_balanced(labels, dataset.holdout, dataset.holdout_seed)
+        parts["validation"] = Part(torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]))
+        images, labels = images[rest], labels[rest]
+    if dataset.limit:
+        chosen, _ = class_balanced(labels, dataset.limit, dataset.holdout_seed)
+        images, labels = images[chosen], labels[chosen]
+    parts["train"] = Part(torch.from_numpy(images), torch.from_numpy(labels))
+    return parts
+
+
+def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force: bool = False) -> Spec:
+    """Decode a built-in data set from `data` into the cache, downloading it into `data` first if it is not there.
+
+    A data set that is in the cache already is only checked, unless `force`. Raises `InputError` if the data cannot be
+    had or is not the original data, pixel by pixel.
+    """
+    from lskd.data import cache as disk
+    from lskd.data import sources
+
+    if name not in DATASETS:
+        raise unknown("dataset.name", name, DATASETS)
+    known, folder = DATASETS[name], _folder(cache, name)
+    if folder.exists() and not force:
+        return disk.check_files(folder)
+    arrays, source = sources.read(name, data=data, download=download)
+    arrays = disk.canonical(arrays)
+    disk.check_content(known, arrays, source)
+    disk.write(folder, known, arrays, source=source, replace=force)
+    return known
+
+
+def verify(name: str, *, cache: Path) -> Spec:
+    """Check a data set in the cache: its files, and its content against the digest. Raises `InputError` if damaged."""
+    from lskd.data import cache as disk
+
+    known, folder = spec(name, cache), _folder(cache, name)
+    disk.check_content(known, disk.read(folder), str(folder))
+    return known
+
+
+def import_folder(name: str, path: Path, *, cache: Path, size: int | None = None, force: bool = False) -> Spec:
+    """Decode a user's own data into the cache as the data set `name`.
+
+    path: a folder of images `train/<class>/*.png`, `test/<class>/*.png` (or jpg …), or of Hugging Face style parquet.
+    size: resize all images to this width and height; without it they must have one size and mode already.
+    force: replace another data set that was imported under this name.
+
+    Raises `InputError` for a bad name, a folder that cannot be read, or other content under this name.
+    """
+    from lskd.data import cache as disk
+    from lskd.data import sources
+
+    if not _is_name(name):
+        raise InputError(f"name = {name!r}: must be made of a-z, 0-9 and _ only")
+    if name in DATASETS:
+        raise InputError(f"name = {name!r}: is a built-in data set, use another name (or `lskd-data prepare {name}`)")
+    if size is not None and size < 1:
+        raise InputError(f"size = {size}: must be >= 1")
+    arrays, source = sources.read_folder(path, size)
+    arrays = disk.canonical(arrays)
+    new, folder = disk.describe(name, arrays), _folder(cache, name)
+    disk.write(folder, new, arrays, source=source, replace=force)
+    # `write` keeps what is there already, which is right only if it is the same data.
+    if disk.check_files(folder).digest != new.digest:
+        raise InputError(f"name = {name!r}: other data was imported under this name: use another name, or --force")
+    return new
+
+
+def _is_name(name: str) -> bool:
+    return re.fullmatch(r"[a-z0-9_]+", name) is not None
+
+
+def _folder(cache: Path, name: str) -> Path:
+    return cache / "data" / name

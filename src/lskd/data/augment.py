@@ -1,0 +1,164 @@
+"""Augmentation and normalisation: exact, vectorised, on the device, in pixel space before normalisation.
+
+A training image is seen through one of finitely many *views*: where its crop starts, and whether it is flipped. Views
+are numbered, drawn for a whole epoch at once, and applied to a batch by one gather. The numbering is what lets a frozen
+teacher be evaluated once per view (`lskd.engine.teacher`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lskd.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Pad every side by `pad` pixels, crop a `crop`×`crop` window at a uniform offset, flip left-right with chance ½.
+
+    pad 4, crop 32 (or 0 = the image's size), flip: the usual CIFAR pipeline, equal in distribution to torchvision's
+    RandomCrop(32, padding=4) + RandomHorizontalFlip(). pad 2: MNIST shifts in [-2, 2]². crop 24: random 24×24 windows.
+    Evaluation takes the centre window, unflipped.
+    """
+
+    pad: int = 0
+    padding: Literal["zero", "reflect"] = "zero"
+    crop: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("pad", "crop"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} = {getattr(self, name)}: must be >= 0")
+
+    def check(self, height: int, width: int) -> None:
+        """`InputError` unless the window fits the padded image."""
+        smallest = min(height, width)
+        if self.crop > smallest + 2 * self.pad:
+            raise InputError(f"crop = {self.crop}: must be at most {smallest + 2 * self.pad}, the padded image's size")
+        if self.padding == "reflect" and self.pad >= smallest:
+            raise InputError(f"pad = {self.pad}: must be < {smallest}, the image's size, to reflect")
+
+
+class Views:
+    """The views of a set of images (N, C, H, W) uint8 on their device.
+
+    View number = (row · columns + column) · (2 if flip else 1) + flipped, with row and column the crop's start in the
+    padded image.
+    """
+
+    def __init__(self, images: Tensor, augment: Augment) -> None:
+        import torch
+        from torch.nn import functional as F
+
+        height, width = images.shape[-2:]
+        augment.check(height, width)
+        self.height, self.width = augment.crop or height, augment.crop or width
+        self.rows = height + 2 * augment.pad - self.height + 1
+        self.columns = width + 2 * augment.pad - self.width + 1
+        self.flips = 2 if augment.flip else 1
+        self.count = self.rows * self.columns * self.flips
+        self.identity = self.count == 1
+        if augment.pad:
+            sides = (augment.pad,) * 4
+            if augment.padding == "zero":
+                images = F.pad(images, sides)
+            else:  # reflection is not defined for integers; exact in float32 for 0..255, in pieces to bound the memory
+                pieces = [F.pad(piece.float(), sides, mode="reflect").to(torch.uint8) for piece in images.split(4096)]
+                images = torch.cat(pieces)
+        self.images = images
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """A uniform view for each image, (N,) int64 on the images' device. Drawn on the CPU: the same everywhere."""
+        import torch
+
+        return torch.randint(self.count, (len(self.images),), generator=generator).to(self.images.device)
+
+    def take(self, indices: Tensor, views: Tensor) -> Tensor:
+        """Images `indices` (B,) through `views` (B,): (B, C, h, w) uint8."""
+        import torch
+
+        if self.identity:
+            return self.images[indices]
+        device = self.images.device
+        corner, flipped = views.div(self.flips, rounding_mode="floor"), views % self.flips
+        row, column = corner.div(self.columns, rounding_mode="floor"), corner % self.columns
+        across = torch.arange(self.width, device=device).expand(len(views), -1)
+        across = torch.where(flipped[:, None] == 1, self.width - 1 - across, across)
+        rows = row[:, None] + torch.arange(self.height, device=device)  # (B, h)
+        columns = column[:, None] + across  # (B, w)
+        channels = torch.arange(self.images.shape[1], device=device)
+        return self.images[
+            indices[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None]
+        ]
+
+
+def centre(images: Tensor, augment: Augment) -> Tensor:
+    """The centre window of `images` (N, C, H, W) for evaluation; the whole image where the crop is not smaller.
+
+    An odd margin leaves the extra pixel at the bottom right, as TensorFlow's central crop does.
+    """
+    height, width = images.shape[-2:]
+    size = augment.crop or max(height, width)
+    top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
+    return images[..., top : top + size, left : left + size]
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """From uint8 pixels to the network's float input.
+
+    none: x/255. fixed: (x/255 - mean)/std by channel, with the paper's constants. dataset: the same with the mean and
+    std of the training part. per_image: (x - mean)/max(std, 1/√n) over all n values of the image as augmented
+    (TensorFlow's per_image_standardization).
+    """
+
+    kind: Literal["none", "fixed", "dataset", "per_image"] = "none"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind == "fixed" and not (self.mean and len(self.mean) == len(self.std)):
+            raise InputError(f"mean = {list(self.mean)}, std = {list(self.std)}: kind=fixed needs one of each a channel")
+        if self.kind != "fixed" and (self.mean or self.std):
+            raise InputError(f"mean = {list(self.mean)}, std = {list(self.std)}: only kind=fixed takes them")
+        if any(value <= 0 for value in self.std):
+            raise InputError(f"std = {list(self.std)}: must be > 0")
+
+
+class Normalizer:
+    """Normalisation of uint8 batches (B, C, H, W), with the constants on the device of `train`, its training images."""
+
+    def __init__(self, normalize: Normalize, train: Tensor) -> None:
+        import torch
+
+        channels = train.shape[1]
+        self.per_image = normalize.kind == "per_image"
+        if normalize.kind == "fixed" and len(normalize.mean) != channels:
+            raise InputError(f"mean = {list(normalize.mean)}: the images have {channels} channels")
+        mean, std = torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64)
+        if normalize.kind == "fixed":
+            mean, std = torch.tensor(normalize.mean).double(), torch.tensor(normalize.std).double()
+        elif normalize.kind == "dataset":
+            # From the counts of the 256 values: exact, so the same on every device.
+            counts = torch.stack([torch.bincount(train[:, c].flatten(), minlength=256) for c in range(channels)])
+            values, counts = torch.arange(256, dtype=torch.float64) / 255, counts.cpu().double()
+            mean = (counts * values).sum(1) / counts.sum(1)
+            std = ((counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)).sqrt().clamp_min(1e-12)
+        scale, shift = 1 / (255 * std), -mean / std
+        self.scale = scale.float().view(1, -1, 1, 1).to(train.device)
+        self.shift = shift.float().view(1, -1, 1, 1).to(train.device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        x = images.float()
+        if not self.per_image:
+            return x * self.scale + self.shift
+        n = x[0].numel()
+        mean = x.mean((1, 2, 3), keepdim=True)
+        std = (x - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
+        return (x - mean) / std.clamp_min(n**-0.5)

@@ -1,0 +1,113 @@
+"""The command `lskd-data`: get data sets into the cache, check them, bring your own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lskd import data
+from lskd.errors import InputError
+
+_EPILOG = """\
+examples:
+  lskd-data prepare cifar10 cifar100        decode from LSKD_DATA into the cache, or download
+  lskd-data verify                          check all that is in the cache
+  lskd-data import flowers ./flowers --size 64
+                                            your own images: flowers/train/<class>/*.jpg, flowers/test/<class>/*.jpg,
+                                            or Hugging Face style parquet: train-*.parquet, test-*.parquet
+  lskd-data list
+
+LSKD_DATA holds downloaded files: torchvision's (cifar-10-batches-py, MNIST/raw, ...), or a folder for each data set
+with Hugging Face style parquet shards (cifar10/train-00000-of-00001.parquet, ...). LSKD_CACHE holds decoded data.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 after an error that the user can mend."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    cache = args.cache or data.default_cache_root()
+    raw = args.data or data.default_data_root(cache)
+    try:
+        if args.command == "prepare":
+            return _each(args.names, lambda name: data.prepare(name, data=raw, cache=cache, force=args.force))
+        if args.command == "verify":
+            return _each(args.names or _cached(cache), lambda name: data.verify(name, cache=cache))
+        if args.command == "import":
+            spec = data.import_folder(args.name, args.path, cache=cache, size=args.size, force=args.force)
+            print(f"{_summary(spec)}\nuse it: lskd-run dataset={spec.name}")
+            return 0
+        for spec in {**data.DATASETS, **data.imported(cache)}.values():
+            print(f"{_summary(spec)}{'' if (cache / 'data' / spec.name).is_dir() else ' (not prepared)'}")
+        return 0
+    except InputError as error:
+        return _fail(error)
+
+
+def _each(names: Sequence[str], act: Callable[[str], data.Spec]) -> int:
+    """Act on every name, also after one has failed."""
+    code = 0
+    for name in names:
+        try:
+            print(f"{_summary(act(name))}: ok")
+        except InputError as error:
+            code = _fail(error)
+    return code
+
+
+def _fail(error: InputError) -> int:
+    print(f"lskd-data: {error}", file=sys.stderr)
+    return 2
+
+
+def _cached(cache: Path) -> list[str]:
+    """Names of all data sets in the cache, damaged ones included. Names that begin with a dot are unfinished."""
+    return sorted(path.name for path in (cache / "data").glob("[!.]*") if path.is_dir())
+
+
+def _summary(spec: data.Spec) -> str:
+    shape = "x".join(map(str, spec.shape))
+    return f"{spec.name}: {spec.num_classes} classes, {shape}, {spec.train} train, {spec.test} test"
+
+
+def _parser() -> argparse.ArgumentParser:
+    roots = argparse.ArgumentParser(add_help=False)
+    roots.add_argument(
+        "--data", type=Path, metavar="DIR", help="downloaded files (default: $LSKD_DATA, else CACHE/raw)"
+    )
+    roots.add_argument(
+        "--cache", type=Path, metavar="DIR", help="decoded data (default: $LSKD_CACHE, else ~/.cache/lskd)"
+    )
+
+    parser = argparse.ArgumentParser(
+        prog="lskd-data",
+        description="Data sets for lskd: fetch, check, bring your own.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("prepare", parents=[roots], help="decode built-in data sets into the cache")
+    command.add_argument("names", nargs="+", metavar="NAME", help=", ".join(data.DATASETS))
+    command.add_argument("--force", action="store_true", help="replace what is in the cache")
+
+    command = commands.add_parser("verify", parents=[roots], help="check data sets in the cache, pixel by pixel")
+    command.add_argument("names", nargs="*", metavar="NAME", help="default: all in the cache")
+
+    command = commands.add_parser("import", parents=[roots], help="decode data of your own into the cache")
+    command.add_argument("name", metavar="NAME", help="its name from now on: a-z, 0-9, _")
+    command.add_argument(
+        "path", type=Path, metavar="PATH", help="folder with train/<class>/ and test/<class>/, or parquet"
+    )
+    command.add_argument("--size", type=int, metavar="N", help="resize all images to N x N")
+    command.add_argument("--force", action="store_true", help="replace other data of this name")
+
+    commands.add_parser("list", parents=[roots], help="show the data sets there are")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""Random streams. Each is named by its purpose, never by the method, so that methods are paired by seed: with one seed
+they start from the same weights and see the same images in the same order through the same crops and flips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def seed_for(seed: int, purpose: str, epoch: int = 0) -> int:
+    """A 63-bit seed for one purpose ("init", "shuffle", "augment", "dropout") and epoch of a run with `seed`.
+
+    Streams that are re-seeded every epoch have no state to save: a resumed run draws the epoch again.
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator_for(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
+    """A CPU generator: what it draws does not depend on the device that trains."""
+    return torch.Generator().manual_seed(seed_for(seed, purpose, epoch))

@@ -1,0 +1,21 @@
+"""The one error a user can cause."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """What a user gave cannot be used. The message is one line: what was given, and what is allowed.
+
+    Command-line programs print it without a traceback and exit with code 2.
+    """
+
+
+def unknown(kind: str, given: object, allowed: Iterable[str]) -> InputError:
+    """`InputError` for a name that is not one of `allowed`, with the nearest one as a suggestion."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(given), names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"{kind} = {given!r}: {hint}allowed: {', '.join(names) or 'none'}")

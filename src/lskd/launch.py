@@ -1,0 +1,210 @@
+"""Carrying out a plan in this process: what is missing, teachers first, beside other processes that do the same.
+
+Several processes (one a GPU, one a cluster node) started with the same command share the work through the claims in the
+store: no run is trained twice, and each process takes what is ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+from lskd.config import Conf, Run, Runtime
+from lskd.plan import Costs, to_train, training_examples
+from lskd.store import Store
+
+WAIT_SECONDS = 0.5  # between looks at runs that other processes hold
+
+
+@dataclass
+class Outcomes:
+    """What became of a plan's runs."""
+
+    trained: list[Run] = field(default_factory=list)
+    failed: list[tuple[Run, str]] = field(default_factory=list)  # with the reason, on one line
+    blocked: list[Run] = field(default_factory=list)  # the teacher failed
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.interrupted else 1 if self.failed or self.blocked else 0
+
+
+def carry_out(runs: Sequence[Run], store: Store, runtime: Runtime, conf: Conf) -> Outcomes:
+    """Train what is missing of `runs`. Bad input is an `InputError` before any training; a run that fails or diverges
+    is recorded and the others go on."""
+    outcomes = Outcomes()
+    pending = to_train(runs, store)
+    if not pending:
+        return outcomes
+    import torch
+
+    from lskd import data
+    from lskd.engine import Diverged, Interrupted
+    from lskd.run import check_buildable, resolve_device, train_run
+
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    device = resolve_device(runtime.device)
+    for dataset in dict.fromkeys(run.dataset.name for run in pending):
+        data.prepare(dataset, data=runtime.data_root, cache=runtime.cache_root)
+    shapes = {(run.arch, run.dataset.name, run.recipe.augment, repr(run.recipe.lr_factors), run.recipe.weight_decay): run for run in pending}
+    for run in shapes.values():
+        check_buildable(run, conf.cache)
+
+    lost: dict[str, str] = {}  # runs that will not be done, by id
+    with stopping() as stop, Progress(pending, store, conf, show=runtime.progress) as progress:
+        while pending and not stop.asked:
+            waiting = []
+            for run in pending:
+                if stop.asked:
+                    break
+                if run.teacher is not None and run.teacher.id in lost:
+                    lost[run.id] = "blocked"
+                    outcomes.blocked.append(run)
+                    progress.finished(run)
+                    continue
+                state = store.state(run)
+                if state == "diverged" and not runtime.retry:
+                    failure = store.failure(run) or {}
+                    lost[run.id] = "diverged"
+                    outcomes.failed.append((run, f"{failure.get('message', 'diverged')} (runtime.retry=true tries again)"))
+                    progress.finished(run)
+                    continue
+                if run.teacher is not None and not store.weights(run.teacher).is_file():
+                    waiting.append(run)  # another process is training the teacher
+                    continue
+                with store.claim(run) as ours:
+                    if not ours:
+                        waiting.append(run)
+                        continue
+                    if store.state(run) == "done" and store.weights(run).is_file():
+                        progress.finished(run)  # another process has just done it
+                        continue
+                    progress.started(run)
+                    try:
+                        train_run(run, store, runtime, device, on_step=progress.stepped, stop=lambda: stop.asked)
+                        outcomes.trained.append(run)
+                    except Interrupted:
+                        break
+                    except Diverged as error:
+                        store.fail(run, {"reason": "diverged", "message": str(error)})
+                        lost[run.id] = "diverged"
+                        outcomes.failed.append((run, f"diverged: {error}"))
+                    except Exception as error:
+                        message = f"{type(error).__name__}: {error}".splitlines()[0]
+                        store.fail(run, {"reason": "failed", "message": message, "traceback": traceback.format_exc()})
+                        lost[run.id] = "failed"
+                        outcomes.failed.append((run, message))
+                    progress.finished(run)
+            if len(waiting) == len(pending) and not stop.asked:
+                time.sleep(WAIT_SECONDS)
+            pending = waiting
+        outcomes.interrupted = stop.asked
+    return outcomes
+
+
+@dataclass
+class Stop:
+    asked: bool = False
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM ask for a stop at the next step, with a checkpoint; a second Ctrl-C stops at once."""
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread (some launchers): then the launcher decides
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """One display for all runs: runs, steps of the present one, images/s, time left. Lines instead, off a terminal."""
+
+    def __init__(self, runs: Sequence[Run], store: Store, conf: Conf, *, show: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Display
+
+        console = Console(stderr=True)
+        self.live = show and console.is_terminal
+        self.lines = show and not self.live
+        self.display = Display(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(), console=console, disable=not self.live, transient=True,
+        )  # fmt: skip
+        self.store, self.conf = store, conf
+        self.left = {run.id: run for run in runs}
+        self.learn_costs()
+        self.total, self.begun, self.step, self.images = len(self.left), 0.0, 0, 0.0
+        self.overall = self.display.add_task("runs", total=self.total, rate="")
+        self.current = self.display.add_task("", total=None, rate="", visible=False)
+
+    def __enter__(self) -> Progress:
+        self.display.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.display.stop()
+
+    def started(self, run: Run) -> None:
+        self.run, self.begun, self.first, self.drawn = run, time.perf_counter(), None, 0.0
+        self.display.update(self.current, description=str(run), total=None, completed=0, rate="", visible=True)
+
+    def stepped(self, step: int, total: int) -> None:
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = step - 1
+        self.step = step
+        if self.live and now - self.drawn > 0.1:
+            self.drawn = now
+            done = step - self.first
+            rate = done / max(now - self.begun, 1e-9)
+            images = rate * self.run.recipe.batch_size
+            left = self.seconds_left((total - step) / rate)
+            self.display.update(self.current, total=total, completed=step, rate=f"{images:,.0f} images/s")
+            self.display.update(self.overall, rate=f"{duration(left)} left" if left is not None else "")
+
+    def learn_costs(self) -> None:
+        costs = Costs(self.store)
+        self.estimates = {key: costs.estimate(run, training_examples(run, self.conf)) for key, run in self.left.items()}
+
+    def seconds_left(self, present: float) -> float | None:
+        """Seconds for what remains, once a finished run of each kind has shown how long its kind takes."""
+        others = [seconds for key, seconds in self.estimates.items() if key != self.run.id]
+        return None if None in others else present + sum(filter(None, others))
+
+    def finished(self, run: Run) -> None:
+        self.left.pop(run.id, None)
+        self.learn_costs()
+        done = self.total - len(self.left)
+        self.display.update(self.overall, completed=done)
+        self.display.update(self.current, visible=False)
+        if self.lines:
+            print(f"[{done}/{self.total}] {run}: {time.perf_counter() - self.begun:.1f} s", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """90 -> "1 min 30 s"; 100,000 -> "27 h 47 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,59 @@
+"""Losses: pure functions of logits and targets, one value per example.
+
+Shapes: B examples, K classes; logits (B, K), targets (B, K) probabilities, result (B,), in nats. The training loop
+takes the mean over the batch once. Only tensor methods are used: importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """H(q, p) = -Σ_k q_k log p_k, with p = softmax(logits).
+
+    With `targets.smooth_labels(..., mass="all")` it equals
+    `torch.nn.functional.cross_entropy(logits, labels, label_smoothing=alpha, reduction="none")`.
+    """
+    return -(targets * logits.log_softmax(-1)).sum(-1)
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """H(p) = -Σ_k p_k log p_k of probabilities (B, K); 0·log 0 = 0."""
+    return -(probs.xlogy(probs)).sum(-1)
+
+
+def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, *, student_t: float, teacher_t: float) -> Tensor:
+    """H(p_t(T_t), p_s(T_s)): cross-entropy of the student at temperature T_s with the teacher softened at T_t.
+
+    Hinton 2015, CRD and WSL use T_s = T_t; Müller 2019 and Zhang & Sabuncu 2020 divide the teacher only (T_s = 1).
+    No T² factor here: the method applies it where its paper does.
+    """
+    return cross_entropy(student_logits / student_t, (teacher_logits / teacher_t).softmax(-1))
+
+
+def soft_kl(student_logits: Tensor, teacher_logits: Tensor, *, student_t: float, teacher_t: float) -> Tensor:
+    """KL(p_t(T_t) ‖ p_s(T_s)) = H(p_t, p_s) - H(p_t): the direction that all five papers use.
+
+    Its gradient for the student is that of `soft_cross_entropy`; the value is 0 where the two agree.
+    """
+    log_p_t = (teacher_logits / teacher_t).log_softmax(-1)
+    log_p_s = (student_logits / student_t).log_softmax(-1)
+    return (log_p_t.exp() * (log_p_t - log_p_s)).sum(-1)
+
+
+def logit_mse(student_logits: Tensor, teacher_logits: Tensor, *, reduce: str = "sum") -> Tensor:
+    """½ Σ_k (z_s - z_t)² over the K logits ("sum"), or that divided by K ("mean"). Müller 2019, A.5.
+
+    T²·`soft_kl` at one temperature T tends to ½/K Σ_k (ẑ_s - ẑ_t)² as T grows, with ẑ the logits less their mean
+    (Hinton 2015, sec. 2.1).
+    """
+    squares = (student_logits - teacher_logits).square()
+    if reduce == "sum":
+        return 0.5 * squares.sum(-1)
+    if reduce == "mean":
+        return 0.5 * squares.mean(-1)
+    raise ValueError(f"reduce = {reduce!r}: must be 'sum' or 'mean'")

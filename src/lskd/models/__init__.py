@@ -1,0 +1,202 @@
+"""The networks, by the names that the papers give them.
+
+`ARCHS` maps a name to a prototype: a frozen dataclass with the knobs of a family. A configuration overrides single
+fields of it with `dataclasses.replace`, and `build` makes the network. This module imports no torch, so that
+configurations are parsed and plans printed at once; `build` imports the module of its network.
+
+What every network promises:
+
+- `forward` maps images (B, C, H, W) to logits (B, K), for any number of channels, contiguous or channels_last;
+- `head` is the last dense layer, an `nn.Linear`; what goes into it are the penultimate activations;
+- convolutional residual networks name their parts `stem`, `stage1`, `stage2`, ...: the places to tap features;
+- initial weights are drawn from torch's global CPU generator: the same seed gives the same weights.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lskd.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Arch(ABC):
+    """Knobs of a network family. They are part of a run's identity: change a default and old runs no longer match."""
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """A freshly initialised network from `input_shape` (C, H, W) to `num_classes` logits.
+
+        `InputError` if the network cannot serve that shape.
+        """
+
+
+@dataclass(frozen=True)
+class MLPArch(Arch):
+    """Fully connected ReLU network on flattened images; no hidden layer makes it softmax regression."""
+
+    hidden: tuple[int, ...] = (128,)
+    input_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    init_std: float | None = None
+    """Standard deviation of Gaussian weights, with zero biases; None for PyTorch's own initialisation."""
+
+    def __post_init__(self) -> None:
+        _require(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "at least 1 unit in every layer")
+        _require(0 <= self.input_dropout < 1, "input_dropout", self.input_dropout, "in [0, 1)")
+        _require(0 <= self.hidden_dropout < 1, "hidden_dropout", self.hidden_dropout, "in [0, 1)")
+        init_std_fits = self.init_std is None or 0 < self.init_std < float("inf")
+        _require(init_std_fits, "init_std", self.init_std, "a finite number > 0, or null")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("mlp", input_shape, num_classes)
+        from lskd.models.mlp import MLP
+
+        channels, height, width = input_shape
+        return MLP(
+            inputs=channels * height * width,
+            hidden=self.hidden,
+            num_classes=num_classes,
+            input_dropout=self.input_dropout,
+            hidden_dropout=self.hidden_dropout,
+            init_std=self.init_std,
+        )
+
+
+@dataclass(frozen=True)
+class AlexNetArch(Arch):
+    """The network of TensorFlow's CIFAR-10 tutorial, which Müller et al. (2019) call AlexNet. It has no knobs."""
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("alexnet", input_shape, num_classes)
+        from lskd.models.alexnet import AlexNet
+
+        return AlexNet(input_shape, num_classes)
+
+
+@dataclass(frozen=True)
+class CifarResNetArch(Arch):
+    """ResNet for small images (He et al. 2016), as in the CRD benchmark: depth 6n + 2, n blocks in each of 3 stages."""
+
+    depth: int = 20
+    stem: int = 16
+    widths: tuple[int, ...] = (16, 32, 64)
+
+    def __post_init__(self) -> None:
+        _require(self.depth >= 8 and self.depth % 6 == 2, "depth", self.depth, "6n + 2 with n >= 1")
+        _require(self.stem >= 1, "stem", self.stem, ">= 1")
+        _require_stages("widths", self.widths, 3)
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("resnet", input_shape, num_classes, smallest=4)
+        from lskd.models.cifar_resnet import CifarResNet
+
+        return CifarResNet(input_shape[0], num_classes, self.depth, self.stem, self.widths)
+
+
+@dataclass(frozen=True)
+class WideResNetArch(Arch):
+    """WRN-depth-widen (Zagoruyko & Komodakis 2016), as in the CRD benchmark: depth 6n + 4, n blocks in each stage."""
+
+    depth: int = 16
+    widen: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.depth >= 10 and self.depth % 6 == 4, "depth", self.depth, "6n + 4 with n >= 1")
+        _require(self.widen >= 1, "widen", self.widen, ">= 1")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("wide resnet", input_shape, num_classes, smallest=4)
+        from lskd.models.wide_resnet import WideResNet
+
+        return WideResNet(input_shape[0], num_classes, self.depth, self.widen)
+
+
+@dataclass(frozen=True)
+class T2TResNetArch(Arch):
+    """ResNet of tensor2tensor, the code base of Müller et al. (2019): depth 6n + 2, n pre-activation blocks a stage.
+
+    The paper prints no widths; these are tensor2tensor's for CIFAR. (16, 32, 64) has the size of He's ResNet-56.
+    """
+
+    depth: int = 56
+    stem: int = 16
+    widths: tuple[int, ...] = (32, 64, 128)
+
+    def __post_init__(self) -> None:
+        _require(self.depth >= 8 and self.depth % 6 == 2, "depth", self.depth, "6n + 2 with n >= 1")
+        _require(self.stem >= 1, "stem", self.stem, ">= 1")
+        _require_stages("widths", self.widths, 3)
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("tensor2tensor resnet", input_shape, num_classes, smallest=4)
+        from lskd.models.t2t_resnet import T2TResNet
+
+        return T2TResNet(input_shape[0], num_classes, self.depth, self.stem, self.widths)
+
+
+@dataclass(frozen=True)
+class ResNetArch(Arch):
+    """ImageNet's ResNet with basic blocks behind a stem for small images, as in the code of Zhang & Sabuncu (2020)."""
+
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+
+    def __post_init__(self) -> None:
+        _require_stages("blocks", self.blocks, 4)
+        _require_stages("widths", self.widths, 4)
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("resnet", input_shape, num_classes, smallest=8)
+        from lskd.models.resnet import ResNet
+
+        return ResNet(input_shape[0], num_classes, self.blocks, self.widths)
+
+
+def _require(holds: bool, name: str, value: object, rule: str) -> None:
+    if not holds:
+        raise InputError(f"{name} = {value!r}: must be {rule}")
+
+
+def _require_stages(name: str, value: tuple[int, ...], stages: int) -> None:
+    _require(len(value) == stages and min(value) >= 1, name, value, f"{stages} numbers >= 1, one for each stage")
+
+
+def _require_shapes(network: str, input_shape: tuple[int, int, int], num_classes: int, smallest: int = 1) -> None:
+    """`smallest`: least height and width, so that the last feature map still is the image divided by all strides."""
+    if len(input_shape) != 3 or min(input_shape) < 1 or min(input_shape[1:]) < smallest:
+        needed = f"(channels, height, width) with at least 1 channel and {smallest} x {smallest} pixels"
+        raise InputError(f"input shape = {input_shape!r}: {network} needs {needed}")
+    _require(num_classes >= 2, "num_classes", num_classes, ">= 2")
+
+
+ARCHS: dict[str, Arch] = {
+    "mlp": MLPArch(),
+    # Müller et al. 2019, appendix A.5, MNIST teacher and student. The paper says "Gaussian with variance 0.03". We read
+    # 0.03 as the standard deviation: that variance (std 0.17) multiplies activations by 4 in each layer of 1200 units,
+    # and training with the paper's learning rate of 1 diverges.
+    "mlp1200": MLPArch(hidden=(1200, 1200), init_std=0.03),
+    "mlp800": MLPArch(hidden=(800, 800), init_std=0.03),
+    "alexnet": AlexNetArch(),
+    "resnet56_t2t": T2TResNetArch(),
+    # 8 and 14 are for quick experiments.
+    "resnet8": CifarResNetArch(depth=8),
+    "resnet14": CifarResNetArch(depth=14),
+    "resnet20": CifarResNetArch(depth=20),
+    "resnet32": CifarResNetArch(depth=32),
+    "resnet44": CifarResNetArch(depth=44),
+    "resnet56": CifarResNetArch(depth=56),
+    "resnet110": CifarResNetArch(depth=110),
+    "resnet8x4": CifarResNetArch(depth=8, stem=32, widths=(64, 128, 256)),
+    "resnet32x4": CifarResNetArch(depth=32, stem=32, widths=(64, 128, 256)),
+    "wrn_16_2": WideResNetArch(depth=16, widen=2),
+    "wrn_40_1": WideResNetArch(depth=40, widen=1),
+    "wrn_40_2": WideResNetArch(depth=40, widen=2),
+    "resnet18": ResNetArch(blocks=(2, 2, 2, 2)),
+    "resnet34": ResNetArch(blocks=(3, 4, 6, 3)),
+}

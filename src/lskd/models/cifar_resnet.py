@@ -1,0 +1,80 @@
+"""ResNet for 32 x 32 images (He et al. 2016, section 4.2), in the variant of the CRD benchmark.
+
+Source: HobbitLong/RepDistiller, models/resnet.py. He's shortcuts pad with zeros where the shape changes; here they are
+1x1 convolutions with batch norm.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CifarResNet(nn.Module):
+    """3x3 stem, three stages of (depth - 2) / 6 basic blocks at strides 1, 2, 2, global average pooling, `head`.
+
+    Outputs of `stem` and of the stages are the features f0 to f3 of the CRD benchmark. The values of f1 to f3 before
+    their last ReLU are what goes into `stageN[-1].relu`.
+    """
+
+    def __init__(self, channels: int, num_classes: int, depth: int, stem: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        blocks = (depth - 2) // 6
+        w1, w2, w3 = widths
+        self.stem = conv_stem(channels, stem)
+        self.stage1 = basic_stage(stem, w1, blocks, stride=1)
+        self.stage2 = basic_stage(w1, w2, blocks, stride=2)
+        self.stage3 = basic_stage(w2, w3, blocks, stride=2)
+        self.head = nn.Linear(w3, num_classes)
+
+        for module in self.modules():  # batch norm starts at weight 1, bias 0 by itself
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)  # (B, stem, H, W)
+        x = self.stage1(x)  # (B, w1, H, W)
+        x = self.stage2(x)  # (B, w2, H/2, W/2)
+        x = self.stage3(x)  # (B, w3, H/4, W/4)
+        return self.head(x.mean((2, 3)))  # (B, K)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm; ReLU after the first and, "post-activation", after the sum.
+
+    The shortcut is the identity, or a 1x1 convolution with batch norm where the shape changes.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()  # a module, and not in place: methods that compare pre-activations tap its input
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = F.relu(self.bn1(self.conv1(x)))
+        residual = self.bn2(self.conv2(residual))
+        return self.relu(residual + self.shortcut(x))
+
+
+def conv_stem(channels: int, width: int) -> nn.Sequential:
+    """The stem for small images: 3x3 convolution at stride 1, batch norm, ReLU; no pooling."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    )
+
+
+def basic_stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    """`blocks` basic blocks, of which the first changes the shape."""
+    first = BasicBlock(in_channels, out_channels, stride)
+    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, stride=1) for _ in range(blocks - 1)))

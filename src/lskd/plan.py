@@ -1,0 +1,369 @@
+"""From an experiment to its runs: what a paper's tables and figures need, each run once, teachers before students.
+
+Tables and figures are data (conf/table/NAME.yaml, conf/experiment/NAME.yaml). Both are *sheets* of cells; a cell is one
+configuration under several seeds. Nothing here imports torch: a plan of hundreds of runs takes well under a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lskd.config import Conf, Run, build_run, merge, normal_form, override_words
+from lskd.errors import InputError, unknown
+from lskd.methods.method import require
+from lskd.store import Store
+from lskd.strict import parse, show
+
+METRICS = ("top1", "error", "top5", "nll", "ece15", "gamma")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Which number of a run's record a cell shows.
+
+    epoch: "last" (the default of every paper unless it says otherwise), or the best one by top-1 on the validation part
+    or on the test part ("best_on_test" only where the paper did so: the table's header then says it).
+    part: "evaluate" is the part that the data set's configuration names.
+    """
+
+    name: str = "top1"
+    part: Literal["evaluate", "validation", "test", "train"] = "evaluate"
+    epoch: Literal["last", "best_on_validation", "best_on_test"] = "last"
+    digits: int = 2
+    unit: str = "%"
+
+    def __post_init__(self) -> None:
+        if self.name not in METRICS:
+            raise unknown("name", self.name, METRICS)
+        require(self.digits >= 0, "digits", self.digits, ">= 0")
+
+    def of(self, run: Run, result: Mapping[str, Any]) -> float | None:
+        """The value in `result`, the record of `run`; None where the record has no such number."""
+        if self.name == "gamma":
+            return result.get("gamma")
+        part = run.dataset.evaluate if self.part == "evaluate" else self.part
+        if part == "train":
+            return result["train"].get(self.name)  # type: ignore[no-any-return]
+        if self.epoch == "last":
+            return result["last"].get(part, {}).get(self.name)  # type: ignore[no-any-return]
+        best = result["best"].get(self.epoch.removeprefix("best_on_"), {})
+        return best.get(part, {}).get(self.name)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row or column of a table, or a series of a figure: a label, and settings laid over the sheet's base.
+
+    take: the cell is the run that the settings describe, or that run's teacher.
+    over, values: (figures) the setting that varies along the series, and its values.
+    style: (figures) matplotlib's line format, such as "o--".
+    """
+
+    label: str
+    run: dict[str, Any] = field(default_factory=dict)
+    take: Literal["run", "teacher"] = "run"
+    metric: Metric | None = None
+    over: str = ""
+    values: tuple[float, ...] = ()
+    style: str = "o-"
+    color: str = ""
+
+
+@dataclass(frozen=True)
+class Test:
+    """One statistical statement about cells, tested over seeds (`lskd.report.claims`).
+
+    Operands are "row/column" (figures: "series/value"); "row/*" stands for every column, each of which must hold.
+    "series@x" is that series interpolated, seed by seed, at the x of the other operand.
+
+    less, greater: of < than, of > than. equal: |of - than| <= within. rising, falling: the slope of `of` over its
+    columns' values, as far as `through`. below, above: of < within, of > within (a number of the paper's).
+    """
+
+    __test__ = False  # not a pytest class
+
+    test: Literal["less", "greater", "equal", "rising", "falling", "below", "above"]
+    of: str
+    than: str = ""
+    within: float | None = None
+    through: tuple[float, ...] = ()
+    metric: Metric | None = None
+
+    def __post_init__(self) -> None:
+        pairwise = self.test in ("less", "greater", "equal")
+        require(bool(self.than) == pairwise, "than", self.than, "given with less, greater and equal, and only then")
+        bounded = self.test in ("equal", "below", "above")
+        require((self.within is not None) == bounded, "within", self.within, "given with equal, below, above, only then")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A checkable sentence of the paper; it holds where all its tests do."""
+
+    id: str
+    text: str
+    tests: tuple[Test, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table (rows × columns) or a figure (rows are its series, columns their `values`) as data."""
+
+    title: str
+    seeds: tuple[int, ...]
+    rows: dict[str, Line]
+    columns: dict[str, Line] = field(default_factory=dict)
+    name: str = ""
+    kind: Literal["table", "figure"] = "table"
+    source: str = ""  # where in which paper
+    base: dict[str, Any] = field(default_factory=dict)
+    metric: Metric = Metric()
+    x: Metric | None = None  # figures: the horizontal axis, a metric of the run; None = the value of `over`
+    x_label: str = ""
+    y_label: str = ""
+    # What the paper prints: row -> column -> number, or {value, std}; null where the paper's number is not at hand.
+    paper: dict[str, Any] = field(default_factory=dict)
+    skip: dict[str, Any] = field(default_factory=dict)  # row -> columns that do not exist
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(bool(self.seeds), "seeds", list(self.seeds), "a list of at least one seed")
+        require(len(set(self.seeds)) == len(self.seeds), "seeds", list(self.seeds), "all different")
+        require(bool(self.rows), "rows", {}, "given")
+        for key, row in self.rows.items():
+            given = bool(row.over and row.values)
+            require(given == (self.kind == "figure"), f"rows.{key}.over", row.over, "given, with values, in a figure only")
+        require(bool(self.columns) == (self.kind == "table"), "columns", list(self.columns), "given in a table only")
+        keys = {f"{row}/{column}" for row, column in self.keys()}
+        for row, printed in self.paper.items():
+            for column in printed if isinstance(printed, Mapping) else [None]:
+                if f"{row}/{column}" not in keys:
+                    raise unknown(f"paper.{row}", column, (k.split("/")[1] for k in keys if k.startswith(f"{row}/")))
+        for claim in self.claims:
+            for test in claim.tests:
+                for operand in filter(None, (test.of, test.than)):
+                    known = self.rows if "@" in operand or operand.endswith("/*") else keys
+                    if operand.split("@")[0].removesuffix("/*") not in known:
+                        raise unknown(f"claims.{claim.id}", operand, known)
+
+    def keys(self) -> list[tuple[str, str]]:
+        """(row, column) of every cell, in reading order."""
+        columns = {row: [f"{v:g}" for v in line.values] if self.kind == "figure" else list(self.columns) for row, line in self.rows.items()}
+        return [(row, c) for row in self.rows for c in columns[row] if c not in self.skip.get(row, ())]
+
+    def printed(self, row: str, column: str) -> tuple[float | None, float | None]:
+        """(value, std) that the paper prints in a cell; None where it prints none or it is not at hand."""
+        value = self.paper.get(row, {}).get(column)
+        return (value.get("value"), value.get("std")) if isinstance(value, Mapping) else (value, None)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `lskd-run experiment=NAME` trains and prints."""
+
+    title: str
+    sheets: tuple[str, ...]
+    name: str = ""
+    description: str = ""
+    cost: str = ""
+    seeds: tuple[int, ...] = ()  # instead of those of its sheets
+    settings: dict[str, Any] = field(default_factory=dict)  # laid over every cell
+    # Not the paper's protocol, and why: the report says so, and prints no paper values beside these numbers.
+    shortened: str = ""
+
+    def __post_init__(self) -> None:
+        require(bool(self.sheets), "sheets", [], "a list of names in conf/table")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of a sheet, under its seeds."""
+
+    row: str
+    column: str
+    settings: dict[str, Any]  # normal form, without the seed
+    runs: tuple[Run, ...]  # one a seed, in the order of the sheet's seeds
+    metric: Metric
+    x: float | None = None  # figures: the value of the series' `over`
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A sheet with its cells filled with runs."""
+
+    sheet: Sheet
+    cells: tuple[Cell, ...]
+
+    def cell(self, row: str, column: str) -> Cell:
+        return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment, its sheets, and all runs that they need: each once, every teacher before its students."""
+
+    experiment: Experiment
+    grids: tuple[Grid, ...]
+    runs: tuple[Run, ...]
+
+    def command(self, run: Run) -> str:
+        """The command line that trains exactly this run, where a cell of the plan describes it."""
+        for grid in self.grids:
+            for cell in grid.cells:
+                for candidate in cell.runs:
+                    if candidate.id == run.id:
+                        take_teacher = _take(grid.sheet, cell.row, cell.column) == "teacher"
+                        return command_line(cell.settings, candidate.seed, teacher=take_teacher)
+                    if candidate.teacher is not None and candidate.teacher.id == run.id:
+                        return command_line(cell.settings, candidate.teacher.seed, teacher=True)
+        raise KeyError(run.id)
+
+
+def load_experiment(content: Mapping[str, Any], name: str = "") -> Experiment:
+    """An experiment from the content of its file (as composed by Hydra, or read from conf/experiment)."""
+    return parse(Experiment, {"name": name, **content} if name else content, "experiment")
+
+
+def load_sheet(name: str, conf: Conf) -> Sheet:
+    return parse(Sheet, {"name": name, **conf.load("table", name)}, f"table.{name}")
+
+
+def make_plan(experiment: Experiment, conf: Conf) -> Plan:
+    """All runs of `experiment`. Every setting of every cell is checked here, before anything is trained."""
+    grids = tuple(make_grid(load_sheet(name, conf), conf, experiment) for name in experiment.sheets)
+    return Plan(experiment, grids, in_order(run for grid in grids for cell in grid.cells for run in cell.runs))
+
+
+def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) -> Grid:
+    where = f"table.{sheet.name}"
+    seeds = experiment.seeds if experiment is not None and experiment.seeds else sheet.seeds
+    over_all = normal_form(experiment.settings, "experiment.settings") if experiment is not None else {}
+    base = normal_form(sheet.base, f"{where}.base")
+    cells = []
+    for row, column in sheet.keys():
+        line, x = sheet.rows[row], None
+        form = merge(merge({}, base), normal_form(line.run, f"{where}.rows.{row}.run"))
+        if sheet.kind == "figure":
+            x = next(value for value in line.values if f"{value:g}" == column)
+            merge(form, normal_form({line.over: x}, f"{where}.rows.{row}.over"))
+            lines = [line]
+        else:
+            other = sheet.columns[column]
+            merge(form, normal_form(other.run, f"{where}.columns.{column}.run"))
+            lines = [other, line]
+        merge(form, {k: v for k, v in over_all.items() if k != "teacher" or form.get("teacher") is not None})
+        runs = []
+        for seed in seeds:
+            try:
+                run = build_run({"seed": seed, **form}, conf)
+            except InputError as error:
+                raise InputError(f"{where}, cell {row}/{column}: {error}") from None
+            if _take(sheet, row, column) == "teacher":
+                if run.teacher is None:
+                    raise InputError(f"{where}, cell {row}/{column}: take = teacher: the run has no teacher")
+                run = run.teacher
+            runs.append(run)
+        metric = next((entry.metric for entry in lines if entry.metric is not None), sheet.metric)
+        cells.append(Cell(row, column, form, tuple(runs), metric, x))
+    return Grid(sheet, tuple(cells))
+
+
+def _take(sheet: Sheet, row: str, column: str) -> str:
+    lines = [sheet.rows[row]] + ([sheet.columns[column]] if column in sheet.columns else [])
+    return "teacher" if any(line.take == "teacher" for line in lines) else "run"
+
+
+def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """The runs and all their teachers, each once, teachers first."""
+    ordered: dict[str, Run] = {}
+
+    def add(run: Run) -> None:
+        if run.id not in ordered:
+            if run.teacher is not None:
+                add(run.teacher)
+            ordered[run.id] = run
+
+    for run in runs:
+        add(run)
+    return tuple(sorted(ordered.values(), key=_generation))
+
+
+def _generation(run: Run) -> int:
+    return 0 if run.teacher is None else 1 + _generation(run.teacher)
+
+
+def to_train(runs: Sequence[Run], store: Store) -> list[Run]:
+    """Those of `runs`, and of their teachers, that must be trained: the missing ones, and finished teachers of missing
+    students whose weights are not here (results are shared without weights)."""
+    needed: dict[str, Run] = {}
+
+    def want(run: Run, weights: bool) -> None:
+        if run.id in needed or (store.state(run) == "done" and (not weights or store.weights(run).is_file())):
+            return
+        if run.teacher is not None:
+            want(run.teacher, True)
+        needed[run.id] = run
+
+    for run in runs:
+        want(run, False)
+    return list(needed.values())
+
+
+def command_line(settings: Mapping[str, Any], seed: int, *, teacher: bool = False) -> str:
+    """`lskd-run …` for a cell's settings (in normal form), or for its teacher alone."""
+    if teacher:
+        own = settings["teacher"]
+        inherited = {key: settings[key] for key in ("dataset", "recipe") if key in settings and "" not in own.get(key, {})}
+        settings = merge(merge({}, inherited), own)
+    words = override_words({**settings, "seed": settings.get("seed", seed)})
+    return " ".join(["lskd-run", *map(_quote, words)])
+
+
+def _quote(word: str) -> str:
+    return f'"{word}"' if any(c in word for c in "{}[]'* ") else word
+
+
+# ---- cost ---------------------------------------------------------------------------------------------------------
+
+
+class Costs:
+    """Seconds that runs take, from the finished runs in a store: seconds a step of the same networks on the same data."""
+
+    def __init__(self, store: Store, device: str | None = None) -> None:
+        samples: dict[str, list[float]] = {}
+        for config, env, result in store.results():
+            if device is None or env.get("device") == device:
+                samples.setdefault(_cost_key(config), []).append(result["seconds"] / max(result["steps"], 1))
+        self.seconds_per_step = {key: sorted(values)[len(values) // 2] for key, values in samples.items()}
+
+    def estimate(self, run: Run, examples: int) -> float | None:
+        per_step = self.seconds_per_step.get(_cost_key(run.identity()))
+        return None if per_step is None else per_step * run.recipe.total_steps(examples)
+
+
+def _cost_key(config: Mapping[str, Any]) -> str:
+    teacher = config.get("teacher")
+    recipe = config["recipe"]
+    crop = recipe.get("augment", {}).get("crop", 0)
+    networks = [config["arch"], teacher and teacher["arch"], config["method"]["name"], crop]
+    return show([config["dataset"]["name"], networks, recipe["batch_size"], recipe.get("precision", "fp32")])
+
+
+def training_examples(run: Run, conf: Conf) -> int:
+    """Images in the run's training part."""
+    from lskd import data
+
+    spec = data.spec(run.dataset.name, conf.cache)
+    return run.dataset.limit or spec.train - run.dataset.holdout
+
+
+def grouped(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
+    """Runs that differ in their seeds alone, under one label."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        label = str(run).rpartition(", seed ")[0]
+        groups.setdefault(label, []).append(run)
+    yield from groups.items()

@@ -1,0 +1,132 @@
+"""A recipe: a paper's training protocol as data. Every convention on which papers and codes disagree is a field."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lskd.data.augment import Augment, Normalize
+from lskd.errors import InputError
+from lskd.methods.method import require
+
+# A field with this metadata says something about the run and cannot change its numbers: it is not part of the identity.
+NOT_IDENTITY = {"identity": False}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over the training, as a factor of `lr`.
+
+    constant: 1. step: `factor`^(milestones passed). linear: 1 - progress (0 at the end). cosine: ½(1 + cos(π·progress)).
+    A warm-up multiplies the first `warmup` steps by (step+1)/warmup. `milestones` and `warmup` are counted in `unit`;
+    linear and cosine change at every step.
+    """
+
+    kind: Literal["constant", "step", "linear", "cosine"] = "constant"
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+    unit: Literal["epochs", "steps"] = "epochs"
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.factor > 0, "factor", self.factor, "> 0")
+        require(self.warmup >= 0, "warmup", self.warmup, ">= 0")
+        ordered = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
+        require(ordered, "milestones", list(self.milestones), "positive and rising")
+        if self.kind == "step":
+            require(bool(self.milestones), "milestones", list(self.milestones), "given with kind=step")
+        else:
+            require(not self.milestones, "milestones", list(self.milestones), f"empty with kind={self.kind}")
+
+    def at(self, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
+        """The factor for step `step`, counted from 0, of `total_steps`."""
+        per_unit = steps_per_epoch if self.unit == "epochs" else 1
+        progress = step / total_steps
+        value = 1.0
+        if self.kind == "step":
+            value = self.factor ** sum(step >= milestone * per_unit for milestone in self.milestones)
+        elif self.kind == "linear":
+            value = 1.0 - progress
+        elif self.kind == "cosine":
+            value = 0.5 * (1.0 + math.cos(math.pi * progress))
+        warmup_steps = self.warmup * per_unit
+        return value * min(1.0, (step + 1) / warmup_steps) if warmup_steps else value
+
+
+@dataclass(frozen=True)
+class WeightDecay:
+    """½ · rate · Σ‖w‖² over the chosen parameters, added to the loss after `loss_scale`, before gradient clipping.
+
+    `to`: "all" parameters; "weights" (tensors of two or more dimensions: no biases, no batch norm); "not_biases" (all
+    but names ending in .bias of layers that are no batch norm: tensor2tensor's rule, which decays batch norm's γ and β);
+    or "named": those whose name matches one of `names` (shell patterns, such as head.weight).
+    """
+
+    rate: float = 0.0
+    to: Literal["all", "weights", "not_biases", "named"] = "all"
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.rate >= 0, "rate", self.rate, ">= 0")
+        require(bool(self.names) == (self.to == "named"), "names", list(self.names), "given with to=named, and only then")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained with SGD. Exactly one of `epochs` and `steps` says for how long.
+
+    The loss is loss_scale · mean over the batch of the method's terms, plus weight decay. Momentum buffers start at
+    zero: v ← momentum·v + (1-dampening)·g; w ← w - lr·v (or, with nesterov, lr·(g + momentum·v)).
+    """
+
+    lr: float
+    batch_size: int
+    name: str = field(default="", metadata=NOT_IDENTITY)
+    epochs: int | None = None
+    steps: int | None = None
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    # Factors of lr by parameter name (shell patterns), e.g. {"head.*": 0.1}. The first match counts.
+    lr_factors: dict[str, float] = field(default_factory=dict)
+    schedule: Schedule = Schedule()
+    weight_decay: WeightDecay = WeightDecay()
+    clip_norm: float | None = None  # global norm of the whole gradient, weight decay's included
+    loss_scale: float = 1.0
+    augment: Augment = Augment()
+    normalize: Normalize = Normalize()
+    # Numerics. fp32: IEEE single precision throughout (no TF32). tf32: TF32 matrix products where the device has them.
+    # bf16: autocast, with fp32 master weights, batch norm and losses.
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    evaluate_every: int = 1  # epochs; the last epoch is always evaluated
+    provenance: tuple[str, ...] = field(default=(), metadata=NOT_IDENTITY)
+    deviations: tuple[str, ...] = field(default=(), metadata=NOT_IDENTITY)
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr", self.lr, "> 0")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
+        if (self.epochs is None) == (self.steps is None):
+            raise InputError(f"epochs = {self.epochs}, steps = {self.steps}: exactly one must be given")
+        for name in ("epochs", "steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, ">= 1")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        require(0 <= self.dampening < 1, "dampening", self.dampening, "in [0, 1)")
+        if self.nesterov:
+            require(self.momentum > 0 and self.dampening == 0, "nesterov", True, "used with momentum > 0, dampening = 0")
+        for pattern, factor in self.lr_factors.items():
+            require(factor >= 0, f"lr_factors.{pattern}", factor, ">= 0")
+        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "> 0, or null")
+        require(self.loss_scale > 0, "loss_scale", self.loss_scale, "> 0")
+        require(self.evaluate_every >= 1, "evaluate_every", self.evaluate_every, ">= 1")
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Steps of one pass over `examples`; the last batch may be smaller."""
+        return math.ceil(examples / self.batch_size)
+
+    def total_steps(self, examples: int) -> int:
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * self.steps_per_epoch(examples)

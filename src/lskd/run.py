@@ -1,0 +1,166 @@
+"""One run from its configuration to its files in the store. Its teacher must be there already (`lskd.launch`)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+import lskd
+from lskd import data
+from lskd.config import Run, Runtime
+from lskd.data import Part
+from lskd.engine import train
+from lskd.engine.loop import build_network
+from lskd.engine.optimizer import decayed_parameters, lr_factors
+from lskd.errors import InputError
+from lskd.store import Store, write_atomically
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `runtime.device` names; asking for a GPU that is not there is an `InputError`."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            there = f"cuda:0 to cuda:{count - 1}, " if count else ""
+            raise InputError(f"runtime.device = {name!r}: there are {count} CUDA devices here; allowed: {there}auto, cpu")
+    return device
+
+
+def check_buildable(run: Run, cache: Path) -> None:
+    """Build the run's network without memory, so that one that cannot be built is an error before anything trains."""
+    with torch.device("meta"):
+        network = build_network(run, data.spec(run.dataset.name, cache))
+    lr_factors(dict(network.named_parameters()), run.recipe.lr_factors)
+    decayed_parameters(network, run.recipe.weight_decay)
+
+
+@functools.lru_cache(maxsize=4)
+def load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, Part]:
+    """The data of a run; kept, because the runs of an experiment share it."""
+    return data.load(dataset, data=raw, cache=cache)
+
+
+def train_run(
+    run: Run,
+    store: Store,
+    runtime: Runtime,
+    device: torch.device,
+    *,
+    on_step: Callable[[int, int], None] = lambda step, total: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim.
+
+    Raises `engine.Diverged`, `engine.Interrupted`, and whatever else goes wrong; the store then has no result.
+    """
+    spec = data.spec(run.dataset.name, runtime.cache_root)
+    parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
+    teacher, taught_by = None, None
+    if run.teacher is not None:
+        teacher = load_network(run.teacher, store, runtime)
+        taught_by = {"id": run.teacher.id, "weights_sha256": file_sha256(store.weights(run.teacher))}
+
+    rebuilding = store.result(run) is not None  # done before, but the weights were not kept: its log stays
+    store.begin(run, environment(device))
+    outcome = train(
+        run, spec, parts, teacher,
+        device=device,
+        checkpoint=store.checkpoint(run),
+        checkpoint_seconds=runtime.checkpoint_seconds,
+        teacher_memory=runtime.teacher_cache_gb * 1e9,
+        on_epoch=lambda epochs: None if rebuilding else write_log(store.log(run), epochs),
+        on_step=on_step,
+        stop=stop,
+    )  # fmt: skip
+
+    weights = {name: tensor.cpu().contiguous() for name, tensor in outcome.network.state_dict().items()}
+    write_atomically(store.weights(run), lambda path: safetensors.torch.save_file(weights, path))
+    result = {"id": run.id, **outcome.result, "weights_sha256": file_sha256(store.weights(run))}
+    if taught_by is not None:
+        result["teacher"] = taught_by
+    store.finish(run, result)
+
+
+def load_network(run: Run, store: Store, runtime: Runtime) -> nn.Module:
+    """The trained network of a finished run, on the CPU."""
+    network = build_network(run, data.spec(run.dataset.name, runtime.cache_root))
+    try:
+        network.load_state_dict(safetensors.torch.load_file(store.weights(run)))
+    except Exception as error:  # safetensors and torch raise several kinds for a damaged or foreign file
+        raise InputError(f"{store.weights(run)}: cannot be loaded ({error}); delete it to train {run} again") from None
+    return network
+
+
+def write_log(path: Path, epochs: list[dict[str, Any]]) -> None:
+    """The epochs so far, one JSON object a line: appended to what is there, rewritten where a resumed run went back."""
+    there = path.read_text().count("\n") if path.is_file() else 0
+    if there == len(epochs) - 1:
+        with open(path, "a") as file:
+            file.write(json.dumps(epochs[-1], ensure_ascii=False) + "\n")
+    else:
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in epochs)
+        write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Where a run is trained: code, versions, hardware, command. No host names and no paths: it is published."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return {
+        "lskd": lskd.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": name,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "command": shlex.join(word for word in words if not word.startswith("runtime.")),
+    }
+
+
+@functools.cache
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, with "+" if it has changes; None outside one."""
+    try:
+        here = Path(__file__).parent
+
+        def git(*words: str) -> str:
+            return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout
+
+        if not git("ls-files", "run.py").strip():  # installed inside somebody else's repository
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/src", ":/conf").strip()
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

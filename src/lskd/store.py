@@ -1,0 +1,161 @@
+"""results/: the only module that knows its file names.
+
+results/runs/<id>/
+    config.json        exactly what was hashed into the id                                        (tracked)
+    env.json           where it was trained: commit, versions, device, command                    (tracked)
+    log.jsonl          one line an epoch                                                          (tracked)
+    result.json        last and atomically: the run is done when, and only when, it exists        (tracked)
+    failed.json        instead of it: why the run diverged or failed                              (tracked)
+    rebuilt.json       the result of training a done run again because its weights were not kept  (tracked)
+    model.safetensors  weights                                                                    (ignored)
+    checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
+    claim              locked by the process that is training the run                             (ignored)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lskd.config import Run
+from lskd.errors import InputError
+
+State = Literal["done", "diverged", "failed", "started", "missing"]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The results below `root`."""
+
+    root: Path
+
+    @staticmethod
+    def at(results: str) -> Store:
+        """The store that a `runtime.results` names: "" is $LSKD_RESULTS, else ./results."""
+        root = Path(results or os.environ.get("LSKD_RESULTS") or "results").expanduser()
+        if root.exists() and not root.is_dir():
+            raise InputError(f"runtime.results = {str(root)!r}: is not a directory")
+        return Store(root)
+
+    def directory(self, run: Run) -> Path:
+        return self.root / "runs" / run.id
+
+    def weights(self, run: Run) -> Path:
+        return self.directory(run) / "model.safetensors"
+
+    def checkpoint(self, run: Run) -> Path:
+        return self.directory(run) / "checkpoint.pt"
+
+    def log(self, run: Run) -> Path:
+        return self.directory(run) / "log.jsonl"
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    def state(self, run: Run) -> State:
+        directory = self.directory(run)
+        if (directory / "result.json").is_file():
+            return "done"
+        if failure := read_json(directory / "failed.json"):
+            return "diverged" if failure.get("reason") == "diverged" else "failed"
+        return "started" if (directory / "checkpoint.pt").is_file() else "missing"
+
+    def result(self, run: Run) -> dict[str, Any] | None:
+        """The record of a done run, or None. A record of another configuration is an `InputError`, never used."""
+        directory = self.directory(run)
+        result = read_json(directory / "result.json")
+        if result is not None:
+            written = read_json(directory / "config.json")
+            if written != run.identity():
+                raise InputError(f"{directory}/config.json: is not the configuration of run {run.id}; move it away")
+        return result
+
+    def failure(self, run: Run) -> dict[str, Any] | None:
+        return read_json(self.directory(run) / "failed.json")
+
+    def epochs(self, run: Run) -> list[dict[str, Any]]:
+        """The lines of the run's log."""
+        path = self.log(run)
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def results(self) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+        """(config, env, result) of every done run in the store, for estimates of cost."""
+        for path in sorted(self.root.glob("runs/*/result.json")):
+            config, env, result = (read_json(path.parent / f"{name}.json") for name in ("config", "env", "result"))
+            if config and env and result:
+                yield config, env, result
+
+    # ---- writing -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def claim(self, run: Run) -> Iterator[bool]:
+        """Whether this process now holds the run. Released at the end of the block, or when the process dies."""
+        directory = self.directory(run)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            file = open(directory / "claim", "a+")  # noqa: SIM115 (it is closed below, and stays open in between)
+        except OSError as error:
+            raise InputError(f"runtime.results = {str(self.root)!r}: cannot be written: {error.strerror}") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            file.seek(0)
+            file.truncate()
+            file.write(f"{socket.gethostname()} {os.getpid()}\n")
+            file.flush()
+            yield True
+
+    def begin(self, run: Run, env: dict[str, Any]) -> None:
+        """Record what is about to be trained, and where."""
+        directory = self.directory(run)
+        write_json(directory / "config.json", run.identity())
+        if self.result(run) is None:
+            write_json(directory / "env.json", env)
+
+    def finish(self, run: Run, result: dict[str, Any]) -> None:
+        """Make the run done. The record of a run that was done before stays; training it again is `rebuilt.json`."""
+        directory = self.directory(run)
+        name = "rebuilt.json" if (directory / "result.json").is_file() else "result.json"
+        write_json(directory / name, result)
+        for leftover in ("failed.json", "checkpoint.pt"):
+            (directory / leftover).unlink(missing_ok=True)
+
+    def fail(self, run: Run, failure: dict[str, Any]) -> None:
+        write_json(self.directory(run) / "failed.json", failure)
+        if failure["reason"] == "diverged":
+            self.checkpoint(run).unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not valid JSON ({error}); restore it, or delete its directory to train again") from None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """`write(temporary path)`, flushed to the disk, then renamed: `path` is absent, old, or whole, never half-written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

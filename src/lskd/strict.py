@@ -1,0 +1,126 @@
+"""Mappings (from YAML or the command line) to frozen dataclasses, strictly.
+
+Unknown keys, wrong types, missing fields and out-of-range values are `InputError`s that name the key with its path, the
+value, and what is allowed. An int is accepted where a float is asked for, and becomes one, so that lr=1 and lr=1.0 are
+the same run; nothing else is converted. (OmegaConf's structured configs know no Literal, and accept "2" for 2.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from lskd.errors import InputError, unknown
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], given: Mapping[str, Any], path: str = "", *, defaults: T | None = None) -> T:
+    """An instance of the dataclass `kind` from `given`; fields not given come from `defaults` or the class."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"{path or kind.__name__} = {given!r}: must be a mapping with keys {', '.join(_fields(kind))}")
+    hints = _fields(kind)
+    values = {}
+    for key, value in given.items():
+        if key not in hints:
+            raise unknown_key(f"{path}.{key}".lstrip("."), value, key, hints)
+        values[key] = convert(hints[key], value, f"{path}.{key}".lstrip("."))
+    try:
+        if defaults is not None:
+            return dataclasses.replace(defaults, **values)  # type: ignore[type-var]
+        missing = [f.name for f in dataclasses.fields(kind) if _required(f) and f.name not in values]  # type: ignore[arg-type]
+        if missing:
+            raise InputError(f"{missing[0]}: is required" + (f" (so are {', '.join(missing[1:])})" if missing[1:] else ""))
+        return kind(**values)
+    except InputError as error:  # raised by __post_init__, or above: it knows the field, we know where
+        raise InputError(f"{path}.{error}" if path else str(error)) from None
+
+
+def unknown_key(where: str, value: object, key: str, allowed: typing.Iterable[str]) -> InputError:
+    return InputError(f"{where} = {value!r}: unknown key; {str(unknown('', key, allowed)).split(': ', 1)[1]}")
+
+
+def convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the type `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], dict[str, X], a dataclass."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        return convert(next(option for option in options if option is not type(None)), value, path)
+    if origin is Literal:
+        options = typing.get_args(hint)
+        if isinstance(value, bool) or value not in options:
+            raise InputError(f"{path} = {show(value)}: must be one of {', '.join(map(str, options))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{path} = {show(value)}: must be a list")
+        return tuple(convert(typing.get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{path} = {show(value)}: must be a mapping")
+        return {str(key): convert(typing.get_args(hint)[1], item, f"{path}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return parse(hint, value, path)  # type: ignore[arg-type]
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+        raise InputError(f"{path} = {show(value)}: must be {names.get(hint, hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{path} = {value}: must be a finite number")
+    return value
+
+
+def show(value: object) -> str:
+    """A value as a user would write it."""
+    return json.dumps(value, default=repr, ensure_ascii=False)
+
+
+def identity(instance: Any, defaults: Any = None) -> dict[str, Any]:
+    """The fields that can change numbers and differ from their defaults, as plain JSON values.
+
+    Leaving defaults out is what lets a knob be added later, with a default that keeps the old behaviour, without
+    changing the identity of old runs. A shipped default therefore never changes.
+    """
+    values = {}
+    for f in dataclasses.fields(instance):
+        if not f.metadata.get("identity", True):
+            continue
+        value = getattr(instance, f.name)
+        if defaults is not None:
+            if value == getattr(defaults, f.name):
+                continue
+        elif not _required(f):
+            default = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+            if value == default:
+                continue
+        values[f.name] = _plain(value)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return identity(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+@functools.cache
+def _fields(kind: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+
+
+def _required(f: dataclasses.Field[Any]) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING

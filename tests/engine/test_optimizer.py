@@ -1,0 +1,89 @@
+"""SGD against its formula, written out."""
+
+import pytest
+import torch
+from torch import nn
+
+from lskd.engine.optimizer import SGD, decayed_parameters, lr_factors
+from lskd.errors import InputError
+from lskd.recipe import Recipe, WeightDecay
+
+
+def recipe(**fields):
+    return Recipe(**{"lr": 0.5, "batch_size": 4, "epochs": 1, **fields})
+
+
+def small_network():
+    torch.manual_seed(0)
+    network = nn.Sequential()
+    network.add_module("body", nn.Linear(3, 4))
+    network.add_module("norm", nn.BatchNorm1d(4))
+    network.add_module("head", nn.Linear(4, 2))
+    return network
+
+
+@pytest.mark.parametrize(("momentum", "dampening", "nesterov"), [(0, 0, False), (0.9, 0, False), (0.9, 0, True), (0.9, 0.9, False)])
+def test_steps_follow_the_formula(momentum, dampening, nesterov):
+    network = small_network()
+    optimizer = SGD(network, recipe(momentum=momentum, dampening=dampening, nesterov=nesterov, lr_factors={"head.*": 0.1}))
+    expected = {name: p.detach().clone() for name, p in network.named_parameters()}
+    velocity = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
+    for step in range(4):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        loss = network(x).square().mean()
+        gradients = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+        optimizer.step(loss, schedule_factor=0.8)
+        for (name, _), g in zip(network.named_parameters(), gradients, strict=True):
+            velocity[name] = momentum * velocity[name] + (1 - dampening) * g  # zero at the start: also the first is dampened
+            update = g + momentum * velocity[name] if nesterov else velocity[name]
+            expected[name] -= 0.5 * 0.8 * (0.1 if name.startswith("head") else 1.0) * update
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name])
+
+
+def test_weight_decay_is_part_of_the_clipped_gradient():
+    network = small_network()
+    weight = network.body.weight.detach().clone()
+    decay = WeightDecay(rate=10.0, to="named", names=("body.weight",))
+    optimizer = SGD(network, recipe(weight_decay=decay, clip_norm=0.01, lr=1.0))
+    loss = sum(p.sum() * 0.0 for p in network.parameters())  # no gradient but decay's
+    optimizer.step(loss, 1.0)
+    moved = weight - network.body.weight.detach()
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-4)
+    torch.testing.assert_close(moved / moved.norm(), weight / weight.norm(), rtol=1e-4, atol=1e-6)
+
+
+def test_weight_decay_is_half_rate_times_squared_norm():
+    network = small_network()
+    rate = 0.3
+    optimizer = SGD(network, recipe(weight_decay=WeightDecay(rate=rate), lr=1.0))
+    twin = small_network()
+    penalty = 0.5 * rate * sum(p.square().sum() for p in twin.parameters())
+    penalty.backward()
+    optimizer.step(sum(p.sum() * 0.0 for p in network.parameters()), 1.0)
+    for ours, reference in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.detach(), (reference - reference.grad).detach())
+
+
+@pytest.mark.parametrize(
+    ("decay", "names"),
+    [
+        (WeightDecay(1.0, "all"), {"body.weight", "body.bias", "norm.weight", "norm.bias", "head.weight", "head.bias"}),
+        (WeightDecay(1.0, "weights"), {"body.weight", "head.weight"}),
+        (WeightDecay(1.0, "not_biases"), {"body.weight", "norm.weight", "norm.bias", "head.weight"}),
+        (WeightDecay(1.0, "named", ("head.weight",)), {"head.weight"}),
+    ],
+)
+def test_which_parameters_decay(decay, names):
+    network = small_network()
+    chosen = {id(p) for p in decayed_parameters(network, decay)}
+    assert {name for name, p in network.named_parameters() if id(p) in chosen} == names
+
+
+def test_patterns_that_match_nothing_or_twice_are_errors():
+    with pytest.raises(InputError, match=r"lr_factors.tail.\*: matches no parameter; there are body.weight"):
+        lr_factors(["body.weight"], {"tail.*": 0.1})
+    with pytest.raises(InputError, match="must match one at most"):
+        lr_factors(["head.weight"], {"head.*": 0.1, "*.weight": 1.0})
+    with pytest.raises(InputError, match="names = 'fc9'"):
+        decayed_parameters(small_network(), WeightDecay(1.0, "named", ("fc9",)))

@@ -1,0 +1,184 @@
+"""What every entry of `ARCHS` promises, whatever its family."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import types
+import typing
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import lskd
+from lskd.errors import InputError
+from lskd.models import ARCHS, AlexNetArch, CifarResNetArch, MLPArch, ResNetArch, T2TResNetArch, WideResNetArch
+
+MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+
+# name: (input shape, classes, parameters)
+PARAMETERS = {
+    "mlp": (MNIST, 10, 785 * 128 + 129 * 10),
+    "mlp1200": (MNIST, 10, 785 * 1200 + 1201 * 1200 + 1201 * 10),
+    "mlp800": (MNIST, 10, 785 * 800 + 801 * 800 + 801 * 10),
+    "alexnet": (CIFAR, 10, 1_756_426),
+    # Stem, three stages (first block with its projection + 8 others) and head, each summed by hand.
+    "resnet56_t2t": (CIFAR, 10, 464 + (14_496 + 8 * 18_560) + (57_664 + 8 * 73_984) + (230_016 + 8 * 295_424) + 1_290),
+    # CRD's counts; three blocks more, one in each stage, are 4,672 + 18,560 + 73,984 = 97,216 parameters.
+    "resnet8": (CIFAR, 100, 278_324 - 2 * 97_216),
+    "resnet14": (CIFAR, 100, 278_324 - 97_216),
+    "resnet20": (CIFAR, 100, 278_324),
+    "resnet32": (CIFAR, 100, 472_756),
+    "resnet44": (CIFAR, 100, 472_756 + 2 * 97_216),
+    "resnet56": (CIFAR, 100, 861_620),
+    "resnet110": (CIFAR, 100, 1_736_564),
+    "resnet8x4": (CIFAR, 100, 1_233_540),
+    "resnet32x4": (CIFAR, 100, 7_433_860),
+    "wrn_16_2": (CIFAR, 100, 703_284),
+    "wrn_40_1": (CIFAR, 100, 569_780),
+    "wrn_40_2": (CIFAR, 100, 2_255_156),
+    "resnet18": (CIFAR, 10, 11_173_962),
+    "resnet34": (CIFAR, 10, 21_282_122),
+}
+
+# One small member of each family; what holds for it holds for deeper ones.
+SMALL = {
+    "mlp": MLPArch(hidden=(16, 12), input_dropout=0.2, hidden_dropout=0.5),
+    "alexnet": AlexNetArch(),
+    "cifar_resnet": CifarResNetArch(depth=8),
+    "t2t_resnet": T2TResNetArch(depth=8),
+    "wide_resnet": WideResNetArch(depth=10, widen=1),
+    "resnet": ResNetArch(blocks=(1, 1, 1, 1), widths=(4, 8, 12, 16)),
+}
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_parameter_count_is_the_published_one(name):
+    shape, num_classes, count = PARAMETERS[name]
+    with torch.device("meta"):  # shapes without memory or random draws
+        network = ARCHS[name].build(shape, num_classes)
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_logits_come_from_the_head_and_its_input_is_the_penultimate(name):
+    network = ARCHS[name].build((2, 12, 8), 5)  # neither square nor RGB
+    seen = []
+    network.head.register_forward_hook(lambda _module, inputs, output: seen.append((inputs[0], output)))
+    with torch.no_grad():
+        logits = network(torch.randn(3, 2, 12, 8))
+
+    assert logits.shape == (3, 5)
+    assert isinstance(network.head, nn.Linear)
+    assert [module for module in network.modules() if isinstance(module, nn.Linear)][-1] is network.head
+    [(penultimate, output)] = seen
+    assert penultimate.shape == (3, network.head.in_features)
+    assert output is logits
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_same_seed_gives_same_weights(name):
+    def weights(seed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(seed)
+        return SMALL[name].build((3, 8, 8), 4).state_dict()
+
+    first, again, other = weights(1), weights(1), weights(2)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradient_reaches_every_parameter(name):
+    torch.manual_seed(0)
+    network = SMALL[name].build((3, 16, 16), 4)
+    network(torch.randn(8, 3, 16, 16)).square().sum().backward()
+    dead = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert dead == []
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_channels_last_changes_nothing(name):
+    torch.manual_seed(0)
+    network = SMALL[name].build((3, 16, 16), 4).eval()
+    x = torch.randn(4, 3, 16, 16)
+    expected = network(x)
+    network = network.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(network(x.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_works_under_autocast(name):
+    network = SMALL[name].build((3, 16, 16), 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(torch.randn(4, 3, 16, 16))
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_prototype_is_a_frozen_dataclass_of_plain_fields(name):
+    arch = ARCHS[name]
+    assert dataclasses.replace(arch) == arch
+    assert type(arch).__dataclass_params__.frozen
+    hints = typing.get_type_hints(type(arch))
+    assert all(is_plain(hints[field.name]) for field in dataclasses.fields(arch))
+
+
+def is_plain(hint: object) -> bool:
+    """Whether a configuration can spell it: int, float, bool, str, Literal, X | None, tuple[X, ...]."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return all(part is types.NoneType or is_plain(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        item, *rest = typing.get_args(hint)
+        return rest == [...] and is_plain(item)
+    return hint in (int, float, bool, str) or typing.get_origin(hint) is typing.Literal
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "message"),
+    [
+        (MLPArch, {"hidden": (128, 0)}, r"hidden = \(128, 0\): must be at least 1 unit"),
+        (MLPArch, {"input_dropout": 1.0}, r"input_dropout = 1.0: must be in \[0, 1\)"),
+        (MLPArch, {"hidden_dropout": 1.5}, r"hidden_dropout = 1.5: must be in \[0, 1\)"),
+        (MLPArch, {"hidden_dropout": float("nan")}, "hidden_dropout = nan"),
+        (MLPArch, {"init_std": 0.0}, "init_std = 0.0"),
+        (CifarResNetArch, {"depth": 21}, "depth = 21: must be 6n"),
+        (CifarResNetArch, {"depth": 2}, "depth = 2: must be 6n"),
+        (CifarResNetArch, {"widths": (16, 32)}, r"widths = \(16, 32\): must be 3 numbers"),
+        (CifarResNetArch, {"widths": (16, 0, 32)}, "widths"),
+        (CifarResNetArch, {"stem": 0}, "stem = 0"),
+        (WideResNetArch, {"depth": 20}, "depth = 20: must be 6n"),
+        (WideResNetArch, {"widen": 0}, "widen = 0"),
+        (T2TResNetArch, {"depth": 57}, "depth = 57: must be 6n"),
+        (T2TResNetArch, {"stem": 0}, "stem = 0"),
+        (T2TResNetArch, {"widths": ()}, "widths"),
+        (ResNetArch, {"blocks": (2, 2, 2)}, r"blocks = \(2, 2, 2\): must be 4 numbers"),
+        (ResNetArch, {"widths": (64, 128, 256, 0)}, "widths"),
+    ],
+)
+def test_values_out_of_range_are_refused(family, fields, message):
+    with pytest.raises(InputError, match=message):
+        family(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("resnet20", (3, 3, 32)), ("wrn_16_2", (3, 32, 3)), ("resnet18", (3, 7, 7)), ("mlp", (0, 8, 8)), ("mlp", (8, 8))],
+)
+def test_images_that_a_network_cannot_serve_are_refused(name, shape):
+    with pytest.raises(InputError, match=r"input shape = \(.* needs \(channels, height, width\) with at least"):
+        ARCHS[name].build(shape, 10)
+
+
+def test_one_class_is_refused():
+    with pytest.raises(InputError, match="num_classes = 1: must be >= 2"):
+        ARCHS["mlp"].build(MNIST, 1)
+
+
+def test_importing_the_names_does_not_import_torch():
+    code = "import sys, lskd.models; sys.exit('torch' in sys.modules)"
+    source = str(Path(lskd.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": source}, check=True)
