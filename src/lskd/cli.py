@@ -26,7 +26,7 @@ from lskd.plan import Costs, Plan, grouped, in_order, load_experiment, make_plan
 from lskd.store import Store
 from lskd.strict import parse, show
 
-TOP_KEYS = {*RUN_KEYS, "experiment", "runtime", "plan", "plugin"}
+TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}
 PLANS = (False, True, "commands")
 
 
@@ -138,18 +138,22 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
     if content["plan"] not in PLANS:
         raise InputError(f"plan = {show(content['plan'])}: must be false, true or commands")
     if content["experiment"] is None:
+        if content["seeds"] is not None:
+            raise InputError(f"seeds = {show(content['seeds'])}: is for experiments; one run has a seed=N (-m seed=0,1,2: several)")
         run = parse_run({key: value for key, value in content.items() if key in RUN_KEYS}, conf)
         return None, in_order([run]), runtime, conf, content["plan"]
 
     if not isinstance(content["experiment"], Mapping):
         raise unknown("experiment", content["experiment"], conf.names("experiment"))
-    allowed = ("experiment", "runtime", "plan", "plugin", "hydra")
+    allowed = ("experiment", "seeds", "runtime", "plan", "plugin", "hydra")
     for word in hydra_config.overrides.task:
         key = word.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in allowed:
             raise InputError(f"{word}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
                              f"its runs use +experiment.settings.{key}=…")  # fmt: skip
     name = hydra_config.runtime.choices.get("experiment") or ""
+    if content["seeds"] is not None:
+        content["experiment"]["seeds"] = content["seeds"]
     plan = make_plan(load_experiment(content["experiment"], name), conf)
     return plan, plan.runs, runtime, conf, content["plan"]
 
