@@ -93,15 +93,22 @@ class Run:
         text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def network(self) -> str:
+        """The network's name, with the settings that differ from the named one's: mlp(hidden=256-256)."""
+        own = identity(self.arch.settings, ARCHS[self.arch.name])
+        values = {key: "-".join(map(str, value)) if isinstance(value, list) else value for key, value in own.items()}
+        return self.arch.name + (f"({', '.join(f'{key}={value}' for key, value in values.items())})" if own else "")
+
     def __str__(self) -> str:
-        text = f"{self.arch.name} on {self.dataset.name}"
+        text = f"{self.network} on {self.dataset.name}"
         if self.smoothing.alpha:
             text += f", α={self.smoothing.alpha:g}"
         if self.teacher is not None:
             text += f", {self.method.name}"
             if (temperature := getattr(self.method.settings, "temperature", None)) is not None:
                 text += f" T={temperature:g}"
-            text += f" from {self.teacher.arch.name}"
+            text += f" from {self.teacher.network}"
             if self.teacher.smoothing.alpha:
                 text += f" (α={self.teacher.smoothing.alpha:g})"
         return f"{text}, seed {self.seed}"
@@ -306,13 +313,19 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
 
     form = dict(form)
     form.setdefault("method", {"": "ce"})
-    for group in GROUPS:
-        if group not in form or (group != "recipe" and not ({"", "name"} & set(form[group]))):
+    for group in ("dataset", "arch", "method"):
+        if not {"", "name"} & set(form.get(group, {})):
             raise InputError(f"{at(group)}: is required; allowed: {', '.join(conf.names(group))}")
-    group_values = {group: _resolve(group, form[group], conf, at(group)) for group in GROUPS}
+    dataset_values = _resolve("dataset", form["dataset"], conf, at("dataset"))
+    usual_recipe = dataset_values.pop("recipe", None)
+    if not {"", "name"} & set(form.get("recipe", {})):
+        if usual_recipe is None:
+            raise InputError(f"{at('recipe')}: is required with this dataset; allowed: {', '.join(conf.names('recipe'))}")
+        form["recipe"] = {"": usual_recipe, **form.get("recipe", {})}
+    group_values = {group: _resolve(group, form[group], conf, at(group)) for group in ("arch", "method", "recipe")}
 
     recipe = parse(Recipe, group_values["recipe"], at("recipe"))
-    dataset = parse(Dataset, group_values["dataset"], at("dataset"))
+    dataset = parse(Dataset, dataset_values, at("dataset"))
     spec = data.spec(dataset.name, conf.cache)
     if dataset.name not in data.DATASETS and dataset.digest != spec.digest:
         if dataset.digest:

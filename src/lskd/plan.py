@@ -38,6 +38,8 @@ class Metric:
         if self.name not in METRICS:
             raise unknown("name", self.name, METRICS)
         require(self.digits >= 0, "digits", self.digits, ">= 0")
+        if self.part == "train":  # a record keeps the training part of the last epoch alone
+            require(self.epoch == "last", "epoch", self.epoch, "last with part=train")
 
     def of(self, run: Run, result: Mapping[str, Any]) -> float | None:
         """The value in `result`, the record of `run`; None where the record has no such number."""
@@ -144,10 +146,32 @@ class Sheet:
                     raise unknown(f"paper.{row}", column, (k.split("/")[1] for k in keys if k.startswith(f"{row}/")))
         for claim in self.claims:
             for test in claim.tests:
-                for operand in filter(None, (test.of, test.than)):
-                    known = self.rows if "@" in operand or operand.endswith("/*") else keys
-                    if operand.split("@")[0].removesuffix("/*") not in known:
-                        raise unknown(f"claims.{claim.id}", operand, known)
+                self._check(test, f"claims.{claim.id}")
+
+    def _check(self, test: Test, where: str) -> None:
+        """`InputError` unless the sheet has the cells that `test` is about."""
+        keys = self.keys()
+        wild = []  # the columns of each wildcard
+        for operand in filter(None, (test.of, test.than)):
+            row = operand.removesuffix("@x").removesuffix("/*")
+            known = list(self.rows) if row != operand else [f"{r}/{c}" for r, c in keys]
+            if row not in known:
+                raise unknown(where, operand, known)
+            require(not operand.endswith("@x") or self.kind == "figure", where, operand, "a cell; only figures have an x")
+            if operand.endswith("/*"):
+                wild.append([column for r, column in keys if r == row])
+        require(len(wild) < 2 or wild[0] == wild[1], where, test.than, f"a row with the columns of {test.of}")
+        both = test.of.endswith("@x") and test.than.endswith("@x")
+        require(not both, where, test.than, "a cell: one of the two must say at which x")
+        if test.test in ("rising", "falling"):
+            require(self.kind == "figure" and len(wild) == 1, where, test.of, "a whole series of a figure, as series/*")
+            values = self.rows[test.of.removesuffix("/*")].values
+            fits = set(test.through) <= set(values) and len(test.through or values) > 1
+            require(fits, f"{where}.through", list(test.through), f"at least two of {list(values)}")
+        else:
+            require(not test.through, f"{where}.through", list(test.through), "given with rising and falling only")
+            single = bool(test.than) or not test.of.endswith("@x")
+            require(single, where, test.of, "a cell: series@x needs another operand")
 
     def keys(self) -> list[tuple[str, str]]:
         """(row, column) of every cell, in reading order."""

@@ -76,6 +76,10 @@ class Store:
                 raise InputError(f"{directory}/config.json: is not the configuration of run {run.id}; move it away")
         return result
 
+    def env(self, run: Run) -> dict[str, Any]:
+        """Where the run was trained; empty where that is not known."""
+        return read_json(self.directory(run) / "env.json") or {}
+
     def failure(self, run: Run) -> dict[str, Any] | None:
         return read_json(self.directory(run) / "failed.json")
 

@@ -55,7 +55,7 @@ def write_parquet() -> WriteParquet:
 
 @pytest.fixture
 def arrays() -> Arrays:
-    """30 training and 9 test images, 3 × 6 × 5 pixels, of 3 classes, in canonical order."""
+    """30 training and 9 test images, shape (3, 6, 5), of 3 classes, in canonical order."""
     rng = np.random.RandomState(0)
     return cache.canonical(
         Arrays(

@@ -1,0 +1,107 @@
+"""From the store to what people read: tables, figures, and the verdict on each claim of a paper.
+
+The report looks runs up by the identity that a plan gives them; it never collects whatever lies around. It imports no
+torch: all numbers are in the records of the runs.
+
+    <out>/tables/<experiment>/<sheet>.md, .csv, .tex
+    <out>/figures/<experiment>/<sheet>.png, .svg
+    <out>/tables/README.md                              the index of all experiments
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lskd.errors import InputError
+from lskd.plan import Plan
+from lskd.report import tables
+from lskd.report.page import Page, make_page
+from lskd.report.values import Values
+from lskd.store import Store
+
+__all__ = ["Page", "Report", "render", "text", "write", "write_index"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """An experiment with all that its runs say so far."""
+
+    plan: Plan
+    pages: tuple[Page, ...]  # one a sheet
+    done: int  # finished runs of plan.runs
+
+
+def render(plan: Plan, store: Store) -> Report:
+    """Read the results of the plan's runs. A damaged record is an `InputError`."""
+    values = Values(store)
+    pages = tuple(make_page(plan.experiment, grid, values) for grid in plan.grids)
+    return Report(plan, pages, sum(values.done(run) for run in plan.runs))
+
+
+def text(plan: Plan, store: Store, out: Path | None = None) -> str:
+    """The tables and verdicts for a terminal; what is `write`n to `out` (default: the store) has the rest."""
+    folder = (out or store.root) / "tables" / plan.experiment.name
+    return "\n".join(tables.compact(page, str(folder / f"{page.sheet.name}.md")) for page in render(plan, store).pages)
+
+
+def write(plan: Plan, store: Store, out: Path) -> list[Path]:
+    """Write the tables and figures of an experiment below `out`; the files written."""
+    from lskd.report import figures  # half a second of matplotlib, which a table does not need
+
+    name = plan.experiment.name
+    table_folder, figure_folder = out / "tables" / name, out / "figures" / name
+    written = []
+    try:
+        table_folder.mkdir(parents=True, exist_ok=True)
+        for page in render(plan, store).pages:
+            images = figures.write(page, figure_folder)
+            figure = _link(images[-1], table_folder) if images else ""
+            contents = {
+                "md": tables.markdown(page, runs=_link(store.root / "runs", table_folder), figure=figure),
+                "csv": tables.to_csv(page),
+                "tex": tables.latex(page),
+            }
+            for suffix, content in contents.items():
+                path = table_folder / f"{page.sheet.name}.{suffix}"
+                path.write_text(content, encoding="utf-8")
+                written.append(path)
+            written += images
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+    return written
+
+
+def write_index(reports: Iterable[Report], out: Path) -> Path:
+    """`out`/tables/README.md: a line for each sheet of each experiment, with links to what has been written."""
+    folder = out / "tables"
+    lines = []
+    for report in reports:
+        name = report.plan.experiment.name
+        for page in report.pages:
+            sheet = page.sheet.name
+            files = [folder / name / f"{sheet}.{suffix}" for suffix in ("md", "csv", "tex")]
+            files += [out / "figures" / name / f"{sheet}.{suffix}" for suffix in ("png", "svg")]
+            links = " ".join(f"[{path.suffix[1:]}]({_link(path, folder)})" for path in files if path.is_file())
+            shortened = " (shortened)" if report.plan.experiment.shortened else ""
+            cells = [f"`{name}`{shortened}", page.sheet.title, f"{page.done}/{len(page.runs)}", page.verdicts(), links]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    header = ["# Tables", "", "| experiment | sheet | runs | claims | files |", "|---|---|---|---|---|"]
+    path = folder / "README.md"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([*header, *lines, ""]), encoding="utf-8")
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+    return path
+
+
+def _link(target: Path, folder: Path) -> str:
+    """`target` relative to `folder`, as a link in a page there: no page names a directory of this machine."""
+    return Path(os.path.relpath(target, folder)).as_posix()
+
+
+def _cannot_write(out: Path, error: OSError) -> InputError:
+    return InputError(f"out = {str(out)!r}: cannot be written: {error.strerror}")

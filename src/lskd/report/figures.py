@@ -1,0 +1,111 @@
+"""A figure sheet as PNG and SVG: each series' mean over seeds, with whiskers from minimum to maximum.
+
+The files depend on the numbers alone (no dates, fixed ids in the SVG), so that an unchanged result is an unchanged file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lskd.errors import InputError
+from lskd.report.page import Page
+from lskd.report.tables import METRIC_TITLES, banner
+from lskd.report.values import Summary
+
+# Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+STYLE = {
+    "svg.hashsalt": "lskd",
+    "font.size": 11,
+    "legend.fontsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "lines.markersize": 6,
+}
+
+
+def drawable(page: Page) -> bool:
+    """Whether there is a point to draw."""
+    return page.sheet.kind == "figure" and any(_is_point(cell) for cell in page.cells)
+
+
+def write(page: Page, folder: Path) -> list[Path]:
+    """`folder`/NAME.png and .svg; nothing where no point has been run."""
+    if not drawable(page):
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg = folder / f"{page.sheet.name}.png", folder / f"{page.sheet.name}.svg"
+    with matplotlib.rc_context(STYLE):
+        figure = draw(page)
+        figure.savefig(png, dpi=150, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None})
+    return [png, svg]
+
+
+def draw(page: Page) -> Figure:
+    # A Figure of its own, without pyplot: no display, no global state.
+    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    for i, row in enumerate(page.sheet.rows):
+        _draw_series(axes, page, row, COLORS[i % len(COLORS)])
+    axes.set_xlabel(page.sheet.x_label or _x_title(page))
+    axes.set_ylabel(page.sheet.y_label or _titled(page.sheet.metric.name, page.sheet.metric.unit))
+    axes.set_title(page.sheet.title, fontsize=12, wrap=True)
+    columns = 1 if max(len(line.label) for line in page.sheet.rows.values()) > 35 else 2
+    # supxlabel and the legend share the bottom: the legend stands below the axes, the caption below the legend.
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+    figure.supxlabel(caption(page), fontsize=9, wrap=True)
+    if page.experiment.shortened:
+        figure.suptitle(banner(page), fontsize=10, color="#B00000", weight="bold", wrap=True)
+    return figure
+
+
+def caption(page: Page) -> str:
+    """What whiskers are, and how much of the figure is there."""
+    wanted = sum(cell.wanted for cell in page.cells)
+    there = sum(cell.n for cell in page.cells)
+    points = sum(not _is_point(cell) for cell in page.cells)
+    text = f"Mean over seeds; whiskers from minimum to maximum. {there} of {wanted} runs."
+    return f"{text} {points} of {len(page.cells)} points are missing." if points else text
+
+
+def _draw_series(axes: Axes, page: Page, row: str, color: str) -> None:
+    line = page.sheet.rows[row]
+    cells = [cell for cell in page.cells if cell.cell.row == row and _is_point(cell)]
+    if not cells:
+        return
+    means = [cell.mean for cell in cells]
+    below = [cell.mean - min(cell.values.values()) for cell in cells if cell.mean is not None]
+    above = [max(cell.values.values()) - cell.mean for cell in cells if cell.mean is not None]
+    try:
+        axes.errorbar(
+            [cell.x for cell in cells], means, yerr=[below, above],
+            fmt=line.style, color=line.color or color, capsize=3, elinewidth=1, label=line.label,
+        )  # fmt: skip
+    except ValueError as error:
+        where = f"table.{page.sheet.name}.rows.{row}"
+        raise InputError(f"{where}.style = {line.style!r}, color = {line.color!r}: {error}") from None
+
+
+def _is_point(cell: Summary) -> bool:
+    return cell.mean is not None and cell.x is not None
+
+
+def _x_title(page: Page) -> str:
+    """The metric on the horizontal axis, or the setting that the series vary."""
+    x = page.sheet.x
+    if x is not None:
+        return _titled(x.name, x.unit)
+    return ", ".join(dict.fromkeys(line.over for line in page.sheet.rows.values()))
+
+
+def _titled(metric: str, unit: str) -> str:
+    return METRIC_TITLES[metric] + (f" ({unit})" if unit else "")
+

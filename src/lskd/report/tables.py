@@ -1,0 +1,369 @@
+"""A sheet as Markdown, CSV and LaTeX.
+
+A cell shows ours as mean ± sample standard deviation (number of seeds), below it the paper's number, and below that Δ =
+ours - paper with whether the paper's number lies inside or outside our 95 % interval. A cell with fewer seeds than the
+sheet wants says so. A figure's points are a long table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from lskd.config import Run
+from lskd.plan import Metric
+from lskd.report.page import Page
+from lskd.report.values import Summary
+from lskd.strict import identity, show
+
+WIDTH = 120  # characters; a table that is wider is broken into blocks of columns
+
+MISSING = "–"
+NOT_AT_HAND = "n/a"
+
+METRIC_TITLES = {
+    "top1": "top-1 accuracy",
+    "error": "top-1 error",
+    "top5": "top-5 accuracy",
+    "nll": "negative log-likelihood",
+    "ece15": "expected calibration error (15 bins)",
+    "gamma": "equivalent label smoothing γ",
+}
+EPOCHS = {
+    "last": "last epoch",
+    "best_on_validation": "epoch with the best top-1 on the validation part",
+    "best_on_test": "EPOCH WITH THE BEST TOP-1 ON THE TEST PART",
+}
+
+
+def banner(page: Page) -> str:
+    """The warning that must stand before the numbers of a shortened experiment; "" for the paper's protocol."""
+    if not page.experiment.shortened:
+        return ""
+    what = page.experiment.shortened.rstrip(".")
+    return f"Shortened: {what}. Not the paper's protocol; its numbers must not be compared with the paper's."
+
+
+# ---- Markdown -----------------------------------------------------------------------------------------------------
+
+
+def markdown(page: Page, runs: str, figure: str = "") -> str:
+    """The whole page. `runs` and `figure` are links, relative to the page, to the runs' directory and the figure."""
+    parts = [*_head(page), f"![{page.sheet.title}]({figure})" if figure else "", *_body(page), "## Protocol"]
+    parts += [*_recipes(page), _machines(page), _run_links(page, runs)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def compact(page: Page, details: str) -> str:
+    """The page for a terminal, without its protocol: `details` says where that is."""
+    parts = [*_head(page), *_body(page), f"Protocol, machines and runs: {details}"]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _head(page: Page) -> list[str]:
+    sheet, warning = page.sheet, banner(page)
+    source = f"{sheet.source}. " if sheet.source else ""
+    command = f"`lskd-run experiment={page.experiment.name}`"
+    laid_over = "" if page.experiment.shortened else show(page.experiment.settings) if page.experiment.settings else ""
+    return [
+        f"> **{warning}**" if warning else "",
+        f"# {sheet.title}",
+        f"{source}{page.done} of {len(page.runs)} runs done: {command}",
+        f"**Settings laid over every cell: {laid_over}**" if laid_over else "",
+        "**Selected on the test part: these numbers are of each run's best epoch on the very images they are measured "
+        "on, as the paper's are.**"
+        if any(cell.cell.metric.epoch == "best_on_test" for cell in page.cells)
+        else "",
+    ]
+
+
+def _body(page: Page) -> list[str]:
+    headers, rows = layout(page)
+    parts = [_blocks(headers, rows, fixed=_label_columns(page)), _conventions(page)]
+    if page.findings:
+        parts += ["## Claims", _claims(page)]
+    if page.sheet.notes:
+        parts += ["## Notes", _bullets(page.sheet.notes)]
+    return parts
+
+
+def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], fixed: int) -> str:
+    """The table, in blocks of columns not wider than WIDTH; each repeats the first `fixed` columns."""
+    widths = [max(len(line[i]) for line in (headers, *rows)) + 3 for i in range(len(headers))]
+    blocks: list[list[int]] = [[]]
+    for i in range(fixed, len(headers)):
+        if blocks[-1] and sum(widths[:fixed]) + sum(widths[j] for j in blocks[-1]) + widths[i] > WIDTH:
+            blocks.append([])
+        blocks[-1].append(i)
+    tables = []
+    for block in blocks:
+        chosen = [*range(fixed), *block]
+        body = [[row[i].replace("|", "\\|") for i in chosen] for row in rows]
+        head = [headers[i].replace("|", "\\|") for i in chosen]
+        align = ["left"] * fixed + ["right"] * len(block)
+        tables.append(tabulate(body, head, tablefmt="pipe", colalign=align, disable_numparse=True))
+    return "\n\n".join(tables)
+
+
+def _conventions(page: Page) -> str:
+    """Which numbers these are: under the table, in one paragraph."""
+    numbers: dict[str, list[Summary]] = defaultdict(list)
+    for cell in page.cells:
+        numbers[describe(cell.cell.metric, cell.cell.runs[0])].append(cell)
+    if len(numbers) == 1:
+        text = next(iter(numbers))
+    else:
+        by_column = page.sheet.kind == "table" and all(
+            len({cell.cell.metric for cell in page.cells if cell.cell.column == column}) == 1
+            for column in page.sheet.columns
+        )
+        texts = []
+        for description, cells in numbers.items():
+            labels = [page.column_label(cell) if by_column else page.row_label(cell.cell.row) for cell in cells]
+            texts.append(f"{', '.join(dict.fromkeys(labels))}: {description}")
+        text = "; ".join(texts)
+    text = f"{text[0].upper()}{text[1:]}. Mean ± sample standard deviation (number of seeds)."
+    if page.has_paper:
+        text += " Δ = ours − paper; inside, outside: where the paper's number lies with respect to our 95 % interval."
+    return text
+
+
+def describe(metric: Metric, run: Run) -> str:
+    """A metric with its unit, part and epoch, as measured on `run`."""
+    title = METRIC_TITLES[metric.name] + (f" ({metric.unit})" if metric.unit else "")
+    if metric.name == "gamma":
+        return f"{title} over the training part"
+    part = run.dataset.evaluate if metric.part == "evaluate" else metric.part
+    if part == "train":
+        return f"{title} while training, over the last epoch"
+    return f"{title} on the {part} part, {EPOCHS[metric.epoch]}"
+
+
+def _claims(page: Page) -> str:
+    where = "at this shortened recipe: " if page.experiment.shortened else ""
+    lines = []
+    for finding in page.findings:
+        lines.append(f"- {finding.claim.id}: {where}**{finding.verdict}**. {finding.claim.text}")
+        if finding.missing:
+            shown = ", ".join(f"`{cell}`" for cell in finding.missing[:6])
+            more = f" and {len(finding.missing) - 6} more" if len(finding.missing) > 6 else ""
+            lines.append(f"    - no run yet of {shown}{more}")
+        lines += [f"    - `{p.statement}` {p.verdict}: {p.text}" for p in finding.parts if p.verdict != "not run"]
+    return "\n".join(lines)
+
+
+def _recipes(page: Page) -> list[str]:
+    """Each recipe of the runs and of their teachers: as run, where its facts come from, and what was our choice."""
+    recipes = {show([run.recipe.name, identity(run.recipe)]): run.recipe for run in page.runs}
+    sections = []
+    for key, recipe in recipes.items():
+        users = {run.arch.name for run in page.runs if show([run.recipe.name, identity(run.recipe)]) == key}
+        as_run = ", ".join(f"{name} {value if isinstance(value, str) else show(value)}" for name, value in identity(recipe).items())
+        sections += [
+            f"### Recipe {recipe.name or 'without a name'} ({', '.join(sorted(users))})",
+            f"As run (what is not named is at its default): {as_run}",
+            f"Where this comes from:\n\n{_bullets(recipe.provenance)}" if recipe.provenance else "",
+            f"What we had to choose, or changed:\n\n{_bullets(recipe.deviations)}" if recipe.deviations else "",
+        ]
+    return sections
+
+
+def _machines(page: Page) -> str:
+    if not page.machines:
+        return ""
+    return "### Machines\n\n" + _bullets([f"{_count(count, 'run')}: {machine}" for machine, count in page.machines])
+
+
+def _run_links(page: Page, runs: str) -> str:
+    lines = []
+    for cell in page.cells:
+        links = [f"[{run_id}]({runs}/{run_id}/)" for run_id in cell.ids.values()]
+        if links:
+            seeds = ", ".join(map(str, cell.ids))
+            lines.append(f"`{cell.cell.row}/{cell.cell.column}`, seed {seeds}: {' '.join(links)}")
+    return f"### Runs\n\n{_bullets(lines)}" if lines else ""
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+# ---- the cells as text, for Markdown and LaTeX --------------------------------------------------------------------
+
+
+def layout(page: Page) -> tuple[list[str], list[list[str]]]:
+    """Headers and lines of the printed table."""
+    return _points(page) if page.sheet.kind == "figure" else _crossed(page)
+
+
+def _label_columns(page: Page) -> int:
+    """How many columns on the left are labels."""
+    return 2 if page.sheet.kind == "figure" or page.has_paper else 1
+
+
+def _crossed(page: Page) -> tuple[list[str], list[list[str]]]:
+    """rows × columns, with lines for ours, the paper's number and Δ where the paper has numbers."""
+    by_place = {(cell.cell.row, cell.cell.column): cell for cell in page.cells}
+    columns = [line.label for line in page.sheet.columns.values()]
+    lines = []
+    for row in page.sheet.rows:
+        cells = [by_place.get((row, column)) for column in page.sheet.columns]
+        kinds = {"ours": ours, "paper": paper, "Δ": delta} if page.has_paper else {"": ours}
+        for kind, text in kinds.items():
+            label = [page.row_label(row) if text is ours else "", *([kind] if page.has_paper else [])]
+            lines.append([*label, *(text(cell) if cell is not None else "" for cell in cells)])
+    return ["", *([""] if page.has_paper else []), *columns], lines
+
+
+def _points(page: Page) -> tuple[list[str], list[list[str]]]:
+    """One line a point of the figure; a series' label stands at its first point."""
+    sheet, lines, previous = page.sheet, [], ""
+    for cell in page.cells:
+        line = [page.row_label(cell.cell.row) if cell.cell.row != previous else "", page.column_label(cell)]
+        if sheet.x is not None:
+            line.append(MISSING if cell.x is None else number(cell.x, sheet.x.digits))
+        numbers = list(cell.values.values())
+        extremes = [min(numbers), max(numbers)] if numbers else [None, None]
+        line += [_mean_and_sd(cell), *(MISSING if v is None else number(v, cell.cell.metric.digits) for v in extremes)]
+        line.append(_seeds(cell).removesuffix(" seeds"))
+        lines.append(line + ([paper(cell), delta(cell)] if page.has_paper else []))
+        previous = cell.cell.row
+    headers = ["series", "setting", *([sheet.x.name] if sheet.x is not None else []), "mean ± sd", "min", "max", "n"]
+    return headers + (["paper", "Δ"] if page.has_paper else []), lines
+
+
+def number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def ours(cell: Summary) -> str:
+    return f"{_mean_and_sd(cell)} ({_seeds(cell)})"
+
+
+def paper(cell: Summary) -> str:
+    """The paper's number as printed there, without decimals that it does not have."""
+    if cell.paper is None:
+        return NOT_AT_HAND
+    return str(cell.paper) + (f" ± {cell.paper_sd}" if cell.paper_sd is not None else "")
+
+
+def delta(cell: Summary) -> str:
+    if cell.delta is None:
+        return NOT_AT_HAND if cell.paper is None else MISSING
+    sign = "+" if cell.delta >= 0 else ""
+    where = {True: " inside", False: " outside", None: ""}[cell.within]
+    return f"{sign}{number(cell.delta, cell.cell.metric.digits)}{where}"
+
+
+def _mean_and_sd(cell: Summary) -> str:
+    if cell.mean is None:
+        # Finished runs without the number (no such part, or a method without γ) are not missing runs.
+        return "not recorded" if cell.ids else MISSING
+    spread = f" ± {number(cell.sd, cell.cell.metric.digits)}" if cell.sd is not None else ""
+    return number(cell.mean, cell.cell.metric.digits) + spread
+
+
+def _seeds(cell: Summary) -> str:
+    """"5" where all seeds are there, else "2/5 seeds", and how many diverged: a mean over survivors must say so."""
+    have = cell.n or len(cell.ids)
+    text = str(have) if have == cell.wanted else f"{have}/{cell.wanted} seeds"
+    return text + (f", {cell.diverged} diverged" if cell.diverged else "")
+
+
+# ---- CSV ----------------------------------------------------------------------------------------------------------
+
+
+def to_csv(page: Page) -> str:
+    """Long format: one line a cell, with every number at full precision."""
+    table = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for cell in page.cells:
+        record = _record(page, cell)
+        if writer is None:
+            writer = csv.DictWriter(table, record, lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(record)
+    return table.getvalue()
+
+
+def _record(page: Page, cell: Summary) -> dict[str, object]:
+    metric, run = cell.cell.metric, cell.cell.runs[0]
+    low, high = cell.interval or (None, None)
+    record: dict[str, object] = {
+        "row": cell.cell.row,
+        "column": cell.cell.column,
+        "row_label": page.row_label(cell.cell.row),
+        "column_label": page.column_label(cell),
+    }
+    if page.sheet.kind == "figure":
+        record["x"] = cell.x
+    record |= {
+        "metric": metric.name,
+        "unit": metric.unit,
+        "part": run.dataset.evaluate if metric.part == "evaluate" else metric.part,
+        "epoch": metric.epoch,
+        "n": cell.n,
+        "wanted": cell.wanted,
+        "diverged": cell.diverged,
+        "mean": cell.mean,
+        "sd": cell.sd,
+        "min": min(cell.values.values(), default=None),
+        "max": max(cell.values.values(), default=None),
+        "ci_low": low,
+        "ci_high": high,
+    }
+    if page.has_paper:
+        within = None if cell.within is None else str(cell.within).lower()
+        record |= {"paper": cell.paper, "paper_sd": cell.paper_sd, "delta": cell.delta, "within": within}
+    return record | {
+        "seeds": " ".join(map(str, cell.values)),
+        "values": " ".join(map(repr, cell.values.values())),
+        "runs": " ".join(cell.ids[seed] for seed in cell.values),
+    }
+
+
+# ---- LaTeX --------------------------------------------------------------------------------------------------------
+
+# What pdfLaTeX cannot take as it is. One pass, so that the replacements are not escaped again.
+TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$",
+        "×": r"$\times$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "²": "$^2$", "·": r"$\cdot$", "–": "--",
+        "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "λ": r"$\lambda$", "τ": r"$\tau$", "Δ": r"$\Delta$",
+    }
+)  # fmt: skip
+
+
+def latex(page: Page) -> str:
+    r"""A table environment for `\usepackage{booktabs}`. The warning of a shortened experiment is in its caption."""
+    headers, rows = layout(page)
+    labels = _label_columns(page)
+    caption = " ".join(filter(None, [banner(page), f"{page.sheet.title}.", f"{page.sheet.source}." if page.sheet.source else ""]))
+    lines = [
+        r"% Written by lskd-report. Needs \usepackage{booktabs}.",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{f'{caption} {_conventions(page)}'.translate(TEX)}}}",
+        rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(headers) - labels)}}}",
+        r"\toprule",
+        _tex_line(headers),
+        r"\midrule",
+    ]
+    for i, row in enumerate(rows):
+        if i and row[0] and not all(line[0] for line in rows):  # a new group of lines
+            lines.append(r"\addlinespace")
+        lines.append(_tex_line(row))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _tex_line(cells: Sequence[str]) -> str:
+    return " & ".join(cell.translate(TEX) for cell in cells) + r" \\"
