@@ -5,22 +5,25 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from lskd.config import RUN_KEYS, Conf, Runtime, parse_run, shipped_conf
+from lskd.config import GROUPS, RUN_KEYS, SHORT, Conf, Runtime, parse_run, shipped_conf
 from lskd.errors import InputError, unknown
 from lskd.plan import Costs, Plan, grouped, in_order, load_experiment, make_plan, to_train, training_examples
 from lskd.store import Store
@@ -28,46 +31,71 @@ from lskd.strict import parse, show
 
 TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}
 PLANS = (False, True, "commands")
+NAMED = rf"(teacher\.)+({'|'.join(GROUPS)}|teacher)"  # settings of a teacher that are names
+
+
+# What Hydra raises for bad input. (Its YAML reader lets PyYAML's errors through.)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+
+# Hydra writes multirun.yaml, and cluster launchers their logs, into the store of the runs.
+OmegaConf.register_new_resolver("lskd.results", lambda given: str(Store.at(given).root), replace=True)
 
 
 def main() -> None:
     """The console script. Bad input is one line on stderr and exit code 2; see `launch.Outcomes` for the others."""
     try:
+        sys.argv[1:] = map(open_word, sys.argv[1:])
         prepare_groups(sys.argv[1:])
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors, and we print them
         command()
     except InputError as error:
         fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(hydra_message(error))
+    except COMPOSITION_ERRORS as error:
+        fail(hydra_message(error, sys.argv[1:]))
     except RunsFailed:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     print("lskd-run:", " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
-def hydra_message(error: Exception) -> str:
+def open_word(word: str) -> str:
+    """`recipe.clip_norm=1` as `++recipe.clip_norm=1`.
+
+    Hydra refuses to set a key that no YAML file mentions, and files mention only what differs from the defaults. With
+    ++ every key gets through to the strict parser, which knows all fields, and says what is allowed for a misspelt one.
+    """
+    dotted = re.match(r"(\w+)\.[^=]+=", word)
+    return f"++{word}" if dotted and dotted[1] in TOP_KEYS else word
+
+
+def hydra_message(error: Exception, words: Iterable[str]) -> str:
     """Hydra's or OmegaConf's error as one line that says what is allowed."""
     if isinstance(error.__cause__, InputError):
         return str(error.__cause__)
-    first = str(error).strip().splitlines()
-    message = " ".join(line.strip() for line in first if "set the env" not in line.lower() and "full_key" not in line)
-    if "Could not override" in message or "is not in struct" in message or "Key" in message:
-        for word in sys.argv[1:]:
-            key = word.lstrip("+~").partition("=")[0].partition(".")[0].partition("@")[0]
-            if "=" in word and not word.startswith("-") and key != "hydra" and key.partition("/")[0] not in TOP_KEYS:
-                return str(unknown(word.lstrip("+~").partition("=")[0], word.partition("=")[2], TOP_KEYS))
-    return message
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        return str(unknown(group, name, error.options))
+    text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        if "=" not in error.override:
+            return f"{error.override}: must be KEY=VALUE, such as experiment=quickstart or seed=1; see lskd-run --help"
+        reason = re.sub(r"^Error parsing override '.*?' (?=\w)| See https://.*", "", text)
+        return f"{error.override}: the value cannot be read ({reason}); quote it: KEY='VALUE', and close all brackets"
+    for word in words:
+        key, equals, value = word.lstrip("+~").partition("=")
+        if equals and re.split(r"[./@]", key)[0] not in {*TOP_KEYS, "hydra"} and not key.startswith("-"):
+            return str(unknown(key, value, TOP_KEYS))
+    return re.sub(r" (full_key|object_type|Config search path):? ?.*| Set the environment variable .*", "", text)
 
 
 def prepare_groups(words: list[str]) -> None:
     """Make what is registered without a YAML file a choice of its group: plugins' entries and imported data sets."""
-    given = dict(word.partition("=")[::2] for word in words if word.startswith(("plugin=", "runtime.cache=")))
+    given = dict(word.lstrip("+").partition("=")[::2] for word in words)
     if given.get("plugin", "null") != "null":
         load_plugin(given["plugin"].strip("'\""))
     load_installed_plugins()
@@ -80,19 +108,19 @@ def prepare_groups(words: list[str]) -> None:
 
 def load_plugin(name: str) -> None:
     """Import a user's module (a dotted name, or a path to a .py file), which adds to METHODS, ARCHS or DATASETS."""
+    module = f"plugin:{Path(name).resolve()}"  # a file may be called anything, even random.py
     try:
         if name.endswith(".py"):
-            module = Path(name).stem
             if module in sys.modules:
                 return
             spec = importlib.util.spec_from_file_location(module, name)
             assert spec is not None and spec.loader is not None
-            sys.modules[module] = importlib.util.module_from_spec(spec)
+            sys.modules[module] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
             spec.loader.exec_module(sys.modules[module])
         else:
             importlib.import_module(name)
     except Exception as error:
-        sys.modules.pop(Path(name).stem, None)
+        sys.modules.pop(module, None)
         raise InputError(f"plugin = {name!r}: cannot be imported: {type(error).__name__}: {error}") from None
 
 
@@ -125,37 +153,58 @@ class RunsFailed(Exception):
 
 def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None, tuple[Any, ...], Runtime, Conf, Any]:
     """The plan (None for a single run), the runs, the runtime, and whether only to show the plan. Checks everything."""
-    content = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(content, dict)
+    content: dict[str, Any] = dict.fromkeys(("experiment", "seeds", "plan", "plugin"))
+    content.update(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     for key in content:
         if key not in TOP_KEYS:
             raise unknown(str(key), content[key], TOP_KEYS)
-    content.setdefault("experiment", None)  # the group has no choice by default
     if content["plugin"]:
-        load_plugin(content["plugin"])
-    runtime = parse(Runtime, content["runtime"], "runtime")
+        load_plugin(str(content["plugin"]))
+    runtime = parse(Runtime, content.get("runtime", {}), "runtime")
     conf = Conf(search_path(hydra_config), runtime.cache_root)
-    if content["plan"] not in PLANS:
-        raise InputError(f"plan = {show(content['plan'])}: must be false, true or commands")
+    plan_only = content["plan"] or False
+    if plan_only not in PLANS:
+        raise InputError(f"plan = {show(plan_only)}: must be false, true or commands")
     if content["experiment"] is None:
         if content["seeds"] is not None:
             raise InputError(f"seeds = {show(content['seeds'])}: is for experiments; one run has a seed=N (-m seed=0,1,2: several)")
-        run = parse_run({key: value for key, value in content.items() if key in RUN_KEYS}, conf)
-        return None, in_order([run]), runtime, conf, content["plan"]
+        run = parse_run(as_typed({key: value for key, value in content.items() if key in RUN_KEYS}, hydra_config), conf)
+        return None, in_order([run]), runtime, conf, plan_only
 
-    if not isinstance(content["experiment"], Mapping):
+    name = hydra_config.runtime.choices.get("experiment")
+    if not name or not isinstance(content["experiment"], Mapping):
         raise unknown("experiment", content["experiment"], conf.names("experiment"))
-    allowed = ("experiment", "seeds", "runtime", "plan", "plugin", "hydra")
     for word in hydra_config.overrides.task:
         key = word.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] not in allowed:
-            raise InputError(f"{word}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
-                             f"its runs use +experiment.settings.{key}=…")  # fmt: skip
-    name = hydra_config.runtime.choices.get("experiment") or ""
+        if key.partition(".")[0] not in ("experiment", "seeds", "runtime", "plan", "plugin"):
+            raise InputError(f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting "
+                             f"over all its runs use experiment.settings.{key}=…")  # fmt: skip
     if content["seeds"] is not None:
+        if not content["seeds"]:
+            raise InputError(f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]")
         content["experiment"]["seeds"] = content["seeds"]
     plan = make_plan(load_experiment(content["experiment"], name), conf)
-    return plan, plan.runs, runtime, conf, content["plan"]
+    return plan, plan.runs, runtime, conf, plan_only
+
+
+def as_typed(settings: dict[str, Any], hydra_config: DictConfig) -> dict[str, Any]:
+    """The settings of one run as their author meant them, where Hydra's composition says less or more than the words."""
+    words = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
+    typed = {word.key_or_group: word.value() for word in words if not word.is_delete()}
+    # OmegaConf forgets a name when settings below it follow (teacher=resnet56 teacher.recipe.lr=0.1): say it again.
+    if isinstance(settings.get("teacher"), Mapping):
+        settings |= {key: value for key, value in typed.items() if isinstance(value, str) and re.fullmatch(NAMED, key)}
+        if isinstance(typed.get("teacher"), str):
+            settings["teacher.arch"] = typed["teacher"]
+    # A short name replaces what a file says, as in method=kd_muller temperature=2; only two typed values can disagree.
+    for short, field in SHORT.items():
+        group, leaf = field.rsplit(".", 1)
+        if settings.get(short) is not None and group in settings and not {field, group} - set(GROUPS) & set(typed):
+            settings[group].pop(leaf, None)
+    # A recipe's file need not name itself.
+    if isinstance(settings.get("recipe"), dict):
+        settings["recipe"].setdefault("name", hydra_config.runtime.choices.get("recipe"))
+    return settings
 
 
 def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
@@ -260,16 +309,22 @@ class CheckSweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
             return  # other sweepers choose their values as they go
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-        from hydra.core.override_parser.overrides_parser import OverridesParser
+        try:
+            self.check(config)
+        except InputError as error:  # Hydra makes a warning of an exception in a callback; of an exit it does not
+            fail(str(error))
+        except COMPOSITION_ERRORS as error:
+            fail(hydra_message(error, sys.argv[1:]))
 
-        state = GlobalHydra.instance()
-        loader = state.config_loader()
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(config.hydra.overrides.task))
+    def check(self, config: DictConfig) -> None:
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        loader = GlobalHydra.instance().config_loader()
+        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+        words = [*params, *config.hydra.overrides.task]
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
         for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
-            for words in batch:
-                job = loader.load_sweep_config(config, list(words))
+            for job_words in batch:
+                job = loader.load_sweep_config(config, list(job_words))
                 settings = OmegaConf.masked_copy(job, [key for key in job if key != "hydra"])
                 interpret(settings, job.hydra)
-
-

@@ -188,7 +188,7 @@ class Conf:
                         merge(merged, self.load(group, parent))
                 return merge(merged, content)
         if group == "dataset" and name in (own := data.imported(self.cache)):
-            return {"name": name, "digest": own[name].digest}
+            return {"name": name, "digest": own[name].digest, "recipe": "standard"}
         if name in {"arch": ARCHS, "method": METHODS}.get(group, {}):  # a user's own, registered without a YAML file
             return {"name": name}
         raise unknown(group, name, self.names(group))

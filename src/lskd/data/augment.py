@@ -53,9 +53,6 @@ class Views:
     """
 
     def __init__(self, images: Tensor, augment: Augment) -> None:
-        import torch
-        from torch.nn import functional as F
-
         height, width = images.shape[-2:]
         augment.check(height, width)
         self.height, self.width = augment.crop or height, augment.crop or width
@@ -64,14 +61,7 @@ class Views:
         self.flips = 2 if augment.flip else 1
         self.count = self.rows * self.columns * self.flips
         self.identity = self.count == 1
-        if augment.pad:
-            sides = (augment.pad,) * 4
-            if augment.padding == "zero":
-                images = F.pad(images, sides)
-            else:  # reflection is not defined for integers; exact in float32 for 0..255, in pieces to bound the memory
-                pieces = [F.pad(piece.float(), sides, mode="reflect").to(torch.uint8) for piece in images.split(4096)]
-                images = torch.cat(pieces)
-        self.images = images
+        self.images = pad(images, augment)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """A uniform view for each image, (N,) int64 on the images' device. Drawn on the CPU: the same everywhere."""
@@ -98,11 +88,27 @@ class Views:
         ]
 
 
+def pad(images: Tensor, augment: Augment) -> Tensor:
+    """`images` (N, C, H, W) uint8 with `augment.pad` more pixels on every side."""
+    import torch
+    from torch.nn import functional as F
+
+    if not augment.pad:
+        return images
+    sides = (augment.pad,) * 4
+    if augment.padding == "zero":
+        return F.pad(images, sides)
+    # Reflection is not defined for integers; exact in float32 for 0..255, in pieces to bound the memory.
+    return torch.cat([F.pad(piece.float(), sides, mode="reflect").to(torch.uint8) for piece in images.split(4096)])
+
+
 def centre(images: Tensor, augment: Augment) -> Tensor:
-    """The centre window of `images` (N, C, H, W) for evaluation; the whole image where the crop is not smaller.
+    """The centre window of `images` (N, C, H, W), padded where the crop is larger than they are, for evaluation.
 
     An odd margin leaves the extra pixel at the bottom right, as TensorFlow's central crop does.
     """
+    if augment.crop > min(images.shape[-2:]):
+        images = pad(images, augment)
     height, width = images.shape[-2:]
     size = augment.crop or max(height, width)
     top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
@@ -149,7 +155,8 @@ class Normalizer:
             counts = torch.stack([torch.bincount(train[:, c].flatten(), minlength=256) for c in range(channels)])
             values, counts = torch.arange(256, dtype=torch.float64) / 255, counts.cpu().double()
             mean = (counts * values).sum(1) / counts.sum(1)
-            std = ((counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)).sqrt().clamp_min(1e-12)
+            std = ((counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)).sqrt()
+            std[std < 1e-12] = 1.0  # a constant channel becomes 0
         scale, shift = 1 / (255 * std), -mean / std
         self.scale = scale.float().view(1, -1, 1, 1).to(train.device)
         self.shift = shift.float().view(1, -1, 1, 1).to(train.device)

@@ -31,8 +31,7 @@ class Teacher:
             for module in network.modules():
                 if isinstance(module, BATCH_NORMS):
                     module.train()
-                    module.momentum = 0.0  # running statistics stay as they are
-                    module.num_batches_tracked = None
+                    module.track_running_stats = False  # neither read nor changed; the buffers stay in the state
         else:
             num_classes = self.network.head.out_features
             size = len(views.images) * views.count * num_classes * 4

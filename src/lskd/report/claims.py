@@ -76,7 +76,9 @@ def _evaluate(grid: Grid, claim: Claim, values: Values) -> Finding:
     tests = [(test, of, than) for test in claim.tests for of, than in expand(grid, test)]
     parts = tuple(_part(grid, test, of, than, values, level=1 - (1 - LEVEL) / len(tests)) for test, of, than in tests)
     needed = [cell for test, of, than in tests for cell in _needed(grid, test, of, than)]
-    missing = tuple(dict.fromkeys(f"{cell.row}/{cell.column}" for cell in needed if not any(map(values.done, cell.runs))))
+    missing = tuple(
+        dict.fromkeys(f"{cell.row}/{cell.column}" for cell in needed if not any(map(values.done, cell.runs)))
+    )
     verdicts = {part.verdict for part in parts}
     verdict: Verdict
     if missing:
@@ -126,7 +128,10 @@ def judge(test: Test, effect: Estimate, corrected: float = LEVEL) -> tuple[Verdi
     if high < lowest or highest < low:
         return "contradicted", ""
     if interval[1] < lowest or highest < interval[0]:
-        return "undecided", f"against the claim at the {LEVEL:.0%} level, but not at {corrected:.1%}, corrected for its parts"
+        return (
+            "undecided",
+            f"against the claim at the {LEVEL:.0%} level, but not at {corrected:.1%}, corrected for its parts",
+        )
     return "undecided", ""
 
 

@@ -6,14 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lskd import report
+from lskd.config import Conf, shipped_conf
 from lskd.errors import InputError
-
-if TYPE_CHECKING:
-    from lskd.config import Conf
-    from lskd.report import Report
-    from lskd.store import Store
+from lskd.plan import load_experiment, make_plan
+from lskd.store import Store
 
 _EPILOG = """\
 examples:
@@ -26,11 +24,6 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 after an error that the user can mend."""
     args = _parser().parse_args(argv)
-
-    # Here, so that --help does not wait for SciPy.
-    from lskd.config import Conf, shipped_conf
-    from lskd.report import write_index
-    from lskd.store import Store
 
     try:
         if args.config_dir is not None and not args.config_dir.is_dir():
@@ -51,20 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             reports.append(_report(name, conf, store, out if name in chosen else None))
         except InputError as error:  # the others are printed all the same
             code = _fail(error)
-    if any(report.done for report in reports):
+    if any(r.done for r in reports):
         try:
-            path = write_index(sorted(reports, key=lambda report: report.plan.experiment.name), out)
+            path = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
             print(f"wrote {path}")
         except InputError as error:
             code = _fail(error)
     return code
 
 
-def _report(name: str, conf: Conf, store: Store, out: Path | None) -> Report:
+def _report(name: str, conf: Conf, store: Store, out: Path | None) -> report.Report:
     """The report of one experiment; with `out`, it is printed and written there."""
-    from lskd import report
-    from lskd.plan import load_experiment, make_plan
-
     plan = make_plan(load_experiment(conf.load("experiment", name), name), conf)
     result = report.render(plan, store)
     if out is not None and result.done == 0:

@@ -5,6 +5,7 @@ The files depend on the numbers alone (no dates, fixed ids in the SVG), so that 
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -54,16 +55,14 @@ def draw(page: Page) -> Figure:
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     axes: Axes = figure.add_subplot()
     for i, row in enumerate(page.sheet.rows):
-        _draw_series(axes, page, row, COLORS[i % len(COLORS)])
+        _draw_series(axes, page, row, i)
     axes.set_xlabel(page.sheet.x_label or _x_title(page))
     axes.set_ylabel(page.sheet.y_label or _titled(page.sheet.metric.name, page.sheet.metric.unit))
-    axes.set_title(page.sheet.title, fontsize=12, wrap=True)
+    figure.suptitle(textwrap.fill(page.sheet.title, 85), fontsize=12)
+    below_title = "\n".join(textwrap.fill(line, 110) for line in (banner(page), caption(page)) if line)
+    axes.set_title(below_title, fontsize=9, color="#B00000" if page.experiment.shortened else "#404040")
     columns = 1 if max(len(line.label) for line in page.sheet.rows.values()) > 35 else 2
-    # supxlabel and the legend share the bottom: the legend stands below the axes, the caption below the legend.
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
-    figure.supxlabel(caption(page), fontsize=9, wrap=True)
-    if page.experiment.shortened:
-        figure.suptitle(banner(page), fontsize=10, color="#B00000", weight="bold", wrap=True)
     return figure
 
 
@@ -76,8 +75,9 @@ def caption(page: Page) -> str:
     return f"{text} {points} of {len(page.cells)} points are missing." if points else text
 
 
-def _draw_series(axes: Axes, page: Page, row: str, color: str) -> None:
+def _draw_series(axes: Axes, page: Page, row: str, i: int) -> None:
     line = page.sheet.rows[row]
+    color = line.color or COLORS[i % len(COLORS)]
     cells = [cell for cell in page.cells if cell.cell.row == row and _is_point(cell)]
     if not cells:
         return
@@ -87,7 +87,8 @@ def _draw_series(axes: Axes, page: Page, row: str, color: str) -> None:
     try:
         axes.errorbar(
             [cell.x for cell in cells], means, yerr=[below, above],
-            fmt=line.style, color=line.color or color, capsize=3, elinewidth=1, label=line.label,
+            fmt=line.style, color=color, label=line.label, elinewidth=1,
+            capsize=3 + 2 * i,  # series often share their x: the caps tell their whiskers apart
         )  # fmt: skip
     except ValueError as error:
         where = f"table.{page.sheet.name}.rows.{row}"
@@ -108,4 +109,3 @@ def _x_title(page: Page) -> str:
 
 def _titled(metric: str, unit: str) -> str:
     return METRIC_TITLES[metric] + (f" ({unit})" if unit else "")
-

@@ -12,8 +12,6 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import scipy.stats
-
 LEVEL = 0.95
 
 # Standard errors below this are rounding, not spread: metrics are percentages, fractions or nats, in double precision.
@@ -41,6 +39,8 @@ class Estimate:
         """mean ± t((1 + level)/2, df) · error."""
         if self.error is None or self.df is None:
             return None
+        import scipy.stats  # here and below: a second to import, which `lskd-report --help` need not wait for
+
         half = float(scipy.stats.t.ppf((1 + level) / 2, self.df)) * self.error
         return self.mean - half, self.mean + half
 
@@ -48,6 +48,8 @@ class Estimate:
         """Two-sided: 2 · P(t_df > |mean - null| / error). None without spread."""
         if not self.has_spread:
             return None
+        import scipy.stats
+
         assert self.error is not None
         return float(2 * scipy.stats.t.sf(abs(self.mean - null) / self.error, self.df))
 

@@ -124,7 +124,7 @@ def _conventions(page: Page) -> str:
         texts = []
         for description, cells in numbers.items():
             labels = [page.column_label(cell) if by_column else page.row_label(cell.cell.row) for cell in cells]
-            texts.append(f"{', '.join(dict.fromkeys(labels))}: {description}")
+            texts.append(f"{', '.join(f'“{label}”' for label in dict.fromkeys(labels))}: {description}")
         text = "; ".join(texts)
     text = f"{text[0].upper()}{text[1:]}. Mean ± sample standard deviation (number of seeds)."
     if page.has_paper:
@@ -162,7 +162,9 @@ def _recipes(page: Page) -> list[str]:
     sections = []
     for key, recipe in recipes.items():
         users = {run.arch.name for run in page.runs if show([run.recipe.name, identity(run.recipe)]) == key}
-        as_run = ", ".join(f"{name} {value if isinstance(value, str) else show(value)}" for name, value in identity(recipe).items())
+        as_run = ", ".join(
+            f"{name} {value if isinstance(value, str) else show(value)}" for name, value in identity(recipe).items()
+        )
         sections += [
             f"### Recipe {recipe.name or 'without a name'} ({', '.join(sorted(users))})",
             f"As run (what is not named is at its default): {as_run}",
@@ -179,12 +181,15 @@ def _machines(page: Page) -> str:
 
 
 def _run_links(page: Page, runs: str) -> str:
-    lines = []
+    """Links to the runs behind each cell; cells that show different numbers of the same runs share a line."""
+    cells_of: dict[tuple[tuple[int, str], ...], list[str]] = defaultdict(list)
     for cell in page.cells:
-        links = [f"[{run_id}]({runs}/{run_id}/)" for run_id in cell.ids.values()]
-        if links:
-            seeds = ", ".join(map(str, cell.ids))
-            lines.append(f"`{cell.cell.row}/{cell.cell.column}`, seed {seeds}: {' '.join(links)}")
+        cells_of[tuple(cell.ids.items())].append(f"`{cell.cell.row}/{cell.cell.column}`")
+    lines = []
+    for ids, cells in cells_of.items():
+        if ids:
+            seeds, links = ", ".join(str(seed) for seed, _ in ids), " ".join(f"[{id}]({runs}/{id}/)" for _, id in ids)
+            lines.append(f"{', '.join(cells)}, seed {seeds}: {links}")
     return f"### Runs\n\n{_bullets(lines)}" if lines else ""
 
 
@@ -272,7 +277,7 @@ def _mean_and_sd(cell: Summary) -> str:
 
 
 def _seeds(cell: Summary) -> str:
-    """"5" where all seeds are there, else "2/5 seeds", and how many diverged: a mean over survivors must say so."""
+    """ "5" where all seeds are there, else "2/5 seeds", and how many diverged: a mean over survivors must say so."""
     have = cell.n or len(cell.ids)
     text = str(have) if have == cell.wanted else f"{have}/{cell.wanted} seeds"
     return text + (f", {cell.diverged} diverged" if cell.diverged else "")
@@ -337,7 +342,7 @@ TEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$",
-        "×": r"$\times$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "²": "$^2$", "·": r"$\cdot$", "–": "--",
+        "×": r"$\times$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "²": "$^2$", "·": r"$\cdot$", "–": "--", "“": "``", "”": "''",
         "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "λ": r"$\lambda$", "τ": r"$\tau$", "Δ": r"$\Delta$",
     }
 )  # fmt: skip
@@ -347,7 +352,9 @@ def latex(page: Page) -> str:
     r"""A table environment for `\usepackage{booktabs}`. The warning of a shortened experiment is in its caption."""
     headers, rows = layout(page)
     labels = _label_columns(page)
-    caption = " ".join(filter(None, [banner(page), f"{page.sheet.title}.", f"{page.sheet.source}." if page.sheet.source else ""]))
+    caption = " ".join(
+        filter(None, [banner(page), f"{page.sheet.title}.", f"{page.sheet.source}." if page.sheet.source else ""])
+    )
     lines = [
         r"% Written by lskd-report. Needs \usepackage{booktabs}.",
         r"\begin{table}",

@@ -42,7 +42,9 @@ class Values:
                     number = (metric or cell.metric).of(run, record)
                 except (AttributeError, KeyError, TypeError):
                     path = self.store.directory(run) / "result.json"
-                    raise InputError(f"{path}: is not the record of a run; restore it, or delete its directory") from None
+                    raise InputError(
+                        f"{path}: is not the record of a run; restore it, or delete its directory"
+                    ) from None
                 if number is not None:
                     numbers[run.seed] = number
         return numbers
