@@ -24,10 +24,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lskd.config import GROUPS, RUN_KEYS, SHORT, Conf, Runtime, parse_run, shipped_conf
+from lskd.data import Dataset
 from lskd.errors import InputError, unknown
+from lskd.methods import METHODS
+from lskd.models import ARCHS
 from lskd.plan import Costs, Plan, grouped, in_order, load_experiment, make_plan, to_train, training_examples
 from lskd.store import Store
-from lskd.strict import parse, show
+from lskd.recipe import Recipe
+from lskd.strict import fields, parse, show, unknown_key
 
 TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}
 PLANS = (False, True, "commands")
@@ -52,6 +56,10 @@ def main() -> None:
         fail(str(error))
     except COMPOSITION_ERRORS as error:
         fail(hydra_message(error, sys.argv[1:]))
+    except ValueError as error:
+        if "Config group override" not in str(error):  # what Hydra says to arch=null and arch=3
+            raise
+        fail(f"{' '.join(sys.argv[1:])}: {', '.join((*GROUPS, 'experiment'))} must be names; see lskd-run --help")
     except RunsFailed:
         sys.exit(1)
     except KeyboardInterrupt:
@@ -82,15 +90,28 @@ def hydra_message(error: Exception, words: Iterable[str]) -> str:
         return str(unknown(group, name, error.options))
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
-        if "=" not in error.override:
-            return f"{error.override}: must be KEY=VALUE, such as experiment=quickstart or seed=1; see lskd-run --help"
+        word = error.override.lstrip("+")
+        if "=" not in word:
+            return f"{word}: must be KEY=VALUE, such as experiment=quickstart or seed=1; see lskd-run --help"
         reason = re.sub(r"^Error parsing override '.*?' (?=\w)| See https://.*", "", text)
-        return f"{error.override}: the value cannot be read ({reason}); quote it: KEY='VALUE', and close all brackets"
+        return f"{word}: the value cannot be read ({reason}); quote it: KEY='VALUE', and close all brackets"
+    if ambiguous := re.match("Ambiguous value for argument '(.*?)' 1", text):
+        return f"{ambiguous[1]}: is several values; give one, add -m to sweep over them, or write a list as KEY=[1,2]"
     for word in words:
         key, equals, value = word.lstrip("+~").partition("=")
         if equals and re.split(r"[./@]", key)[0] not in {*TOP_KEYS, "hydra"} and not key.startswith("-"):
-            return str(unknown(key, value, TOP_KEYS))
-    return re.sub(r" (full_key|object_type|Config search path):? ?.*| Set the environment variable .*", "", text)
+            return str(unknown_top_key(key, value))
+    return re.sub(r" (full_key|object_type|Config search path):? ?.*", "", text)
+
+
+def unknown_top_key(key: str, value: object) -> InputError:
+    """`InputError` for a key that is none of the settings; perhaps it is one of their fields, as in lr=0.1."""
+    kinds = {"recipe": [Recipe], "dataset": [Dataset], "runtime": [Runtime]}
+    kinds |= {"arch": [type(arch) for arch in ARCHS.values()], "method": [type(method) for method in METHODS.values()]}
+    for group, classes in kinds.items():
+        if any(key in fields(kind) for kind in classes):
+            return InputError(f"{key} = {show(value)}: unknown key; did you mean {group}.{key}?")
+    return unknown_key(key, value, key, TOP_KEYS)
 
 
 def prepare_groups(words: list[str]) -> None:
@@ -138,9 +159,11 @@ def command(config: DictConfig) -> None:
     try:
         code = execute(*interpret(config, hydra_config))
     except InputError as error:
-        if hydra_config.mode == RunMode.MULTIRUN:
-            raise
+        if hydra_config.mode == RunMode.MULTIRUN and not hydra_config.launcher._target_.endswith("BasicLauncher"):
+            raise  # other launchers carry exceptions from their processes to `main`, which an exit would kill
         fail(str(error))
+    except COMPOSITION_ERRORS as error:
+        fail(hydra_message(error, ()))
     if code == 1 and hydra_config.mode == RunMode.MULTIRUN:
         raise RunsFailed  # an exception lets Hydra go on with the other jobs of the sweep
     if code:
@@ -157,7 +180,7 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
     content.update(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     for key in content:
         if key not in TOP_KEYS:
-            raise unknown(str(key), content[key], TOP_KEYS)
+            raise unknown_top_key(str(key), content[key])
     if content["plugin"]:
         load_plugin(str(content["plugin"]))
     runtime = parse(Runtime, content.get("runtime", {}), "runtime")
@@ -173,7 +196,7 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
 
     name = hydra_config.runtime.choices.get("experiment")
     if not name or not isinstance(content["experiment"], Mapping):
-        raise unknown("experiment", content["experiment"], conf.names("experiment"))
+        raise unknown("experiment", name, conf.names("experiment"))
     for word in hydra_config.overrides.task:
         key = word.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in ("experiment", "seeds", "runtime", "plan", "plugin"):
@@ -202,8 +225,8 @@ def as_typed(settings: dict[str, Any], hydra_config: DictConfig) -> dict[str, An
         if settings.get(short) is not None and group in settings and not {field, group} - set(GROUPS) & set(typed):
             settings[group].pop(leaf, None)
     # A recipe's file need not name itself.
-    if isinstance(settings.get("recipe"), dict):
-        settings["recipe"].setdefault("name", hydra_config.runtime.choices.get("recipe"))
+    if recipe := hydra_config.runtime.choices.get("recipe"):
+        settings["recipe"].setdefault("name", recipe)
     return settings
 
 
@@ -216,6 +239,8 @@ def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
 def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Conf, plan_only: Any) -> int:
     """Show, train what is missing, report. The exit code."""
     store = Store.at(runtime.results)
+    for run in runs:
+        store.result(run)  # a damaged record is an error now, not when the last run has been trained
     print(describe(plan, runs, store, conf, details=bool(plan_only)), flush=True)
     if plan_only:
         if plan_only == "commands":
@@ -317,6 +342,7 @@ class CheckSweep(Callback):
             fail(hydra_message(error, sys.argv[1:]))
 
     def check(self, config: DictConfig) -> None:
+        runs: dict[str, Any] = {}
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         loader = GlobalHydra.instance().config_loader()
@@ -327,4 +353,10 @@ class CheckSweep(Callback):
             for job_words in batch:
                 job = loader.load_sweep_config(config, list(job_words))
                 settings = OmegaConf.masked_copy(job, [key for key in job if key != "hydra"])
-                interpret(settings, job.hydra)
+                _, needed, runtime, conf, plan_only = interpret(settings, job.hydra)
+                if not plan_only:
+                    runs.update((run.id, run) for run in to_train(needed, Store.at(runtime.results)))
+        if runs:
+            from lskd.run import check_buildable
+
+            check_buildable(runs.values(), conf.cache)

@@ -6,6 +6,7 @@ import copy
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from lskd.methods import METHODS, Method
 from lskd.methods.method import require
 from lskd.models import ARCHS, Arch
 from lskd.recipe import Recipe
-from lskd.strict import _fields, convert, identity, parse, show, unknown_key
+from lskd.strict import fields, convert, identity, parse, show, unknown_key
 
 T = TypeVar("T")
 
@@ -295,6 +296,8 @@ def _apply_short(form: dict[str, Any], head: str, value: Any, where: str) -> Non
         if target.get(part) is None:
             target[part] = {}
         target = target[part]
+        if not isinstance(target, dict):
+            raise InputError(f"{part} = {show(target)}: must be a mapping, or left out where {head} is given")
     if leaf in target and target[leaf] != value and not (leaf == "alpha" and target[leaf] == 0):
         raise InputError(f"{where} = {show(value)}: {SHORT[head]} = {show(target[leaf])} says otherwise; give one of them")
     target[leaf] = value
@@ -318,11 +321,12 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
             raise InputError(f"{at(group)}: is required; allowed: {', '.join(conf.names(group))}")
     dataset_values = _resolve("dataset", form["dataset"], conf, at("dataset"))
     usual_recipe = dataset_values.pop("recipe", None)
-    if not {"", "name"} & set(form.get("recipe", {})):
+    chosen = {"arch": form["arch"], "method": form["method"], "recipe": form.get("recipe", {})}
+    if not {"", "name"} & set(chosen["recipe"]):
         if usual_recipe is None:
             raise InputError(f"{at('recipe')}: is required with this dataset; allowed: {', '.join(conf.names('recipe'))}")
-        form["recipe"] = {"": usual_recipe, **form.get("recipe", {})}
-    group_values = {group: _resolve(group, form[group], conf, at(group)) for group in ("arch", "method", "recipe")}
+        chosen["recipe"] = {"": usual_recipe, **chosen["recipe"]}
+    group_values = {group: _resolve(group, given, conf, at(group)) for group, given in chosen.items()}
 
     recipe = parse(Recipe, group_values["recipe"], at("recipe"))
     dataset = parse(Dataset, dataset_values, at("dataset"))
@@ -335,11 +339,14 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
         data.check(dataset, spec)
     with located(at("recipe.augment")):
         recipe.augment.check(*spec.shape[1:])
+    if recipe.normalize.kind == "fixed":
+        mean = recipe.normalize.mean
+        require(len(mean) == spec.shape[0], at("recipe.normalize.mean"), list(mean), f"{spec.shape[0]} numbers, one a channel")
     arch = _registered(ARCHS, group_values["arch"], at("arch"))
     method = _registered(METHODS, group_values["method"], at("method"))
     smoothing = parse(Smoothing, form.get("smoothing", {}), at("smoothing"))
     seed = convert(int, form.get("seed", 0), at("seed"))
-    mode = convert(_fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
+    mode = convert(fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
 
     teacher = None
     own = form.get("teacher")
@@ -350,14 +357,7 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
             raise InputError(f"{what}: the teacher has no network; give teacher=ARCH, one of {', '.join(conf.names('arch'))}")
         own = None  # teacher_ls=false, and no teacher
     if own is not None:
-        inherited = {key: form[key] for key in ("dataset", "recipe") if key in form}
-        inherited["seed"] = seed
-        if smoothing.mass != "all":
-            inherited["smoothing"] = {"mass": smoothing.mass}
-        for group in ("dataset", "recipe"):  # a choice of its own starts afresh; single fields change the student's
-            if {"", "name"} & set(own.get(group, {})):
-                inherited.pop(group)
-        teacher = build_run(merge(copy.deepcopy(inherited), own), conf, at("teacher"))
+        teacher = build_run(teacher_form({**form, "seed": seed}), conf, at("teacher"))
         taught, teaches = spec.num_classes, data.spec(teacher.dataset.name, conf.cache).num_classes
         if taught != teaches:
             raise InputError(
@@ -366,6 +366,18 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
             )
     with located(path):
         return Run(dataset, arch, method, recipe, smoothing, seed, teacher, mode)
+
+
+def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:
+    """The normal form of the teacher in `form`: its own settings over the student's data set, recipe, seed and mass."""
+    own = form["teacher"]
+    inherited = {key: form[key] for key in ("dataset", "recipe", "seed") if key in form}
+    for group in ("dataset", "recipe"):  # a choice of its own starts afresh; single fields change the student's
+        if {"", "name"} & set(own.get(group, {})):
+            inherited.pop(group, None)
+    if "mass" in form.get("smoothing", {}):
+        inherited["smoothing"] = {"mass": form["smoothing"]["mass"]}
+    return merge(copy.deepcopy(inherited), own)
 
 
 def _resolve(group: str, given: dict[str, Any], conf: Conf, where: str) -> dict[str, Any]:
@@ -386,7 +398,7 @@ def _registered(registry: Mapping[str, T], given: dict[str, Any], path: str) -> 
     if name not in registry:
         raise unknown(f"{path}.name", name, registry)
     prototype = registry[name]
-    if "temperature" in given and "temperature" not in _fields(type(prototype)):
+    if "temperature" in given and "temperature" not in fields(type(prototype)):
         raise InputError(f"temperature = {show(given['temperature'])}: method={name} has no temperature")
     return Named(name, parse(type(prototype), given, path, defaults=prototype))
 
@@ -446,7 +458,7 @@ def _hydra(value: Any) -> str:
         return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_hydra, value)) + "]"
-    if isinstance(value, str) and not value.replace("_", "").isalnum():
+    if isinstance(value, str) and not re.fullmatch(r"(?!(true|false|null|inf|nan)$)[a-z_]\w*", value, re.IGNORECASE):
         return "'" + value.replace("'", "\\'") + "'"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -47,16 +47,17 @@ def carry_out(runs: Sequence[Run], store: Store, runtime: Runtime, conf: Conf) -
 
     from lskd import data
     from lskd.engine import Diverged, Interrupted
-    from lskd.run import check_buildable, resolve_device, train_run
+    from lskd.run import check_buildable, load_network, resolve_device, train_run
 
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     device = resolve_device(runtime.device)
+    check_buildable(pending, conf.cache)
+    ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and is_ready(run.teacher, store)}
+    for run in ready.values():
+        load_network(run, store, runtime)
     for dataset in dict.fromkeys(run.dataset.name for run in pending):
         data.prepare(dataset, data=runtime.data_root, cache=runtime.cache_root)
-    shapes = {(run.arch, run.dataset.name, run.recipe.augment, repr(run.recipe.lr_factors), run.recipe.weight_decay): run for run in pending}
-    for run in shapes.values():
-        check_buildable(run, conf.cache)
 
     lost: dict[str, str] = {}  # runs that will not be done, by id
     with stopping() as stop, Progress(pending, store, conf, show=runtime.progress) as progress:
@@ -77,14 +78,14 @@ def carry_out(runs: Sequence[Run], store: Store, runtime: Runtime, conf: Conf) -
                     outcomes.failed.append((run, f"{failure.get('message', 'diverged')} (runtime.retry=true tries again)"))
                     progress.finished(run)
                     continue
-                if run.teacher is not None and not store.weights(run.teacher).is_file():
+                if run.teacher is not None and not is_ready(run.teacher, store):
                     waiting.append(run)  # another process is training the teacher
                     continue
                 with store.claim(run) as ours:
                     if not ours:
                         waiting.append(run)
                         continue
-                    if store.state(run) == "done" and store.weights(run).is_file():
+                    if is_ready(run, store):
                         progress.finished(run)  # another process has just done it
                         continue
                     progress.started(run)
@@ -108,6 +109,11 @@ def carry_out(runs: Sequence[Run], store: Store, runtime: Runtime, conf: Conf) -
             pending = waiting
         outcomes.interrupted = stop.asked
     return outcomes
+
+
+def is_ready(run: Run, store: Store) -> bool:
+    """Whether the run is finished and its weights are here: it can teach."""
+    return store.state(run) == "done" and store.weights(run).is_file()
 
 
 @dataclass

@@ -6,11 +6,13 @@ configuration under several seeds. Nothing here imports torch: a plan of hundred
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lskd.config import Conf, Run, build_run, merge, normal_form, override_words
+from lskd.config import Conf, Run, build_run, merge, normal_form, override_words, teacher_form
 from lskd.errors import InputError, unknown
 from lskd.methods.method import require
 from lskd.store import Store
@@ -108,6 +110,9 @@ class Claim:
     text: str
     tests: tuple[Test, ...]
 
+    def __post_init__(self) -> None:
+        require(bool(self.tests), "tests", [], "at least one test")
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -157,7 +162,8 @@ class Sheet:
             known = list(self.rows) if row != operand else [f"{r}/{c}" for r, c in keys]
             if row not in known:
                 raise unknown(where, operand, known)
-            require(not operand.endswith("@x") or self.kind == "figure", where, operand, "a cell; only figures have an x")
+            has_x = self.kind == "figure" or not operand.endswith("@x")
+            require(has_x, where, operand, "a cell; only figures have an x")
             if operand.endswith("/*"):
                 wild.append([column for r, column in keys if r == row])
         require(len(wild) < 2 or wild[0] == wild[1], where, test.than, f"a row with the columns of {test.of}")
@@ -200,6 +206,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require(bool(self.sheets), "sheets", [], "a list of names in conf/table")
+        require(len(set(self.sheets)) == len(self.sheets), "sheets", list(self.sheets), "all different")
+        require(len(set(self.seeds)) == len(self.seeds), "seeds", list(self.seeds), "all different")
 
 
 @dataclass(frozen=True)
@@ -219,6 +227,7 @@ class Grid:
     """A sheet with its cells filled with runs."""
 
     sheet: Sheet
+    seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
 
     def cell(self, row: str, column: str) -> Cell:
@@ -237,12 +246,16 @@ class Plan:
         """The command line that trains exactly this run, where a cell of the plan describes it."""
         for grid in self.grids:
             for cell in grid.cells:
-                for candidate in cell.runs:
-                    if candidate.id == run.id:
-                        take_teacher = _take(grid.sheet, cell.row, cell.column) == "teacher"
-                        return command_line(cell.settings, candidate.seed, teacher=take_teacher)
-                    if candidate.teacher is not None and candidate.teacher.id == run.id:
-                        return command_line(cell.settings, candidate.teacher.seed, teacher=True)
+                for seed, taken in zip(grid.seeds, cell.runs, strict=True):
+                    form = {"seed": seed, **cell.settings}
+                    if _take(grid.sheet, cell.row, cell.column) == "teacher":
+                        form = teacher_form(form)
+                    candidate: Run | None = taken
+                    while candidate is not None:
+                        if candidate.id == run.id:
+                            return command_line(form)
+                        candidate = candidate.teacher
+                        form = teacher_form(form) if candidate is not None else form
         raise KeyError(run.id)
 
 
@@ -292,7 +305,7 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
             runs.append(run)
         metric = next((entry.metric for entry in lines if entry.metric is not None), sheet.metric)
         cells.append(Cell(row, column, form, tuple(runs), metric, x))
-    return Grid(sheet, tuple(cells))
+    return Grid(sheet, tuple(seeds), tuple(cells))
 
 
 def _take(sheet: Sheet, row: str, column: str) -> str:
@@ -336,18 +349,16 @@ def to_train(runs: Sequence[Run], store: Store) -> list[Run]:
     return list(needed.values())
 
 
-def command_line(settings: Mapping[str, Any], seed: int, *, teacher: bool = False) -> str:
-    """`lskd-run …` for a cell's settings (in normal form), or for its teacher alone."""
-    if teacher:
-        own = settings["teacher"]
-        inherited = {key: settings[key] for key in ("dataset", "recipe") if key in settings and "" not in own.get(key, {})}
-        settings = merge(merge({}, inherited), own)
-    words = override_words({**settings, "seed": settings.get("seed", seed)})
-    return " ".join(["lskd-run", *map(_quote, words)])
+def command_line(form: Mapping[str, Any]) -> str:
+    """`lskd-run …` for settings in normal form."""
+    return " ".join(["lskd-run", *map(_quote, override_words(form))])
 
 
 def _quote(word: str) -> str:
-    return f'"{word}"' if any(c in word for c in "{}[]'* ") else word
+    """`word` for a shell; in double quotes where they do, because Hydra's own are single ones."""
+    if re.search(r'["$`\\!]', word):
+        return shlex.quote(word)
+    return f'"{word}"' if shlex.quote(word) != word else word
 
 
 # ---- cost ---------------------------------------------------------------------------------------------------------

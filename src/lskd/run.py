@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,23 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def check_buildable(run: Run, cache: Path) -> None:
-    """Build the run's network without memory, so that one that cannot be built is an error before anything trains."""
-    with torch.device("meta"):
-        network = build_network(run, data.spec(run.dataset.name, cache))
-    lr_factors(dict(network.named_parameters()), run.recipe.lr_factors)
-    decayed_parameters(network, run.recipe.weight_decay)
+def check_buildable(runs: Iterable[Run], cache: Path) -> None:
+    """Build each kind of network among `runs` without memory, so that one that cannot be built, or has no parameters of
+    the names that its recipe gives, is an error before anything trains."""
+    checked = set()
+    for run in runs:
+        recipe = run.recipe
+        kind = (run.arch, run.dataset.name, recipe.augment.crop, repr(recipe.lr_factors), recipe.weight_decay)
+        if kind in checked:
+            continue
+        checked.add(kind)
+        try:
+            with torch.device("meta"):
+                network = build_network(run, data.spec(run.dataset.name, cache))
+        except InputError as error:
+            raise InputError(f"arch = {run.arch.name}: cannot be built for {run}: {error}") from None
+        lr_factors(dict(network.named_parameters()), recipe.lr_factors)
+        decayed_parameters(network, recipe.weight_decay)
 
 
 @functools.lru_cache(maxsize=4)
@@ -136,7 +147,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": name,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "command": shlex.join(word for word in words if not word.startswith("runtime.")),
+        # As it was typed: without the ++ that lskd.cli puts before some words.
+        "command": shlex.join(word for word in (w.removeprefix("++") for w in words) if not word.startswith("runtime.")),
     }
 
 

@@ -140,12 +140,16 @@ class Store:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`; None where there is no such file."""
     try:
-        return json.loads(path.read_text())  # type: ignore[no-any-return]
-    except FileNotFoundError:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not valid JSON ({error}); restore it, or delete its directory to train again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is not a JSON object; restore it, or delete its directory to train again")
+    return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

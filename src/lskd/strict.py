@@ -24,8 +24,8 @@ T = TypeVar("T")
 def parse(kind: type[T], given: Mapping[str, Any], path: str = "", *, defaults: T | None = None) -> T:
     """An instance of the dataclass `kind` from `given`; fields not given come from `defaults` or the class."""
     if not isinstance(given, Mapping):
-        raise InputError(f"{path or kind.__name__} = {given!r}: must be a mapping with keys {', '.join(_fields(kind))}")
-    hints = _fields(kind)
+        raise InputError(f"{path or kind.__name__} = {given!r}: must be a mapping with keys {', '.join(fields(kind))}")
+    hints = fields(kind)
     values = {}
     for key, value in given.items():
         if key not in hints:
@@ -117,7 +117,8 @@ def _plain(value: Any) -> Any:
 
 
 @functools.cache
-def _fields(kind: type) -> dict[str, Any]:
+def fields(kind: type) -> dict[str, Any]:
+    """The fields of a dataclass and their types."""
     hints = typing.get_type_hints(kind)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
 

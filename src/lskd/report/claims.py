@@ -76,18 +76,16 @@ def _evaluate(grid: Grid, claim: Claim, values: Values) -> Finding:
     tests = [(test, of, than) for test in claim.tests for of, than in expand(grid, test)]
     parts = tuple(_part(grid, test, of, than, values, level=1 - (1 - LEVEL) / len(tests)) for test, of, than in tests)
     needed = [cell for test, of, than in tests for cell in _needed(grid, test, of, than)]
-    missing = tuple(
-        dict.fromkeys(f"{cell.row}/{cell.column}" for cell in needed if not any(map(values.done, cell.runs)))
-    )
+    without_run = [f"{cell.row}/{cell.column}" for cell in needed if not any(map(values.done, cell.runs))]
     verdicts = {part.verdict for part in parts}
     verdict: Verdict
-    if missing:
+    if without_run:
         verdict = "not run"
     elif verdicts == {"reproduced"}:
         verdict = "reproduced"
     else:
         verdict = "contradicted" if "contradicted" in verdicts else "undecided"
-    return Finding(claim, verdict, parts, missing)
+    return Finding(claim, verdict, parts, tuple(dict.fromkeys(without_run)))
 
 
 def expand(grid: Grid, test: Test) -> list[tuple[str, str]]:
@@ -117,7 +115,7 @@ def judge(test: Test, effect: Estimate, corrected: float = LEVEL) -> tuple[Verdi
     """The verdict on one number, and the reason where it is undecided. `corrected`: the level of contradictions."""
     interval = effect.interval()
     if interval is None:
-        return "undecided", "one seed"
+        return "undecided", "one seed decides nothing"
     if not effect.has_spread:
         return "undecided", "all seeds agree exactly, so nothing shows how far chance reaches"
     lowest, highest = region(test)
@@ -128,10 +126,7 @@ def judge(test: Test, effect: Estimate, corrected: float = LEVEL) -> tuple[Verdi
     if high < lowest or highest < low:
         return "contradicted", ""
     if interval[1] < lowest or highest < interval[0]:
-        return (
-            "undecided",
-            f"against the claim at the {LEVEL:.0%} level, but not at {corrected:.1%}, corrected for its parts",
-        )
+        return "undecided", f"against the claim at {LEVEL:.0%}, but not at {corrected:.1%}, corrected for its parts"
     return "undecided", ""
 
 
@@ -160,7 +155,7 @@ def _part(grid: Grid, test: Test, of: str, than: str, values: Values, level: flo
         return Part(test, of, than, "undecided", "no seed has all the numbers that this needs")
     verdict, reason = judge(test, effect, level)
     over = grid.sheet.rows[cells[0].row].over
-    words = [_in_words(test, effect, metric, over, wanted), reason if reason != "one seed" else "", note]
+    words = [_in_words(test, effect, metric, over, wanted), reason, note]
     return Part(test, of, than, verdict, "; ".join(filter(None, words)), effect)
 
 
@@ -244,6 +239,7 @@ def _in_words(test: Test, effect: Estimate, metric: Metric, over: str, wanted: i
         text += f" over {effect.n[0]} and {effect.n[1]} seeds (none shared)"
     else:
         n = effect.n[0]
-        text += (f" over {n} of {wanted} seeds" if n < wanted else f" over {n} seeds") if n > 1 else " on one seed"
+        counted = f"{n} of {wanted}" if n < wanted else f"{n}"
+        text += f" over {counted} seed" + ("" if counted == "1" else "s")
     p = None if kind == "equal" else effect.p_value(test.within or 0.0)
     return text if p is None else f"{text}, {'p < 0.001' if p < 0.001 else f'p = {p:.3f}'}"

@@ -1,14 +1,16 @@
 """A figure sheet as PNG and SVG: each series' mean over seeds, with whiskers from minimum to maximum.
 
-The files depend on the numbers alone (no dates, fixed ids in the SVG), so that an unchanged result is an unchanged file.
+The files depend on the numbers alone (no dates, fixed ids in the SVG), so that unchanged results are unchanged files.
 """
 
 from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,7 +22,7 @@ from lskd.report.values import Summary
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lskd",
     "font.size": 11,
     "legend.fontsize": 10,
@@ -59,7 +61,7 @@ def draw(page: Page) -> Figure:
     axes.set_xlabel(page.sheet.x_label or _x_title(page))
     axes.set_ylabel(page.sheet.y_label or _titled(page.sheet.metric.name, page.sheet.metric.unit))
     figure.suptitle(textwrap.fill(page.sheet.title, 85), fontsize=12)
-    below_title = "\n".join(textwrap.fill(line, 110) for line in (banner(page), caption(page)) if line)
+    below_title = "\n".join(textwrap.fill(line, 95) for line in (banner(page), caption(page)) if line)
     axes.set_title(below_title, fontsize=9, color="#B00000" if page.experiment.shortened else "#404040")
     columns = 1 if max(len(line.label) for line in page.sheet.rows.values()) > 35 else 2
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
@@ -68,10 +70,8 @@ def draw(page: Page) -> Figure:
 
 def caption(page: Page) -> str:
     """What whiskers are, and how much of the figure is there."""
-    wanted = sum(cell.wanted for cell in page.cells)
-    there = sum(cell.n for cell in page.cells)
     points = sum(not _is_point(cell) for cell in page.cells)
-    text = f"Mean over seeds; whiskers from minimum to maximum. {there} of {wanted} runs."
+    text = f"Mean over seeds; whiskers from minimum to maximum. {page.done} of {len(page.runs)} runs."
     return f"{text} {points} of {len(page.cells)} points are missing." if points else text
 
 
@@ -81,14 +81,14 @@ def _draw_series(axes: Axes, page: Page, row: str, i: int) -> None:
     cells = [cell for cell in page.cells if cell.cell.row == row and _is_point(cell)]
     if not cells:
         return
-    means = [cell.mean for cell in cells]
-    below = [cell.mean - min(cell.values.values()) for cell in cells if cell.mean is not None]
-    above = [max(cell.values.values()) - cell.mean for cell in cells if cell.mean is not None]
+    xs, means = np.array([cell.x for cell in cells], float), np.array([cell.mean for cell in cells], float)
+    lowest = np.array([min(cell.values.values()) for cell in cells])
+    highest = np.array([max(cell.values.values()) for cell in cells])
     try:
         axes.errorbar(
-            [cell.x for cell in cells], means, yerr=[below, above],
+            xs, means, yerr=[means - lowest, highest - means],
             fmt=line.style, color=color, label=line.label, elinewidth=1,
-            capsize=3 + 2 * i,  # series often share their x: the caps tell their whiskers apart
+            capsize=3 + 1.5 * i,  # series often share their x: the caps tell their whiskers apart
         )  # fmt: skip
     except ValueError as error:
         where = f"table.{page.sheet.name}.rows.{row}"

@@ -1,8 +1,8 @@
 """What a handful of seeds says about a mean, a difference and a slope.
 
-Conventions: x₁ … xₙ are the numbers of n runs that differ in their seeds alone; m is their mean; s their sample standard
-deviation (n - 1 in the denominator); t(q, df) is the q-quantile of Student's distribution. Where n = 1 nothing is known
-about the spread: standard deviation, interval and p-value are None, never 0.
+Conventions: x₁ … xₙ are the numbers of n runs that differ in their seeds alone; m is their mean; s is their sample
+standard deviation (n - 1 in the denominator); t(q, df) is the q-quantile of Student's distribution. Where n = 1 nothing
+is known about the spread: standard deviation, interval and p-value are None, never 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUNDING = 1e-9
 class Estimate:
     """A mean with its standard error `error` on `df` degrees of freedom, from samples of the sizes `n`.
 
-    n has one entry for a single or a paired sample, two for Welch's. error and df are None where a sample has one value.
+    n has one entry for a single or a paired sample, two for Welch's. error, df: None where a sample has one value.
     """
 
     mean: float

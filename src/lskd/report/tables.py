@@ -20,7 +20,7 @@ from lskd.report.page import Page
 from lskd.report.values import Summary
 from lskd.strict import identity, show
 
-WIDTH = 120  # characters; a table that is wider is broken into blocks of columns
+WIDTH = 120  # characters; rows × columns that are wider are broken into blocks of columns
 
 MISSING = "–"
 NOT_AT_HAND = "n/a"
@@ -64,26 +64,31 @@ def compact(page: Page, details: str) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
+SELECTED_ON_TEST = (
+    "**Selected on the test part: these numbers are of each run's best epoch on the very images they are measured on, "
+    "as the paper's are.**"
+)
+
+
 def _head(page: Page) -> list[str]:
-    sheet, warning = page.sheet, banner(page)
+    """All that must be read before the numbers."""
+    experiment, sheet = page.experiment, page.sheet
     source = f"{sheet.source}. " if sheet.source else ""
-    command = f"`lskd-run experiment={page.experiment.name}`"
-    laid_over = "" if page.experiment.shortened else show(page.experiment.settings) if page.experiment.settings else ""
-    return [
-        f"> **{warning}**" if warning else "",
-        f"# {sheet.title}",
-        f"{source}{page.done} of {len(page.runs)} runs done: {command}",
-        f"**Settings laid over every cell: {laid_over}**" if laid_over else "",
-        "**Selected on the test part: these numbers are of each run's best epoch on the very images they are measured "
-        "on, as the paper's are.**"
-        if any(cell.cell.metric.epoch == "best_on_test" for cell in page.cells)
-        else "",
-    ]
+    lines = [f"> **{banner(page)}**"] if experiment.shortened else []
+    lines += [f"# {sheet.title}"]
+    lines += [f"{source}{page.done} of {len(page.runs)} runs done: `lskd-run experiment={experiment.name}`"]
+    if experiment.settings and not experiment.shortened:
+        lines.append(f"**Settings laid over every cell: {show(experiment.settings)}**")
+    if any(cell.cell.metric.epoch == "best_on_test" for cell in page.cells):
+        lines.append(SELECTED_ON_TEST)
+    return lines
 
 
 def _body(page: Page) -> list[str]:
     headers, rows = layout(page)
-    parts = [_blocks(headers, rows, fixed=_label_columns(page)), _conventions(page)]
+    # A figure's points are few columns, which must stay side by side.
+    width = WIDTH if page.sheet.kind == "table" else 0
+    parts = [_blocks(headers, rows, _label_columns(page), width), _conventions(page)]
     if page.findings:
         parts += ["## Claims", _claims(page)]
     if page.sheet.notes:
@@ -91,12 +96,12 @@ def _body(page: Page) -> list[str]:
     return parts
 
 
-def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], fixed: int) -> str:
-    """The table, in blocks of columns not wider than WIDTH; each repeats the first `fixed` columns."""
+def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], fixed: int, width: int) -> str:
+    """The table, in blocks of columns not wider than `width` (0: in one); each repeats the first `fixed` columns."""
     widths = [max(len(line[i]) for line in (headers, *rows)) + 3 for i in range(len(headers))]
     blocks: list[list[int]] = [[]]
     for i in range(fixed, len(headers)):
-        if blocks[-1] and sum(widths[:fixed]) + sum(widths[j] for j in blocks[-1]) + widths[i] > WIDTH:
+        if width and blocks[-1] and sum(widths[j] for j in (*range(fixed), *blocks[-1], i)) > width:
             blocks.append([])
         blocks[-1].append(i)
     tables = []
@@ -342,8 +347,9 @@ TEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$",
-        "×": r"$\times$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "²": "$^2$", "·": r"$\cdot$", "–": "--", "“": "``", "”": "''",
+        "×": r"$\times$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "²": "$^2$", "·": r"$\cdot$", "–": "--",
         "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "λ": r"$\lambda$", "τ": r"$\tau$", "Δ": r"$\Delta$",
+        "“": "``", "”": "''",
     }
 )  # fmt: skip
 
@@ -352,14 +358,13 @@ def latex(page: Page) -> str:
     r"""A table environment for `\usepackage{booktabs}`. The warning of a shortened experiment is in its caption."""
     headers, rows = layout(page)
     labels = _label_columns(page)
-    caption = " ".join(
-        filter(None, [banner(page), f"{page.sheet.title}.", f"{page.sheet.source}." if page.sheet.source else ""])
-    )
+    sentences = [banner(page), f"{page.sheet.title}.", f"{page.sheet.source}." if page.sheet.source else ""]
+    caption = " ".join(filter(None, [*sentences, _conventions(page)]))
     lines = [
         r"% Written by lskd-report. Needs \usepackage{booktabs}.",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{f'{caption} {_conventions(page)}'.translate(TEX)}}}",
+        rf"\caption{{{caption.translate(TEX)}}}",
         rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(headers) - labels)}}}",
         r"\toprule",
         _tex_line(headers),

@@ -42,9 +42,7 @@ class Values:
                     number = (metric or cell.metric).of(run, record)
                 except (AttributeError, KeyError, TypeError):
                     path = self.store.directory(run) / "result.json"
-                    raise InputError(
-                        f"{path}: is not the record of a run; restore it, or delete its directory"
-                    ) from None
+                    raise InputError(f"{path}: is not a run's record; restore it, or delete its directory") from None
                 if number is not None:
                     numbers[run.seed] = number
         return numbers
@@ -101,12 +99,12 @@ class Summary:
 
 def summarize(sheet: Sheet, cell: Cell, values: Values, *, with_paper: bool) -> Summary:
     paper, paper_sd = sheet.printed(cell.row, cell.column) if with_paper else (None, None)
-    xs = list(values.x(sheet, cell).values())
+    xs = list(values.x(sheet, cell).values()) if sheet.x is not None else []
     runs = {run.id: run for run in cell.runs}
     return Summary(
         cell=cell,
         values=values.of(cell),
-        x=statistics.mean(xs) if xs else None,
+        x=statistics.mean(xs) if xs else None if sheet.x is not None else cell.x,
         ids={run.seed: run.id for run in runs.values() if values.done(run)},
         wanted=len(runs),
         diverged=sum(values.store.state(run) == "diverged" for run in runs.values()),

@@ -1,0 +1,298 @@
+"""Bad input is one line that names what was given and what is allowed, exit code 2, and nothing done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lskd import data
+from lskd.cli import Conf
+from lskd.config import parse_run
+from lskd.data import sources
+from lskd.run import load_network
+from lskd.store import Store
+
+TEACHER = ("method=kd", "teacher=mlp")
+
+# The words, and what the message must say: the key, the value, and what is allowed.
+BAD = [
+    # Misspelt keys.
+    ("tempature=4", "tempature", "4", "did you mean 'temperature'?"),
+    ("lr=0.1", "lr", "0.1", "did you mean recipe.lr?"),
+    ("hidden=[16]", "hidden", "16", "did you mean arch.hidden?"),
+    ("device=cpu", "device", "cpu", "did you mean runtime.device?"),
+    ("+foo=1", "foo", "1", "allowed: alpha, arch, dataset"),
+    ("++foo.bar=1", "foo", "1", "allowed: alpha, arch, dataset"),
+    ("recipe.epohcs=3", "recipe.epohcs", "3", "did you mean 'epochs'?"),
+    ("+recipe.foo=1", "recipe.foo", "1", "allowed: augment, batch_size"),
+    ("recipe.schedule.kid=step", "recipe.schedule.kid", "step", "did you mean 'kind'?"),
+    ("arch.hiden=[16]", "arch.hiden", "16", "did you mean 'hidden'?"),
+    (("method=kd", "teacher=mlp", "method.bta=1"), "method.bta", "1", "did you mean 'beta'?"),
+    ("dataset.holdut=10", "dataset.holdut", "10", "did you mean 'holdout'?"),
+    ("runtime.devise=cpu", "runtime.devise", "cpu", "did you mean 'device'?"),
+    ("smoothing.alhpa=0.1", "smoothing.alhpa", "0.1", "did you mean 'alpha'?"),
+    ((*TEACHER, "teacher.recipe.epohcs=3"), "teacher.recipe.epohcs", "3", "did you mean 'epochs'?"),
+    (("method=kd", "teacher={arch:mlp,foo:1}"), "teacher.foo", "1", "allowed: alpha, arch"),
+    # Wrong types.
+    ("recipe.lr=fast", "recipe.lr", "fast", "a number"),
+    ("recipe.epochs=2.5", "recipe.epochs", "2.5", "a whole number"),
+    ("recipe.augment.flip=1", "recipe.augment.flip", "1", "true or false"),
+    ("recipe.schedule=cosine", "recipe.schedule", "cosine", "keys kind, milestones"),
+    ("recipe.schedule=null", "recipe.schedule", "None", "keys kind, milestones"),
+    ("seed=1.5", "seed", "1.5", "a whole number"),
+    ("seed=true", "seed", "true", "a whole number"),
+    ("alpha=abc", "alpha", "abc", "a number"),
+    ("alpha=true", "alpha", "true", "a number"),
+    ("alpha=", "alpha", "", "a number"),
+    ("alpha.x=3", "alpha", "3", "a number"),
+    ("smoothing=3", "smoothing", "3", "keys alpha, mass"),
+    (("smoothing=3", "alpha=0.1"), "smoothing", "3", "a mapping"),
+    ("runtime=fast", "runtime", "fast", "keys device"),
+    ("runtime.retry=maybe", "runtime.retry", "maybe", "true or false"),
+    ("arch.hidden=16", "arch.hidden", "16", "a list"),
+    ("arch=3", "arch", "3", "names"),
+    ("arch=null", "arch", "null", "names"),
+    ("teacher=3", "teacher", "3", "name of a network"),
+    ("plan=maybe", "plan", "maybe", "false, true or commands"),
+    # Out of range.
+    ("seed=-1", "seed", "-1", "in [0, 2^31)"),
+    ("alpha=1", "alpha", "1", "in [0, 1)"),
+    ("alpha=-0.1", "alpha", "-0.1", "in [0, 1)"),
+    ("alpha=nan", "alpha", "nan", "finite"),
+    ("alpha=inf", "alpha", "inf", "finite"),
+    ((*TEACHER, "temperature=0"), "temperature", "0", "> 0"),
+    ((*TEACHER, "temperature=-1"), "temperature", "-1", "> 0"),
+    ((*TEACHER, "method.beta=-0.5"), "method.beta", "-0.5", ">= 0"),
+    ((*TEACHER, "method.beta=1.5"), "method.beta", "1.5", "in [0, 1]"),
+    ((*TEACHER, "method.weights=sum"), "method.weights", "sum", "complement, add"),
+    ((*TEACHER, "teacher_ls=2"), "teacher_ls", "2", "in [0, 1)"),
+    ((*TEACHER, "teacher_mode=train"), "teacher_mode", "train", "eval, batch_stats"),
+    ("recipe.lr=0", "recipe.lr", "0", "> 0"),
+    ("recipe.clip_norm=-1", "recipe.clip_norm", "-1", "> 0, or null"),
+    ("recipe.precision=fp16", "recipe.precision", "fp16", "fp32, tf32, bf16"),
+    ("recipe.augment.crop=20", "recipe.augment.crop", "20", "at most 10"),
+    (("recipe.augment.pad=8", "recipe.augment.padding=reflect"), "recipe.augment.pad", "8", "< 8"),
+    ("dataset.holdout=1437", "dataset.holdout", "1437", "< 1437"),
+    ("dataset.limit=5000", "dataset.limit", "5000", "<= 1437"),
+    ("runtime.threads=-1", "runtime.threads", "-1", ">= 0"),
+    ("arch.hidden_dropout=1", "arch.hidden_dropout", "1", "in [0, 1)"),
+    # Unknown names.
+    ("dataset=cifar11", "dataset", "cifar11", "did you mean 'cifar10'?"),
+    ("arch=resnet21", "arch", "resnet21", "allowed: alexnet, mlp"),
+    ("method=kdd", "method", "kdd", "did you mean 'kd'?"),
+    ("recipe=quickstrat", "recipe", "quickstrat", "did you mean 'quickstart'?"),
+    ("experiment=quikstart", "experiment", "quikstart", "did you mean 'quickstart'?"),
+    (("method=kd", "teacher=resnet57"), "teacher.arch", "resnet57", "did you mean 'resnet56'?"),
+    (("method=kd", "teacher={arch:mlp,dataset:mnst}"), "teacher.dataset", "mnst", "did you mean 'mnist'?"),
+    ("runtime.device=gpu", "runtime.device", "gpu", "auto, cpu, cuda"),
+    ("plugin=does_not_exist", "plugin", "does_not_exist", "No module named"),
+    ("plugin=nowhere/mine.py", "plugin", "nowhere/mine.py", "cannot be imported"),
+    ("hydra/launcher=nope", "hydra/launcher", "nope", "allowed: basic"),
+    # Settings that contradict one another.
+    ("method=kd", "method", "kd", "needs a teacher"),
+    ("teacher=mlp", "teacher", "mlp", "methods that do: kd, logit_matching"),
+    ("teacher_ls=true", "teacher_ls", "0.1", "give teacher=ARCH"),
+    ("teacher_mode=batch_stats", "teacher_mode", "batch_stats", "there is no teacher"),
+    ("temperature=2", "temperature", "2", "method=ce has no temperature"),
+    (("method=kd", "teacher={arch:mlp,dataset:cifar100}"), "teacher.dataset", "cifar100", "100 classes do not match"),
+    (("alpha=0.1", "smoothing.alpha=0.2"), "alpha", "0.1", "smoothing.alpha = 0.2"),
+    (("recipe.epochs=3", "recipe.steps=10"), "epochs", "3", "exactly one"),
+    ("recipe.epochs=null", "epochs", "None", "exactly one"),
+    ("recipe.schedule={kind:step,milestones:[20,10]}", "recipe.schedule.milestones", "20.0, 10.0", "rising"),
+    ("recipe.schedule.kind=step", "recipe.schedule.milestones", "[]", "given with kind=step"),
+    ("recipe.normalize={kind:fixed,mean:[.5,.5,.5],std:[1,1,1]}", "recipe.normalize.mean", "0.5, 0.5", "one a channel"),
+    ("recipe.normalize={kind:fixed,mean:[.5],std:[1,1]}", "recipe.normalize", "0.5", "one of each a channel"),
+    ("dataset.evaluate=validation", "dataset.evaluate", "validation", "holdout"),
+    ("recipe.lr_factors={foo.*:0.1}", "recipe.lr_factors", "foo.*", "there are layers.0.weight"),
+    ("recipe.weight_decay={rate:1,to:named,names:[bar.*]}", "recipe.weight_decay.names", "bar.*", "there are layers.0"),
+    (("arch=resnet18", "recipe.augment.crop=2"), "arch", "resnet18", "8 x 8 pixels"),
+    ("~dataset", "dataset", "", "allowed: cifar10"),
+    # Experiments.
+    (("experiment=quickstart", "alpha=0.1"), "alpha", "0.1", "experiment.settings.alpha"),
+    (("experiment=quickstart", "recipe.lr=3"), "recipe.lr", "3", "experiment.settings.recipe.lr"),
+    (("experiment=quickstart", "experiment.settings.recipe.lrr=3"), "recipe.lrr", "3", "did you mean 'lr'?"),
+    (("experiment=quickstart", "experiment.sheet=[a]"), "experiment.sheet", "a", "did you mean 'sheets'?"),
+    (("experiment=quickstart", "experiment.sheets=[nope]"), "table", "nope", "quickstart_temperature"),
+    ("experiment.settings.recipe.lr=3", "experiment", "None", "allowed: muller_cifar10"),
+    ("seeds=[0,1]", "seeds", "[0, 1]", "is for experiments"),
+    (("experiment=quickstart", "seeds=[]"), "seeds", "[]", "at least one"),
+    (("experiment=quickstart", "seeds=[0,0]"), "seeds", "[0, 0]", "all different"),
+    (("experiment=quickstart", "seeds=3"), "seeds", "3", "a list"),
+    (("experiment=quickstart", "seeds=[-1]"), "seed", "-1", "in [0, 2^31)"),
+    # Words that are no KEY=VALUE, or whose value cannot be read.
+    ("quickstart", "quickstart", "", "KEY=VALUE"),
+    ("recipe.lr=[1", "recipe.lr", "[1", "cannot be read"),
+    ("recipe.lr={a", "recipe.lr", "{a", "cannot be read"),
+    ("alpha=0,0.1", "alpha", "0,0.1", "-m"),
+    ("recipe.loss_scale=${foo}", "foo", "", "not found"),
+    # A sweep is checked whole before its first job.
+    (("-m", "alpha=0,oops,0.1"), "alpha", "oops", "a number"),
+    (("-m", "arch=mlp,mpl"), "arch", "mpl", "did you mean 'mlp'?"),
+    (("-m", "seed=0,1", "recipe.epohcs=3"), "recipe.epohcs", "3", "did you mean 'epochs'?"),
+    (("-m", "foo=1,2"), "foo", "1,2", "allowed: alpha"),
+    (("-m", "arch=mlp,resnet18", "recipe.augment.crop=2"), "arch", "resnet18", "8 x 8 pixels"),
+    (("-m", "recipe.lr=range(1"), "recipe.lr", "range(1", "cannot be read"),
+    # Directories.
+    (("--config-dir=nowhere", "seed=1"), "config directory", "nowhere", "not found"),
+]
+
+
+def check(finished, *parts: str) -> None:
+    """Exit code 2 and one line with all `parts`."""
+    assert finished.code == 2, finished
+    assert finished.err.count("\n") == 1 and finished.err.startswith("lskd-run: "), finished.err
+    assert "Traceback" not in finished.out
+    for part in parts:
+        assert part in finished.err
+
+
+@pytest.fixture(autouse=True)
+def no_download(monkeypatch):
+    """No test here may get as far as a download, unless it says so."""
+
+    def download(name, root):
+        raise AssertionError(f"{name} was to be downloaded")
+
+    monkeypatch.setattr(sources, "_download", download)
+
+
+@pytest.mark.parametrize(("words", "key", "value", "allowed"), BAD, ids=lambda part: " ".join(part) if isinstance(part, tuple) else None)
+def test_one_line_names_key_value_and_what_is_allowed(lskd_run, tmp_path, words, key, value, allowed):
+    check(lskd_run(*([words] if isinstance(words, str) else words)), key, value, allowed)
+    assert not (tmp_path / "results").exists()
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_unknown_gpu(lskd_run, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    check(lskd_run("runtime.device=cuda"), "runtime.device = 'cuda'", "auto, cpu")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_results_that_cannot_be_a_directory(lskd_run, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    check(lskd_run(f"runtime.results={tmp_path / place}"), "runtime.results", str(tmp_path / "file"))
+
+
+def test_plugin_that_raises(lskd_run, tmp_path):
+    (tmp_path / "mine.py").write_text("raise RuntimeError('not today')")
+    check(lskd_run(f"plugin={tmp_path / 'mine.py'}"), "plugin", "mine.py", "RuntimeError: not today")
+
+
+def test_no_data_and_no_network(lskd_run, tmp_path, monkeypatch):
+    def download(name, root):
+        raise OSError("no network")
+
+    monkeypatch.setattr(sources, "_download", download)
+    check(lskd_run("dataset=mnist"), "mnist: no data", str(tmp_path / "no data"), "no network", "lskd-data prepare mnist")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_network_that_cannot_be_built_is_found_before_data_are_fetched(lskd_run):
+    check(lskd_run("dataset=cifar10", "arch=resnet18", "recipe.augment.crop=4"), "arch = resnet18", "8 x 8 pixels")
+
+
+# ---- files of the user's own --------------------------------------------------------------------------------------
+
+SHEET = """
+title: a sheet
+seeds: [0]
+base: {dataset: digits, arch: mlp}
+rows: {hard: {label: hard}, ls: {label: smooth, run: {alpha: 0.1}}}
+columns: {top1: {label: top-1}}
+paper: {hard: {top1: 90}}
+claims: [{id: C1, text: "less", tests: [{test: less, of: ls/top1, than: hard/top1}]}]
+"""
+EXPERIMENT = "title: mine\nsheets: [mine]\n"
+
+BAD_FILES = [
+    # (of the sheet: what to replace, by what), (of the experiment: the same), parts of the message
+    (("seeds: [0]", "seeds: [0]\nsedes: [1]"), None, ("table.mine.sedes", "did you mean 'seeds'?")),
+    (("seeds: [0]", "seeds: [a]"), None, ("table.mine.seeds[0]", '"a"', "a whole number")),
+    (("seeds: [0]", "seeds: 0"), None, ("table.mine.seeds", "0", "a list")),
+    (("seeds: [0]", "seeds: []"), None, ("table.mine.seeds", "[]", "at least one")),
+    (("seeds: [0]", "seeds: [1, 1]"), None, ("table.mine.seeds", "[1, 1]", "all different")),
+    (("seeds: [0]", "seeds: [-1]"), None, ("table.mine, cell hard/top1: seed", "-1", "in [0, 2^31)")),
+    (("title: a sheet\n", "\n"), None, ("table.mine.title", "is required")),
+    (("label: smooth", "lable: smooth"), None, ("table.mine.rows.ls.lable", "did you mean 'label'?")),
+    (("alpha: 0.1", "alpha: 2"), None, ("cell ls/top1: smoothing.alpha", "2", "in [0, 1)")),
+    (("alpha: 0.1", "alhpa: 0.1"), None, ("table.mine.rows.ls.run.alhpa", "did you mean 'alpha'?")),
+    (("alpha: 0.1", "recipe: quick"), None, ("recipe", "quick", "allowed: crd")),
+    (("alpha: 0.1", "method: kd"), None, ("cell ls/top1: method", "kd", "needs a teacher")),
+    (("arch: mlp", "arch: [mlp]"), None, ("table.mine.base.arch", "mlp", "must be a name")),
+    (("{label: top-1}", "{label: top-1, take: teacher}"), None, ("cell hard/top1", "take = teacher", "no teacher")),
+    (("{label: top-1}", "{label: top-1, metric: {name: topp1}}"), None, ("metric.name", "topp1", "did you mean 'top1'?")),
+    (("hard: {top1: 90}", "hrad: {top1: 90}"), None, ("table.mine.paper", "hrad", "hard")),
+    (("{top1: 90}", "{top2: 90}"), None, ("table.mine.paper.hard", "top2", "did you mean 'top1'?")),
+    (("of: ls/top1", "of: sl/top1"), None, ("table.mine.claims.C1", "sl/top1", "did you mean 'ls/top1'?")),
+    (("test: less", "test: lesser"), None, ("claims[0].tests[0].test", "lesser", "less, greater")),
+    (("title: a sheet", "title: [a sheet"), None, ("mine.yaml", "cannot be read")),
+    (None, ("sheets: [mine]", "sheets: []"), ("experiment.sheets", "[]", "conf/table")),
+    (None, ("sheets: [mine]", "sheets: [mien]"), ("table", "mien", "did you mean 'mine'?")),
+    (None, ("sheets: [mine]", "sheets: [mine, mine]"), ("experiment.sheets", "mine", "all different")),
+    (None, ("sheets:", "sheet:"), ("experiment.sheet", "did you mean 'sheets'?")),
+    (None, ("title: mine", "title: 3"), ("experiment.title", "3", "a string")),
+    (None, ("title: mine", "title: mine\nseeds: [2, 2]"), ("experiment.seeds", "[2, 2]", "all different")),
+    (None, ("title: mine", "title: mine\nsettings: {recipee: x}"), ("experiment.settings.recipee", "'recipe'")),
+    (None, ("title: mine", "title: {mine"), ("mine.yaml",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("in_sheet", "in_experiment", "parts"), BAD_FILES)
+def test_bad_experiment_and_table_files(lskd_run, tmp_path, in_sheet, in_experiment, parts):
+    for group, text, change in (("table", SHEET, in_sheet), ("experiment", EXPERIMENT, in_experiment)):
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        assert change is None or change[0] in text
+        (tmp_path / "conf" / group / "mine.yaml").write_text(text.replace(*change) if change else text)
+    check(lskd_run(f"--config-dir={tmp_path / 'conf'}", "experiment=mine"), *parts)
+    assert not (tmp_path / "results").exists()
+
+
+# ---- a damaged store ----------------------------------------------------------------------------------------------
+
+STUDENT = ("recipe.epochs=1", "arch.hidden=[4]", "method=kd", "teacher=mlp")
+
+
+@pytest.fixture
+def student(lskd_run, tmp_path):
+    """A student whose teacher is done, in tmp_path/results."""
+    run = parse_run({"dataset": "digits", "arch": "mlp", "arch.hidden": [4], "recipe.epochs": 1, "method": "kd", "teacher": "mlp"}, Conf())
+    assert lskd_run("recipe.epochs=1", "runtime.progress=false").code == 0
+    assert Store(tmp_path / "results").state(run.teacher) == "done"
+    return run
+
+
+@pytest.mark.parametrize("file", ["config.json", "result.json", "model.safetensors"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"seed": 17}'])
+def test_a_damaged_file_is_named_before_anything_trains(lskd_run, tmp_path, student, file, content):
+    store = Store(tmp_path / "results")
+    damaged = store.directory(student.teacher) / file
+    damaged.write_text(content)
+    if file == "result.json" and content.startswith('{"'):
+        pytest.skip("valid JSON of other content is the report's to judge")
+    check(lskd_run(*STUDENT), str(damaged))
+    assert store.state(student) == "missing"
+
+
+def test_a_record_of_another_configuration_is_not_used(lskd_run, tmp_path, student):
+    path = Store(tmp_path / "results").directory(student.teacher) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 1}))
+    check(lskd_run("recipe.epochs=1"), str(path), "is not the configuration of run")
+
+
+def test_the_same_teacher_undamaged_teaches(lskd_run, tmp_path, student):
+    assert lskd_run(*STUDENT, "runtime.progress=false").code == 0
+    assert Store(tmp_path / "results").state(student) == "done"
+    load_network(student, Store(tmp_path / "results"), runtime=_runtime())
+
+
+def _runtime():
+    from lskd.config import Runtime
+
+    return Runtime(cache=str(data.default_cache_root()))

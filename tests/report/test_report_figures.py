@@ -1,0 +1,89 @@
+"""Figures: files, their determinism, and what they say about what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lskd.errors import InputError
+from lskd.plan import Grid
+from lskd.report import figures, render, write
+from lskd.report.page import Page
+
+
+@pytest.fixture
+def grid(lab: Any) -> Grid:
+    grid: Grid = lab.figure()
+    for row, best in (("small", 92.0), ("large", 95.0)):
+        for i, column in enumerate(("0", "0.2", "0.4")):
+            lab.fill(grid, f"{row}/{column}", [best - i, best - i + 0.4, best - i - 0.3], gamma=float(column))
+    return grid
+
+
+def page_of(lab: Any, grid: Grid, **experiment: Any) -> Page:
+    page: Page = render(lab.plan(grid, **experiment), lab.store).pages[0]
+    return page
+
+
+def test_files_are_written_and_deterministic(lab: Any, grid: Grid, tmp_path: Path) -> None:
+    page = page_of(lab, grid)
+    first, second = (figures.write(page, tmp_path / place) for place in ("here", "there"))
+    assert [path.name for path in first] == ["made_up_figure.png", "made_up_figure.svg"]
+    for one, other in zip(first, second, strict=True):
+        assert one.stat().st_size > 1000
+        assert one.read_bytes() == other.read_bytes()
+    assert first[0].read_bytes().startswith(b"\x89PNG")
+    assert b"<dc:date>" not in first[1].read_bytes()
+
+
+def test_series_stand_at_their_means_with_whiskers_to_the_extremes(lab: Any, grid: Grid) -> None:
+    axes = figures.draw(page_of(lab, grid)).axes[0]
+    small, large = axes.containers
+    assert list(small.lines[0].get_xdata()) == pytest.approx([0.0, 0.2, 0.4])
+    assert list(small.lines[0].get_ydata()) == pytest.approx([92 + 0.1 / 3, 91 + 0.1 / 3, 90 + 0.1 / 3])
+    whisker = small.lines[2][0].get_segments()[0]
+    assert list(whisker[:, 1]) == pytest.approx([91.7, 92.4])
+    assert (small.lines[0].get_color(), large.lines[0].get_color()) == figures.COLORS[:2]
+    assert (large.lines[0].get_linestyle(), large.lines[0].get_marker()) == ("--", "s")
+    assert [container.get_label() for container in axes.containers] == ["small network", "large network"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("equivalent label smoothing γ", "top-1 accuracy (%)")
+
+
+def test_missing_points_are_left_out_and_counted(lab: Any) -> None:
+    grid = lab.figure()
+    lab.fill(grid, "small/0", [90.0, 91.0, 92.0], gamma=0.0)
+    lab.fill(grid, "small/0.4", [93.0], gamma=0.4)
+    page = page_of(lab, grid)
+    assert figures.caption(page).endswith("4 of 18 runs. 4 of 6 points are missing.")
+    (series,) = figures.draw(page).axes[0].containers
+    assert list(series.lines[0].get_xdata()) == [0.0, 0.4]
+
+
+def test_nothing_run_is_no_figure(lab: Any, tmp_path: Path) -> None:
+    grid = lab.figure()
+    files = write(lab.plan(grid), lab.store, tmp_path / "out")
+    assert [path.suffix for path in files] == [".md", ".csv", ".tex"]
+    assert not (tmp_path / "out" / "figures").exists()
+
+
+def test_the_page_shows_the_figure(lab: Any, grid: Grid, tmp_path: Path) -> None:
+    files = write(lab.plan(grid), lab.store, tmp_path / "out")
+    page = next(path for path in files if path.suffix == ".md")
+    link = "../../figures/fiction/made_up_figure.svg"
+    assert f"![Made-up accuracies over γ]({link})" in page.read_text()
+    assert (page.parent / link).is_file()
+
+
+def test_a_shortened_figure_says_so_itself(lab: Any, grid: Grid) -> None:
+    figure = figures.draw(page_of(lab, grid, shortened="three steps"))
+    assert figure.axes[0].get_title().startswith("Shortened: three steps. Not the paper's protocol")
+
+
+def test_a_wrong_style_is_an_input_error(lab: Any) -> None:
+    rows = {"only": {"label": "only", "over": "alpha", "values": [0], "style": "zigzag"}}
+    grid = lab.figure(rows=rows)
+    lab.fill(grid, "only/0", [90.0, 91.0, 92.0])
+    with pytest.raises(InputError, match=r"rows\.only\.style = 'zigzag'"):
+        figures.draw(page_of(lab, grid))

@@ -1,0 +1,151 @@
+"""Metrics against PyTorch, an independent NumPy computation and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lskd.metrics import expected_calibration_error, negative_log_likelihood, summary, top_k_accuracy
+
+
+def draw(n: int, classes: int, seed: int = 0, scale: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (n, classes) and labels (n,) that agree more often than by chance."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (n,), generator=generator)
+    return scale * (torch.randn(n, classes, generator=generator) + F.one_hot(labels, classes)), labels
+
+
+def calibration_error(probs: np.ndarray, labels: np.ndarray, bins: int) -> float:
+    """ECE bin by bin. Bins are [i/n, (i+1)/n), and a last one for a confidence of exactly 1, as in torchmetrics."""
+    edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
+    confidence, correct = probs.max(1), probs.argmax(1) == labels
+    total = 0.0
+    for low, high in zip(edges, [*edges[1:], np.float32(np.inf)], strict=True):
+        chosen = (low <= confidence) & (confidence < high)
+        if chosen.any():
+            total += chosen.mean() * abs(correct[chosen].mean() - confidence[chosen].mean(dtype=np.float64))
+    return float(total)
+
+
+def with_confidence(p: float, classes: int = 2) -> list[float]:
+    """Logits whose softmax gives class 0 the probability p, and the others the same."""
+    return [math.log(p), *[math.log((1 - p) / (classes - 1))] * (classes - 1)]
+
+
+# ---- accuracy and likelihood --------------------------------------------------------------------------------------
+
+
+def test_top_k_by_hand():
+    logits = torch.tensor([[5.0, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5], [3, 2, 1, 0, -1, -2], [0, 9, 8, 7, 6, 5]])
+    labels = torch.tensor([0, 3, 5, 1])
+    assert [top_k_accuracy(logits, labels, k) for k in (1, 2, 3, 5, 6)] == [50.0, 50.0, 75.0, 75.0, 100.0]
+
+
+def test_top_k_of_fewer_classes_than_k_is_everything():
+    assert top_k_accuracy(*draw(20, 3), k=5) == 100.0
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_top_k_counts_the_classes_that_are_ahead(k):
+    logits, labels = draw(500, 10)
+    ahead = (logits > logits.gather(1, labels[:, None])).sum(1)
+    assert 0 < (ahead < k).sum() < 500
+    assert top_k_accuracy(logits, labels, k) == pytest.approx(100 * (ahead < k).double().mean().item())
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_likelihood_is_that_of_torch(classes):
+    logits, labels = draw(1000, classes)
+    expected = F.cross_entropy(logits.double(), labels).item()
+    assert negative_log_likelihood(logits, labels) == pytest.approx(expected, rel=1e-6)
+
+
+def test_likelihood_of_what_is_nearly_impossible_is_finite():
+    assert negative_log_likelihood(torch.tensor([[1e4, -1e4]]), torch.tensor([1])) == 2e4
+
+
+# ---- calibration --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("scale", [0.3, 2.0, 20.0])
+@pytest.mark.parametrize("bins", [10, 15])
+def test_calibration_error_bin_by_bin(classes, scale, bins):
+    logits, labels = draw(2000, classes, scale=scale)
+    expected = calibration_error(logits.softmax(-1).numpy(), labels.numpy(), bins)
+    assert expected_calibration_error(logits, labels, bins=bins) == pytest.approx(expected, abs=2e-6)
+
+
+def test_a_calibrated_network_has_no_calibration_error():
+    """Sure by 3/4, and right 3 times out of 4; sure by 0.6, and right 3 times out of 5."""
+    logits = torch.tensor([with_confidence(0.75)] * 4 + [with_confidence(0.6)] * 5)
+    labels = torch.tensor([0, 0, 0, 1, 0, 0, 0, 1, 1])
+    assert expected_calibration_error(logits, labels) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.25, 1.0])
+def test_a_network_that_is_always_sure_errs_by_its_error(accuracy):
+    logits = torch.tensor([[100.0, 0.0, 0.0]] * 8)
+    labels = torch.tensor([0 if i < 8 * accuracy else 1 for i in range(8)])
+    assert expected_calibration_error(logits, labels) == pytest.approx(1 - accuracy, abs=1e-6)
+
+
+def test_bins_are_weighted_by_their_examples_and_errors_do_not_cancel():
+    """Too sure by 0.4 on 1 example of 4, not sure enough by 0.3 on 3 of 4."""
+    logits = torch.tensor([with_confidence(0.4, 10)] + [with_confidence(0.7, 10)] * 3)
+    labels = torch.tensor([1, 0, 0, 0])
+    assert expected_calibration_error(logits, labels) == pytest.approx(0.25 * 0.4 + 0.75 * 0.3, abs=1e-6)
+
+
+def test_errors_of_one_bin_cancel():
+    """0.70 and 0.72 lie in one of 15 bins, [0.667, 0.733); of 100 bins each has its own."""
+    logits = torch.tensor([with_confidence(0.705), with_confidence(0.725)])
+    labels = torch.tensor([0, 1])
+    assert expected_calibration_error(logits, labels, bins=15) == pytest.approx(0.715 - 0.5, abs=1e-6)
+    assert expected_calibration_error(logits, labels, bins=100) == pytest.approx((0.295 + 0.725) / 2, abs=1e-6)
+
+
+def test_logits_that_look_like_probabilities_are_logits():
+    """torchmetrics would take these for probabilities, and call the network overconfident by 0.4."""
+    logits, labels = torch.tensor([[0.9, 0.1]] * 2), torch.tensor([0, 1])
+    confidence = 1 / (1 + math.exp(-0.8))
+    assert expected_calibration_error(logits, labels) == pytest.approx(confidence - 0.5, abs=1e-6)
+    assert summary(logits, labels)["ece15"] == pytest.approx(confidence - 0.5, abs=1e-6)
+
+
+# ---- the record ---------------------------------------------------------------------------------------------------
+
+
+def test_summary():
+    logits, labels = draw(300, 10)
+    values = summary(logits, labels)
+    assert set(values) == {"top1", "error", "nll", "ece15", "top5"}
+    assert values["top1"] == top_k_accuracy(logits, labels) == pytest.approx(100 - values["error"])
+    assert values["top5"] == top_k_accuracy(logits, labels, 5) > values["top1"]
+    assert values["nll"] == negative_log_likelihood(logits, labels)
+    assert values["ece15"] == expected_calibration_error(logits, labels)
+
+
+@pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
+def test_summary_has_top_5_where_it_says_something(classes, there):
+    assert ("top5" in summary(*draw(50, classes))) == there
+
+
+def test_half_precision_logits_are_judged_in_fp32():
+    logits, labels = draw(300, 10)
+    logits = logits.bfloat16()
+    assert summary(logits, labels) == summary(logits.float(), labels)
+    assert expected_calibration_error(logits, labels) == expected_calibration_error(logits.float(), labels)
+    assert negative_log_likelihood(logits, labels) == negative_log_likelihood(logits.float(), labels)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_outputs_that_are_not_finite_are_an_error(bad):
+    logits, labels = draw(20, 10)
+    logits[7, 3] = bad
+    with pytest.raises(FloatingPointError, match="the network's outputs are not finite"):
+        summary(logits, labels)
