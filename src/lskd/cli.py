@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import re
 import sys
@@ -21,7 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
 
 from lskd.config import GROUPS, RUN_KEYS, SHORT, Conf, Runtime, parse_run, shipped_conf
 from lskd.data import Dataset
@@ -29,8 +27,9 @@ from lskd.errors import InputError, unknown
 from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.plan import Costs, Plan, grouped, in_order, load_experiment, make_plan, to_train, training_examples
-from lskd.store import Store
+from lskd.plugins import load_installed_plugins, load_plugin
 from lskd.recipe import Recipe
+from lskd.store import Store
 from lskd.strict import fields, parse, show, unknown_key
 
 TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}
@@ -106,7 +105,7 @@ def hydra_message(error: Exception, words: Iterable[str]) -> str:
 
 def unknown_top_key(key: str, value: object) -> InputError:
     """`InputError` for a key that is none of the settings; perhaps it is one of their fields, as in lr=0.1."""
-    kinds = {"recipe": [Recipe], "dataset": [Dataset], "runtime": [Runtime]}
+    kinds: dict[str, list[type]] = {"recipe": [Recipe], "dataset": [Dataset], "runtime": [Runtime]}
     kinds |= {"arch": [type(arch) for arch in ARCHS.values()], "method": [type(method) for method in METHODS.values()]}
     for group, classes in kinds.items():
         if any(key in fields(kind) for kind in classes):
@@ -127,35 +126,10 @@ def prepare_groups(words: list[str]) -> None:
                 ConfigStore.instance().store(group=group, name=name, node=conf.load(group, name), provider="lskd")
 
 
-def load_plugin(name: str) -> None:
-    """Import a user's module (a dotted name, or a path to a .py file), which adds to METHODS, ARCHS or DATASETS."""
-    module = f"plugin:{Path(name).resolve()}"  # a file may be called anything, even random.py
-    try:
-        if name.endswith(".py"):
-            if module in sys.modules:
-                return
-            spec = importlib.util.spec_from_file_location(module, name)
-            assert spec is not None and spec.loader is not None
-            sys.modules[module] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
-            spec.loader.exec_module(sys.modules[module])
-        else:
-            importlib.import_module(name)
-    except Exception as error:
-        sys.modules.pop(module, None)
-        raise InputError(f"plugin = {name!r}: cannot be imported: {type(error).__name__}: {error}") from None
-
-
-def load_installed_plugins() -> None:
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group="lskd.plugins"):
-        load_plugin(entry.value)
-
-
 @hydra.main(version_base="1.3", config_path=str(shipped_conf()), config_name="config")
 def command(config: DictConfig) -> None:
     """Run what one composed configuration asks for (under -m: one job of the sweep)."""
-    hydra_config = HydraConfig.get()
+    hydra_config: Any = HydraConfig.get()
     try:
         code = execute(*interpret(config, hydra_config))
     except InputError as error:
@@ -190,28 +164,34 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
         raise InputError(f"plan = {show(plan_only)}: must be false, true or commands")
     if content["experiment"] is None:
         if content["seeds"] is not None:
-            raise InputError(f"seeds = {show(content['seeds'])}: is for experiments; one run has a seed=N (-m seed=0,1,2: several)")
+            raise InputError(
+                f"seeds = {show(content['seeds'])}: is for experiments; one run has a seed=N (-m seed=0,1,2: several)"
+            )
         run = parse_run(as_typed({key: value for key, value in content.items() if key in RUN_KEYS}, hydra_config), conf)
         return None, in_order([run]), runtime, conf, plan_only
 
     name = hydra_config.runtime.choices.get("experiment")
-    if not name or not isinstance(content["experiment"], Mapping):
+    if not name or not isinstance(content["experiment"], dict):
         raise unknown("experiment", name, conf.names("experiment"))
     for word in hydra_config.overrides.task:
         key = word.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in ("experiment", "seeds", "runtime", "plan", "plugin"):
-            raise InputError(f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting "
-                             f"over all its runs use experiment.settings.{key}=…")  # fmt: skip
+            raise InputError(
+                f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
+                f"its runs use experiment.settings.{key}=…"
+            )
     if content["seeds"] is not None:
         if not content["seeds"]:
-            raise InputError(f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]")
+            raise InputError(
+                f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]"
+            )
         content["experiment"]["seeds"] = content["seeds"]
     plan = make_plan(load_experiment(content["experiment"], name), conf)
     return plan, plan.runs, runtime, conf, plan_only
 
 
 def as_typed(settings: dict[str, Any], hydra_config: DictConfig) -> dict[str, Any]:
-    """The settings of one run as their author meant them, where Hydra's composition says less or more than the words."""
+    """The settings of one run as they were typed, where Hydra's composition says less than the words, or more."""
     words = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
     typed = {word.key_or_group: word.value() for word in words if not word.is_delete()}
     # OmegaConf forgets a name when settings below it follow (teacher=resnet56 teacher.recipe.lr=0.1): say it again.
@@ -232,7 +212,9 @@ def as_typed(settings: dict[str, Any], hydra_config: DictConfig) -> dict[str, An
 
 def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
     """The user's configuration directories (--config-dir), then the shipped one."""
-    own = [Path(s.path) for s in hydra_config.runtime.config_sources if s.schema == "file" and s.provider == "command-line"]
+    own = [
+        Path(s.path) for s in hydra_config.runtime.config_sources if s.schema == "file" and s.provider == "command-line"
+    ]
     return (*own, shipped_conf())
 
 
@@ -260,7 +242,11 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
         from lskd import report
 
         print(report.text(plan, store))
-        for path in report.write(plan, store, store.root):
+        # The files show the experiment as its own file has it, whatever seeds or settings were asked for this time.
+        name = plan.experiment.name
+        for path in report.write(
+            make_plan(load_experiment(conf.load("experiment", name), name), conf), store, store.root
+        ):
             print(f"wrote {path}")
     else:
         print(summary(runs[-1], store))
@@ -277,7 +263,10 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
         if plan.experiment.shortened:
             lines.append(f"  SHORTENED, not the paper's protocol: {plan.experiment.shortened}")
         if details:
-            lines += [f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)" for grid in plan.grids]
+            lines += [
+                f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)"
+                for grid in plan.grids
+            ]
             if plan.experiment.cost:
                 lines.append(f"  cost: {plan.experiment.cost}")
     if details:
@@ -291,7 +280,8 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
     diverged = [run for run in missing if store.state(run) == "diverged"]
     started = sum(store.state(run) == "started" for run in missing)
     rebuild = sum(store.state(run) == "done" for run in missing)
-    text = f"{len(runs)} runs: {len(runs) - len(missing) + rebuild} done, {len(missing)} to train"
+    noun = "run" if len(runs) == 1 else "runs"
+    text = f"{len(runs)} {noun}: {len(runs) - len(missing) + rebuild} done, {len(missing)} to train"
     text += f" ({started} of them begun)" if started else ""
     text += f", {rebuild} of them finished teachers whose weights are not here" if rebuild else ""
     text += f", {len(diverged)} diverged" if diverged else ""
@@ -329,7 +319,7 @@ def summary(run: Any, store: Store) -> str:
 
 
 class CheckSweep(Callback):
-    """Before a sweep starts: compose and check every job, so that a bad value is an error before anything is trained."""
+    """Before a sweep starts: compose and check every job, so that a bad value is an error before anything trains."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
@@ -352,7 +342,7 @@ class CheckSweep(Callback):
         for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
             for job_words in batch:
                 job = loader.load_sweep_config(config, list(job_words))
-                settings = OmegaConf.masked_copy(job, [key for key in job if key != "hydra"])
+                settings = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
                 _, needed, runtime, conf, plan_only = interpret(settings, job.hydra)
                 if not plan_only:
                     runs.update((run.id, run) for run in to_train(needed, Store.at(runtime.results)))

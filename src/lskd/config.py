@@ -19,7 +19,7 @@ from lskd.methods import METHODS, Method
 from lskd.methods.method import require
 from lskd.models import ARCHS, Arch
 from lskd.recipe import Recipe
-from lskd.strict import fields, convert, identity, parse, show, unknown_key
+from lskd.strict import convert, fields, identity, parse, show, unknown_key
 
 T = TypeVar("T")
 
@@ -67,7 +67,9 @@ class Run:
             raise InputError(f"method = {name}: needs a teacher; give teacher=ARCH, or use method=ce")
         if self.teacher is not None and not self.method.settings.needs_teacher:
             allowed = ", ".join(sorted(key for key, method in METHODS.items() if method.needs_teacher))
-            raise InputError(f"teacher = {self.teacher.arch.name}: method={name} uses no teacher; methods that do: {allowed}")
+            raise InputError(
+                f"teacher = {self.teacher.arch.name}: method={name} uses no teacher; methods that do: {allowed}"
+            )
         if self.teacher is None and self.teacher_mode != "eval":
             raise InputError(f"teacher_mode = {self.teacher_mode}: there is no teacher")
 
@@ -169,7 +171,11 @@ class Conf:
     def names(self, group: str) -> list[str]:
         """What `group`=NAME may be: the YAML files, and for data sets, networks and methods what else is registered."""
         found = {path.stem for directory in self.directories for path in (directory / group).glob("*.yaml")}
-        registered = {"arch": ARCHS, "method": METHODS, "dataset": data.imported(self.cache)}
+        registered: dict[str, Iterable[str]] = {
+            "arch": ARCHS,
+            "method": METHODS,
+            "dataset": data.imported(self.cache),
+        }
         return sorted(found | set(registered.get(group, {})))
 
     def load(self, group: str, name: str) -> dict[str, Any]:
@@ -190,7 +196,7 @@ class Conf:
                 return merge(merged, content)
         if group == "dataset" and name in (own := data.imported(self.cache)):
             return {"name": name, "digest": own[name].digest, "recipe": "standard"}
-        if name in {"arch": ARCHS, "method": METHODS}.get(group, {}):  # a user's own, registered without a YAML file
+        if name in (ARCHS if group == "arch" else METHODS if group == "method" else ()):  # registered, without a file
             return {"name": name}
         raise unknown(group, name, self.names(group))
 
@@ -229,7 +235,8 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Settings as written, in one form: dotted keys and short names unfolded, a group's choice under the key "".
 
     {"arch": "mlp1200", "arch.hidden_dropout": 0.5, "teacher": "resnet56", "teacher_ls": True} becomes
-    {"arch": {"": "mlp1200", "hidden_dropout": 0.5}, "teacher": {"arch": {"": "resnet56"}, "smoothing": {"alpha": 0.1}}}.
+    {"arch": {"": "mlp1200", "hidden_dropout": 0.5},
+     "teacher": {"arch": {"": "resnet56"}, "smoothing": {"alpha": 0.1}}}.
     Two normal forms can be merged, which two sets of settings as written cannot.
     """
     if not isinstance(settings, Mapping):
@@ -299,7 +306,9 @@ def _apply_short(form: dict[str, Any], head: str, value: Any, where: str) -> Non
         if not isinstance(target, dict):
             raise InputError(f"{part} = {show(target)}: must be a mapping, or left out where {head} is given")
     if leaf in target and target[leaf] != value and not (leaf == "alpha" and target[leaf] == 0):
-        raise InputError(f"{where} = {show(value)}: {SHORT[head]} = {show(target[leaf])} says otherwise; give one of them")
+        raise InputError(
+            f"{where} = {show(value)}: {SHORT[head]} = {show(target[leaf])} says otherwise; give one of them"
+        )
     target[leaf] = value
 
 
@@ -324,7 +333,9 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     chosen = {"arch": form["arch"], "method": form["method"], "recipe": form.get("recipe", {})}
     if not {"", "name"} & set(chosen["recipe"]):
         if usual_recipe is None:
-            raise InputError(f"{at('recipe')}: is required with this dataset; allowed: {', '.join(conf.names('recipe'))}")
+            raise InputError(
+                f"{at('recipe')}: is required with this dataset; allowed: {', '.join(conf.names('recipe'))}"
+            )
         chosen["recipe"] = {"": usual_recipe, **chosen["recipe"]}
     group_values = {group: _resolve(group, given, conf, at(group)) for group, given in chosen.items()}
 
@@ -333,7 +344,9 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     spec = data.spec(dataset.name, conf.cache)
     if dataset.name not in data.DATASETS and dataset.digest != spec.digest:
         if dataset.digest:
-            raise InputError(f"{at('dataset.digest')} = {dataset.digest!r}: the imported {dataset.name} is {spec.digest!r}")
+            raise InputError(
+                f"{at('dataset.digest')} = {dataset.digest!r}: the imported {dataset.name} is {spec.digest!r}"
+            )
         dataset = replace(dataset, digest=spec.digest)
     with located(at("dataset")):
         data.check(dataset, spec)
@@ -341,7 +354,12 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
         recipe.augment.check(*spec.shape[1:])
     if recipe.normalize.kind == "fixed":
         mean = recipe.normalize.mean
-        require(len(mean) == spec.shape[0], at("recipe.normalize.mean"), list(mean), f"{spec.shape[0]} numbers, one a channel")
+        require(
+            len(mean) == spec.shape[0],
+            at("recipe.normalize.mean"),
+            list(mean),
+            f"{spec.shape[0]} numbers, one a channel",
+        )
     arch = _registered(ARCHS, group_values["arch"], at("arch"))
     method = _registered(METHODS, group_values["method"], at("method"))
     smoothing = parse(Smoothing, form.get("smoothing", {}), at("smoothing"))
@@ -354,7 +372,9 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
         alpha = own.get("smoothing", {}).get("alpha")
         if set(own) > {"smoothing"} or alpha:
             what = f"{at('teacher_ls')} = {show(alpha)}" if set(own) == {"smoothing"} else at("teacher")
-            raise InputError(f"{what}: the teacher has no network; give teacher=ARCH, one of {', '.join(conf.names('arch'))}")
+            raise InputError(
+                f"{what}: the teacher has no network; give teacher=ARCH, one of {', '.join(conf.names('arch'))}"
+            )
         own = None  # teacher_ls=false, and no teacher
     if own is not None:
         teacher = build_run(teacher_form({**form, "seed": seed}), conf, at("teacher"))

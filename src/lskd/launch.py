@@ -14,10 +14,14 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from lskd.config import Conf, Run, Runtime
 from lskd.plan import Costs, to_train, training_examples
 from lskd.store import Store
+
+if TYPE_CHECKING:
+    import torch
 
 WAIT_SECONDS = 0.5  # between looks at runs that other processes hold
 
@@ -46,8 +50,7 @@ def carry_out(runs: Sequence[Run], store: Store, runtime: Runtime, conf: Conf) -
     import torch
 
     from lskd import data
-    from lskd.engine import Diverged, Interrupted
-    from lskd.run import check_buildable, load_network, resolve_device, train_run
+    from lskd.run import check_buildable, load_network, resolve_device
 
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
@@ -59,56 +62,77 @@ def carry_out(runs: Sequence[Run], store: Store, runtime: Runtime, conf: Conf) -
     for dataset in dict.fromkeys(run.dataset.name for run in pending):
         data.prepare(dataset, data=runtime.data_root, cache=runtime.cache_root)
 
-    lost: dict[str, str] = {}  # runs that will not be done, by id
     with stopping() as stop, Progress(pending, store, conf, show=runtime.progress) as progress:
+        sweep = Sweep(store, runtime, device, stop, progress, outcomes)
         while pending and not stop.asked:
-            waiting = []
-            for run in pending:
-                if stop.asked:
-                    break
-                if run.teacher is not None and run.teacher.id in lost:
-                    lost[run.id] = "blocked"
-                    outcomes.blocked.append(run)
-                    progress.finished(run)
-                    continue
-                state = store.state(run)
-                if state == "diverged" and not runtime.retry:
-                    failure = store.failure(run) or {}
-                    lost[run.id] = "diverged"
-                    outcomes.failed.append((run, f"{failure.get('message', 'diverged')} (runtime.retry=true tries again)"))
-                    progress.finished(run)
-                    continue
-                if run.teacher is not None and not is_ready(run.teacher, store):
-                    waiting.append(run)  # another process is training the teacher
-                    continue
-                with store.claim(run) as ours:
-                    if not ours:
-                        waiting.append(run)
-                        continue
-                    if is_ready(run, store):
-                        progress.finished(run)  # another process has just done it
-                        continue
-                    progress.started(run)
-                    try:
-                        train_run(run, store, runtime, device, on_step=progress.stepped, stop=lambda: stop.asked)
-                        outcomes.trained.append(run)
-                    except Interrupted:
-                        break
-                    except Diverged as error:
-                        store.fail(run, {"reason": "diverged", "message": str(error)})
-                        lost[run.id] = "diverged"
-                        outcomes.failed.append((run, f"diverged: {error}"))
-                    except Exception as error:
-                        message = f"{type(error).__name__}: {error}".splitlines()[0]
-                        store.fail(run, {"reason": "failed", "message": message, "traceback": traceback.format_exc()})
-                        lost[run.id] = "failed"
-                        outcomes.failed.append((run, message))
-                    progress.finished(run)
-            if len(waiting) == len(pending) and not stop.asked:
+            left = [run for run in pending if not sweep.settle(run)]
+            if len(left) == len(pending) and not stop.asked:
                 time.sleep(WAIT_SECONDS)
-            pending = waiting
+            pending = left
         outcomes.interrupted = stop.asked
     return outcomes
+
+
+@dataclass
+class Sweep:
+    """A plan while it is being carried out in this process."""
+
+    store: Store
+    runtime: Runtime
+    device: torch.device
+    stop: Stop
+    progress: Progress
+    outcomes: Outcomes
+    lost: set[str] = field(default_factory=set)  # ids of runs that this process will not see done
+
+    def settle(self, run: Run) -> bool:
+        """Train `run` if it is ready to be trained. True when it needs no further look: done, or lost."""
+        if self.stop.asked:
+            return False
+        if run.teacher is not None and run.teacher.id in self.lost:
+            self.outcomes.blocked.append(run)
+            return self.lose(run)
+        if self.store.state(run) == "diverged" and not self.runtime.retry:
+            message = (self.store.failure(run) or {}).get("message", "diverged")
+            return self.lose(run, f"{message} (runtime.retry=true tries again)")
+        if run.teacher is not None and not is_ready(run.teacher, self.store):
+            return False  # another process is training the teacher
+        with self.store.claim(run) as ours:
+            if not ours:
+                return False
+            if is_ready(run, self.store):
+                self.progress.finished(run, "done by another process")
+                return True
+            return self.train(run)
+
+    def train(self, run: Run) -> bool:
+        """Train a run whose claim is held. Whatever goes wrong with it is recorded, and does not stop the others."""
+        from lskd.engine import Diverged, Interrupted
+        from lskd.run import train_run
+
+        self.progress.started(run)
+        try:
+            asked = lambda: self.stop.asked  # noqa: E731
+            train_run(run, self.store, self.runtime, self.device, on_step=self.progress.stepped, stop=asked)
+        except Interrupted:
+            return False
+        except Diverged as error:
+            self.store.fail(run, {"reason": "diverged", "message": str(error)})
+            return self.lose(run, f"diverged: {error}")
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.store.fail(run, {"reason": "failed", "message": message, "traceback": traceback.format_exc()})
+            return self.lose(run, message)
+        self.outcomes.trained.append(run)
+        self.progress.finished(run, f"{time.perf_counter() - self.progress.begun:.1f} s")
+        return True
+
+    def lose(self, run: Run, reason: str = "") -> bool:
+        self.lost.add(run.id)
+        if reason:
+            self.outcomes.failed.append((run, reason))
+        self.progress.finished(run, reason or "not run: its teacher failed")
+        return True
 
 
 def is_ready(run: Run, store: Store) -> bool:
@@ -144,7 +168,7 @@ def stopping() -> Iterator[Stop]:
 
 
 class Progress:
-    """One display for all runs: runs, steps of the present one, images/s, time left. Lines instead, off a terminal."""
+    """One display for all runs: steps, epochs and images/s of the present one, time left. Off a terminal, lines."""
 
     def __init__(self, runs: Sequence[Run], store: Store, conf: Conf, *, show: bool) -> None:
         from rich.console import Console
@@ -155,13 +179,14 @@ class Progress:
         self.live = show and console.is_terminal
         self.lines = show and not self.live
         self.display = Display(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(), console=console, disable=not self.live, transient=True,
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
+            console=console, disable=not self.live, transient=True,
         )  # fmt: skip
         self.store, self.conf = store, conf
         self.left = {run.id: run for run in runs}
         self.learn_costs()
-        self.total, self.begun, self.step, self.images = len(self.left), 0.0, 0, 0.0
+        self.total, self.begun = len(self.left), 0.0
         self.overall = self.display.add_task("runs", total=self.total, rate="")
         self.current = self.display.add_task("", total=None, rate="", visible=False)
 
@@ -173,21 +198,23 @@ class Progress:
         self.display.stop()
 
     def started(self, run: Run) -> None:
-        self.run, self.begun, self.first, self.drawn = run, time.perf_counter(), None, 0.0
+        self.run, self.begun, self.drawn = run, time.perf_counter(), 0.0
+        self.first: int | None = None  # the step at which the run begins, or goes on
+        self.steps_per_epoch = run.recipe.steps_per_epoch(training_examples(run, self.conf))
         self.display.update(self.current, description=str(run), total=None, completed=0, rate="", visible=True)
 
     def stepped(self, step: int, total: int) -> None:
         now = time.perf_counter()
         if self.first is None:
             self.first = step - 1
-        self.step = step
         if self.live and now - self.drawn > 0.1:
             self.drawn = now
             done = step - self.first
             rate = done / max(now - self.begun, 1e-9)
-            images = rate * self.run.recipe.batch_size
             left = self.seconds_left((total - step) / rate)
-            self.display.update(self.current, total=total, completed=step, rate=f"{images:,.0f} images/s")
+            epochs = f"epoch {step // self.steps_per_epoch + 1} of {-(-total // self.steps_per_epoch)}"
+            text = f"{epochs}, {rate * self.run.recipe.batch_size:,.0f} images/s"
+            self.display.update(self.current, total=total, completed=step, rate=text)
             self.display.update(self.overall, rate=f"{duration(left)} left" if left is not None else "")
 
     def learn_costs(self) -> None:
@@ -199,14 +226,15 @@ class Progress:
         others = [seconds for key, seconds in self.estimates.items() if key != self.run.id]
         return None if None in others else present + sum(filter(None, others))
 
-    def finished(self, run: Run) -> None:
+    def finished(self, run: Run, note: str) -> None:
         self.left.pop(run.id, None)
-        self.learn_costs()
+        if self.live:  # it reads every record in the store
+            self.learn_costs()
         done = self.total - len(self.left)
         self.display.update(self.overall, completed=done)
         self.display.update(self.current, visible=False)
         if self.lines:
-            print(f"[{done}/{self.total}] {run}: {time.perf_counter() - self.begun:.1f} s", file=sys.stderr, flush=True)
+            print(f"[{done}/{self.total}] {run}: {note}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -14,9 +14,14 @@ from lskd.targets import smooth_labels
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
-    """Percentage of examples whose label is among the k largest logits. Ties go to the lower class index."""
-    best = logits.topk(min(k, logits.shape[-1]), dim=-1).indices
-    return 100.0 * (best == labels[:, None]).any(-1).double().mean().item()
+    """Percentage of examples whose label is among the k largest logits. Ties go to the lower class index.
+
+    (`torch.topk` breaks ties arbitrarily, and bf16 logits do tie.)
+    """
+    mine = logits.gather(1, labels[:, None])
+    lower = torch.arange(logits.shape[-1], device=logits.device) < labels[:, None]
+    ahead = ((logits > mine) | ((logits == mine) & lower)).sum(1)
+    return 100.0 * (ahead < k).double().mean().item()
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:

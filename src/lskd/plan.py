@@ -49,11 +49,11 @@ class Metric:
             return result.get("gamma")
         part = run.dataset.evaluate if self.part == "evaluate" else self.part
         if part == "train":
-            return result["train"].get(self.name)  # type: ignore[no-any-return]
+            return result["train"].get(self.name)
         if self.epoch == "last":
-            return result["last"].get(part, {}).get(self.name)  # type: ignore[no-any-return]
+            return result["last"].get(part, {}).get(self.name)
         best = result["best"].get(self.epoch.removeprefix("best_on_"), {})
-        return best.get(part, {}).get(self.name)  # type: ignore[no-any-return]
+        return best.get(part, {}).get(self.name)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ class Test:
         pairwise = self.test in ("less", "greater", "equal")
         require(bool(self.than) == pairwise, "than", self.than, "given with less, greater and equal, and only then")
         bounded = self.test in ("equal", "below", "above")
-        require((self.within is not None) == bounded, "within", self.within, "given with equal, below, above, only then")
+        require(
+            (self.within is not None) == bounded, "within", self.within, "given with equal, below, above, only then"
+        )
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,15 @@ class Sheet:
         require(bool(self.seeds), "seeds", list(self.seeds), "a list of at least one seed")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", list(self.seeds), "all different")
         require(bool(self.rows), "rows", {}, "given")
-        for key, row in self.rows.items():
-            given = bool(row.over and row.values)
-            require(given == (self.kind == "figure"), f"rows.{key}.over", row.over, "given, with values, in a figure only")
+        for key, line in self.rows.items():
+            given = bool(line.over and line.values)
+            where = f"rows.{key}.over"
+            require(given == (self.kind == "figure"), where, line.over, "given, with values, in a figure only")
         require(bool(self.columns) == (self.kind == "table"), "columns", list(self.columns), "given in a table only")
         keys = {f"{row}/{column}" for row, column in self.keys()}
         for row, printed in self.paper.items():
+            if row not in self.rows:
+                raise unknown("paper", row, self.rows)
             for column in printed if isinstance(printed, Mapping) else [None]:
                 if f"{row}/{column}" not in keys:
                     raise unknown(f"paper.{row}", column, (k.split("/")[1] for k in keys if k.startswith(f"{row}/")))
@@ -181,7 +186,10 @@ class Sheet:
 
     def keys(self) -> list[tuple[str, str]]:
         """(row, column) of every cell, in reading order."""
-        columns = {row: [f"{v:g}" for v in line.values] if self.kind == "figure" else list(self.columns) for row, line in self.rows.items()}
+        columns = {
+            row: [f"{v:g}" for v in line.values] if self.kind == "figure" else list(self.columns)
+            for row, line in self.rows.items()
+        }
         return [(row, c) for row in self.rows for c in columns[row] if c not in self.skip.get(row, ())]
 
     def printed(self, row: str, column: str) -> tuple[float | None, float | None]:
@@ -280,7 +288,7 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
     over_all = normal_form(experiment.settings, "experiment.settings") if experiment is not None else {}
     base = normal_form(sheet.base, f"{where}.base")
     cells = []
-    for row, column in sheet.keys():
+    for row, column in sheet.keys():  # noqa: SIM118 (a sheet is no dict)
         line, x = sheet.rows[row], None
         form = merge(merge({}, base), normal_form(line.run, f"{where}.rows.{row}.run"))
         if sheet.kind == "figure":
@@ -365,7 +373,7 @@ def _quote(word: str) -> str:
 
 
 class Costs:
-    """Seconds that runs take, from the finished runs in a store: seconds a step of the same networks on the same data."""
+    """Seconds that runs take, from the finished runs in a store: those of a step of the same networks and data."""
 
     def __init__(self, store: Store, device: str | None = None) -> None:
         samples: dict[str, list[float]] = {}

@@ -18,9 +18,9 @@ NOT_IDENTITY = {"identity": False}
 class Schedule:
     """The learning rate over the training, as a factor of `lr`.
 
-    constant: 1. step: `factor`^(milestones passed). linear: 1 - progress (0 at the end). cosine: ½(1 + cos(π·progress)).
-    A warm-up multiplies the first `warmup` steps by (step+1)/warmup. `milestones` and `warmup` are counted in `unit`;
-    linear and cosine change at every step.
+    constant: 1. step: `factor`^(milestones passed). linear: 1 - progress (0 at the end).
+    cosine: ½(1 + cos(π·progress)). A warm-up multiplies the first `warmup` steps by (step+1)/warmup. `milestones` and
+    `warmup` are counted in `unit`; linear and cosine change at every step.
     """
 
     kind: Literal["constant", "step", "linear", "cosine"] = "constant"
@@ -59,8 +59,8 @@ class WeightDecay:
     """½ · rate · Σ‖w‖² over the chosen parameters, added to the loss after `loss_scale`, before gradient clipping.
 
     `to`: "all" parameters; "weights" (tensors of two or more dimensions: no biases, no batch norm); "not_biases" (all
-    but names ending in .bias of layers that are no batch norm: tensor2tensor's rule, which decays batch norm's γ and β);
-    or "named": those whose name matches one of `names` (shell patterns, such as head.weight).
+    but names ending in .bias of layers that are no batch norm: tensor2tensor's rule, which decays batch norm's γ and
+    β); or "named": those whose name matches one of `names` (shell patterns, such as head.weight).
     """
 
     rate: float = 0.0
@@ -69,7 +69,8 @@ class WeightDecay:
 
     def __post_init__(self) -> None:
         require(self.rate >= 0, "rate", self.rate, ">= 0")
-        require(bool(self.names) == (self.to == "named"), "names", list(self.names), "given with to=named, and only then")
+        named = self.to == "named"
+        require(bool(self.names) == named, "names", list(self.names), "given with to=named, and only then")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ class Recipe:
         require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         require(0 <= self.dampening < 1, "dampening", self.dampening, "in [0, 1)")
         if self.nesterov:
-            require(self.momentum > 0 and self.dampening == 0, "nesterov", True, "used with momentum > 0, dampening = 0")
+            require(
+                self.momentum > 0 and self.dampening == 0, "nesterov", True, "used with momentum > 0, dampening = 0"
+            )
         for pattern, factor in self.lr_factors.items():
             require(factor >= 0, f"lr_factors.{pattern}", factor, ">= 0")
         require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "> 0, or null")

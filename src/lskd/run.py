@@ -37,7 +37,9 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             there = f"cuda:0 to cuda:{count - 1}, " if count else ""
-            raise InputError(f"runtime.device = {name!r}: there are {count} CUDA devices here; allowed: {there}auto, cpu")
+            raise InputError(
+                f"runtime.device = {name!r}: there are {count} CUDA devices here; allowed: {there}auto, cpu"
+            )
     return device
 
 
@@ -101,7 +103,7 @@ def train_run(
 
     weights = {name: tensor.cpu().contiguous() for name, tensor in outcome.network.state_dict().items()}
     write_atomically(store.weights(run), lambda path: safetensors.torch.save_file(weights, path))
-    result = {"id": run.id, **outcome.result, "weights_sha256": file_sha256(store.weights(run))}
+    result = {**outcome.result, "weights_sha256": file_sha256(store.weights(run))}
     if taught_by is not None:
         result["teacher"] = taught_by
     store.finish(run, result)
@@ -148,7 +150,9 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": name,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         # As it was typed: without the ++ that lskd.cli puts before some words.
-        "command": shlex.join(word for word in (w.removeprefix("++") for w in words) if not word.startswith("runtime.")),
+        "command": shlex.join(
+            word for word in (w.removeprefix("++") for w in words) if not word.startswith("runtime.")
+        ),
     }
 
 

@@ -74,6 +74,8 @@ class Store:
             written = read_json(directory / "config.json")
             if written != run.identity():
                 raise InputError(f"{directory}/config.json: is not the configuration of run {run.id}; move it away")
+            if result.get("id") != run.id:
+                raise InputError(f"{directory}/result.json: is not the record of run {run.id}; move it away")
         return result
 
     def env(self, run: Run) -> dict[str, Any]:
@@ -89,9 +91,12 @@ class Store:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
     def results(self) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
-        """(config, env, result) of every done run in the store, for estimates of cost."""
+        """(config, env, result) of every done run in the store, for estimates of cost; damaged ones are left out."""
         for path in sorted(self.root.glob("runs/*/result.json")):
-            config, env, result = (read_json(path.parent / f"{name}.json") for name in ("config", "env", "result"))
+            try:
+                config, env, result = (read_json(path.parent / f"{name}.json") for name in ("config", "env", "result"))
+            except InputError:
+                continue
             if config and env and result:
                 yield config, env, result
 
@@ -119,8 +124,10 @@ class Store:
             yield True
 
     def begin(self, run: Run, env: dict[str, Any]) -> None:
-        """Record what is about to be trained, and where."""
+        """Record what is about to be trained, and where. The caller holds the claim."""
         directory = self.directory(run)
+        for remains in directory.glob(".*.tmp"):  # of `write_atomically` in a process that was killed
+            remains.unlink(missing_ok=True)
         write_json(directory / "config.json", run.identity())
         if self.result(run) is None:
             write_json(directory / "env.json", env)
@@ -129,7 +136,7 @@ class Store:
         """Make the run done. The record of a run that was done before stays; training it again is `rebuilt.json`."""
         directory = self.directory(run)
         name = "rebuilt.json" if (directory / "result.json").is_file() else "result.json"
-        write_json(directory / name, result)
+        write_json(directory / name, {"id": run.id, **result})
         for leftover in ("failed.json", "checkpoint.pt"):
             (directory / leftover).unlink(missing_ok=True)
 
@@ -146,7 +153,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not valid JSON ({error}); restore it, or delete its directory to train again") from None
+        raise InputError(
+            f"{path}: is not valid JSON ({error}); restore it, or delete its directory to train again"
+        ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: is not a JSON object; restore it, or delete its directory to train again")
     return content
@@ -158,8 +167,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_atomically(path: Path, write: Any) -> None:
-    """`write(temporary path)`, flushed to the disk, then renamed: `path` is absent, old, or whole, never half-written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """`write(temporary path)`, flushed to the disk, then renamed: `path` is absent, old or whole, never half there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb") as file:

@@ -36,7 +36,9 @@ def parse(kind: type[T], given: Mapping[str, Any], path: str = "", *, defaults: 
             return dataclasses.replace(defaults, **values)  # type: ignore[type-var]
         missing = [f.name for f in dataclasses.fields(kind) if _required(f) and f.name not in values]  # type: ignore[arg-type]
         if missing:
-            raise InputError(f"{missing[0]}: is required" + (f" (so are {', '.join(missing[1:])})" if missing[1:] else ""))
+            raise InputError(
+                f"{missing[0]}: is required" + (f" (so are {', '.join(missing[1:])})" if missing[1:] else "")
+            )
         return kind(**values)
     except InputError as error:  # raised by __post_init__, or above: it knows the field, we know where
         raise InputError(f"{path}.{error}" if path else str(error)) from None
@@ -47,7 +49,7 @@ def unknown_key(where: str, value: object, key: str, allowed: typing.Iterable[st
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the type `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], dict[str, X], a dataclass."""
+    """`value` as `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], dict[str, X], or a dataclass."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(hint)
@@ -101,7 +103,7 @@ def identity(instance: Any, defaults: Any = None) -> dict[str, Any]:
             if value == getattr(defaults, f.name):
                 continue
         elif not _required(f):
-            default = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
             if value == default:
                 continue
         values[f.name] = _plain(value)
@@ -116,9 +118,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@functools.cache
-def fields(kind: type) -> dict[str, Any]:
+def fields(kind: Any) -> dict[str, Any]:
     """The fields of a dataclass and their types."""
+    return _fields(kind)
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.config_store import ConfigStore
 
 from lskd import cli
@@ -30,8 +30,11 @@ LskdRun = Callable[..., Finished]
 
 @pytest.fixture
 def lskd_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
-) -> LskdRun:
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[LskdRun]:
     """`lskd_run("seed=1", …)` in an empty directory, without data of the machine's; results go to tmp_path/results.
 
     What a plugin registers is forgotten after the test.
@@ -42,9 +45,7 @@ def lskd_run(
     monkeypatch.setenv("LSKD_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("LSKD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))  # the digits are decoded once
     monkeypatch.setenv("LSKD_DATA", str(tmp_path / "no data"))
-    for registry in (METHODS, ARCHS):
-        for name in registry:
-            monkeypatch.setitem(registry, name, registry[name])
+    registered = [(registry, dict(registry)) for registry in (METHODS, ARCHS)]
     monkeypatch.setattr(ConfigStore.instance(), "repo", {**ConfigStore.instance().repo})
 
     def run(*words: str) -> Finished:
@@ -58,5 +59,9 @@ def lskd_run(
         out, err = capsys.readouterr()
         return Finished(code, out, err)
 
+    threads = torch.get_num_threads()
     yield run
-    shutil.rmtree(here)
+    for registry, entries in registered:
+        registry.clear()
+        registry.update(entries)
+    torch.set_num_threads(threads)  # runtime.threads=1 is for this process

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from lskd import data
-from lskd.cli import Conf
-from lskd.config import parse_run
+from lskd.config import Conf, Runtime, parse_run
 from lskd.data import sources
-from lskd.run import load_network
+from lskd.launch import carry_out
 from lskd.store import Store
 
 TEACHER = ("method=kd", "teacher=mlp")
@@ -158,7 +157,9 @@ def no_download(monkeypatch):
     monkeypatch.setattr(sources, "_download", download)
 
 
-@pytest.mark.parametrize(("words", "key", "value", "allowed"), BAD, ids=lambda part: " ".join(part) if isinstance(part, tuple) else None)
+@pytest.mark.parametrize(
+    ("words", "key", "value", "allowed"), BAD, ids=lambda part: " ".join(part) if isinstance(part, tuple) else None
+)
 def test_one_line_names_key_value_and_what_is_allowed(lskd_run, tmp_path, words, key, value, allowed):
     check(lskd_run(*([words] if isinstance(words, str) else words)), key, value, allowed)
     assert not (tmp_path / "results").exists()
@@ -190,7 +191,9 @@ def test_no_data_and_no_network(lskd_run, tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(sources, "_download", download)
-    check(lskd_run("dataset=mnist"), "mnist: no data", str(tmp_path / "no data"), "no network", "lskd-data prepare mnist")
+    check(
+        lskd_run("dataset=mnist"), "mnist: no data", str(tmp_path / "no data"), "no network", "lskd-data prepare mnist"
+    )
     assert not (tmp_path / "results").exists()
 
 
@@ -227,8 +230,8 @@ BAD_FILES = [
     (("alpha: 0.1", "method: kd"), None, ("cell ls/top1: method", "kd", "needs a teacher")),
     (("arch: mlp", "arch: [mlp]"), None, ("table.mine.base.arch", "mlp", "must be a name")),
     (("{label: top-1}", "{label: top-1, take: teacher}"), None, ("cell hard/top1", "take = teacher", "no teacher")),
-    (("{label: top-1}", "{label: top-1, metric: {name: topp1}}"), None, ("metric.name", "topp1", "did you mean 'top1'?")),
-    (("hard: {top1: 90}", "hrad: {top1: 90}"), None, ("table.mine.paper", "hrad", "hard")),
+    (("{label: top-1}", "{label: top-1, metric: {name: topp}}"), None, ("metric.name", "topp", "did you mean 'top5'?")),
+    (("hard: {top1: 90}", "hrad: {top1: 90}"), None, ("table.mine.paper", "hrad", "did you mean 'hard'?")),
     (("{top1: 90}", "{top2: 90}"), None, ("table.mine.paper.hard", "top2", "did you mean 'top1'?")),
     (("of: ls/top1", "of: sl/top1"), None, ("table.mine.claims.C1", "sl/top1", "did you mean 'ls/top1'?")),
     (("test: less", "test: lesser"), None, ("claims[0].tests[0].test", "lesser", "less, greater")),
@@ -256,26 +259,42 @@ def test_bad_experiment_and_table_files(lskd_run, tmp_path, in_sheet, in_experim
 
 # ---- a damaged store ----------------------------------------------------------------------------------------------
 
-STUDENT = ("recipe.epochs=1", "arch.hidden=[4]", "method=kd", "teacher=mlp")
+STUDENT = ("recipe.epochs=1", "arch.hidden=[4]", "runtime.threads=1", *TEACHER)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A student, and a store in which its teacher is done."""
+    settings = {
+        "dataset": "digits",
+        "arch": "mlp",
+        "arch.hidden": [4],
+        "recipe.epochs": 1,
+        "method": "kd",
+        "teacher": "mlp",
+    }
+    cache, store = tmp_path_factory.getbasetemp() / "cache", Store(tmp_path_factory.mktemp("trained"))
+    student = parse_run(settings, Conf(cache=cache))
+    outcomes = carry_out(
+        [student.teacher], store, Runtime(device="cpu", threads=1, cache=str(cache), progress=False), Conf(cache=cache)
+    )
+    assert outcomes.trained == [student.teacher]
+    return student, store
 
 
 @pytest.fixture
-def student(lskd_run, tmp_path):
-    """A student whose teacher is done, in tmp_path/results."""
-    run = parse_run({"dataset": "digits", "arch": "mlp", "arch.hidden": [4], "recipe.epochs": 1, "method": "kd", "teacher": "mlp"}, Conf())
-    assert lskd_run("recipe.epochs=1", "runtime.progress=false").code == 0
-    assert Store(tmp_path / "results").state(run.teacher) == "done"
-    return run
+def student(trained, tmp_path):
+    """The student; tmp_path/results is a copy of the store."""
+    shutil.copytree(trained[1].root, tmp_path / "results")
+    return trained[0]
 
 
 @pytest.mark.parametrize("file", ["config.json", "result.json", "model.safetensors"])
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"seed": 17}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"seed": 17}'])
 def test_a_damaged_file_is_named_before_anything_trains(lskd_run, tmp_path, student, file, content):
     store = Store(tmp_path / "results")
     damaged = store.directory(student.teacher) / file
     damaged.write_text(content)
-    if file == "result.json" and content.startswith('{"'):
-        pytest.skip("valid JSON of other content is the report's to judge")
     check(lskd_run(*STUDENT), str(damaged))
     assert store.state(student) == "missing"
 
@@ -289,10 +308,3 @@ def test_a_record_of_another_configuration_is_not_used(lskd_run, tmp_path, stude
 def test_the_same_teacher_undamaged_teaches(lskd_run, tmp_path, student):
     assert lskd_run(*STUDENT, "runtime.progress=false").code == 0
     assert Store(tmp_path / "results").state(student) == "done"
-    load_network(student, Store(tmp_path / "results"), runtime=_runtime())
-
-
-def _runtime():
-    from lskd.config import Runtime
-
-    return Runtime(cache=str(data.default_cache_root()))

@@ -22,10 +22,14 @@ def small_network():
     return network
 
 
-@pytest.mark.parametrize(("momentum", "dampening", "nesterov"), [(0, 0, False), (0.9, 0, False), (0.9, 0, True), (0.9, 0.9, False)])
+@pytest.mark.parametrize(
+    ("momentum", "dampening", "nesterov"), [(0, 0, False), (0.9, 0, False), (0.9, 0, True), (0.9, 0.9, False)]
+)
 def test_steps_follow_the_formula(momentum, dampening, nesterov):
     network = small_network()
-    optimizer = SGD(network, recipe(momentum=momentum, dampening=dampening, nesterov=nesterov, lr_factors={"head.*": 0.1}))
+    optimizer = SGD(
+        network, recipe(momentum=momentum, dampening=dampening, nesterov=nesterov, lr_factors={"head.*": 0.1})
+    )
     expected = {name: p.detach().clone() for name, p in network.named_parameters()}
     velocity = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
     for step in range(4):
@@ -34,7 +38,9 @@ def test_steps_follow_the_formula(momentum, dampening, nesterov):
         gradients = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
         optimizer.step(loss, schedule_factor=0.8)
         for (name, _), g in zip(network.named_parameters(), gradients, strict=True):
-            velocity[name] = momentum * velocity[name] + (1 - dampening) * g  # zero at the start: also the first is dampened
+            velocity[name] = (
+                momentum * velocity[name] + (1 - dampening) * g
+            )  # zero at the start: also the first is dampened
             update = g + momentum * velocity[name] if nesterov else velocity[name]
             expected[name] -= 0.5 * 0.8 * (0.1 if name.startswith("head") else 1.0) * update
     for name, parameter in network.named_parameters():

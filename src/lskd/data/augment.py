@@ -130,7 +130,9 @@ class Normalize:
 
     def __post_init__(self) -> None:
         if self.kind == "fixed" and not (self.mean and len(self.mean) == len(self.std)):
-            raise InputError(f"mean = {list(self.mean)}, std = {list(self.std)}: kind=fixed needs one of each a channel")
+            raise InputError(
+                f"mean = {list(self.mean)}, std = {list(self.std)}: kind=fixed needs one of each a channel"
+            )
         if self.kind != "fixed" and (self.mean or self.std):
             raise InputError(f"mean = {list(self.mean)}, std = {list(self.std)}: only kind=fixed takes them")
         if any(value <= 0 for value in self.std):

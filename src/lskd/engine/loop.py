@@ -79,7 +79,7 @@ def train(
     def forward(network: nn.Module, pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> fp32 logits (B, K)."""
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            return network(normalizer(pixels).contiguous(memory_format=torch.channels_last)).float()  # type: ignore[no-any-return]
+            return network(normalizer(pixels).contiguous(memory_format=torch.channels_last)).float()
 
     # Networks.
     network = build_network(run, spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -128,15 +128,15 @@ def train(
                 progress=step / total_steps,
             )
             terms = method.loss(batch)  # by name, each (B,)
-            loss = recipe.loss_scale * sum(term.mean() for term in terms.values())
+            loss = recipe.loss_scale * torch.stack([term.mean() for term in terms.values()]).sum()
             factor = recipe.schedule.at(step, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
             optimizer.step(loss, factor)
 
             # Sums over the epoch stay on the device: nothing here waits for it.
             for name, term in terms.items():
                 sums[name] += term.detach().sum()
-            sums["correct"] += (logits.detach().argmax(-1) == batch.labels).sum()
-            sums["examples"] += len(indices)
+            sums["#correct"] += (logits.detach().argmax(-1) == batch.labels).sum()
+            sums["#examples"] += len(indices)
 
             step += 1
             on_step(step, total_steps)
@@ -153,15 +153,16 @@ def train(
         sums.clear()
         now = time.perf_counter()
         seconds, began_at = seconds + now - began_at, now
-        seen = totals.pop("examples")
+        seen = totals.pop("#examples")
         record: dict[str, Any] = {"epoch": epoch, "step": step, "lr": recipe.lr * factor, "seconds": round(seconds, 3)}
-        record["train"] = {"top1": 100.0 * totals.pop("correct") / seen, **{k: v / seen for k, v in totals.items()}}
+        record["train"] = {"top1": 100.0 * totals.pop("#correct") / seen, **{k: v / seen for k, v in totals.items()}}
         if not all(math.isfinite(value) for value in record["train"].values()):
             raise Diverged(f"the training loss is not finite in epoch {epoch}, by step {step}")
         if (epoch + 1) % recipe.evaluate_every == 0 or step == total_steps:
             try:
                 for name, part in held_out.items():
-                    record[name] = metrics.summary(evaluate(network, forward, centre(part.images, recipe.augment)), part.labels)
+                    logits = evaluate(network, forward, centre(part.images, recipe.augment))
+                    record[name] = metrics.summary(logits, part.labels)
             except FloatingPointError as error:
                 raise Diverged(f"{error} in epoch {epoch}, by step {step}") from None
         epochs.append(record)
@@ -280,5 +281,7 @@ def load_checkpoint(path: Path, run: Run) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return state if state["id"] == run.id else None
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        logging.getLogger(__name__).warning("%s cannot be read (%s): starting the run again", path, type(error).__name__)
+        logging.getLogger(__name__).warning(
+            "%s cannot be read (%s): starting the run again", path, type(error).__name__
+        )
         return None

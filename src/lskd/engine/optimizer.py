@@ -44,7 +44,8 @@ class SGD:
         loss.backward()
         # Weight decay is a part of the loss whose gradient is known; as such it takes part in the clipping.
         if self.decayed:
-            torch._foreach_add_([p.grad for p in self.decayed], self.decayed, alpha=self.decay_rate)
+            gradients = [p.grad for p in self.decayed if p.grad is not None]
+            torch._foreach_add_(gradients, self.decayed, alpha=self.decay_rate)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         for group in self.sgd.param_groups:
@@ -67,9 +68,9 @@ def lr_factors(names: Iterable[str], patterns: dict[str, float]) -> list[float]:
     return factors
 
 
-def decayed_parameters(network: nn.Module, decay: WeightDecay) -> list[nn.Parameter]:
+def decayed_parameters(network: nn.Module, decay: WeightDecay) -> list[Tensor]:
     """The parameters that weight decay applies to."""
-    named = dict(network.named_parameters())
+    named: dict[str, Tensor] = dict(network.named_parameters())
     if decay.to == "weights":
         return [p for p in named.values() if p.ndim > 1]
     if decay.to == "not_biases":
@@ -78,6 +79,8 @@ def decayed_parameters(network: nn.Module, decay: WeightDecay) -> list[nn.Parame
     if decay.to == "named":
         for pattern in decay.names:
             if not any(fnmatchcase(name, pattern) for name in named):
-                raise InputError(f"recipe.weight_decay.names = {pattern!r}: matches no parameter; there are {', '.join(named)}")
+                raise InputError(
+                    f"recipe.weight_decay.names = {pattern!r}: matches no parameter; there are {', '.join(named)}"
+                )
         return [p for name, p in named.items() if any(fnmatchcase(name, pattern) for pattern in decay.names)]
     return list(named.values())

@@ -33,8 +33,9 @@ class Teacher:
                     module.train()
                     module.track_running_stats = False  # neither read nor changed; the buffers stay in the state
         else:
-            num_classes = self.network.head.out_features
-            size = len(views.images) * views.count * num_classes * 4
+            head = network.get_submodule("head")
+            assert isinstance(head, nn.Linear)
+            size = len(views.images) * views.count * head.out_features * 4
             if passes >= views.count and size <= memory:
                 self.table = self._tabulate()
 

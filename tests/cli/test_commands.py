@@ -1,0 +1,249 @@
+"""What the command line does with good input."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.initialize import initialize_config_dir
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from lskd import cli
+from lskd.config import Conf, shipped_conf
+from lskd.plan import load_experiment, make_plan
+from lskd.store import Store
+
+LIGHT = ("runtime.device=cpu", "runtime.threads=1")
+EXPERIMENTS = Conf().names("experiment")
+
+
+def spawn(tmp_path: Path, *words: str, code: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """`lskd-run WORDS` as a process of its own, in tmp_path; `code` runs before it."""
+    program = f"import sys; {code}; from lskd.cli import main; main()" if code else "from lskd.cli import main; main()"
+    paths = {
+        "LSKD_RESULTS": str(tmp_path / "results"),
+        "LSKD_CACHE": str(tmp_path / "cache"),
+        "LSKD_DATA": str(tmp_path),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd=tmp_path,
+        env={**os.environ, **paths, **env},
+        capture_output=True,
+        text=True,
+    )
+
+
+def run_of(words: list[str]):
+    """The run that the command line `words` describe, composed by Hydra as `main` does it."""
+    with initialize_config_dir(str(shipped_conf()), version_base="1.3"):
+        loader: ConfigLoader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("config", [cli.open_word(word) for word in words], RunMode.RUN)
+    settings = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    plan, runs, *_ = cli.interpret(settings, config.hydra)
+    assert plan is None
+    return runs[-1]
+
+
+# ---- help and plans -----------------------------------------------------------------------------------------------
+
+
+def children_cpu_seconds() -> float:
+    """Processor time of finished child processes: unlike the clock, it says the same on a busy machine."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_help_names_every_choice_and_is_quick(tmp_path):
+    begun = children_cpu_seconds()
+    finished = spawn(tmp_path, "--help")
+    assert children_cpu_seconds() - begun < 3
+    assert finished.returncode == 0
+    for group in ("arch", "dataset", "experiment", "method", "recipe"):
+        assert f"{group}: {', '.join(Conf().names(group))}" in finished.stdout
+
+
+def test_a_plan_of_500_runs_is_quick_and_imports_no_torch(tmp_path):
+    write_conf(tmp_path / "conf", seeds=range(100), alphas=(0.1, 0.2, 0.3, 0.4, 0.5))
+    exits = "import atexit; atexit.register(lambda: print('torch' in sys.modules))"
+    begun = children_cpu_seconds()
+    finished = spawn(tmp_path, f"--config-dir={tmp_path / 'conf'}", "experiment=mine", "plan=true", code=exits)
+    assert children_cpu_seconds() - begun < 3
+    assert finished.returncode == 0, finished.stderr
+    assert "500 runs: 0 done, 500 to train" in finished.stdout
+    assert finished.stdout.endswith("False\n")
+    assert not (tmp_path / "results").exists()
+
+
+def write_conf(folder: Path, *, seeds, alphas) -> None:
+    """An experiment "mine" of a digits network under some alphas and seeds."""
+    columns = {f"a{i}": {"label": str(alpha), "run": {"alpha": alpha}} for i, alpha in enumerate(alphas)}
+    base = {"dataset": "digits", "arch": "mlp", "arch.hidden": [4], "recipe.epochs": 1}
+    sheet = {"title": "mine", "seeds": list(seeds), "base": base, "rows": {"net": {"label": "net"}}, "columns": columns}
+    for group, content in (("table", sheet), ("experiment", {"title": "mine", "sheets": ["mine"]})):
+        (folder / group).mkdir(parents=True)
+        (folder / group / "mine.yaml").write_text(json.dumps(content))  # JSON is YAML
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_shipped_experiments_plan(lskd_run, tmp_path, experiment):
+    finished = lskd_run(f"experiment={experiment}", "plan=true")
+    assert finished.code == 0, finished.err
+    assert "to train" in finished.out
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_printed_commands_are_the_runs_they_are_printed_with(lskd_run, experiment):
+    conf = Conf()
+    plan = make_plan(load_experiment(conf.load("experiment", experiment), experiment), conf)
+    lines = cli.commands(plan, plan.runs)
+    assert [line.split()[0] for line in lines] == [run.id for run in plan.runs]
+    labels = [str(run).rpartition(", seed ")[0] for run in plan.runs]
+    firsts = [labels.index(label) for label in dict.fromkeys(labels)]  # one seed of each is enough
+    for line in [lines[i] for i in firsts][:24]:
+        expected, program, *words = shlex.split(line)
+        assert program == "lskd-run"
+        assert run_of(words).id == expected, line
+
+
+def test_printed_commands_know_chains_of_teachers_and_odd_values(lskd_run):
+    settings = {
+        "dataset": "digits", "arch": "mlp", "method": "kd_muller", "temperature": 2, "smoothing.mass": "others",
+        "recipe.lr_factors": {"head.*": 0.1}, "recipe.schedule.warmup": 1.5,
+        "teacher": {"arch": "mlp", "arch.hidden": [8, 8], "method": "kd", "method.beta": 1e-5, "seed": 3,
+                    "recipe": "quickstart", "teacher": {"arch": "mlp", "alpha": 0.2, "recipe.epochs": 7}},
+    }  # fmt: skip
+    sheet = {"title": "", "seeds": [5], "base": settings, "rows": {"r": {"label": ""}}, "columns": {"c": {"label": ""}}}
+    conf = Conf()
+    conf._loaded["table", "chain"] = sheet
+    plan = make_plan(load_experiment({"title": "", "sheets": ["chain"]}), conf)
+    assert len(plan.runs) == 3 and [run.seed for run in plan.runs] == [3, 3, 5]
+    for line in cli.commands(plan, plan.runs):
+        expected, _, *words = shlex.split(line)
+        assert run_of(words).id == expected, line
+
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+
+
+def test_keys_that_no_file_mentions_need_no_plus(lskd_run):
+    run = run_of(["recipe.clip_norm=1.0", "arch.hidden_dropout=0.5", "recipe.schedule.warmup=2", "dataset.limit=100"])
+    assert run.recipe.clip_norm == 1.0
+    assert run.arch.settings.hidden_dropout == 0.5
+    assert (run.recipe.schedule.kind, run.recipe.schedule.warmup) == ("cosine", 2.0)
+    assert run.dataset.limit == 100
+
+
+def test_a_mapping_is_laid_over_the_file(lskd_run):
+    run = run_of(["recipe=muller_mnist", "recipe.lr_factors={layers.0.*:0.5}", "recipe.augment={crop: 6}"])
+    assert run.recipe.lr_factors == {"head.*": 0.1, "layers.0.*": 0.5}
+    assert (run.recipe.augment.pad, run.recipe.augment.crop) == (2, 6)
+
+
+def test_a_short_name_replaces_what_a_file_says(lskd_run):
+    assert run_of(["method=kd_muller", "teacher=mlp", "temperature=3"]).method.settings.temperature == 3.0
+
+
+def test_settings_of_a_named_teacher(lskd_run):
+    words = ["method=kd", "teacher=mlp800", "teacher.recipe.epochs=3", "teacher.arch.hidden=[8]", "teacher_ls=0.2"]
+    teacher = run_of(words).teacher
+    assert (teacher.arch.name, teacher.arch.settings.hidden) == ("mlp800", (8,))
+    assert (teacher.recipe.epochs, teacher.smoothing.alpha) == (3, 0.2)
+    assert (
+        run_of(["method=kd", "teacher={arch:mlp800,arch.hidden:[8],recipe.epochs:3,alpha:0.2}"]).teacher.id
+        == teacher.id
+    )
+    longer = [
+        "method=kd",
+        "teacher.arch=mlp800",
+        "teacher.arch.hidden=[8]",
+        "teacher.recipe.epochs=3",
+        "teacher.alpha=0.2",
+    ]
+    assert run_of(longer).teacher.id == teacher.id
+
+
+def test_settings_over_an_experiment(lskd_run):
+    changed = lskd_run("experiment=quickstart", "seeds=[0]", "experiment.settings.recipe.epochs=3", "plan=true")
+    assert changed.code == 0, changed.err
+    assert "[69 steps, seeds 0]" in changed.out
+
+
+def test_show_configuration(lskd_run):
+    finished = lskd_run("--cfg", "job", "arch=resnet20", "recipe.clip_norm=2")
+    assert finished.code == 0
+    assert "name: resnet20" in finished.out and "clip_norm: 2" in finished.out
+
+
+def test_shell_completion(lskd_run, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", "lskd-run dataset=")
+    monkeypatch.setenv("COMP_POINT", "17")
+    finished = lskd_run("-sc", "query=bash")
+    assert {f"dataset={name}" for name in Conf().names("dataset")} <= set(finished.out.split())
+
+
+# ---- sweeps and plugins --------------------------------------------------------------------------------------------
+
+
+def test_sweep_trains_a_shared_teacher_once_and_litters_nowhere(lskd_run, tmp_path):
+    words = ("recipe.epochs=1", "arch.hidden=[4]", "method=kd", "teacher.arch=mlp", "teacher.arch.hidden=[8]", *LIGHT)
+    finished = lskd_run("-m", *words, "temperature=1,4", "alpha=0,0.1")
+    assert finished.code == 0, finished.err
+    done = [config for config, _, _ in Store(tmp_path / "results").results()]
+    assert len(done) == 5 and sum("teacher" not in config for config in done) == 1
+    assert finished.err.count("[1/2] mlp(hidden=8)") == 1 and finished.err.count("[1/1]") == 3
+    assert list(Path.cwd().iterdir()) == []
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"runs", ".sweeps"}
+
+
+PLUGIN = """
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lskd.losses import cross_entropy
+from lskd.methods import METHODS, Batch
+from lskd.methods.method import Method, require
+
+
+@dataclass(frozen=True)
+class Confident(Method):
+    \"\"\"Cross-entropy minus `weight` times the entropy of the prediction (Pereyra et al. 2017).\"\"\"
+
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, "weight", self.weight, ">= 0")
+
+    def loss(self, batch: Batch) -> Mapping[str, Tensor]:
+        log_probs = batch.logits.log_softmax(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        return {"ce": cross_entropy(batch.logits, batch.targets), "entropy": -self.weight * entropy}
+
+
+METHODS["confident"] = Confident()
+"""
+
+
+def test_a_method_of_ones_own_is_one_short_file(lskd_run, tmp_path):
+    assert PLUGIN.count("\n") < 40
+    plugin = tmp_path / "random.py"  # the name of a module of Python's must do no harm
+    plugin.write_text(PLUGIN)
+    words = (f"plugin={plugin}", "method=confident", "recipe.epochs=1", *LIGHT)
+    finished = lskd_run(*words, "method.weight=0.2")
+    assert finished.code == 0, finished.err
+    [(config, _, result)] = Store(tmp_path / "results").results()
+    assert config["method"] == {"name": "confident", "weight": 0.2}
+    assert set(result["train"]) == {"top1", "ce", "entropy"}
+    assert "method.weight = -1.0: must be >= 0" in lskd_run(*words, "method.weight=-1").err

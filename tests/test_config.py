@@ -1,0 +1,271 @@
+"""From settings to runs: strict parsing, identities, inheritance, and the files of conf/."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from lskd import data
+from lskd.config import GROUPS, Conf, Run, Runtime, normal_form, override_words, parse_run, read_yaml, shipped_conf
+from lskd.errors import InputError
+from lskd.methods import METHODS
+from lskd.models import ARCHS
+from lskd.plan import load_experiment, load_sheet, make_grid, make_plan
+from lskd.strict import identity, parse
+
+CONF = Conf()
+
+
+def run_of(**settings: Any) -> Run:
+    """A run from settings whose keys have __ for a dot."""
+    return parse_run({key.replace("__", "."): value for key, value in settings.items()}, CONF)
+
+
+PLAIN = {"dataset": "digits", "arch": "mlp"}
+TAUGHT = {**PLAIN, "method": "kd", "teacher": "mlp"}
+
+# ---- the strict parser --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise InputError(f"size = {self.size}: must be >= 0")
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    rate: float = 0.5
+    on: bool = False
+    kind: Literal["a", "b"] = "a"
+    limit: int | None = None
+    numbers: tuple[float, ...] = ()
+    factors: dict[str, float] = field(default_factory=dict)
+    inner: Inner = Inner()
+    note: str = field(default="", metadata={"identity": False})
+
+
+def test_parse_converts_whole_numbers_to_floats_and_nothing_else():
+    given = {"name": "x", "rate": 1, "numbers": [1, 2.5], "factors": {"a": 2}, "inner": {"size": 3}, "limit": None}
+    outer = parse(Outer, given)
+    assert outer == Outer("x", 1.0, numbers=(1.0, 2.5), factors={"a": 2.0}, inner=Inner(3))
+    assert (
+        isinstance(outer.rate, float) and isinstance(outer.numbers[0], float) and isinstance(outer.factors["a"], float)
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": 1}, "top.name = 1: must be a string"),
+        ({}, "top.name: is required"),
+        ({"name": "x", "rate": "1"}, 'top.rate = "1": must be a number'),
+        ({"name": "x", "rate": True}, "top.rate = true: must be a number"),
+        ({"name": "x", "rate": float("nan")}, "top.rate = nan: must be a finite number"),
+        ({"name": "x", "on": 1}, "top.on = 1: must be true or false"),
+        ({"name": "x", "kind": "c"}, 'top.kind = "c": must be one of a, b'),
+        ({"name": "x", "limit": 2.0}, "top.limit = 2.0: must be a whole number"),
+        ({"name": "x", "limit": True}, "top.limit = true: must be a whole number"),
+        ({"name": "x", "numbers": 3}, "top.numbers = 3: must be a list"),
+        ({"name": "x", "numbers": [1, "a"]}, 'top.numbers[1] = "a": must be a number'),
+        ({"name": "x", "factors": [1]}, "top.factors = [1]: must be a mapping"),
+        ({"name": "x", "factors": {"a": None}}, "top.factors.a = null: must be a number"),
+        ({"name": "x", "inner": {"size": -1}}, "top.inner.size = -1: must be >= 0"),
+        ({"name": "x", "inner": {"sise": 1}}, "top.inner.sise = 1: unknown key; did you mean 'size'? allowed: size"),
+        ({"name": "x", "inner": None}, "top.inner = None: must be a mapping with keys size"),
+    ],
+)
+def test_parse_names_path_value_and_what_is_allowed(given, message):
+    with pytest.raises(InputError) as error:
+        parse(Outer, given, "top")
+    assert str(error.value) == message
+
+
+def test_identity_leaves_out_defaults_and_labels():
+    assert identity(Outer("x", note="whatever")) == {"name": "x"}
+    assert identity(Outer("x", 0.25, inner=Inner(2), numbers=(1.0,))) == {
+        "name": "x", "rate": 0.25, "inner": {"size": 2}, "numbers": [1.0]
+    }  # fmt: skip
+
+
+# ---- identities ----------------------------------------------------------------------------------------------------
+
+# Ids of runs whose results are, or may be, published. A change here orphans everybody's results.
+GOLDEN = {
+    ("quickstart", "teacher"): "36e6e2cd5862",
+    ("quickstart", "teacher, α = 0.1"): "06c198c26c14",
+    ("quickstart", "student, T = 4"): "12528431e573",
+    ("quickstart", "student, T = 4, teacher's α = 0.1"): "f23a902bc6eb",
+    ("muller_mnist", "teacher, dropout"): "b3aa668bf82d",
+    ("muller_mnist", "teacher, α = 0.1"): "8bb44846dc90",
+    ("muller_mnist", "student of the first"): "1242cd4552f2",
+    ("muller_mnist", "student of the second"): "8852a78e8bc2",
+    ("muller_cifar10", "AlexNet"): "e73be9392594",
+    ("muller_cifar10", "AlexNet, α = 0.1"): "ea84492ad071",
+    ("muller_cifar10", "ResNet-56"): "534778a180ce",
+    ("muller_cifar10", "ResNet-56, α = 0.15"): "3e61da8ef653",
+}
+
+
+@pytest.mark.parametrize("experiment", ["quickstart", "muller_mnist", "muller_cifar10"])
+def test_golden_ids(experiment):
+    plan = make_plan(load_experiment(CONF.load("experiment", experiment), experiment), CONF)
+    first = [run.id for run in plan.runs if run.seed == 0][:4]
+    assert first == [value for (name, _), value in GOLDEN.items() if name == experiment]
+
+
+def test_golden_id_of_a_command_line():
+    settings = {**TAUGHT, "dataset": "cifar100", "arch": "resnet20", "teacher": "resnet56", "recipe": "crd"}
+    run = parse_run({**settings, "temperature": 4, "alpha": 0.1, "teacher_ls": True, "seed": 3}, CONF)
+    assert (run.id, run.teacher.id) == ("f6ce5e656797", run_of(**{**PLAIN, "dataset": "cifar100", "arch": "resnet56"},
+                                        recipe="crd", alpha=0.1, seed=3).id)  # fmt: skip
+
+
+def test_numbers_are_the_same_however_they_are_written():
+    assert run_of(**PLAIN, recipe__lr=1).id == run_of(**PLAIN, recipe__lr=1.0).id
+    assert run_of(**PLAIN, alpha=0).id == run_of(**PLAIN, alpha=0.0).id == run_of(**PLAIN).id
+
+
+CHANGES = {
+    "dataset": "mnist", "dataset.holdout": 100, "dataset.limit": 100, "arch": "mlp800", "arch.hidden": [3],
+    "arch.hidden_dropout": 0.5, "method": "kd_muller", "method.beta": 0.5, "temperature": 2, "recipe": "standard",
+    "recipe.lr": 0.3, "recipe.batch_size": 32, "recipe.epochs": 3, "recipe.momentum": 0.5, "recipe.nesterov": True,
+    "recipe.lr_factors": {"head.*": 0.1}, "recipe.schedule.kind": "linear", "recipe.weight_decay.rate": 0.1,
+    "recipe.clip_norm": 1.0, "recipe.loss_scale": 3.0, "recipe.augment.pad": 2, "recipe.normalize.kind": "none",
+    "recipe.precision": "bf16", "recipe.evaluate_every": 1, "alpha": 0.1, "smoothing.mass": "others", "seed": 1,
+    "teacher": "mlp800", "teacher.arch.hidden": [3], "teacher.seed": 7, "teacher.recipe.lr": 0.3, "teacher_ls": 0.1,
+    "teacher_mode": "batch_stats",
+}  # fmt: skip
+
+
+def test_every_setting_that_matters_changes_the_id():
+    ids = {parse_run(TAUGHT, CONF).id, *(parse_run({**TAUGHT, key: value}, CONF).id for key, value in CHANGES.items())}
+    assert len(ids) == 1 + len(CHANGES)
+
+
+@pytest.mark.parametrize("label", ["name", "provenance", "deviations"])
+def test_labels_do_not_change_the_id(label):
+    value = "mine" if label == "name" else ["mine"]
+    assert (
+        parse_run({**TAUGHT, "recipe": "standard", f"recipe.{label}": value}, CONF).id
+        == run_of(**TAUGHT, recipe="standard").id
+    )
+
+
+def test_the_runtime_is_no_part_of_a_run():
+    assert not {"runtime", *Runtime.__dataclass_fields__} & set(json.dumps(run_of(**TAUGHT).identity()).split('"'))
+
+
+def test_short_and_long_names_are_one():
+    short = run_of(**TAUGHT, alpha=0.2, temperature=3, teacher_ls=True)
+    nested = {"arch": "mlp", "alpha": 0.1}
+    long = run_of(**{**TAUGHT, "teacher": nested}, smoothing={"alpha": 0.2}, method__temperature=3.0)
+    assert short.id == long.id
+    assert run_of(**TAUGHT, teacher_ls=0.1).id == run_of(**TAUGHT, teacher__smoothing__alpha=0.1).id == run_of(
+        **TAUGHT, teacher_ls=True).id  # fmt: skip
+    with pytest.raises(InputError, match=r"alpha = 0.1: smoothing.alpha = 0.2 says otherwise"):
+        run_of(**PLAIN, alpha=0.1, smoothing__alpha=0.2)
+
+
+# ---- teachers ------------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_inherits_data_recipe_seed_and_mass():
+    run = run_of(
+        **TAUGHT, dataset__limit=100, recipe="standard", recipe__lr=0.3, seed=4, smoothing__mass="others", alpha=0.2
+    )
+    alone = run_of(**PLAIN, dataset__limit=100, recipe="standard", recipe__lr=0.3, seed=4, smoothing__mass="others")
+    assert run.teacher == alone
+    assert run.teacher.smoothing.alpha == 0.0, "label smoothing is not inherited"
+
+
+def test_single_fields_of_a_teacher_change_what_it_inherits():
+    teacher = run_of(**TAUGHT, recipe="standard", recipe__momentum=0.5, teacher__recipe__lr=0.3).teacher
+    assert (teacher.recipe.name, teacher.recipe.lr, teacher.recipe.momentum) == ("standard", 0.3, 0.5)
+
+
+def test_a_choice_of_its_own_starts_afresh():
+    teacher = run_of(**TAUGHT, recipe="standard", recipe__momentum=0.5, teacher__recipe="quickstart").teacher
+    assert teacher.recipe == run_of(**PLAIN, recipe="quickstart").recipe
+    held_out = run_of(**TAUGHT, dataset__limit=100, teacher__dataset="digits").teacher
+    assert held_out.dataset.limit == 0
+
+
+def test_teachers_have_teachers():
+    run = run_of(
+        **{**TAUGHT, "teacher": {"arch": "mlp", "method": "kd", "teacher": {"arch": "mlp", "seed": 9}}}, seed=1
+    )
+    assert [run.seed, run.teacher.seed, run.teacher.teacher.seed] == [1, 1, 9]
+    assert run.teacher.teacher == run_of(**PLAIN, seed=9)
+
+
+def test_no_teacher_however_it_is_said():
+    assert run_of(**PLAIN, teacher=None).id == run_of(**PLAIN, teacher_ls=False).id == run_of(**PLAIN).id
+
+
+def test_normal_form_and_words():
+    form = normal_form({"arch": "mlp1200", "arch.hidden_dropout": 0.5, "teacher": "resnet56", "teacher_ls": True})
+    assert form == {
+        "arch": {"": "mlp1200", "hidden_dropout": 0.5},
+        "teacher": {"arch": {"": "resnet56"}, "smoothing": {"alpha": 0.1}},
+    }
+    assert override_words({"dataset": {"": "digits", "digest": "123", "evaluate": "null"}}) == [
+        "dataset=digits", "dataset.digest='123'", "dataset.evaluate='null'"
+    ]  # fmt: skip
+
+
+# ---- conf/ ---------------------------------------------------------------------------------------------------------
+
+FILES = sorted(path.relative_to(shipped_conf()) for path in shipped_conf().glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_every_file_parses(file: Path):
+    group, name = file.parent.name, file.stem
+    content = read_yaml(shipped_conf() / file)
+    if group in GROUPS:
+        needed = {"method": "kd", "teacher": "resnet8"} if name.startswith(("kd", "logit")) else {}
+        network = "alexnet" if name.startswith("muller_alexnet") else "resnet8"
+        parse_run({"dataset": "cifar10", "arch": network, **needed, group: name}, CONF)
+    elif group == "table":
+        make_grid(load_sheet(name, CONF), CONF)
+    elif group == "experiment":
+        make_plan(load_experiment(content, name), CONF)
+    else:
+        assert group == "launcher"
+
+
+def test_recipes_are_named_as_their_files():
+    for name in CONF.names("recipe"):
+        assert CONF.load("recipe", name)["name"] == name
+
+
+def test_registries_and_files_agree():
+    files = {group: {path.stem for path in (shipped_conf() / group).glob("*.yaml")} for group in GROUPS}
+    assert files["arch"] == set(ARCHS)
+    assert set(METHODS) <= files["method"]
+    assert set(data.DATASETS) <= files["dataset"]
+    for group, registry in (("arch", ARCHS), ("method", METHODS), ("dataset", data.DATASETS)):
+        for name in files[group]:
+            assert CONF.load(group, name)["name"] in registry
+            if name in registry:
+                assert CONF.load(group, name)["name"] == name, (
+                    f"{group}/{name}.yaml is another entry than its name says"
+                )
+
+
+def test_a_users_directory_comes_first(tmp_path):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text("defaults: [quickstart]\nlr: 0.5\n")
+    conf = Conf((tmp_path, shipped_conf()))
+    run = parse_run({**PLAIN, "recipe": "mine"}, conf)
+    assert (run.recipe.lr, run.recipe.batch_size) == (0.5, 64)
+    assert "mine" in conf.names("recipe") and "quickstart" in conf.names("recipe")
