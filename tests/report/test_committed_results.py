@@ -38,7 +38,10 @@ def test_a_run_is_what_its_id_says_and_is_whole(path):
         teacher = json.loads((run.parent / taught_by["id"] / "result.json").read_text())
         assert json.loads((run.parent / taught_by["id"] / "config.json").read_text()) == config["teacher"]
         rebuilt = run.parent / taught_by["id"] / "rebuilt.json"
-        known = [teacher["weights_sha256"], *([json.loads(rebuilt.read_text())["weights_sha256"]] if rebuilt.exists() else [])]
+        known = [
+            teacher["weights_sha256"],
+            *([json.loads(rebuilt.read_text())["weights_sha256"]] if rebuilt.exists() else []),
+        ]
         assert taught_by["weights_sha256"] in known
 
 
@@ -52,7 +55,9 @@ def test_no_run_tells_of_the_machine_it_was_made_on():
 def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path, name):
     """Golden test of the reporter on real runs. If it fails after a change meant to show: `make tables`, and look."""
     conf = Conf()
-    written = report.write(make_plan(load_experiment(conf.load("experiment", name), name), conf), Store(RESULTS), tmp_path)
+    written = report.write(
+        make_plan(load_experiment(conf.load("experiment", name), name), conf), Store(RESULTS), tmp_path
+    )
     tables = [path for path in written if path.suffix in (".md", ".csv", ".tex")]
     assert tables
     for path in tables:
