@@ -26,7 +26,10 @@ def test_a_run_is_what_its_id_says_and_is_whole(path):
     config = json.loads((run / "config.json").read_text())
     canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert hashlib.sha256(canonical.encode()).hexdigest()[:12] == run.name
-    result, log = json.loads(path.read_text()), [json.loads(line) for line in open(run / "log.jsonl")]
+    result, log = (
+        json.loads(path.read_text()),
+        [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()],
+    )
     assert result["id"] == run.name
     assert len(log) == result["epochs"]
     assert log[-1]["step"] == result["steps"]
