@@ -10,11 +10,12 @@ from typing import Any, Literal
 import pytest
 
 from lskd import data
-from lskd.config import GROUPS, Conf, Run, Runtime, normal_form, override_words, parse_run, read_yaml, shipped_conf
+from lskd.config import Run, Runtime
 from lskd.errors import InputError
 from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.plan import load_experiment, load_sheet, make_grid, make_plan
+from lskd.settings import GROUPS, Conf, normal_form, override_words, parse_run, read_yaml, shipped_conf
 from lskd.strict import identity, parse
 
 CONF = Conf()

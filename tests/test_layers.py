@@ -22,6 +22,7 @@ LAYERS = [
     {"methods", "models", "data"},
     {"recipe", "data_cli"},
     {"config"},
+    {"settings"},
     {"store"},
     {"engine"},
     {"run", "plan"},

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from lskd.config import Conf
 from lskd.errors import InputError
 from lskd.recipe import Recipe, Schedule, WeightDecay
+from lskd.settings import Conf
 from lskd.strict import parse
 
 

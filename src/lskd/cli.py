@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
 
-from lskd.config import GROUPS, RUN_KEYS, SHORT, Conf, Runtime, parse_run, shipped_conf
+from lskd.config import Runtime
 from lskd.data import Dataset
 from lskd.errors import InputError, unknown
 from lskd.methods import METHODS
@@ -29,6 +29,7 @@ from lskd.models import ARCHS
 from lskd.plan import Costs, Plan, grouped, in_order, load_experiment, make_plan, to_train, training_examples
 from lskd.plugins import load_installed_plugins, load_plugin
 from lskd.recipe import Recipe
+from lskd.settings import GROUPS, RUN_KEYS, SHORT, Conf, parse_run, shipped_conf
 from lskd.store import Store
 from lskd.strict import fields, parse, show, unknown_key
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from lskd.config import Conf, Run, Runtime
+from lskd.config import Run, Runtime
 from lskd.plan import Costs, to_train, training_examples
+from lskd.settings import Conf
 from lskd.store import Store
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lskd.config import Conf, Run, build_run, merge, normal_form, override_words, teacher_form
+from lskd.config import Run
 from lskd.errors import InputError, unknown
 from lskd.methods.method import require
+from lskd.settings import Conf, build_run, merge, normal_form, override_words, teacher_form
 from lskd.store import Store
 from lskd.strict import parse, show
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lskd.config import Conf, Runtime, parse_run
+from lskd.config import Runtime
 from lskd.data import sources
 from lskd.launch import carry_out
+from lskd.settings import Conf, parse_run
 from lskd.store import Store
 
 TEACHER = ("method=kd", "teacher=mlp")

@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lskd import cli
-from lskd.config import Conf, shipped_conf
 from lskd.plan import load_experiment, make_plan
+from lskd.settings import Conf, shipped_conf
 from lskd.store import Store
 
 LIGHT = ("runtime.device=cpu", "runtime.threads=1")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lskd.config import Conf
 from lskd.plan import Experiment, Grid, Plan, Sheet, in_order, make_grid
 from lskd.report.claims import Finding, evaluate
 from lskd.report.values import Values
+from lskd.settings import Conf
 from lskd.store import Store
 from lskd.strict import parse
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lskd import report
-from lskd.config import Conf
 from lskd.plan import load_experiment, make_plan
+from lskd.settings import Conf
 from lskd.store import Store
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lskd.config import Conf, shipped_conf
 from lskd.plan import load_experiment, make_plan
 from lskd.report.cli import main
+from lskd.settings import Conf, shipped_conf
 
 EXPERIMENT = "title: Made up\nsheets: [fiction]\n"
 TABLE = """\

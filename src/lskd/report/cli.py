@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lskd import report
-from lskd.config import Conf, shipped_conf
 from lskd.errors import InputError
 from lskd.plan import load_experiment, make_plan
 from lskd.plugins import load_installed_plugins, load_plugin
+from lskd.settings import Conf, shipped_conf
 from lskd.store import Store
 
 _EPILOG = """\
