@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -188,6 +189,7 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
             )
         content["experiment"]["seeds"] = content["seeds"]
     plan = make_plan(load_experiment(content["experiment"], name), conf)
+    runtime = replace(runtime, threads=runtime.threads or plan.experiment.threads)
     return plan, plan.runs, runtime, conf, plan_only
 
 

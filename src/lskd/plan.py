@@ -210,6 +210,7 @@ class Experiment:
     cost: str = ""
     seeds: tuple[int, ...] = ()  # instead of those of its sheets
     settings: dict[str, Any] = field(default_factory=dict)  # laid over every cell
+    threads: int = 0  # CPU threads that suit its networks, where runtime.threads = 0 leaves the choice open
     # Not the paper's protocol, and why: the report says so, and prints no paper values beside these numbers.
     shortened: str = ""
 
@@ -217,6 +218,7 @@ class Experiment:
         require(bool(self.sheets), "sheets", [], "a list of names in conf/table")
         require(len(set(self.sheets)) == len(self.sheets), "sheets", list(self.sheets), "all different")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", list(self.seeds), "all different")
+        require(self.threads >= 0, "threads", self.threads, ">= 0")
 
 
 @dataclass(frozen=True)
