@@ -20,8 +20,9 @@ $(INSTALLED): pyproject.toml
 	fi
 	@touch $@
 
+# A store of its own: results/ has the same runs already, and what is done never trains again.
 quickstart: $(INSTALLED) ## Environment, then a real experiment on bundled data, with its table, verdicts and figure
-	$(BIN)/lskd-run experiment=quickstart
+	$(BIN)/lskd-run experiment=quickstart runtime.results=quickstart_results
 
 test: $(INSTALLED) ## Environment, then all fast tests (set LSKD_DATA to include those on real data)
 	$(BIN)/python -m pytest
