@@ -273,13 +273,13 @@ def test_the_distillation_term_of_wsl():
 
 
 def test_logit_matching_preset():
-    """0.4·CE + 0.6·½·Σ (z_s - z_t)²."""
+    """0.4·CE + 0.6·½·mean (z_s - z_t)²; reduce="sum" is K times the squared error."""
     squared = (STUDENT - TEACHER).square().sum(-1)
-    assert_equal(total(preset("logit_matching"), make_batch(0.1)), 0.4 * hard(0.1) + 0.6 * 0.5 * squared)
-    assert_equal(gradient(preset("logit_matching")), 0.4 * (P_S - ONE_HOT) + 0.6 * (STUDENT - TEACHER))
-    mean = LogitMatching(reduce="mean")
-    assert_equal(total(mean, make_batch()), 0.4 * hard(0.0) + 0.6 * 0.5 / K * squared)
-    assert_equal(gradient(mean), 0.4 * (P_S - ONE_HOT) + 0.6 / K * (STUDENT - TEACHER))
+    assert_equal(total(preset("logit_matching"), make_batch(0.1)), 0.4 * hard(0.1) + 0.6 * 0.5 / K * squared)
+    assert_equal(gradient(preset("logit_matching")), 0.4 * (P_S - ONE_HOT) + 0.6 / K * (STUDENT - TEACHER))
+    summed = LogitMatching(reduce="sum")
+    assert_equal(total(summed, make_batch()), 0.4 * hard(0.0) + 0.6 * 0.5 * squared)
+    assert_equal(gradient(summed), 0.4 * (P_S - ONE_HOT) + 0.6 * (STUDENT - TEACHER))
 
 
 @pytest.mark.parametrize("weights", ["complement", "add"])

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class LogitMatching(Method):
     """L = (1-β) · H(q, p_s) + β · ½ Σ_k (z_s - z_t)²
 
-    Müller 2019, A.5: 0.4 · CE + 0.6 · 0.5 · squared error. reduce="mean" divides the sum over logits by K, as a
-    plain `MSELoss` does; the paper does not say which, "sum" is what squared error of two vectors means.
+    Müller 2019, A.5: 0.4 · CE + 0.6 · 0.5 · squared error. The paper does not say whether the error is summed over the
+    K logits (reduce="sum") or averaged, as `MSELoss` does (reduce="mean"). conf/method/logit_matching.yaml averages:
+    summed, training diverges at the paper's learning rate.
     """
 
     needs_teacher: ClassVar[bool] = True
