@@ -6,6 +6,7 @@ configuration under several seeds. Nothing here imports torch: a plan of hundred
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from lskd.errors import InputError, unknown
 from lskd.methods.method import require
 from lskd.settings import Conf, build_run, merge, normal_form, override_words, teacher_form
 from lskd.store import Store
-from lskd.strict import parse, show
+from lskd.strict import parse
 
 METRICS = ("top1", "error", "top5", "nll", "ece15", "gamma")
 
@@ -395,7 +396,8 @@ def _cost_key(config: Mapping[str, Any]) -> str:
     recipe = config["recipe"]
     crop = recipe.get("augment", {}).get("crop", 0)
     networks = [config["arch"], teacher and teacher["arch"], config["method"]["name"], crop]
-    return show([config["dataset"]["name"], networks, recipe["batch_size"], recipe.get("precision", "fp32")])
+    kind = [config["dataset"]["name"], networks, recipe["batch_size"], recipe.get("precision", "fp32")]
+    return json.dumps(kind, sort_keys=True)
 
 
 def training_examples(run: Run, conf: Conf) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shlex
 import subprocess
@@ -17,7 +18,7 @@ from hydra.initialize import initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from lskd import cli
+from lskd import cli, data_cli
 from lskd.plan import load_experiment, make_plan
 from lskd.settings import Conf, shipped_conf
 from lskd.store import Store
@@ -247,3 +248,29 @@ def test_a_method_of_ones_own_is_one_short_file(lskd_run, tmp_path):
     assert config["method"] == {"name": "confident", "weight": 0.2}
     assert set(result["train"]) == {"top1", "ce", "entropy"}
     assert "method.weight = -1.0: must be >= 0" in lskd_run(*words, "method.weight=-1").err
+
+
+# ---- what a user does after the first day --------------------------------------------------------------------------
+
+
+def test_data_of_ones_own_from_import_to_result(lskd_run, tmp_path, capsys):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for kind, grey in (("dark", 40), ("light", 200)):
+            (tmp_path / "own" / part / kind).mkdir(parents=True)
+            for i in range(8):
+                Image.new("L", (8, 8), grey + i + (part == "test")).save(tmp_path / "own" / part / kind / f"{i}.png")
+    assert data_cli.main(["import", "shades", str(tmp_path / "own")]) == 0
+    settings = ("dataset=shades", "arch=mlp", "recipe.epochs=3", "recipe.augment.pad=0")
+    finished = lskd_run(*settings, *LIGHT)
+    assert finished.code == 0, finished.err
+    assert "test, last epoch: " in finished.out
+    (config,) = (tmp_path / "results" / "runs").glob("*/config.json")
+    assert len(json.loads(config.read_text())["dataset"]["digest"]) > 8  # the name alone does not say which data it is
+
+
+def test_the_time_left_is_known_once_one_run_of_each_kind_is_done(lskd_run, tmp_path):
+    words = ("teacher=mlp", "method=kd", "recipe.epochs=1", *LIGHT)
+    assert "time unknown" in lskd_run(*words, "seed=0").out
+    assert re.search(r"2 to train; about \d+ s at the speed of the runs in the store\n", lskd_run(*words, "seed=1").out)

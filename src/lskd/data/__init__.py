@@ -234,15 +234,15 @@ def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
 def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force: bool = False) -> Spec:
     """Decode a built-in data set from `data` into the cache, downloading it into `data` first if it is not there.
 
-    A data set that is in the cache already is only checked, unless `force`. Raises `InputError` if the data cannot be
-    had or is not the original data, pixel by pixel.
+    A data set that is in the cache already, as an imported one always is, is only checked, unless `force`. Raises
+    `InputError` if the data cannot be had or is not the original data, pixel by pixel.
     """
     from lskd.data import cache as disk
     from lskd.data import sources
 
-    if name not in DATASETS:
-        raise unknown("dataset.name", name, DATASETS)
-    known, folder = DATASETS[name], _folder(cache, name)
+    known, folder = spec(name, cache), _folder(cache, name)
+    if name not in DATASETS and force:
+        raise InputError(f"{name}: is not built in, so there is nothing to decode it from again; import it again")
     if folder.exists() and not force:
         return disk.check_files(folder)
     arrays, source = sources.read(name, data=data, download=download)
