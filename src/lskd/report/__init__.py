@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lskd.errors import InputError
 from lskd.plan import Plan
@@ -22,7 +23,10 @@ from lskd.report.page import Page, make_page
 from lskd.report.values import Values
 from lskd.store import Store
 
-__all__ = ["Page", "Report", "render", "text", "write", "write_index"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Page", "Report", "frame", "render", "text", "write", "write_index"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,14 @@ def text(plan: Plan, store: Store, out: Path | None = None) -> str:
     """The tables and verdicts for a terminal; what is `write`n to `out` (default: the store) has the rest."""
     folder = (out or store.root) / "tables" / plan.experiment.name
     return "\n".join(tables.compact(page, str(folder / f"{page.sheet.name}.md")) for page in render(plan, store).pages)
+
+
+def frame(plan: Plan, store: Store) -> pandas.DataFrame:
+    """Every cell of the experiment with all its numbers, one row each, for a notebook: the CSV files as one frame."""
+    import pandas
+
+    frames = {page.sheet.name: tables.frame(page) for page in render(plan, store).pages}
+    return pandas.concat(frames, names=["sheet"]).reset_index("sheet").reset_index(drop=True)
 
 
 def write(plan: Plan, store: Store, out: Path) -> list[Path]:

@@ -7,10 +7,9 @@ sheet wants says so. A figure's points are a long table.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
@@ -19,6 +18,9 @@ from lskd.plan import Metric
 from lskd.report.page import Page
 from lskd.report.values import Summary
 from lskd.strict import identity, show
+
+if TYPE_CHECKING:
+    import pandas
 
 WIDTH = 120  # characters; rows × columns that are wider are broken into blocks of columns
 
@@ -291,17 +293,16 @@ def _seeds(cell: Summary) -> str:
 # ---- CSV ----------------------------------------------------------------------------------------------------------
 
 
+def frame(page: Page) -> pandas.DataFrame:
+    """Long format: one row a cell, with every number at full precision."""
+    import pandas
+
+    return pandas.DataFrame([_record(page, cell) for cell in page.cells])
+
+
 def to_csv(page: Page) -> str:
-    """Long format: one line a cell, with every number at full precision."""
-    table = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for cell in page.cells:
-        record = _record(page, cell)
-        if writer is None:
-            writer = csv.DictWriter(table, record, lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(record)
-    return table.getvalue()
+    """`frame` as CSV; what there is no number for is an empty field."""
+    return frame(page).to_csv(index=False, lineterminator="\n")
 
 
 def _record(page: Page, cell: Summary) -> dict[str, object]:
