@@ -192,11 +192,13 @@ class Progress:
         self.current = self.display.add_task("", total=None, rate="", visible=False)
 
     def __enter__(self) -> Progress:
-        self.display.start()
+        if self.live:
+            self.display.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.display.stop()
+        if self.live:
+            self.display.stop()
 
     def started(self, run: Run) -> None:
         self.run, self.begun, self.drawn = run, time.perf_counter(), 0.0
