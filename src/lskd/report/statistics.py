@@ -50,7 +50,7 @@ class Estimate:
             return None
         import scipy.stats
 
-        assert self.error is not None
+        assert self.error is not None and self.df is not None
         return float(2 * scipy.stats.t.sf(abs(self.mean - null) / self.error, self.df))
 
 
