@@ -15,7 +15,12 @@ class InputError(Exception):
 
 def unknown(kind: str, given: object, allowed: Iterable[str]) -> InputError:
     """`InputError` for a name that is not one of `allowed`, with the nearest one as a suggestion."""
+    return InputError(f"{kind} = {given!r}: {choices(given, allowed)}")
+
+
+def choices(given: object, allowed: Iterable[str]) -> str:
+    """What stands instead of `given`: "did you mean 'x'? allowed: x, y"."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(given), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"{kind} = {given!r}: {hint}allowed: {', '.join(names) or 'none'}")
+    return f"{hint}allowed: {', '.join(names) or 'none'}"

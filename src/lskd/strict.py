@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from lskd.errors import InputError, unknown
+from lskd.errors import InputError, choices
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def parse(kind: type[T], given: Mapping[str, Any], path: str = "", *, defaults: 
 
 
 def unknown_key(where: str, value: object, key: str, allowed: typing.Iterable[str]) -> InputError:
-    return InputError(f"{where} = {value!r}: unknown key; {str(unknown('', key, allowed)).split(': ', 1)[1]}")
+    return InputError(f"{where} = {value!r}: unknown key; {choices(key, allowed)}")
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:

@@ -101,15 +101,23 @@ def train(
         step, seconds, epochs = saved["step"], saved["seconds"], saved["epochs"]
         sums.update({name: value.to(device) for name, value in saved["sums"].items()})
 
-    def save() -> None:
-        assert checkpoint is not None
-        state = {
-            "id": run.id, "step": step, "seconds": seconds, "epochs": epochs, "sums": dict(sums),
-            "network": network.state_dict(), "optimizer": optimizer.sgd.state_dict(), "random": random_state(device),
-        }  # fmt: skip
-        write_atomically(checkpoint, lambda path: torch.save(state, path))
-
     saved_at = began_at = time.perf_counter()
+
+    def checkpoint_if_due() -> None:
+        """Between two steps: write the state if it is time to, or if a stop is asked for; then stop."""
+        nonlocal saved_at
+        now, asked = time.perf_counter(), stop()
+        if checkpoint is not None and (asked or now - saved_at > checkpoint_seconds):
+            saved_at = now
+            state = {
+                "id": run.id, "step": step, "seconds": seconds + now - began_at, "epochs": epochs, "sums": dict(sums),
+                "network": network.state_dict(), "optimizer": optimizer.sgd.state_dict(),
+                "random": random_state(device),
+            }  # fmt: skip
+            write_atomically(checkpoint, lambda path: torch.save(state, path))
+        if asked:
+            raise Interrupted
+
     while step < total_steps:
         epoch, first = divmod(step, steps_per_epoch)
         steps = min(steps_per_epoch, total_steps - epoch * steps_per_epoch)
@@ -140,19 +148,13 @@ def train(
 
             step += 1
             on_step(step, total_steps)
-            now = time.perf_counter()
-            if i + 1 < steps and (stop() or (checkpoint is not None and now - saved_at > checkpoint_seconds)):
-                seconds, began_at, saved_at = seconds + now - began_at, now, now
-                if checkpoint is not None:
-                    save()
-                if stop():
-                    raise Interrupted
+            if i + 1 < steps:
+                checkpoint_if_due()
 
         # The end of an epoch.
         totals = {name: value.item() for name, value in sums.items()}
         sums.clear()
-        now = time.perf_counter()
-        seconds, began_at = seconds + now - began_at, now
+        seconds += time.perf_counter() - began_at
         seen = totals.pop("#examples")
         record: dict[str, Any] = {"epoch": epoch, "step": step, "lr": recipe.lr * factor, "seconds": round(seconds, 3)}
         record["train"] = {"top1": 100.0 * totals.pop("#correct") / seen, **{k: v / seen for k, v in totals.items()}}
@@ -168,12 +170,8 @@ def train(
         epochs.append(record)
         on_epoch(epochs)
         began_at = time.perf_counter()  # evaluation is not training time
-        if step < total_steps and (stop() or (checkpoint is not None and began_at - saved_at > checkpoint_seconds)):
-            saved_at = began_at
-            if checkpoint is not None:
-                save()
-            if stop():
-                raise Interrupted
+        if step < total_steps:
+            checkpoint_if_due()
 
     full_epochs, more_steps = divmod(step, steps_per_epoch)
     images_trained = full_epochs * examples + more_steps * recipe.batch_size
