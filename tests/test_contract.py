@@ -11,8 +11,8 @@ import torch
 from lskd.config import Named, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment
-from lskd.engine import train
-from lskd.engine.loop import build_network
+from lskd.engine import Shared, train
+from lskd.engine.training import build_network
 from lskd.methods import METHODS
 from lskd.models import ARCHS, Arch
 from lskd.recipe import Recipe
@@ -72,7 +72,7 @@ def test_two_steps_change_every_parameter(method, arch):
         run = dataclasses.replace(plain, method=Named(method, METHODS[method]), teacher=plain, seed=2)
         teacher = build_network(plain, spec)
 
-    outcome = train(run, spec, parts, teacher, device=torch.device("cpu"))
+    outcome = train(run, spec, parts, teacher, shared=Shared(torch.device("cpu")))
 
     before = dict(build_network(run, spec).named_parameters())
     unchanged = [name for name, value in outcome.network.named_parameters() if torch.equal(value, before[name])]

@@ -121,7 +121,9 @@ class Runtime:
     results: str = ""  # "" = $LSKD_RESULTS, else ./results
     threads: int = 0  # CPU threads; 0 = PyTorch's default
     checkpoint_seconds: float = 60.0
-    teacher_cache_gb: float = 2.0  # memory for a teacher's outputs over all views; 0 = evaluate it at every step
+    fleet: int = 0  # runs that train side by side on a device; 0 = as many as suit it and its memory
+    # Memory for teachers' logits for all views; null = a quarter of the device's, 0 = none: evaluated every epoch.
+    teacher_cache_gb: float | None = None
     retry: bool = False  # train diverged runs again
     progress: bool = True
 
@@ -131,7 +133,9 @@ class Runtime:
         require(valid, "device", self.device, "auto, cpu, cuda or cuda:N")
         require(self.threads >= 0, "threads", self.threads, ">= 0")
         require(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, ">= 0")
-        require(self.teacher_cache_gb >= 0, "teacher_cache_gb", self.teacher_cache_gb, ">= 0")
+        require(self.fleet >= 0, "fleet", self.fleet, ">= 0")
+        cache = self.teacher_cache_gb
+        require(cache is None or cache >= 0, "teacher_cache_gb", cache, ">= 0, or null for a quarter of the memory")
 
     @property
     def data_root(self) -> Path:

@@ -1,4 +1,5 @@
-"""Carrying out a plan in this process: what is missing, teachers first, beside other processes that do the same.
+"""Carrying out a plan in this process: what is missing, teachers first, several runs side by side on the device, and
+beside other processes that do the same.
 
 Several processes (one a GPU, one a cluster node) started with the same command share the work through the claims in the
 store: no run is trained twice, and each process takes what is ready.
@@ -7,24 +8,29 @@ store: no run is trained twice, and each process takes what is ready.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lskd.config import Run, Runtime
-from lskd.plan import Costs, to_train, training_examples
+from lskd.plan import Costs, cost_key, generation, to_train, training_examples
 from lskd.settings import Conf
 from lskd.store import Store
 
 if TYPE_CHECKING:
     import torch
+    from rich.progress import TaskID
 
 WAIT_SECONDS = 0.5  # between looks at runs that other processes hold
+GPU_FLEET = 8  # runs side by side on one GPU, where memory allows; not measured yet
 
 
 @dataclass
@@ -44,17 +50,12 @@ class Outcomes:
 def carry_out(runs: Sequence[Run], store: Store, runtime: Runtime, conf: Conf) -> Outcomes:
     """Train what is missing of `runs`. Bad input is an `InputError` before any training; a run that fails or diverges
     is recorded and the others go on."""
-    outcomes = Outcomes()
     pending = to_train(runs, store)
     if not pending:
-        return outcomes
-    import torch
-
+        return Outcomes()
     from lskd import data
     from lskd.run import check_buildable, load_network, resolve_device
 
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
     device = resolve_device(runtime.device)
     check_buildable(pending, conf.cache)
     ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and is_ready(run.teacher, store)}
@@ -63,33 +64,124 @@ def carry_out(runs: Sequence[Run], store: Store, runtime: Runtime, conf: Conf) -
     for dataset in dict.fromkeys(run.dataset.name for run in pending):
         data.prepare(dataset, data=runtime.data_root, cache=runtime.cache_root)
 
-    with stopping() as stop, Progress(pending, store, conf, show=runtime.progress) as progress:
-        sweep = Sweep(store, runtime, device, stop, progress, outcomes)
-        while pending and not stop.asked:
-            left = [run for run in pending if not sweep.settle(run)]
-            if len(left) == len(pending) and not stop.asked:
-                time.sleep(WAIT_SECONDS)
-            pending = left
-        outcomes.interrupted = stop.asked
-    return outcomes
+    fleet = Fleet(runs, runtime, device, conf)
+    with stopping() as stop, Progress(pending, store, conf, fleet.size, show=runtime.progress) as progress:
+        return Sweep(store, runtime, fleet, stop, progress).carry_out(pending)
+
+
+class Fleet:
+    """The runs that train side by side on one device, each in a thread of its own, and how many there may be.
+
+    `runtime.fleet` is that number; 0 leaves it to us: one for each core of a CPU, `GPU_FLEET` on a GPU. There are never
+    more than can be ready at once. The plan decides that, not what is done already: an interrupted sweep goes on with
+    as many CPU threads for each run, hence with the same bits. Where memory does not allow them all, fewer train.
+    """
+
+    def __init__(self, runs: Sequence[Run], runtime: Runtime, device: torch.device, conf: Conf) -> None:
+        import torch
+
+        from lskd.engine import Shared, device_bytes
+
+        self.conf, self.asked = conf, runtime.fleet
+        cores = available_cores()
+        usual = GPU_FLEET if device.type == "cuda" else max(1, cores // (runtime.threads or 1))
+        self.size = min(runtime.fleet or usual, max(Counter(map(generation, runs)).values()))
+        if device.type == "cpu":
+            torch.set_num_threads(runtime.threads or max(1, cores // self.size))
+        free, total = device_bytes(device)
+        tables = min(free / 2, total / 4 if runtime.teacher_cache_gb is None else runtime.teacher_cache_gb * 1e9)
+        self.shared = Shared(device, tables)
+        self.memory = 0.9 * free - (tables if any(run.teacher for run in runs) else 0.0)
+        self.training: dict[str, Run] = {}
+        self._bytes: dict[str, int] = {}
+        self._told = False
+
+    def room(self, run: Run) -> bool:
+        """Whether `run` may begin beside those in training. One run alone always may."""
+        others = list(self.training.values())
+        if not others:
+            return True
+        # Numerics are switches of the whole process: see `lskd.engine.training.set_precision`.
+        if len(others) >= self.size or others[0].recipe.precision != run.recipe.precision:
+            return False
+        needed = sum(self.bytes(one) for one in (*others, run))
+        if needed > self.memory:
+            self._tell(
+                f"one more would need {needed / 1e9:.2f} GB of the {self.memory / 1e9:.2f} GB there are for them"
+            )
+        return needed <= self.memory
+
+    def bytes(self, run: Run) -> int:
+        """Predicted memory of one run; 0 for one that cannot take a step."""
+        from lskd import data
+        from lskd.engine import run_bytes
+
+        kind = cost_key(run.identity())
+        if kind not in self._bytes:
+            spec = data.spec(run.dataset.name, self.conf.cache)
+            try:
+                self._bytes[kind] = run_bytes(run, spec, self.shared.device.type)
+            except Exception:  # a method or network that does not work: its run will fail, and say why
+                self._bytes[kind] = 0
+        return self._bytes[kind]
+
+    def shrink(self) -> bool:
+        """A run found no memory after all: from now on there are fewer. False if it was alone."""
+        if len(self.training) < 2:
+            return False
+        self.size = len(self.training) - 1
+        self._tell("a run found no memory; it goes on when there is room")
+        return True
+
+    def _tell(self, why: str) -> None:
+        if not self._told:
+            self._told = True
+            asked = f"runtime.fleet = {self.asked}: " if self.asked else ""
+            print(f"lskd-run: {asked}fewer runs side by side than {self.size}: {why}", file=sys.stderr)
 
 
 @dataclass
 class Sweep:
-    """A plan while it is being carried out in this process."""
+    """A plan while it is being carried out in this process. Each run trains in a thread of its own."""
 
     store: Store
     runtime: Runtime
-    device: torch.device
+    fleet: Fleet
     stop: Stop
     progress: Progress
-    outcomes: Outcomes
+    outcomes: Outcomes = field(default_factory=Outcomes)
     lost: set[str] = field(default_factory=set)  # ids of runs that this process will not see done
+    claims: dict[str, contextlib.ExitStack] = field(default_factory=dict)  # of the runs in training
 
-    def settle(self, run: Run) -> bool:
-        """Train `run` if it is ready to be trained. True when it needs no further look: done, or lost."""
-        if self.stop.asked:
-            return False
+    def carry_out(self, runs: Sequence[Run]) -> Outcomes:
+        pending = by_teacher(runs)
+        training: dict[Future[Literal["over", "again"]], Run] = {}
+        with ThreadPoolExecutor(self.fleet.size, thread_name_prefix="run") as lanes:
+            while training or (pending and not self.stop.asked):
+                waiting = []
+                for run in pending:
+                    state = self.begin(run)
+                    if state == "ours":
+                        training[lanes.submit(self.train, run)] = run
+                    elif state == "wait":
+                        waiting.append(run)
+                if not training and len(waiting) == len(pending) and not self.stop.asked:
+                    time.sleep(WAIT_SECONDS)
+                pending = waiting
+                for future in wait(training, WAIT_SECONDS, FIRST_COMPLETED).done if training else ():
+                    run = training.pop(future)
+                    self.claims.pop(run.id).close()
+                    del self.fleet.training[run.id]
+                    if future.result() == "again":
+                        pending.append(run)
+        self.outcomes.interrupted = self.stop.asked
+        return self.outcomes
+
+    def begin(self, run: Run) -> Literal["ours", "wait", "over"]:
+        """Take `run` if it is ready to be trained ("ours": its claim is held), or say that it needs no further look
+        ("over": done, or lost)."""
+        if self.stop.asked or not self.fleet.room(run):
+            return "wait"
         if run.teacher is not None and run.teacher.id in self.lost:
             self.outcomes.blocked.append(run)
             return self.lose(run)
@@ -97,43 +189,65 @@ class Sweep:
             message = (self.store.failure(run) or {}).get("message", "diverged")
             return self.lose(run, f"{message} (runtime.retry=true tries again)")
         if run.teacher is not None and not is_ready(run.teacher, self.store):
-            return False  # another process is training the teacher
-        with self.store.claim(run) as ours:
-            if not ours:
-                return False
+            return "wait"  # it is being trained, here or by another process
+        with contextlib.ExitStack() as stack:
+            if not stack.enter_context(self.store.claim(run)):
+                return "wait"
             if is_ready(run, self.store):
                 self.progress.finished(run, "done by another process")
-                return True
-            return self.train(run)
+                return "over"
+            self.claims[run.id] = stack.pop_all()
+        self.fleet.training[run.id] = run
+        return "ours"
 
-    def train(self, run: Run) -> bool:
+    def train(self, run: Run) -> Literal["over", "again"]:
         """Train a run whose claim is held. Whatever goes wrong with it is recorded, and does not stop the others."""
+        import torch
+
         from lskd.engine import Diverged, Interrupted
         from lskd.run import train_run
 
-        self.progress.started(run)
+        begun = time.perf_counter()
         try:
-            asked = lambda: self.stop.asked  # noqa: E731
-            train_run(run, self.store, self.runtime, self.device, on_step=self.progress.stepped, stop=asked)
+            train_run(
+                run, self.store, self.runtime, self.fleet.shared,
+                fleet=self.fleet.size, on_step=self.progress.started(run), stop=lambda: self.stop.asked,
+            )  # fmt: skip
         except Interrupted:
-            return False
+            return "over"
         except Diverged as error:
             self.store.fail(run, {"reason": "diverged", "message": str(error)})
             return self.lose(run, f"diverged: {error}")
         except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) and self.fleet.shrink():
+                return "again"
             message = f"{type(error).__name__}: {error}".splitlines()[0]
             self.store.fail(run, {"reason": "failed", "message": message, "traceback": traceback.format_exc()})
             return self.lose(run, message)
         self.outcomes.trained.append(run)
-        self.progress.finished(run, f"{time.perf_counter() - self.progress.begun:.1f} s")
-        return True
+        self.progress.finished(run, f"{time.perf_counter() - begun:.1f} s")
+        return "over"
 
-    def lose(self, run: Run, reason: str = "") -> bool:
+    def lose(self, run: Run, reason: str = "") -> Literal["over"]:
         self.lost.add(run.id)
         if reason:
             self.outcomes.failed.append((run, reason))
         self.progress.finished(run, reason or "not run: its teacher failed")
-        return True
+        return "over"
+
+
+def by_teacher(runs: Sequence[Run]) -> list[Run]:
+    """In the order given, but the students of one teacher together: they share its table of logits."""
+    first: dict[tuple[int, str | None], int] = {}
+    keys = {run.id: (generation(run), run.teacher.id if run.teacher else None) for run in runs}
+    for place, run in enumerate(runs):
+        first.setdefault(keys[run.id], place)
+    return sorted(runs, key=lambda run: first[keys[run.id]])
+
+
+def available_cores() -> int:
+    """Cores that this process may use (a cluster's job may have fewer than the machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_ready(run: Run, store: Store) -> bool:
@@ -169,9 +283,9 @@ def stopping() -> Iterator[Stop]:
 
 
 class Progress:
-    """One display for all runs: steps, epochs and images/s of the present one, time left. Off a terminal, lines."""
+    """One display for all runs: steps, epochs and images/s of those in training, time left. Off a terminal, lines."""
 
-    def __init__(self, runs: Sequence[Run], store: Store, conf: Conf, *, show: bool) -> None:
+    def __init__(self, runs: Sequence[Run], store: Store, conf: Conf, fleet: int, *, show: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Display
@@ -184,12 +298,13 @@ class Progress:
             TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
             console=console, disable=not self.live, transient=True,
         )  # fmt: skip
-        self.store, self.conf = store, conf
+        self.store, self.conf, self.fleet = store, conf, fleet
         self.left = {run.id: run for run in runs}
+        self.share = dict.fromkeys(self.left, 0.0)  # of each run's steps, done
         self.learn_costs()
-        self.total, self.begun = len(self.left), 0.0
+        self.total = len(self.left)
         self.overall = self.display.add_task("runs", total=self.total, rate="")
-        self.current = self.display.add_task("", total=None, rate="", visible=False)
+        self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Progress:
         if self.live:
@@ -200,34 +315,41 @@ class Progress:
         if self.live:
             self.display.stop()
 
-    def started(self, run: Run) -> None:
-        self.run, self.begun, self.drawn = run, time.perf_counter(), 0.0
-        self.first: int | None = None  # the step at which the run begins, or goes on
-        self.steps_per_epoch = run.recipe.steps_per_epoch(training_examples(run, self.conf))
-        self.display.update(self.current, description=str(run), total=None, completed=0, rate="", visible=True)
+    def started(self, run: Run) -> Callable[[int, int], None]:
+        """Show `run`; what it returns is to be told the number of steps done and their total."""
+        if not self.live:
+            return lambda step, total: None
+        begun = drawn = time.perf_counter()
+        first: int | None = None  # the step at which the run begins, or goes on
+        steps_per_epoch = run.recipe.steps_per_epoch(training_examples(run, self.conf))
+        task = self.tasks[run.id] = self.display.add_task(str(run), total=None, rate="")
 
-    def stepped(self, step: int, total: int) -> None:
-        now = time.perf_counter()
-        if self.first is None:
-            self.first = step - 1
-        if self.live and now - self.drawn > 0.1:
-            self.drawn = now
-            done = step - self.first
-            rate = done / max(now - self.begun, 1e-9)
-            left = self.seconds_left((total - step) / rate)
-            epochs = f"epoch {step // self.steps_per_epoch + 1} of {-(-total // self.steps_per_epoch)}"
-            text = f"{epochs}, {rate * self.run.recipe.batch_size:,.0f} images/s"
-            self.display.update(self.current, total=total, completed=step, rate=text)
-            self.display.update(self.overall, rate=f"{duration(left)} left" if left is not None else "")
+        def stepped(step: int, total: int) -> None:
+            nonlocal first, drawn
+            now = time.perf_counter()
+            if first is None:
+                first = step - 1
+            if now - drawn > 0.1:
+                drawn = now
+                rate = (step - first) / max(now - begun, 1e-9)
+                self.share[run.id] = step / total
+                self.estimates[run.id] = total / rate / self.fleet
+                epochs = f"epoch {step // steps_per_epoch + 1} of {-(-total // steps_per_epoch)}"
+                text = f"{epochs}, {rate * run.recipe.batch_size:,.0f} images/s"
+                self.display.update(task, total=total, completed=step, rate=text)
+                left = self.seconds_left()
+                self.display.update(self.overall, rate=f"{duration(left)} left" if left is not None else "")
+
+        return stepped
 
     def learn_costs(self) -> None:
         costs = Costs(self.store)
         self.estimates = {key: costs.estimate(run, training_examples(run, self.conf)) for key, run in self.left.items()}
 
-    def seconds_left(self, present: float) -> float | None:
+    def seconds_left(self) -> float | None:
         """Seconds for what remains, once a finished run of each kind has shown how long its kind takes."""
-        others = [seconds for key, seconds in self.estimates.items() if key != self.run.id]
-        return None if None in others else present + sum(filter(None, others))
+        left = [(self.estimates[key], 1.0 - self.share[key]) for key in list(self.left)]
+        return None if any(seconds is None for seconds, _ in left) else sum(s * share for s, share in left if s)
 
     def finished(self, run: Run, note: str) -> None:
         self.left.pop(run.id, None)
@@ -235,7 +357,8 @@ class Progress:
             self.learn_costs()
         done = self.total - len(self.left)
         self.display.update(self.overall, completed=done)
-        self.display.update(self.current, visible=False)
+        if run.id in self.tasks:
+            self.display.remove_task(self.tasks.pop(run.id))
         if self.lines:
             print(f"[{done}/{self.total}] {run}: {note}", file=sys.stderr, flush=True)
 

@@ -337,11 +337,12 @@ def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
 
     for run in runs:
         add(run)
-    return tuple(sorted(ordered.values(), key=_generation))
+    return tuple(sorted(ordered.values(), key=generation))
 
 
-def _generation(run: Run) -> int:
-    return 0 if run.teacher is None else 1 + _generation(run.teacher)
+def generation(run: Run) -> int:
+    """0 without a teacher, else one more than the teacher's: a run waits for those of the generation before."""
+    return 0 if run.teacher is None else 1 + generation(run.teacher)
 
 
 def to_train(runs: Sequence[Run], store: Store) -> list[Run]:
@@ -377,21 +378,24 @@ def _quote(word: str) -> str:
 
 
 class Costs:
-    """Seconds that runs take, from the finished runs in a store: those of a step of the same networks and data."""
+    """Seconds of the device that runs take, from the finished runs in a store: those of a step of the same networks
+    and data, divided by the number of runs that trained side by side."""
 
     def __init__(self, store: Store, device: str | None = None) -> None:
         samples: dict[str, list[float]] = {}
         for config, env, result in store.results():
             if device is None or env.get("device") == device:
-                samples.setdefault(_cost_key(config), []).append(result["seconds"] / max(result["steps"], 1))
+                seconds = result["seconds"] / env.get("fleet", 1)
+                samples.setdefault(cost_key(config), []).append(seconds / max(result["steps"], 1))
         self.seconds_per_step = {key: sorted(values)[len(values) // 2] for key, values in samples.items()}
 
     def estimate(self, run: Run, examples: int) -> float | None:
-        per_step = self.seconds_per_step.get(_cost_key(run.identity()))
+        per_step = self.seconds_per_step.get(cost_key(run.identity()))
         return None if per_step is None else per_step * run.recipe.total_steps(examples)
 
 
-def _cost_key(config: Mapping[str, Any]) -> str:
+def cost_key(config: Mapping[str, Any]) -> str:
+    """The same for runs whose steps cost the same."""
     teacher = config.get("teacher")
     recipe = config["recipe"]
     crop = recipe.get("augment", {}).get("crop", 0)

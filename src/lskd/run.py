@@ -21,11 +21,13 @@ import lskd
 from lskd import data
 from lskd.config import Run, Runtime
 from lskd.data import Part
-from lskd.engine import train
-from lskd.engine.loop import build_network
+from lskd.engine import Shared, train
 from lskd.engine.optimizer import decayed_parameters, lr_factors
+from lskd.engine.training import build_network
 from lskd.errors import InputError
 from lskd.store import Store, write_atomically
+
+GLOBAL_DROPOUT = (nn.modules.dropout._DropoutNd, nn.RReLU)  # torch's modules that draw random numbers
 
 
 def resolve_device(name: str) -> torch.device:
@@ -58,6 +60,12 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
                 network = build_network(run, data.spec(run.dataset.name, cache))
         except InputError as error:
             raise InputError(f"arch = {run.arch.name}: cannot be built for {run}: {error}") from None
+        for name, module in network.named_modules():
+            if isinstance(module, GLOBAL_DROPOUT):
+                raise InputError(
+                    f"arch = {run.arch.name}: {name} is {type(module).__name__}, which draws from torch's global "
+                    "generator, so that runs side by side would change one another; use lskd.models.dropout.Dropout"
+                )
         lr_factors(dict(network.named_parameters()), recipe.lr_factors)
         decayed_parameters(network, recipe.weight_decay)
 
@@ -72,12 +80,14 @@ def train_run(
     run: Run,
     store: Store,
     runtime: Runtime,
-    device: torch.device,
+    shared: Shared,
     *,
+    fleet: int = 1,
     on_step: Callable[[int, int], None] = lambda step, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim.
+    `fleet` is the number of runs that may be training on the device of `shared` meanwhile, for the record.
 
     Raises `engine.Diverged`, `engine.Interrupted`, and whatever else goes wrong; the store then has no result.
     """
@@ -89,13 +99,12 @@ def train_run(
         taught_by = {"id": run.teacher.id, "weights_sha256": file_sha256(store.weights(run.teacher))}
 
     rebuilding = store.result(run) is not None  # done before, but the weights were not kept: its log stays
-    store.begin(run, environment(device))
+    store.begin(run, environment(shared.device, fleet))
     outcome = train(
         run, spec, parts, teacher,
-        device=device,
+        shared=shared,
         checkpoint=store.checkpoint(run),
         checkpoint_seconds=runtime.checkpoint_seconds,
-        teacher_memory=runtime.teacher_cache_gb * 1e9,
         on_epoch=lambda epochs: None if rebuilding else write_log(store.log(run), epochs),
         on_step=on_step,
         stop=stop,
@@ -138,7 +147,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device, fleet: int = 1) -> dict[str, Any]:
     """Where a run is trained: code, versions, hardware, command. No host names and no paths: it is published."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
@@ -148,6 +157,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": name,
+        "fleet": fleet,  # runs that trained side by side: seconds and images/s are those of one among them
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         # As it was typed: without the ++ that lskd.cli puts before some words.
         "command": shlex.join(

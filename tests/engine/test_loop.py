@@ -18,10 +18,12 @@ from lskd import metrics
 from lskd.config import Named, Run, Smoothing
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize, Views
-from lskd.engine import Diverged, Interrupted, Outcome, train
-from lskd.engine.loop import best_epoch, build_network, set_precision
+from lskd.engine import Diverged, Interrupted, Outcome, Shared, train
+from lskd.engine.loop import best_epoch
 from lskd.engine.seeds import generator_for, seed_for
+from lskd.engine.shared import Table, table_bytes
 from lskd.engine.teacher import Teacher
+from lskd.engine.training import build_network, set_precision
 from lskd.methods import METHODS, Batch, Method
 from lskd.methods.distillation import Distillation
 from lskd.models import ARCHS, Arch, CifarResNetArch, MLPArch
@@ -78,8 +80,8 @@ def make_run(method: Method | None = None, arch: Arch = MLP, alpha: float = 0.0,
     return Run(Dataset("rows"), Named(arch_name, arch), Named(method_name, method), recipe, **settings)
 
 
-def fit(run: Run, teacher: nn.Module | None = None, **options: Any) -> Outcome:
-    return train(run, SPEC, PARTS, copy.deepcopy(teacher), device=CPU, **options)
+def fit(run: Run, teacher: nn.Module | None = None, teacher_memory: float = 1e9, **options: Any) -> Outcome:
+    return train(run, SPEC, PARTS, copy.deepcopy(teacher), shared=Shared(CPU, teacher_memory), **options)
 
 
 def make_teacher(arch: Arch = MLP, seed: int = 5) -> nn.Module:
@@ -229,7 +231,7 @@ def test_networks_of_a_fixed_input_size_are_evaluated_on_windows_of_the_crops_si
 def test_a_step_on_cuda_is_that_on_a_cpu():
     run = make_run(Distillation(), arch=RESNET, steps=1, augment=Augment(pad=1, flip=True))
     here = fit(run, make_teacher(RESNET))
-    there = train(run, SPEC, PARTS, make_teacher(RESNET), device=torch.device("cuda"))
+    there = train(run, SPEC, PARTS, make_teacher(RESNET), shared=Shared(torch.device("cuda")))
     for name, value in weights(here).items():
         torch.testing.assert_close(weights(there)[name].cpu(), value, rtol=1e-3, atol=1e-4)
 
@@ -268,7 +270,7 @@ def watch(inner: Method, seed: int, **fields: Any) -> list[tuple[Tensor, Tensor]
     spec, parts = make_data(shape=(1, 4, 4), classes=16)
     method = Recording(inner)
     run = make_run(method, seed=seed, augment=Augment(pad=1, flip=True), **fields)
-    train(run, spec, parts, Pixels(16), device=CPU, teacher_memory=0)
+    train(run, spec, parts, Pixels(16), shared=Shared(CPU, 0))
     return method.seen
 
 
@@ -331,44 +333,110 @@ def test_initial_weights_do_not_depend_on_the_teacher():
     assert_identical(build_network(run, SPEC).state_dict(), build_network(make_run(), SPEC).state_dict())
 
 
+def plain_forward(network: nn.Module, pixels: Tensor) -> Tensor:
+    return network(pixels.float() / 255)
+
+
+def new_table(views: Views) -> Table:
+    """Empty: whatever is read before it was written would be seen."""
+    rows = len(views.images) * views.count
+    return Table(torch.full((rows, CLASSES), torch.nan), torch.zeros(rows, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("arch", [MLP, RESNET])
 def test_tabulated_logits_are_the_live_ones(arch):
+    """Over epochs whose views overlap, and until all 18 views of all images have been asked for."""
     views = Views(PARTS["train"].images, Augment(pad=1, flip=True))
-
-    def forward(network: nn.Module, pixels: Tensor) -> Tensor:
-        return network(pixels.float() / 255)
-
     network = make_teacher(arch)
-    table, live = (Teacher(network, views, forward, mode="eval", passes=18, memory=memory) for memory in (1e9, 0))
-    assert table.table is not None
-    assert live.table is None
-    indices, numbers = torch.arange(11).repeat_interleave(18), torch.arange(18).repeat(11)
-    shuffled = torch.randperm(198, generator=torch.Generator().manual_seed(0))
-    indices, numbers = indices[shuffled], numbers[shuffled]
-    expected = live(indices, numbers)
-    torch.testing.assert_close(table(indices, numbers), expected, rtol=1e-6, atol=1e-6)
-    assert len(expected.unique(dim=0)) > 150  # views do tell
-    assert not table(indices, numbers).requires_grad
-    assert not expected.requires_grad
+    table = new_table(views)
+    tabulated = Teacher(network, views, plain_forward, mode="eval", table=table)
+    ahead = Teacher(network, views, plain_forward, mode="eval", table=None)
+    epochs = [views.draw(generator_for(0, "augment", epoch)) for epoch in range(4)]
+    epochs += [torch.full((11,), view) for view in range(18)]
+    for drawn in epochs:
+        live = ahead.live(views.take(torch.arange(11), drawn))
+        assert torch.equal(tabulated.epoch(drawn), ahead.epoch(drawn))
+        torch.testing.assert_close(tabulated.epoch(drawn), live, rtol=1e-6, atol=1e-6)
+        assert not tabulated.epoch(drawn).requires_grad
+    assert table.known.all()
+    assert len(table.logits.unique(dim=0)) > 150  # views do tell
+
+
+def test_a_view_is_evaluated_once():
+    views = Views(PARTS["train"].images, Augment(pad=1, flip=True))
+    evaluated: list[int] = []
+
+    def counting(network: nn.Module, pixels: Tensor) -> Tensor:
+        evaluated.append(len(pixels))
+        return plain_forward(network, pixels)
+
+    teacher = Teacher(make_teacher(), views, counting, mode="eval", table=new_table(views))
+    teacher.batch = 1
+    for epoch in range(40):
+        teacher.epoch(views.draw(generator_for(0, "augment", epoch)))
+    assert 11 < len(evaluated) <= 11 * 18
+    before = len(evaluated)
+    for epoch in range(40):
+        teacher.epoch(views.draw(generator_for(0, "augment", epoch)))
+    assert len(evaluated) == before
 
 
 @pytest.mark.parametrize("method", [Distillation(), METHODS["logit_matching"]])
-def test_students_of_tabulated_and_live_teachers_are_alike(method):
+def test_students_of_a_tabulated_teacher_are_those_of_one_evaluated_every_epoch(method):
     run = make_run(method, arch=RESNET, epochs=3, augment=Augment(flip=True))
-    tabulated, live = (fit(run, make_teacher(RESNET), teacher_memory=memory) for memory in (1e9, 0))
-    assert (tabulated.result["teacher_cached"], live.result["teacher_cached"]) == (True, False)
-    assert_close(tabulated, live, 1e-5)
-    assert tabulated.result["gamma"] == pytest.approx(live.result["gamma"], rel=1e-6)
+    tabulated, ahead = (fit(run, make_teacher(RESNET), teacher_memory=memory) for memory in (1e9, 0))
+    assert tabulated.result["teacher_evaluated"] == "once a view"
+    assert ahead.result["teacher_evaluated"] == "every epoch"
+    assert_identical(weights(tabulated), weights(ahead))
+    assert numbers(tabulated.epochs) == numbers(ahead.epochs)
+    assert tabulated.result["gamma"] == ahead.result["gamma"]
 
 
-@pytest.mark.parametrize(
-    ("epochs", "memory", "cached"),
-    [(2, 1e9, True), (1, 1e9, False), (2, 11 * 2 * CLASSES * 4, True), (2, 11 * 2 * CLASSES * 4 - 1, False)],
-)
-def test_a_table_is_made_where_it_saves_work_and_fits(epochs, memory, cached):
-    """2 views of 11 images, 4 fp32 logits each."""
-    run = make_run(Distillation(), epochs=epochs, augment=Augment(flip=True))
-    assert fit(run, make_teacher(), teacher_memory=memory).result["teacher_cached"] is cached
+def test_students_share_a_table():
+    """Other seeds and temperatures of the method; not another augmentation or another teacher."""
+    shared = Shared(CPU)
+    tables = []
+    first = make_run(Distillation(), augment=Augment(flip=True))
+    assert first.teacher is not None
+    for run in (
+        first,
+        dataclasses.replace(first, seed=7, method=Named("kd", Distillation(temperature=2.0))),
+        make_run(Distillation(), augment=Augment(pad=1)),
+        dataclasses.replace(first, teacher=dataclasses.replace(first.teacher, seed=9)),
+    ):
+        with shared.table(run, shared.images(run, PARTS).views, CLASSES) as table:
+            tables.append(table)
+    assert tables[0] is tables[1]
+    assert len(set(map(id, tables))) == 3
+
+
+def test_tables_keep_to_their_memory():
+    """A table of 2 views of 11 images takes 11 · 2 · (4 · 4 + 1) bytes; the one unused longest makes room."""
+    size = 11 * 2 * (CLASSES * 4 + 1)
+    assert size == table_bytes(11, 2, CLASSES)
+    run = make_run(Distillation(), augment=Augment(flip=True))
+    assert run.teacher is not None
+    runs = [dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, seed=seed)) for seed in range(3)]
+
+    def table(shared: Shared, run: Run) -> Any:
+        return shared.table(run, shared.images(run, PARTS).views, CLASSES)
+
+    with table(Shared(CPU, size - 1), run) as none:
+        assert none is None
+    shared = Shared(CPU, 2 * size)
+    with table(shared, runs[0]) as first, table(shared, runs[1]) as second:
+        assert None not in (first, second)
+        with table(shared, runs[2]) as third:
+            assert third is None  # both are in use
+    with table(shared, runs[0]) as again:
+        assert again is first
+    with table(shared, runs[2]) as third:
+        assert third is not None  # instead of the second
+    with table(shared, runs[0]) as again:
+        assert again is first
+    with table(shared, runs[1]) as new:
+        assert new is not None
+        assert new is not second
 
 
 @pytest.mark.parametrize("mode", ["eval", "batch_stats"])
@@ -378,7 +446,7 @@ def test_a_teacher_is_not_changed_by_teaching(mode, memory):
     before = copy.deepcopy(teacher.state_dict())
     assert any("running_mean" in name for name in before)
     run = make_run(Distillation(), epochs=2, teacher_mode=mode)
-    train(run, SPEC, PARTS, teacher, device=CPU, teacher_memory=memory)
+    train(run, SPEC, PARTS, teacher, shared=Shared(CPU, memory))
     assert_identical(before, teacher.state_dict())
     assert all(p.grad is None for p in teacher.parameters())
 
@@ -415,7 +483,7 @@ def test_batch_statistics_are_those_of_each_batch():
             return METHODS["ce"].loss(batch)
 
     check = Check()
-    train(make_run(check, epochs=2, teacher_mode="batch_stats"), SPEC, PARTS, network, device=CPU)
+    train(make_run(check, epochs=2, teacher_mode="batch_stats"), SPEC, PARTS, network, shared=Shared(CPU))
     for epoch in range(2):
         order = torch.randperm(11, generator=generator_for(0, "shuffle", epoch))
         for chosen, (labels, logits) in zip(order.split(4), check.seen[3 * epoch :], strict=False):
@@ -438,7 +506,7 @@ def test_gamma_of_a_distilled_student_by_hand(temperature):
     """A teacher whose logits are the pixels: γ = mean over the training set of (1 - p_t(y)) K/(K-1)."""
     spec, parts = make_data(shape=(1, 4, 4), classes=16)
     run = make_run(Distillation(temperature=temperature, beta=0.3), alpha=0.1, steps=2)
-    outcome = train(run, spec, parts, Pixels(16), device=CPU)
+    outcome = train(run, spec, parts, Pixels(16), shared=Shared(CPU))
     probs = (parts["train"].images.flatten(1).double() / 255 / temperature).softmax(-1)
     p_true = probs[torch.arange(11), parts["train"].labels]
     assert outcome.result["gamma"] == pytest.approx((1 - p_true).mean().item() * 16 / 15, rel=1e-6)
@@ -447,7 +515,9 @@ def test_gamma_of_a_distilled_student_by_hand(temperature):
 def test_gamma_is_of_augmented_images():
     spec, parts = make_data(shape=(1, 4, 4), classes=16)
     augment = Augment(pad=1, flip=True)
-    outcome = train(make_run(Distillation(temperature=1.0), augment=augment), spec, parts, Pixels(16), device=CPU)
+    outcome = train(
+        make_run(Distillation(temperature=1.0), augment=augment), spec, parts, Pixels(16), shared=Shared(CPU)
+    )
     views = Views(parts["train"].images, augment)
     pixels = views.take(torch.arange(11), views.draw(generator_for(0, "augment", 0)))
     p_true = (pixels.flatten(1) / 255).softmax(-1)[torch.arange(11), parts["train"].labels]

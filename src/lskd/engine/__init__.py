@@ -1,5 +1,7 @@
 """Training: the loop, the optimizer, the frozen teacher, checkpoints. It knows no method, network or paper by name."""
 
 from lskd.engine.loop import Diverged, Interrupted, Outcome, train
+from lskd.engine.memory import device_bytes, run_bytes
+from lskd.engine.shared import Shared
 
-__all__ = ["Diverged", "Interrupted", "Outcome", "train"]
+__all__ = ["Diverged", "Interrupted", "Outcome", "Shared", "device_bytes", "run_bytes", "train"]

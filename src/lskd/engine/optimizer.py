@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +35,19 @@ class SGD:
         self.sgd = torch.optim.SGD(
             groups, recipe.lr, recipe.momentum, recipe.dampening, nesterov=recipe.nesterov, fused=True
         )
+        self._device = self.parameters[0].device
+        self._hold_lr_on_device()
         if recipe.momentum:
             for parameter in parameters:
                 self.sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
-    def step(self, loss: Tensor, schedule_factor: float) -> None:
+    def _hold_lr_on_device(self) -> None:
+        """A captured step reads it there; CUDA's fused kernel takes it in float32 only."""
+        dtype = torch.float32 if self._device.type == "cuda" else torch.float64
+        for group in self.sgd.param_groups:
+            group["lr"] = torch.zeros((), dtype=dtype, device=self._device)
+
+    def step(self, loss: Tensor, schedule_factor: Tensor | float) -> None:
         """One update from `loss`, at `schedule_factor` times each group's learning rate."""
         self.sgd.zero_grad(set_to_none=True)
         loss.backward()
@@ -49,8 +58,15 @@ class SGD:
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         for group in self.sgd.param_groups:
-            group["lr"] = self.lr * group["factor"] * schedule_factor
+            group["lr"].fill_(self.lr * group["factor"] * schedule_factor)
         self.sgd.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sgd.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sgd.load_state_dict(state)
+        self._hold_lr_on_device()
 
 
 def lr_factors(names: Iterable[str], patterns: dict[str, float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The frozen teacher: its logits for any view of any training image."""
+"""The frozen teacher: its logits for what the student is about to see."""
 
 from __future__ import annotations
 
@@ -9,52 +9,70 @@ from torch import Tensor, nn
 
 from lskd.data.augment import Views
 from lskd.engine.optimizer import BATCH_NORMS
+from lskd.engine.shared import Table
 
+# Images evaluated at once, without gradients. On a CPU, activations of more would not stay in its caches (ResNets and
+# WRNs: a thousand at once take up to 2.5 times as long).
+EVALUATION_BATCH = {"cpu": 128, "cuda": 1000}
 Forward = Callable[[nn.Module, Tensor], Tensor]  # (network, uint8 images) -> fp32 logits
 
 
 class Teacher:
     """A network that only teaches: no gradient, weights and buffers unchanged.
 
-    In mode "eval" its logits are a function of the view alone, so where the student will make at least as many passes
-    over the data as there are views, and memory allows, every view is evaluated once, ahead, and looked up from then
-    on. In mode "batch_stats" batch norm uses each batch's own statistics, and the teacher is evaluated at every step.
+    In mode "eval" its logits are a function of the view alone. They are evaluated an epoch ahead, in large batches;
+    with a `table`, which all students of the teacher share, each view of each image once. In mode "batch_stats" batch
+    norm uses each batch's own statistics, so the teacher must see the student's batches: `live`.
     """
 
-    def __init__(
-        self, network: nn.Module, views: Views, forward: Forward, *, mode: str, passes: float, memory: float
-    ) -> None:
+    def __init__(self, network: nn.Module, views: Views, forward: Forward, *, mode: str, table: Table | None) -> None:
         self.network = network.requires_grad_(False).eval()
-        self.views, self.forward = views, forward
-        self.table: Tensor | None = None  # (N · views, K)
-        if mode == "batch_stats":
+        self.views, self.forward, self.table = views, forward, table
+        self.batch = EVALUATION_BATCH[views.images.device.type]
+        self.ahead = mode == "eval"
+        if not self.ahead:
             for module in network.modules():
                 if isinstance(module, BATCH_NORMS):
                     module.train()
                     module.track_running_stats = False  # neither read nor changed; the buffers stay in the state
-        else:
-            head = network.get_submodule("head")
-            assert isinstance(head, nn.Linear)
-            size = len(views.images) * views.count * head.out_features * 4
-            if passes >= views.count and size <= memory:
-                self.table = self._tabulate()
+
+    @property
+    def how(self) -> str:
+        """How often its logits are computed, for the record of the run."""
+        return "every step" if not self.ahead else "every epoch" if self.table is None else "once a view"
 
     @torch.no_grad()
-    def _tabulate(self, batch: int = 512) -> Tensor:
-        device, count = self.views.images.device, self.views.count
-        indices = torch.arange(len(self.views.images), device=device)
-        columns = []
-        for view in range(count):
-            chunks = indices.split(batch)
-            columns.append(torch.cat([self._evaluate(chunk, torch.full_like(chunk, view)) for chunk in chunks]))
-        return torch.stack(columns, dim=1).flatten(0, 1)
-
-    def _evaluate(self, indices: Tensor, views: Tensor) -> Tensor:
-        return self.forward(self.network, self.views.take(indices, views))
+    def live(self, pixels: Tensor) -> Tensor:
+        """Logits (B, K) for one batch (B, C, H, W) uint8."""
+        return self.forward(self.network, pixels)
 
     @torch.no_grad()
-    def __call__(self, indices: Tensor, views: Tensor) -> Tensor:
-        """Logits (B, K) for images `indices` (B,) seen through `views` (B,)."""
-        if self.table is not None:
-            return self.table[indices * self.views.count + views]
-        return self._evaluate(indices, views)
+    def epoch(self, drawn: Tensor) -> Tensor:
+        """Logits (N, K) of every training image through the view `drawn` (N,) for it. For mode "eval"."""
+        rows = torch.arange(len(drawn), device=drawn.device) * self.views.count + drawn
+        if self.table is None:
+            return self._evaluate(rows)
+        with self.table.lock:
+            missing = rows[~self.table.known[rows]]
+            if len(missing):
+                self.table.logits[missing] = self._evaluate(missing)
+                self.table.known[missing] = True
+            if drawn.is_cuda:
+                torch.cuda.current_stream().synchronize()  # other students read it on streams of their own
+        return self.table.logits[rows]
+
+    def _evaluate(self, rows: Tensor) -> Tensor:
+        """Logits of views numbered image · views + view.
+
+        The last bits of a product may depend on its shape and on the place of a row in it. So all batches are of one
+        size, and an image always stands at the same place: what a student sees does not depend on who asked before.
+        """
+        place = (rows // self.views.count) % self.batch
+        order = place.argsort(stable=True)
+        counts = place.bincount(minlength=self.batch)
+        number = torch.empty_like(rows)  # of the batch that each is in: its rank among those at its place
+        number[order] = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[place[order]]
+        batches = rows[0].repeat(int(counts.max()), self.batch)
+        batches[number, place] = rows
+        logits = [self.live(self.views.take(batch // self.views.count, batch % self.views.count)) for batch in batches]
+        return torch.stack(logits)[number, place]

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Batch:
-    """All that a loss may look at, for B examples of K classes. Logits are fp32 whatever the precision of the run."""
+    """All that a loss may look at, for B examples of K classes. Logits are fp32 whatever the precision of the run.
+
+    Everything is a tensor on the device, and a loss must not wait for one (.item(), if tensor > 0): a step is recorded
+    once and replayed.
+    """
 
     logits: Tensor  # (B, K) of the network being trained
     labels: Tensor  # (B,) int64
     targets: Tensor  # (B, K) hard labels after the run's label smoothing
     teacher_logits: Tensor | None = None  # (B, K), no gradient; set where the method says needs_teacher
-    progress: float = 0.0  # share of the training done, in [0, 1)
+    progress: Tensor | None = None  # () share of the training done, in [0, 1)
 
 
 @dataclass(frozen=True)

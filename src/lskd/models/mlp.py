@@ -7,6 +7,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lskd.models.dropout import Dropout
+
 
 class MLP(nn.Module):
     """Flatten, dropout, then per hidden layer Linear, ReLU, dropout; then `head`."""
@@ -22,8 +24,8 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = (inputs, *hidden)
-        self.input_dropout = nn.Dropout(input_dropout) if input_dropout else nn.Identity()
-        self.hidden_dropout = nn.Dropout(hidden_dropout) if hidden_dropout else nn.Identity()
+        self.input_dropout = Dropout(input_dropout) if input_dropout else nn.Identity()
+        self.hidden_dropout = Dropout(hidden_dropout) if hidden_dropout else nn.Identity()
         self.layers = nn.ModuleList(nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(widths))
         self.head = nn.Linear(widths[-1], num_classes)
         if init_std is not None:

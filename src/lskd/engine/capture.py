@@ -1,0 +1,58 @@
+"""Step capture: on a GPU a step is recorded once as a CUDA graph and replayed, without Python between its kernels."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+
+WARM_UP = 3  # eager steps before a capture: libraries choose their algorithms, and lazy state comes into being
+ONE_AT_A_TIME = threading.Lock()  # captures of trainings that run side by side
+
+
+class Captured:
+    """`step(size)`, which works on the current CUDA stream and only on tensors that stay where they are.
+
+    The first calls of each size run eagerly, and are steps like any other; then the step is captured, and from then on
+    replayed. Where it cannot be captured, that is said once, and all steps run eagerly: slower, and the same numbers.
+    """
+
+    def __init__(self, step: Callable[[int], None], generator: torch.Generator) -> None:
+        self.step, self.generator = step, generator
+        self.calls: Counter[int] = Counter()
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.pool = torch.cuda.graph_pool_handle()
+        self.failed = False
+
+    def __call__(self, size: int) -> None:
+        if size in self.graphs:
+            self.graphs[size].replay()
+            return
+        self.step(size)
+        self.calls[size] += 1
+        if self.calls[size] >= WARM_UP and not self.failed:
+            self._capture(size)
+
+    def _capture(self, size: int) -> None:
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.generator)
+        stream = torch.cuda.current_stream()
+        try:
+            # thread_local: the other trainings of this process go on while this thread captures.
+            with (
+                ONE_AT_A_TIME,
+                torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode="thread_local"),
+            ):
+                self.step(size)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.failed = True
+            logging.getLogger(__name__).warning(
+                "a step cannot be captured (%s): running it eagerly, which is slower", str(error).splitlines()[0]
+            )
+            return
+        self.graphs[size] = graph

@@ -1,0 +1,114 @@
+"""What a training will need of its device's memory, before it starts: its own code on a few images, counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lskd.config import Run
+from lskd.data import Spec
+from lskd.data.augment import Normalize, Normalizer, Views, centre
+from lskd.engine.loop import evaluate
+from lskd.engine.shared import Images
+from lskd.engine.teacher import EVALUATION_BATCH
+from lskd.engine.training import Training, build_network
+
+# cuBLAS reserves 32 MiB for each stream on Hopper, cuDNN's algorithms about as much: an estimate, not measured.
+CUDA_WORKSPACE = 64 << 20
+BATCHES = (8, 16)  # what a batch of the recipe's size needs is extrapolated from these
+
+
+def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
+    """Memory that one training of `run` takes on a device beyond what it shares with others: weights, gradients,
+    momentum and its teacher's weights, and the most that a step and an evaluation hold besides.
+
+    On CUDA ("cuda") a captured step keeps its memory to itself, so a step's and an evaluation's add up. Not counted are
+    an epoch's order and views (16 bytes an image), and what a library's kernels take for themselves on a CPU.
+    """
+    few, more = (_measure(run, spec, batch) for batch in BATCHES)
+
+    def at(batch: int, of: str) -> float:
+        """All tensors of a step grow by the same bytes for each example."""
+        slope = (more[of] - few[of]) / (BATCHES[1] - BATCHES[0])
+        return few[of] + slope * (batch - BATCHES[0])
+
+    step, evaluation = at(run.recipe.batch_size, "step"), at(EVALUATION_BATCH[device_type], "evaluation")
+    if device_type == "cuda":
+        return round(few["kept"] + step + evaluation) + CUDA_WORKSPACE
+    return round(few["kept"] + max(step, evaluation))
+
+
+def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
+    """Bytes that are kept between steps, and the most that a step and an evaluation of `batch` images hold besides."""
+    normalize = Normalize("per_image" if run.recipe.normalize.kind == "per_image" else "none")
+    recipe = dataclasses.replace(run.recipe, batch_size=batch, steps=2, epochs=None)
+    with Allocations() as memory:
+        pixels = torch.zeros(batch, *spec.shape, dtype=torch.uint8)
+        views = Views(pixels, recipe.augment)
+        images = Images(views, torch.zeros(batch, dtype=torch.int64), Normalizer(normalize, pixels), held_out={})
+        shared = memory.live
+        teacher = build_network(run.teacher, spec) if run.teacher is not None else None
+        training = Training(dataclasses.replace(run, recipe=recipe), spec, images, teacher)
+        if training.teacher is not None and training.teacher.ahead:
+            training.hold_logits(torch.zeros(batch, spec.num_classes))
+        training.network.train()
+        training.step()  # its gradients stay
+        kept = memory.live
+        step = memory.most(training.step) - kept
+        evaluation = memory.most(lambda: evaluate(training, centre(pixels, recipe.augment))) - kept
+        if training.teacher is not None:
+            seen = views.take(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
+            evaluation = max(evaluation, memory.most(lambda: training.teacher.live(seen)) - kept)
+    return {"kept": kept - shared, "step": step, "evaluation": evaluation}
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made, for as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._bytes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._bytes:
+                    self._bytes[storage._cdata] = storage.nbytes()
+                    self.live += storage.nbytes()
+                    self.peak = max(self.peak, self.live)
+                    weakref.finalize(storage, self._freed, storage._cdata)
+        return out
+
+    def _freed(self, key: int) -> None:
+        self.live -= self._bytes.pop(key, 0)
+
+    def most(self, work: Callable[[], Any]) -> int:
+        """The most bytes that live at once during `work()`."""
+        self.peak = self.live
+        work()
+        return self.peak
+
+
+def device_bytes(device: torch.device) -> tuple[int, int]:
+    """(free, total) memory of the device; on a CPU, what the kernel says is available, and all there is."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    page, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/proc/meminfo") as file:
+            available = next(line for line in file if line.startswith("MemAvailable:"))
+        return int(available.split()[1]) * 1024, total * page
+    except (OSError, StopIteration):
+        return total * page // 2, total * page

@@ -1,0 +1,110 @@
+"""What the trainings on one device share: the images there, and the logits of frozen teachers."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lskd.config import Run
+from lskd.data import Part
+from lskd.data.augment import Normalizer, Views, centre
+
+DATA_SETS = 4  # kept on the device at once
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set on its device, as one recipe sees it: uint8 throughout, the held-out parts cropped for evaluation."""
+
+    views: Views
+    labels: Tensor  # (N,) of the training part
+    normalizer: Normalizer
+    held_out: dict[str, Part]
+
+
+@dataclass(eq=False)
+class Table:
+    """A teacher's logits for every view of every training image, filled as they are needed."""
+
+    logits: Tensor  # (N · views, K) fp32
+    known: Tensor  # (N · views,) bool: which rows are filled
+    users: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def bytes(self) -> int:
+        return self.logits.nbytes + self.known.nbytes
+
+
+def table_bytes(images: int, views: int, classes: int) -> int:
+    """Memory of a `Table`."""
+    return images * views * (classes * 4 + 1)
+
+
+class Shared:
+    """One for each device and process. `teacher_memory` bounds the bytes of all tables together."""
+
+    def __init__(self, device: torch.device, teacher_memory: float = 4e9) -> None:
+        self.device, self.teacher_memory = device, teacher_memory
+        self._lock = threading.Lock()
+        self._images: dict[Hashable, Images] = {}
+        self._tables: dict[Hashable, Table] = {}  # the least recently used first
+
+    def images(self, run: Run, parts: Mapping[str, Part]) -> Images:
+        """`parts` on the device, as the recipe of `run` sees them."""
+        key = (run.dataset, run.recipe.augment, run.recipe.normalize)
+        with self._lock:
+            if key not in self._images:
+                while len(self._images) >= DATA_SETS:
+                    del self._images[next(iter(self._images))]
+                self._images[key] = self._load(run, parts)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)  # other streams are about to read them
+            return self._images[key]
+
+    def _load(self, run: Run, parts: Mapping[str, Part]) -> Images:
+        here = {name: Part(*(tensor.to(self.device) for tensor in part)) for name, part in parts.items()}
+        images, labels = here.pop("train")
+        augment = run.recipe.augment
+        held_out = {name: Part(centre(part.images, augment), part.labels) for name, part in here.items()}
+        return Images(Views(images, augment), labels, Normalizer(run.recipe.normalize, images), held_out)
+
+    @contextlib.contextmanager
+    def table(self, run: Run, views: Views, classes: int) -> Iterator[Table | None]:
+        """The table of the teacher of `run`, over the views that `run` draws; None where memory does not allow one."""
+        assert run.teacher is not None
+        recipe = run.recipe
+        key = (run.teacher.id, run.dataset, recipe.augment, recipe.normalize, recipe.precision)
+        rows = len(views.images) * views.count
+        with self._lock:
+            table = self._tables.pop(key, None)
+            if table is None and self._make_room(table_bytes(len(views.images), views.count, classes)):
+                table = Table(
+                    torch.empty(rows, classes, device=self.device),
+                    torch.zeros(rows, dtype=torch.bool, device=self.device),
+                )
+            if table is not None:
+                self._tables[key] = table
+                table.users += 1
+        try:
+            yield table
+        finally:
+            if table is not None:
+                with self._lock:
+                    table.users -= 1
+
+    def _make_room(self, needed: int) -> bool:
+        """Drop tables that no training uses, the least recently used first, until `needed` more bytes are allowed."""
+        held = sum(table.bytes for table in self._tables.values())
+        for key, table in list(self._tables.items()):
+            if held + needed <= self.teacher_memory:
+                break
+            if not table.users:
+                held -= table.bytes
+                del self._tables[key]
+        return held + needed <= self.teacher_memory
