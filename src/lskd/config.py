@@ -108,6 +108,8 @@ class Run:
             text += f" from {self.teacher.network}"
             if self.teacher.smoothing.alpha:
                 text += f" (α={self.teacher.smoothing.alpha:g})"
+        if self.recipe.precision != "fp32":
+            text += f", {self.recipe.precision}"
         return f"{text}, seed {self.seed}"
 
 

@@ -70,6 +70,8 @@ def train(
     with contextlib.ExitStack() as stack:
         if shared.device.type == "cuda":  # a stream of its own: trainings side by side do not wait for one another
             stack.enter_context(torch.cuda.stream(torch.cuda.Stream(shared.device)))
+            # Backward in this thread: torch's own thread for a device would be shared by all, and outlive a capture.
+            stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         images = shared.images(run, parts)
         table = None
         if teacher_network is not None and run.teacher_mode == "eval":

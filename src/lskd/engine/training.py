@@ -65,7 +65,7 @@ class Training:
         ]
         # What the step reads, at fixed addresses.
         self._lr_factors = torch.tensor(factors, dtype=torch.float64, device=device)
-        self._step = torch.zeros((), dtype=torch.int64, device=device)
+        self._step = torch.zeros(1, dtype=torch.int64, device=device)
         self._order = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
@@ -128,11 +128,11 @@ class Training:
                 labels=labels,
                 targets=smooth_labels(labels, self.num_classes, run.smoothing.alpha, run.smoothing.mass),
                 teacher_logits=teacher_logits,
-                progress=self._step / self.total_steps,
+                progress=(self._step / self.total_steps).squeeze(0),
             )
         )  # by name, each (B,)
         loss = run.recipe.loss_scale * torch.stack([term.mean() for term in terms.values()]).sum()
-        self.optimizer.step(loss, self._lr_factors[self._step])
+        self.optimizer.step(loss, self._lr_factors[self._step].squeeze(0))
 
         for name, term in terms.items():
             self._add(name, term.detach().sum())
