@@ -107,7 +107,8 @@ class Fleet:
         needed = sum(self.bytes(one) for one in (*others, run))
         if needed > self.memory:
             self._tell(
-                f"one more would need {needed / 1e9:.2f} GB of the {self.memory / 1e9:.2f} GB there are for them"
+                f"{len(others)} runs side by side: one more would make it {needed / 1e9:.2f} GB, "
+                f"and {self.memory / 1e9:.2f} GB are free for them"
             )
         return needed <= self.memory
 
@@ -125,19 +126,20 @@ class Fleet:
                 self._bytes[kind] = 0
         return self._bytes[kind]
 
-    def shrink(self) -> bool:
-        """A run found no memory after all: from now on there are fewer. False if it was alone."""
-        if len(self.training) < 2:
+    def shrink(self, begun: int) -> bool:
+        """A run found no memory though it was predicted to. There are to be fewer now than when it was `begun`; False
+        if it was to be alone then."""
+        if begun == 1:
             return False
-        self.size = len(self.training) - 1
-        self._tell("a run found no memory; it goes on when there is room")
+        self.size = min(self.size, begun - 1)
+        self._tell(f"{self.size} runs side by side from now on: one found no memory, and goes on when there is room")
         return True
 
-    def _tell(self, why: str) -> None:
+    def _tell(self, what: str) -> None:
         if not self._told:
             self._told = True
             asked = f"runtime.fleet = {self.asked}: " if self.asked else ""
-            print(f"lskd-run: {asked}fewer runs side by side than {self.size}: {why}", file=sys.stderr)
+            print(f"lskd-run: {asked}{what}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -207,11 +209,11 @@ class Sweep:
         from lskd.engine import Diverged, Interrupted
         from lskd.run import train_run
 
-        begun = time.perf_counter()
+        begun, fleet = time.perf_counter(), self.fleet.size
         try:
             train_run(
                 run, self.store, self.runtime, self.fleet.shared,
-                fleet=self.fleet.size, on_step=self.progress.started(run), stop=lambda: self.stop.asked,
+                fleet=fleet, on_step=self.progress.started(run), stop=lambda: self.stop.asked,
             )  # fmt: skip
         except Interrupted:
             return "over"
@@ -219,7 +221,7 @@ class Sweep:
             self.store.fail(run, {"reason": "diverged", "message": str(error)})
             return self.lose(run, f"diverged: {error}")
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) and self.fleet.shrink():
+            if isinstance(error, torch.OutOfMemoryError) and self.fleet.shrink(fleet):
                 return "again"
             message = f"{type(error).__name__}: {error}".splitlines()[0]
             self.store.fail(run, {"reason": "failed", "message": message, "traceback": traceback.format_exc()})
@@ -237,12 +239,15 @@ class Sweep:
 
 
 def by_teacher(runs: Sequence[Run]) -> list[Run]:
-    """In the order given, but the students of one teacher together: they share its table of logits."""
-    first: dict[tuple[int, str | None], int] = {}
-    keys = {run.id: (generation(run), run.teacher.id if run.teacher else None) for run in runs}
+    """In the order given, teachers first, but the students of one teacher together: they share its table of logits."""
+    first: dict[str, int] = {}
     for place, run in enumerate(runs):
-        first.setdefault(keys[run.id], place)
-    return sorted(runs, key=lambda run: first[keys[run.id]])
+        first.setdefault(_teacher_id(run), place)
+    return sorted(runs, key=lambda run: first[_teacher_id(run)])
+
+
+def _teacher_id(run: Run) -> str:
+    return run.teacher.id if run.teacher is not None else ""
 
 
 def available_cores() -> int:

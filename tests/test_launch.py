@@ -1,0 +1,161 @@
+"""How many runs train side by side, and what happens when memory does not allow them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import lskd.engine
+import lskd.launch
+import lskd.run
+from lskd.config import Run, Runtime
+from lskd.launch import GPU_FLEET, Fleet, available_cores, by_teacher, carry_out
+from lskd.settings import Conf, parse_run
+from lskd.store import Store
+
+CONF = Conf()
+BASE = {"dataset": "digits", "dataset.limit": 64, "arch": "mlp", "arch.hidden": [4], "recipe.epochs": 1}
+
+
+def make_run(seed: int = 0, **settings: Any) -> Run:
+    return parse_run({**BASE, "seed": seed, **settings}, CONF)
+
+
+SEEDS = [make_run(seed) for seed in range(6)]
+STUDENTS = [make_run(seed, method="kd", teacher={"arch": "mlp", "seed": seed % 2}) for seed in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with so many cores and so many bytes of free memory."""
+
+    def make(cores: int = 4, free: float = 8e9, per_run: float = 1e9) -> None:
+        monkeypatch.setattr(lskd.launch, "available_cores", lambda: cores)
+        monkeypatch.setattr(lskd.engine, "device_bytes", lambda device: (free, 2 * free))
+        monkeypatch.setattr(lskd.engine, "run_bytes", lambda run, spec, device_type: per_run)
+
+    return make
+
+
+def fleet(runs: list[Run], device: str = "cpu", **runtime: Any) -> Fleet:
+    return Fleet(runs, Runtime(**runtime), torch.device(device), CONF)
+
+
+def begun(runs: list[Run], fleet: Fleet) -> int:
+    """How many of `runs` may train at once."""
+    for run in runs:
+        if fleet.room(run):
+            fleet.training[run.id] = run
+    return len(fleet.training)
+
+
+def test_cores_are_divided_among_the_runs_of_a_plan(machine):
+    machine(cores=4)
+    for runs, runtime, size, threads in (
+        (SEEDS, {}, 4, 1),
+        (SEEDS[:2], {}, 2, 2),
+        (SEEDS[:1], {}, 1, 4),
+        ([STUDENTS[0].teacher, STUDENTS[0]], {}, 1, 4),  # one after the other
+        (SEEDS, {"threads": 2}, 2, 2),
+        (SEEDS, {"threads": 16}, 1, 16),
+        (SEEDS, {"fleet": 1}, 1, 4),
+        (SEEDS, {"fleet": 3, "threads": 1}, 3, 1),
+    ):
+        assert (fleet(runs, **runtime).size, torch.get_num_threads()) == (size, threads), (runs, runtime)
+
+
+def test_a_gpu_takes_a_fixed_number(machine, monkeypatch):
+    machine()
+    many = [make_run(seed) for seed in range(GPU_FLEET + 3)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert fleet(many, "cuda").size == GPU_FLEET
+    assert fleet(many, "cuda", fleet=10).size == 10
+
+
+def test_memory_decides_where_it_is_short(machine, capsys):
+    machine(cores=8, free=4e9, per_run=1e9)  # of 90 % of 4 GB
+    assert begun(SEEDS, fleet(SEEDS, fleet=6)) == 3
+    assert capsys.readouterr().err == (
+        "lskd-run: runtime.fleet = 6: 3 runs side by side: one more would make it 4.00 GB, and 3.60 GB are free for "
+        "them\n"
+    )
+    machine(cores=8, free=4e9, per_run=9e9)
+    assert begun(SEEDS, fleet(SEEDS)) == 1  # one alone may always try
+
+
+def test_teachers_tables_have_a_part_of_the_memory(machine):
+    machine(cores=8, free=10e9, per_run=1e9)
+    runs = [*STUDENTS, *(run.teacher for run in STUDENTS)]
+    assert fleet(runs, teacher_cache_gb=4).memory == pytest.approx(5e9)
+    assert fleet(runs).memory == pytest.approx(4e9)  # a quarter of the machine's 20 GB
+    assert fleet(runs, teacher_cache_gb=100).shared.teacher_memory == pytest.approx(5e9)  # half of what is free
+    assert fleet(SEEDS).memory == pytest.approx(9e9)  # nobody teaches
+
+
+def test_runs_of_one_precision_only(machine):
+    machine()
+    in_bf16 = make_run(9, **{"recipe.precision": "bf16"})
+    together = fleet([*SEEDS, in_bf16])
+    assert begun([SEEDS[0], in_bf16, SEEDS[1]], together) == 2
+    assert in_bf16.id not in together.training
+
+
+def test_students_of_one_teacher_come_together():
+    teachers = [run.teacher for run in STUDENTS[:2]]
+    ordered = by_teacher([*SEEDS[:1], *teachers, *STUDENTS])
+    assert ordered == [SEEDS[0], *teachers, STUDENTS[0], STUDENTS[2], STUDENTS[1], STUDENTS[3]]
+
+
+@pytest.fixture
+def starved(monkeypatch):
+    """Trainings that find no memory where more than two are at it; the number of tries by run id."""
+    tries: list[str] = []
+    train = lskd.run.train_run
+
+    def train_run(run: Run, *args: Any, fleet: int, **kwargs: Any) -> None:
+        tries.append(run.id)
+        if fleet > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        train(run, *args, fleet=fleet, **kwargs)
+
+    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    return tries
+
+
+def test_a_run_that_finds_no_memory_goes_on_in_a_smaller_fleet(tmp_path, starved, capsys):
+    runtime = Runtime(fleet=3, threads=1, progress=False, cache=str(tmp_path / "cache"))
+    outcomes = carry_out(SEEDS, Store(tmp_path), runtime, Conf(cache=tmp_path / "cache"))
+    assert (len(outcomes.trained), outcomes.failed, outcomes.exit_code) == (6, [], 0)
+    assert 6 < len(starved) <= 9
+    assert "runtime.fleet = 3: 2 runs side by side from now on: one found no memory" in capsys.readouterr().err
+
+
+def test_a_run_that_finds_no_memory_alone_has_failed(tmp_path, monkeypatch):
+    def train_run(run: Run, *args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+
+    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    runtime = Runtime(progress=False, cache=str(tmp_path / "cache"))
+    outcomes = carry_out(SEEDS[:1], Store(tmp_path), runtime, Conf(cache=tmp_path / "cache"))
+    assert [reason for _, reason in outcomes.failed] == [
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 MiB"
+    ]
+
+
+def test_the_record_says_how_many_trained_side_by_side(tmp_path):
+    runtime = Runtime(fleet=2, threads=1, progress=False, cache=str(tmp_path / "cache"))
+    store = Store(tmp_path)
+    carry_out(SEEDS[:2], store, runtime, Conf(cache=tmp_path / "cache"))
+    assert [(store.env(run)["fleet"], store.env(run)["threads"]) for run in SEEDS[:2]] == [(2, 1), (2, 1)]
+    assert available_cores() >= 1
+    assert replace(runtime, fleet=0).fleet == 0
