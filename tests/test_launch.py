@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import lskd.engine
-import lskd.launch
 import lskd.run
-from lskd.config import Run, Runtime
-from lskd.launch import GPU_FLEET, Fleet, available_cores, by_teacher, carry_out
+from lskd.config import Named, Run, Runtime
+from lskd.errors import InputError
+from lskd.launch import GPU_FLEET, Fleet, by_teacher, carry_out
+from lskd.models import ARCHS, MLPArch
 from lskd.settings import Conf, parse_run
 from lskd.store import Store
 
@@ -40,7 +42,7 @@ def machine(monkeypatch):
     """A machine with so many cores and so many bytes of free memory."""
 
     def make(cores: int = 4, free: float = 8e9, per_run: float = 1e9) -> None:
-        monkeypatch.setattr(lskd.launch, "available_cores", lambda: cores)
+        monkeypatch.setattr(lskd.run, "available_cores", lambda: cores)
         monkeypatch.setattr(lskd.engine, "device_bytes", lambda device: (free, 2 * free))
         monkeypatch.setattr(lskd.engine, "run_bytes", lambda run, spec, device_type: per_run)
 
@@ -110,10 +112,26 @@ def test_runs_of_one_precision_only(machine):
     assert in_bf16.id not in together.training
 
 
-def test_students_of_one_teacher_come_together():
+def test_teachers_come_first_and_students_of_one_teacher_together():
     teachers = [run.teacher for run in STUDENTS[:2]]
-    ordered = by_teacher([*SEEDS[:1], *teachers, *STUDENTS])
-    assert ordered == [SEEDS[0], *teachers, STUDENTS[0], STUDENTS[2], STUDENTS[1], STUDENTS[3]]
+    ordered = by_teacher([SEEDS[0], *teachers, SEEDS[1], *STUDENTS])
+    assert ordered == [*teachers, SEEDS[0], SEEDS[1], STUDENTS[0], STUDENTS[2], STUDENTS[1], STUDENTS[3]]
+
+
+class SharedRandomness(MLPArch):
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        network = super().build(input_shape, num_classes)
+        network.head = nn.Sequential(nn.Dropout(0.1), network.head)
+        return network
+
+
+def test_torchs_own_dropout_is_refused_before_anything_trains(tmp_path, monkeypatch):
+    """It draws from torch's global generator: a run would depend on those beside it."""
+    monkeypatch.setitem(ARCHS, "mine", SharedRandomness())
+    run = replace(make_run(), arch=Named("mine", SharedRandomness()))
+    with pytest.raises(InputError, match=r"^arch = mine: head.0 is Dropout, .* use lskd.models.dropout.Dropout$"):
+        carry_out([run], Store(tmp_path), Runtime(progress=False, cache=str(tmp_path)), Conf(cache=tmp_path))
+    assert list(tmp_path.glob("runs/*")) == []
 
 
 @pytest.fixture
@@ -157,5 +175,3 @@ def test_the_record_says_how_many_trained_side_by_side(tmp_path):
     store = Store(tmp_path)
     carry_out(SEEDS[:2], store, runtime, Conf(cache=tmp_path / "cache"))
     assert [(store.env(run)["fleet"], store.env(run)["threads"]) for run in SEEDS[:2]] == [(2, 1), (2, 1)]
-    assert available_cores() >= 1
-    assert replace(runtime, fleet=0).fleet == 0

@@ -26,7 +26,7 @@ LAYERS = [
     {"store"},
     {"engine"},
     {"run", "plan"},
-    {"launch", "report"},
+    {"launch", "report", "bench"},
     {"cli"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

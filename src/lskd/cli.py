@@ -27,7 +27,7 @@ from lskd.data import Dataset
 from lskd.errors import InputError, unknown
 from lskd.methods import METHODS
 from lskd.models import ARCHS
-from lskd.plan import Costs, Plan, grouped, in_order, load_experiment, make_plan, to_train, training_examples
+from lskd.plan import Costs, Plan, grouped, in_order, load_experiment, make_plan, teachers, to_train, training_examples
 from lskd.plugins import load_installed_plugins, load_plugin
 from lskd.recipe import Recipe
 from lskd.settings import GROUPS, RUN_KEYS, SHORT, Conf, parse_run, shipped_conf
@@ -35,7 +35,7 @@ from lskd.store import Store
 from lskd.strict import fields, parse, show, unknown_key
 
 TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}
-PLANS = (False, True, "commands")
+PLANS = (False, True, "commands", "fleet")
 NAMED = rf"(teacher\.)+({'|'.join(GROUPS)}|teacher)"  # settings of a teacher that are names
 
 
@@ -163,7 +163,7 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
     conf = Conf(search_path(hydra_config), runtime.cache_root)
     plan_only = content["plan"] or False
     if plan_only not in PLANS:
-        raise InputError(f"plan = {show(plan_only)}: must be false, true or commands")
+        raise InputError(f"plan = {show(plan_only)}: must be false, true, commands or fleet")
     if content["experiment"] is None:
         if content["seeds"] is not None:
             raise InputError(
@@ -230,6 +230,12 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
     if plan_only:
         if plan_only == "commands":
             print("\n".join(commands(plan, runs)))
+        if plan_only == "fleet":
+            from lskd.launch import Fleet
+            from lskd.run import resolve_device
+
+            fleet = Fleet(runs, runtime, resolve_device(runtime.device), conf)
+            print(fleet.describe(to_train(runs, store)))
         return 0
     from lskd.launch import carry_out
 
@@ -279,6 +285,7 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
             steps = group[0].recipe.total_steps(training_examples(group[0], conf))
             seeds = ",".join(str(run.seed) for run in group)
             lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
+        lines += [f"  {line}" for line in teachers(runs, conf)]
         lines.append("")
     diverged = [run for run in missing if store.state(run) == "diverged"]
     started = sum(store.state(run) == "started" for run in missing)

@@ -146,3 +146,8 @@ class Runtime:
     @property
     def cache_root(self) -> Path:
         return Path(self.cache).expanduser() if self.cache else data.default_cache_root()
+
+
+def table_bytes(images: int, views: int, classes: int) -> int:
+    """Memory of a teacher's logits for every view of every image: fp32, and a flag for each view."""
+    return images * views * (4 * classes + 1)

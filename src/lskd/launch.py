@@ -8,13 +8,12 @@ store: no run is trained twice, and each process takes what is ready.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import FrameType
@@ -81,13 +80,15 @@ class Fleet:
         import torch
 
         from lskd.engine import Shared, device_bytes
+        from lskd.run import available_cores
 
         self.conf, self.asked = conf, runtime.fleet
         cores = available_cores()
         usual = GPU_FLEET if device.type == "cuda" else max(1, cores // (runtime.threads or 1))
         self.size = min(runtime.fleet or usual, max(Counter(map(generation, runs)).values()))
+        self.threads = runtime.threads or max(1, cores // self.size)
         if device.type == "cpu":
-            torch.set_num_threads(runtime.threads or max(1, cores // self.size))
+            torch.set_num_threads(self.threads)
         free, total = device_bytes(device)
         tables = min(free / 2, total / 4 if runtime.teacher_cache_gb is None else runtime.teacher_cache_gb * 1e9)
         self.shared = Shared(device, tables)
@@ -95,6 +96,18 @@ class Fleet:
         self.training: dict[str, Run] = {}
         self._bytes: dict[str, int] = {}
         self._told = False
+
+    def describe(self, runs: Iterable[Run]) -> str:
+        """Its size, and the predicted memory of each kind of run."""
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)} each" if self.shared.device.type == "cpu" else ""
+        lines = [
+            f"{self.shared.device}: {self.size} run{'s' * (self.size > 1)} side by side{threads}; "
+            f"{self.memory / 1e9:.1f} GB for them, {self.shared.teacher_memory / 1e9:.1f} GB for teachers' logits"
+        ]
+        for run in {cost_key(run.identity()): run for run in runs}.values():
+            label = str(run).rpartition(", seed ")[0]
+            lines.append(f"  {self.bytes(run) / 1e9:6.3f} GB a run  {label}")
+        return "\n".join(lines)
 
     def room(self, run: Run) -> bool:
         """Whether `run` may begin beside those in training. One run alone always may."""
@@ -239,20 +252,17 @@ class Sweep:
 
 
 def by_teacher(runs: Sequence[Run]) -> list[Run]:
-    """In the order given, teachers first, but the students of one teacher together: they share its table of logits."""
+    """Teachers first, so that nothing waits for them at the end; then the students of one teacher together, because
+    they share its table of logits. Otherwise in the order given."""
+    teaching = {_teacher_id(run) for run in runs}
     first: dict[str, int] = {}
     for place, run in enumerate(runs):
         first.setdefault(_teacher_id(run), place)
-    return sorted(runs, key=lambda run: first[_teacher_id(run)])
+    return sorted(runs, key=lambda run: (run.id not in teaching, first[_teacher_id(run)]))
 
 
 def _teacher_id(run: Run) -> str:
     return run.teacher.id if run.teacher is not None else ""
-
-
-def available_cores() -> int:
-    """Cores that this process may use (a cluster's job may have fewer than the machine)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_ready(run: Run, store: Store) -> bool:

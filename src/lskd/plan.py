@@ -7,13 +7,14 @@ configuration under several seeds. Nothing here imports torch: a plan of hundred
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lskd.config import Run
+from lskd.config import Run, table_bytes
 from lskd.errors import InputError, unknown
 from lskd.methods.method import require
 from lskd.settings import Conf, build_run, merge, normal_form, override_words, teacher_form
@@ -410,6 +411,29 @@ def training_examples(run: Run, conf: Conf) -> int:
 
     spec = data.spec(run.dataset.name, conf.cache)
     return run.dataset.limit or spec.train - run.dataset.holdout
+
+
+def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
+    """How the teachers of `runs` are evaluated, in words: a line for each kind of table (`lskd.engine.teacher`)."""
+    from lskd import data
+
+    tables: dict[str, set[str]] = {}
+    for run in runs:
+        if run.teacher is None:
+            continue
+        if run.teacher_mode == "batch_stats":
+            what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"
+        else:
+            spec, images = data.spec(run.dataset.name, conf.cache), training_examples(run, conf)
+            views = math.prod(run.recipe.augment.shape(*spec.shape[1:]))
+            size = table_bytes(images, views, spec.num_classes)
+            what = (
+                f"evaluated once a view, for all its students: {images:,} images × {views} view{'s' * (views > 1)} × "
+                f"{spec.num_classes} logits, {size / 1e9:.3g} GB (once an epoch, where memory has no room for that)"
+            )
+        tables.setdefault(what, set()).add(run.teacher.id)
+    for what, ids in tables.items():
+        yield f"{len(ids)} {'teacher' if len(ids) == 1 else 'teachers, each'} {what}"
 
 
 def grouped(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -43,6 +44,11 @@ def resolve_device(name: str) -> torch.device:
                 f"runtime.device = {name!r}: there are {count} CUDA devices here; allowed: {there}auto, cpu"
             )
     return device
+
+
+def available_cores() -> int:
+    """Cores that this process may use (a cluster's job may have fewer than the machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_buildable(runs: Iterable[Run], cache: Path) -> None:

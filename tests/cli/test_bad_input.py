@@ -55,7 +55,7 @@ BAD = [
     ("arch=3", "arch", "3", "names"),
     ("arch=null", "arch", "null", "names"),
     ("teacher=3", "teacher", "3", "name of a network"),
-    ("plan=maybe", "plan", "maybe", "false, true or commands"),
+    ("plan=maybe", "plan", "maybe", "false, true, commands or fleet"),
     # Out of range.
     ("seed=-1", "seed", "-1", "in [0, 2^31)"),
     ("alpha=1", "alpha", "1", "in [0, 1)"),
@@ -77,6 +77,9 @@ BAD = [
     ("dataset.holdout=1437", "dataset.holdout", "1437", "< 1437"),
     ("dataset.limit=5000", "dataset.limit", "5000", "<= 1437"),
     ("runtime.threads=-1", "runtime.threads", "-1", ">= 0"),
+    ("runtime.fleet=-1", "runtime.fleet", "-1", ">= 0"),
+    ("runtime.fleet=all", "runtime.fleet", "all", "whole number"),
+    ("runtime.teacher_cache_gb=-1", "runtime.teacher_cache_gb", "-1", ">= 0, or null"),
     ("arch.hidden_dropout=1", "arch.hidden_dropout", "1", "in [0, 1)"),
     # Unknown names.
     ("dataset=cifar11", "dataset", "cifar11", "did you mean 'cifar10'?"),

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lskd import metrics
-from lskd.config import Named, Run, Smoothing
+from lskd.config import Named, Run, Smoothing, table_bytes
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize, Views
 from lskd.engine import Diverged, Interrupted, Outcome, Shared, train
 from lskd.engine.loop import best_epoch
 from lskd.engine.seeds import generator_for, seed_for
-from lskd.engine.shared import Table, table_bytes
+from lskd.engine.shared import Table
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import build_network, set_precision
 from lskd.methods import METHODS, Batch, Method

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lskd.models import ARCHS, MLPArch
+from lskd.models.dropout import Dropout
 
 
 def test_forward_is_linear_relu_linear():
@@ -55,3 +56,19 @@ def test_dropout_falls_on_the_input_and_on_hidden_units_while_training_only():
 def test_dropout_does_not_rename_parameters():
     plain, dropped = MLPArch().build((1, 4, 4), 2), MLPArch(input_dropout=0.2, hidden_dropout=0.5).build((1, 4, 4), 2)
     assert plain.state_dict().keys() == dropped.state_dict().keys()
+
+
+def test_dropout_draws_what_torchs_does_from_a_generator_of_its_own():
+    x = torch.randn(30, 40, requires_grad=True)
+    torch.manual_seed(3)
+    expected = F.dropout(x, 0.3, training=True)
+    before = torch.get_rng_state()
+
+    dropout = Dropout(0.3)
+    dropout.generator = torch.Generator().manual_seed(3)
+    dropped = dropout(x)
+    assert torch.equal(dropped, expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    [gradient], [same] = torch.autograd.grad(dropped.sum(), x), torch.autograd.grad(expected.sum(), x)
+    assert torch.equal(gradient, same)
+    assert dropout.eval()(x) is x

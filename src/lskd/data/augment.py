@@ -44,6 +44,12 @@ class Augment:
         if self.padding == "reflect" and self.pad >= smallest:
             raise InputError(f"pad = {self.pad}: must be < {smallest}, the image's size, to reflect")
 
+    def shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(rows, columns, flips) of the views of an image: their number is the product."""
+        rows = height + 2 * self.pad - (self.crop or height) + 1
+        columns = width + 2 * self.pad - (self.crop or width) + 1
+        return rows, columns, 2 if self.flip else 1
+
 
 class Views:
     """The views of a set of images (N, C, H, W) uint8 on their device.
@@ -56,9 +62,7 @@ class Views:
         height, width = images.shape[-2:]
         augment.check(height, width)
         self.height, self.width = augment.crop or height, augment.crop or width
-        self.rows = height + 2 * augment.pad - self.height + 1
-        self.columns = width + 2 * augment.pad - self.width + 1
-        self.flips = 2 if augment.flip else 1
+        self.rows, self.columns, self.flips = augment.shape(height, width)
         self.count = self.rows * self.columns * self.flips
         self.identity = self.count == 1
         self.images = pad(images, augment)

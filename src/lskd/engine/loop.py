@@ -185,9 +185,10 @@ def best_epoch(epochs: list[dict[str, Any]], part: str, parts: Mapping[str, Part
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of all trainings side by side: of the device's allocator on CUDA, of the whole process on a CPU."""
+    """Peak memory of all trainings side by side: on CUDA what torch took of the device (captured steps keep theirs,
+    which torch does not count as allocated between replays), on a CPU that of the whole process."""
     if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+        return round(torch.cuda.max_memory_reserved(device) / 1e6, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lskd.config import Run
+from lskd.config import Run, table_bytes
 from lskd.data import Part
 from lskd.data.augment import Normalizer, Views, centre
 
@@ -39,11 +39,6 @@ class Table:
     @property
     def bytes(self) -> int:
         return self.logits.nbytes + self.known.nbytes
-
-
-def table_bytes(images: int, views: int, classes: int) -> int:
-    """Memory of a `Table`."""
-    return images * views * (classes * 4 + 1)
 
 
 class Shared:

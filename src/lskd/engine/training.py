@@ -193,6 +193,8 @@ def build_network(run: Run, spec: Spec) -> nn.Module:
 
 def set_precision(precision: str) -> None:
     """Allow TF32 matrix products and convolutions where the recipe says so, and only there (torch's default for
-    convolutions is to use them). These are switches of the whole process: runs side by side have one precision."""
+    convolutions is to use them); have cuDNN try its algorithms for each shape of input, which stay few. These are
+    switches of the whole process: runs side by side have one precision."""
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    torch.backends.cudnn.benchmark = True

@@ -1,0 +1,573 @@
+"""Images a second of the ways to train one pair of networks, on images of noise: speed does not depend on content."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lskd.bench.floor import Work, bytes_and_operations, copy_bandwidth, matrix_rate, synchronize
+from lskd.bench.reference import UsualLoop
+from lskd.config import Named, Run, Smoothing
+from lskd.data import Part, Spec
+from lskd.data.augment import Normalize
+from lskd.engine import Shared, device_bytes, run_bytes
+from lskd.engine.capture import Captured
+from lskd.engine.loop import evaluate
+from lskd.engine.shared import Images, Table
+from lskd.engine.teacher import EVALUATION_BATCH, Teacher
+from lskd.engine.training import Training, build_network, forward, set_precision
+from lskd.methods import METHODS, Batch, Method
+from lskd.methods.distillation import Distillation
+from lskd.recipe import Schedule, WeightDecay
+from lskd.run import available_cores
+from lskd.targets import smooth_labels
+
+CPU_EXAMPLES = 2048  # on a CPU, an epoch of a whole data set would outlast every window
+WARM_UP = {"cpu": 5, "cuda": 8}  # steps; on CUDA the step is captured in them
+STEPS = 400_000  # of each training at most, all windows together
+
+USUAL_CE, USUAL_KD = "usual CE", "usual KD"
+CE, LIVE, FILLING, CACHED = "CE", "KD, teacher every step", "KD, filling", "KD, cached"
+TEACHER = "teacher"  # its evaluation ahead of an epoch: a part of FILLING
+USUAL = {USUAL_CE: USUAL_CE, USUAL_KD: USUAL_KD, CE: USUAL_CE, LIVE: USUAL_KD, FILLING: USUAL_KD, CACHED: USUAL_KD}
+FLOOR = {USUAL_CE: CE, USUAL_KD: LIVE, CE: CE, LIVE: LIVE, FILLING: LIVE, CACHED: CACHED}  # whose work a step does
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure: `repeats` windows of `seconds` for each case, one after the other in turns."""
+
+    seconds: float
+    repeats: int
+    precisions: tuple[str, ...]
+    fleets: tuple[int, ...]
+    usual: bool = True
+    examples: int | None = None  # None: those of the data set, `CPU_EXAMPLES` on a CPU
+
+
+@dataclass
+class Case:
+    """One way to train, and what the clock said: images/s of each window, of all runs of a fleet together."""
+
+    name: str
+    precision: str
+    fleet: int
+    work: Callable[[int], int]  # this many steps of each run -> the images they took
+    settle: int  # steps before each window
+    memory: dict[str, float] = field(default_factory=dict)
+    steps: int = 0  # of a window
+    rates: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.precision}" + (f", fleet of {self.fleet}" if self.fleet > 1 else "")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the floors stand on: bytes/s copied, and operations/s by precision."""
+
+    bandwidth: float
+    rates: Mapping[str, float]
+
+    @classmethod
+    def measured(cls, device: torch.device, precisions: Sequence[str]) -> Machine:
+        rates = {name: matrix_rate(device, name) for name in dict.fromkeys(["fp32", *precisions])}
+        return cls(copy_bandwidth(device), rates)
+
+
+def measure(
+    run: Run,
+    spec: Spec,
+    device: torch.device,
+    options: Options,
+    machine: Machine,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """The record of a pair: `run` is the student's, with its teacher; without one only CE is measured."""
+    # The learning rate changes nothing here, and a table of it for every step of a long training takes time.
+    run = at_precision(replace(run, recipe=replace(run.recipe, schedule=Schedule(), epochs=None, steps=STEPS)), "fp32")
+    floors = count_floors(run, spec, options, machine)
+    with Pair(run, spec, device, options) as pair:
+        cases = pair.cases(say)
+        for number in range(options.repeats):
+            for case in cases:
+                case.rates.append(window(case, device))
+                say(f"{case}: {case.rates[-1]:,.0f} images/s ({number + 1} of {options.repeats})")
+        phases = pair.phases()
+        teachers = {case.precision: spread(case.rates) for case in cases if case.name == TEACHER}
+    return {
+        "student": run.network,
+        "teacher": run.teacher.network if run.teacher is not None else None,
+        "dataset": run.dataset.name,
+        "recipe": run.recipe.name,
+        "batch_size": run.recipe.batch_size,
+        "examples": spec.train,
+        "examples_measured_on": len(pair.images.labels),
+        "floor": floors,
+        "phases_ms": phases,
+        "teacher_images_per_second": teachers,
+        "cases": records(with_filling(cases), run.recipe.batch_size, spec.train, floors),
+        "notes": pair.notes,
+    }
+
+
+# ---- the clock ----------------------------------------------------------------------------------------------------
+
+
+def window(case: Case, device: torch.device) -> float:
+    """Images/s of one window of `case`."""
+    set_precision(case.precision)
+    case.work(case.settle)
+    images, seconds = timed(device, lambda: case.work(case.steps))
+    return images / seconds
+
+
+def timed(device: torch.device, work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` gives, and the seconds it takes, up to the last of what it has the device do."""
+    synchronize(device)
+    began = time.perf_counter()
+    result = work()
+    synchronize(device)
+    return result, time.perf_counter() - began
+
+
+def calibrated(device: torch.device, work: Callable[[int], Any], seconds: float, most: int) -> int:
+    """How many steps take about `seconds`: at least 2. A clock is read at both ends of a window only, so that it
+    never holds up what is timed; hence the number must be known before."""
+    steps = 1
+    while True:
+        _, taken = timed(device, functools.partial(work, steps))
+        if taken > seconds / 10 or 2 * steps > most:
+            return max(2, min(most, round(steps * seconds / taken)))
+        steps *= 2
+
+
+# ---- the ways to train --------------------------------------------------------------------------------------------
+
+
+class Pair:
+    """A student and its teacher on a device, with all that the ways to train them share."""
+
+    def __init__(self, run: Run, spec: Spec, device: torch.device, options: Options) -> None:
+        self.run, self.spec, self.device, self.options = run, spec, device, options
+        self.notes: list[str] = []
+        self.stack = contextlib.ExitStack()
+        examples = options.examples or (CPU_EXAMPLES if device.type == "cpu" else spec.train)
+        self.parts = synthetic(spec, examples)
+        shared = Shared(device, teacher_memory=device_bytes(device)[0] / 2)
+        self.images: Images = shared.images(run, self.parts)
+        self.table: Table | None = None
+        self.teacher: nn.Module | None = None
+        if run.teacher is not None:
+            self.teacher = build_network(run.teacher, spec)
+            self.table = self.stack.enter_context(shared.table(run, self.images.views, spec.num_classes))
+            if self.table is None:
+                self.notes.append(f"{FILLING}, {CACHED}: skipped, half of the free memory does not hold the logits")
+            else:  # as after many epochs: all is known
+                self.table.logits.normal_()
+                self.table.known.fill_(True)
+
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def cases(self, say: Callable[[str], None]) -> list[Case]:
+        """All ways to train that were asked for, warmed up."""
+        cases: list[Case] = []
+        if self.options.usual:
+            cases += self.usual()
+        for precision in self.options.precisions:
+            run = at_precision(self.run, precision)
+            set_precision(precision)
+            cases += self.fleets(CE, without_teacher(run))
+            if run.teacher is None:
+                continue
+            if 1 in self.options.fleets:
+                live = replace(run, teacher_mode="batch_stats")
+                member, memory = self.member(live)
+                cases.append(Case(LIVE, precision, 1, member.steps, 1, memory))
+            if self.table is not None:
+                cached = self.fleets(CACHED, run)
+                cases += cached
+                if 1 in self.options.fleets:
+                    cases.append(Case(TEACHER, precision, 1, self.evaluation(precision), 1))
+        for case in cases:
+            say(f"{case}: warming up")
+            set_precision(case.precision)
+            most = STEPS // (2 * (self.options.repeats + 1) * len(self.options.fleets))
+            case.steps = calibrated(self.device, case.work, self.options.seconds, most)
+        return cases
+
+    def usual(self) -> list[Case]:
+        """The reference loop, with torch's own numerics, as those codes leave them."""
+        workers = min(8, available_cores())
+        settle = 2 * workers  # past the batches that the workers have prepared in other cases' windows
+        # Of the full number on a CPU, too: its workers start afresh at every epoch, which must not be short.
+        data = synthetic(self.spec, self.options.examples or self.spec.train)
+        cases = []
+        for name, run in ((USUAL_CE, without_teacher(self.run)), (USUAL_KD, self.run)):
+            if name == USUAL_KD and run.teacher is None:
+                continue
+            plain = as_public_code(run)
+            if plain != run:
+                self.notes.append(
+                    f"{name}: SGD with momentum 0.9 and weight decay 5e-4"
+                    + (", the loss of CRD" if run.teacher is not None else "")
+                    + f", in place of what recipe={run.recipe.name}, method={run.method.name} ask for"
+                )
+            before = allocated(self.device)
+            student, teacher = build_network(run, self.spec), self.teacher_of(run)
+            loop = UsualLoop(plain, student, teacher, *data["train"], self.device, workers=workers)
+            work = usual_work(loop)
+            work(WARM_UP[self.device.type])
+            cases.append(Case(name, "fp32", 1, work, settle, memory_since(self.device, before)))
+        return cases
+
+    def fleets(self, name: str, run: Run) -> list[Case]:
+        """One case for each size of fleet. They share their members: fleet 2 is the first two of fleet 4."""
+        cases, members, memory = [], list[Member](), dict[str, float]()
+        predicted = run_bytes(run, self.spec, "cuda") / 1e6 if self.device.type == "cuda" else 0.0
+        for size in sorted(self.options.fleets):
+            try:
+                while len(members) < size:
+                    member, more = self.member(run)
+                    members.append(member)
+                    memory = {key: memory.get(key, 0.0) + value for key, value in more.items()}
+            except torch.OutOfMemoryError:
+                self.notes.append(f"{name}, {run.recipe.precision}: the device's memory holds {len(members)} runs")
+                break
+            of_all = {**memory, "predicted_mb": size * predicted} if memory else {}
+            cases.append(Case(name, run.recipe.precision, size, side_by_side(members[:size]), 1, of_all))
+        return cases
+
+    def member(self, run: Run) -> tuple[Member, dict[str, float]]:
+        """A training, warmed up, and what memory that took on a GPU: its own, not what trainings share."""
+        before = allocated(self.device)
+        table = self.table if run.teacher is not None and run.teacher_mode == "eval" else None
+        return Member(run, self.spec, self.images, self.teacher_of(run), table), memory_since(self.device, before)
+
+    def teacher_of(self, run: Run) -> nn.Module | None:
+        """A copy for each, as every run of `lskd-run` loads its own."""
+        return copy.deepcopy(self.teacher) if run.teacher is not None else None
+
+    def evaluation(self, precision: str) -> Callable[[int], int]:
+        """Each step: the teacher looks at views that are not in its table yet, as it does ahead of an epoch."""
+        images, table = self.images, self.table
+        assert table is not None and self.teacher is not None
+        teacher = Teacher(
+            self.teacher_on_device(), images.views,
+            lambda network, pixels: forward(network, pixels, images.normalizer, precision), mode="eval", table=table,
+        )  # fmt: skip
+        count = min(4 * teacher.batch, len(images.labels))
+        views = torch.zeros(count, dtype=torch.int64, device=self.device)
+        rows = torch.arange(count, device=self.device) * images.views.count
+
+        def work(steps: int) -> int:
+            for _ in range(steps):
+                table.known[rows] = False
+                teacher.epoch(views)
+            return steps * count
+
+        work(1)
+        return work
+
+    def teacher_on_device(self) -> nn.Module:
+        network = copy.deepcopy(self.teacher)
+        assert network is not None
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.requires_grad_(False).eval()
+
+    # ---- phases ---------------------------------------------------------------------------------------------------
+
+    def phases(self) -> dict[str, float]:
+        """Milliseconds of each phase of a step in fp32, timed apart (on CUDA captured, as they are within a step)."""
+        set_precision("fp32")
+        member = Member(without_teacher(self.run), self.spec, self.images)
+        with member.on_its_stream():
+            times = {"whole step (CE)": self.milliseconds(lambda size: member.training.step())}
+            for name, act in self.phases_of(member.training).items():
+                step = ignoring_size(act)
+                if self.device.type == "cuda":
+                    step = Captured(step, member.training.generator)
+                times[name] = self.milliseconds(step)
+        return times
+
+    def phases_of(self, training: Training) -> dict[str, Callable[[], Any]]:
+        images, network, optimizer = self.images, training.network, training.optimizer
+        indices = torch.arange(training.run.recipe.batch_size, device=self.device) % len(images.labels)
+        views, labels = torch.zeros_like(indices), images.labels[indices]
+        targets = smooth_labels(labels, self.spec.num_classes, 0.0)
+
+        def augmented() -> Tensor:
+            pixels = images.normalizer(images.views.take(indices, views))
+            return pixels.contiguous(memory_format=torch.channels_last)
+
+        def forward_backward() -> None:
+            for parameter in network.parameters():
+                parameter.grad = None
+            terms = training.run.method.settings.loss(Batch(network(x), labels, targets))
+            torch.stack([term.mean() for term in terms.values()]).sum().backward()
+
+        x = augmented()
+        forward_backward()
+        ready = Ready([(p, p.grad.clone()) for p in network.parameters() if p.grad is not None])
+        phases: dict[str, Callable[[], Any]] = {"augmentation and normalisation": augmented}
+        if self.teacher is not None:
+            teacher = self.teacher_on_device()
+            phases["teacher's forward"] = torch.no_grad()(lambda: teacher(x))
+        phases["forward"] = lambda: network(x)
+        phases["forward and backward"] = forward_backward
+        # The last: the same gradient again and again leads nowhere.
+        phases["optimizer"] = lambda: optimizer.step(cast(Tensor, ready), 1.0)
+        return phases
+
+    def milliseconds(self, step: Callable[[int], None]) -> float:
+        def work(steps: int) -> None:
+            for _ in range(steps):
+                step(0)
+
+        work(WARM_UP["cuda"] if self.device.type == "cuda" else 1)
+        steps = calibrated(self.device, work, self.options.seconds / 4, STEPS // 8)
+        return 1e3 * min(timed(self.device, lambda: work(steps))[1] for _ in range(2)) / steps
+
+
+class Member:
+    """One training, on a stream of its own on CUDA, as `engine.train` runs it."""
+
+    def __init__(
+        self, run: Run, spec: Spec, images: Images, teacher: nn.Module | None = None, table: Table | None = None
+    ) -> None:
+        device = images.labels.device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        with self.on_its_stream():
+            self.training = Training(run, spec, images, teacher, table)
+        self.steps(WARM_UP[device.type])
+        if self.stream is not None:  # which takes memory, too
+            with self.on_its_stream():
+                size = EVALUATION_BATCH[device.type]
+                evaluate(self.training, images.views.take(*torch.zeros(2, size, dtype=torch.int64, device=device)))
+                self.training.network.train()
+
+    def on_its_stream(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.cuda.stream(self.stream) if self.stream is not None else contextlib.nullcontext()
+
+    def steps(self, count: int) -> int:
+        """Train on, into new epochs where one ends. The number of images seen."""
+        training, images = self.training, 0
+        with self.on_its_stream():
+            for _ in range(count):
+                place = training.step_number % training.steps_per_epoch
+                if place == 0:
+                    if training.step_number:
+                        training.end_epoch()
+                    training.begin_epoch()
+                training.step()
+                batch_size = training.run.recipe.batch_size
+                images += min(batch_size, training.examples - place * batch_size)
+        return images
+
+
+def side_by_side(members: Sequence[Member]) -> Callable[[int], int]:
+    """So many steps of each, every one in a thread of its own; CPU threads are shared out among them."""
+    if len(members) == 1:
+        return members[0].steps
+
+    def work(steps: int) -> int:
+        threads = torch.get_num_threads()
+        try:
+            if members[0].stream is None:  # counts for threads that start from now on
+                torch.set_num_threads(max(1, threads // len(members)))
+            with ThreadPoolExecutor(len(members)) as pool:
+                return sum(pool.map(lambda member: member.steps(steps), members))
+        finally:
+            torch.set_num_threads(threads)
+
+    return work
+
+
+def usual_work(loop: UsualLoop) -> Callable[[int], int]:
+    def work(steps: int) -> int:
+        images = 0
+        cudnn = torch.backends.cudnn
+        before = cudnn.allow_tf32, cudnn.benchmark
+        cudnn.allow_tf32, cudnn.benchmark = True, True  # torch's default; what those codes set
+        try:
+            for _ in range(steps):
+                images += loop.step()
+        finally:
+            cudnn.allow_tf32, cudnn.benchmark = before
+        return images
+
+    return work
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Stands where the optimizer is given a loss; its gradients are at hand."""
+
+    gradients: list[tuple[Tensor, Tensor]]  # (parameter, gradient)
+
+    def backward(self) -> None:
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
+
+
+def ignoring_size(act: Callable[[], Any]) -> Callable[[int], None]:
+    def step(size: int) -> None:
+        act()
+
+    return step
+
+
+# ---- runs and data ------------------------------------------------------------------------------------------------
+
+
+def synthetic(spec: Spec, examples: int) -> dict[str, Part]:
+    """Noise of the data set's shape and classes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (examples, *spec.shape), generator=generator, dtype=torch.uint8)
+    return {"train": Part(images, torch.randint(spec.num_classes, (examples,), generator=generator))}
+
+
+def at_precision(run: Run, precision: str) -> Run:
+    return replace(run, recipe=replace(run.recipe, precision=precision))  # type: ignore[arg-type]
+
+
+def without_teacher(run: Run) -> Run:
+    return replace(run, method=Named("ce", METHODS["ce"]), teacher=None)
+
+
+def as_public_code(run: Run) -> Run:
+    """`run` with the optimizer, loss and normalisation of RepDistiller and mdistiller."""
+    recipe = run.recipe
+    recipe = replace(
+        recipe, momentum=0.9, dampening=0.0, nesterov=False, lr_factors={}, clip_norm=None, loss_scale=1.0,
+        weight_decay=WeightDecay(5e-4),
+        normalize=Normalize("dataset") if recipe.normalize.kind == "per_image" else recipe.normalize,
+    )  # fmt: skip
+    method = Named[Method]("ce", METHODS["ce"]) if run.teacher is None else Named[Method]("kd", Distillation())
+    return replace(run, method=method, recipe=recipe, smoothing=Smoothing())
+
+
+def allocated(device: torch.device) -> tuple[int, int]:
+    """(bytes of tensors, bytes taken from the device) now, from where the peak is counted anew; on CUDA only."""
+    if device.type != "cuda":
+        return 0, 0
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+
+
+def memory_since(device: torch.device, before: tuple[int, int]) -> dict[str, float]:
+    """Peak of the bytes in tensors since `allocated` gave `before`, and of those taken from the device, in MB."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "peak_mb": (torch.cuda.max_memory_allocated(device) - before[0]) / 1e6,
+        "reserved_mb": (torch.cuda.max_memory_reserved(device) - before[1]) / 1e6,
+    }
+
+
+# ---- floors -------------------------------------------------------------------------------------------------------
+
+
+def count_work(run: Run, spec: Spec) -> Work:
+    """Bytes and operations of a step of `run`; of an eval-mode teacher the logits are at hand."""
+    size = run.recipe.batch_size
+    run = replace(run, recipe=replace(run.recipe, epochs=None, steps=2))
+    teacher = build_network(run.teacher, spec) if run.teacher is not None else None
+    training = Training(run, spec, Shared(torch.device("cpu")).images(run, synthetic(spec, size)), teacher)
+    if training.teacher is not None and training.teacher.ahead:
+        training.hold_logits(torch.zeros(size, spec.num_classes))
+    training.network.train()
+    training.step()  # what comes into being at the first is not counted
+    return bytes_and_operations(training.step)
+
+
+def count_floors(run: Run, spec: Spec, options: Options, machine: Machine) -> dict[str, dict[str, Any]]:
+    """By precision and kind of step: bytes, operations, and the milliseconds below which `machine` cannot take it."""
+    floors: dict[str, dict[str, Any]] = {}
+    for precision in dict.fromkeys(["fp32", *options.precisions]):
+        its = at_precision(run, precision)
+        kinds = {CE: without_teacher(its)}
+        if run.teacher is not None:
+            kinds |= {CACHED: its, LIVE: replace(its, teacher_mode="batch_stats")}
+        floors[precision] = {}
+        for kind, one in kinds.items():
+            work = count_work(one, spec)
+            seconds = work.seconds(machine.bandwidth, machine.rates[precision])
+            bound = "bytes" if seconds == work.bytes / machine.bandwidth else "operations"
+            floors[precision][kind] = {
+                "bytes": work.bytes, "operations": work.operations, "ms": 1e3 * seconds, "bound_by": bound,
+            }  # fmt: skip
+    return floors
+
+
+# ---- records ------------------------------------------------------------------------------------------------------
+
+
+def with_filling(cases: Sequence[Case]) -> list[Case]:
+    """`cases` with FILLING in place of TEACHER: each image is first looked at by the teacher, then trained on."""
+    cached = {case.precision: case for case in cases if case.name == CACHED and case.fleet == 1}
+    result = []
+    for case in cases:
+        if case.name == TEACHER:
+            both = zip(case.rates, cached[case.precision].rates, strict=True)
+            rates = [1 / (1 / teacher + 1 / student) for teacher, student in both]
+            case = replace(case, name=FILLING, rates=rates, steps=cached[case.precision].steps)
+        result.append(case)
+    return result
+
+
+def records(
+    cases: Sequence[Case], batch_size: int, examples: int, floors: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What is printed and written of each case. Ratios are taken within a turn, in which the machine was the same.
+
+    images/s are of all runs of a fleet together, and so are the times: those of a step and an epoch of one run, in a
+    fleet of n the n-th part of what n of them take.
+    """
+    of = {(case.name, case.precision, case.fleet): case.rates for case in cases}
+
+    def ratio(rates: Sequence[float], base: Sequence[float] | None) -> dict[str, float] | None:
+        return spread([rate / other for rate, other in zip(rates, base, strict=True)]) if base else None
+
+    result = []
+    for case in cases:
+        rate = statistics.median(case.rates)
+        time_of_ce = of.get((CE, case.precision, case.fleet))
+        milliseconds = 1e3 * batch_size / rate
+        result.append(
+            {
+                "case": case.name,
+                "precision": case.precision,
+                "fleet": case.fleet,
+                "images_per_second": {**spread(case.rates), "each": case.rates},
+                "images_per_second_per_run": rate / case.fleet,
+                "ms_per_step": milliseconds,
+                "seconds_per_epoch": examples / rate,
+                "times_usual": ratio(case.rates, of.get((USUAL[case.name], "fp32", 1))),
+                "time_over_ce": ratio(time_of_ce, case.rates) if time_of_ce and case.name in (CACHED, LIVE) else None,
+                "share_of_floor": floors[case.precision][FLOOR[case.name]]["ms"] / milliseconds,
+                "steps_per_window": case.steps,
+                "memory": case.memory or None,
+            }
+        )
+    return result
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
