@@ -35,6 +35,7 @@ PAIRS: dict[str, dict[str, Any]] = {
         "dataset": "mnist", "recipe": "muller_mnist_student", "arch": "mlp800", "teacher": "mlp1200",
         "method": "logit_matching",
     },
+    "resnet56": {"dataset": "cifar100", "recipe": "crd", "arch": "resnet56"},
     "resnet18": {"dataset": "cifar100", "recipe": "standard", "arch": "resnet18"},
 }  # fmt: skip
 DEFAULT_PAIRS = "wrn_40_2-wrn_16_2,mlp1200-mlp800"
