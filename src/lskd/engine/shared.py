@@ -59,7 +59,8 @@ class Shared:
                     del self._images[next(iter(self._images))]
                 self._images[key] = self._load(run, parts)
                 if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)  # other streams are about to read them
+                    # Other streams are about to read them. (Waiting for the whole device would end a capture.)
+                    torch.cuda.current_stream(self.device).synchronize()
             return self._images[key]
 
     def _load(self, run: Run, parts: Mapping[str, Part]) -> Images:

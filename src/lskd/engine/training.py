@@ -187,7 +187,7 @@ def build_network(run: Run, spec: Spec) -> nn.Module:
     size = run.recipe.augment.crop
     shape = (spec.shape[0], size or spec.shape[1], size or spec.shape[2])
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(run.seed, "init"))
+        torch.default_generator.manual_seed(seed_for(run.seed, "init"))
         return run.arch.settings.build(shape, spec.num_classes)
 
 
