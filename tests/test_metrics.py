@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lskd.metrics import expected_calibration_error, negative_log_likelihood, summary, top_k_accuracy
+from lskd.metrics import (
+    best_temperature,
+    calibration,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability,
+    summary,
+    top_k_accuracy,
+)
 
 
 def draw(n: int, classes: int, seed: int = 0, scale: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,6 +123,71 @@ def test_logits_that_look_like_probabilities_are_logits():
     confidence = 1 / (1 + math.exp(-0.8))
     assert expected_calibration_error(logits, labels) == pytest.approx(confidence - 0.5, abs=1e-6)
     assert summary(logits, labels)["ece15"] == pytest.approx(confidence - 0.5, abs=1e-6)
+
+
+def test_reliability_bins_make_up_the_calibration_error():
+    logits, labels = draw(2000, 10, scale=3.0)
+    diagram = reliability(logits, labels)
+    assert len(diagram) == 15 and sum(entry[0] for entry in diagram) == 2000
+    error = sum(n / 2000 * abs(entry[0] - entry[1]) for n, *entry in diagram if n)
+    assert error == pytest.approx(expected_calibration_error(logits, labels), abs=2e-6)
+    accuracy = sum(n * entry[1] for n, *entry in diagram if n) / 2000
+    assert 100 * accuracy == pytest.approx(top_k_accuracy(logits, labels))
+
+
+def test_reliability_by_hand():
+    """Sure by 0.75, and right 2 times out of 4: the bin [11/15, 12/15). Sure by 1: the last."""
+    logits = torch.tensor([with_confidence(0.75)] * 4 + [[200.0, 0.0]])
+    diagram = reliability(logits, torch.tensor([0, 0, 1, 1, 0]))
+    assert diagram[11] == [4, pytest.approx(0.75), 0.5]
+    assert diagram[14] == [1, 1.0, 1.0]
+    assert all(entry == [0] for number, entry in enumerate(diagram) if number not in (11, 14))
+
+
+@pytest.mark.parametrize(("logit", "right"), [(3.0, 3), (0.5, 3), (2.0, 2.4)])
+def test_best_temperature_in_closed_form(logit, right):
+    """Logits (z, 0) with a share r of the labels 0: the likelihood is greatest where sigmoid(z/T) = r."""
+    labels = torch.cat([torch.zeros(round(right * 250)), torch.ones(1000 - round(right * 250))]).long()
+    logits = torch.tensor([[logit, 0.0]]).repeat(1000, 1)
+    share = right / 4
+    assert best_temperature(logits, labels) == pytest.approx(logit / math.log(share / (1 - share)), rel=1e-4)
+
+
+def test_best_temperature_undoes_a_scale():
+    """Labels drawn from softmax(z): the best T of s·z is s, up to what 20,000 draws can tell."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 10, generator=generator)
+    labels = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+    one = best_temperature(logits, labels)
+    assert one == pytest.approx(1.0, abs=0.03)
+    for scale in (0.5, 1.9):
+        assert best_temperature(scale * logits, labels) == pytest.approx(scale * one, rel=1e-4)
+    by_grid = min((negative_log_likelihood(1.9 * logits / t, labels), t) for t in (1.7, 1.8, 1.9, 2.0, 2.1))[1]
+    assert by_grid == 1.9
+    assert (
+        expected_calibration_error(logits / one, labels) < 0.012 < 0.1 < expected_calibration_error(3 * logits, labels)
+    )
+
+
+def test_a_network_that_is_always_right_is_cooled_to_the_limit():
+    logits = torch.tensor([[1.0, 0.0]] * 3)
+    assert best_temperature(logits, torch.zeros(3, dtype=torch.long)) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_calibration_scales_each_part_by_each_parts_temperature():
+    parts = {"validation": draw(300, 5, scale=4.0), "test": draw(200, 5, scale=2.0)}
+    record = calibration(parts)
+    assert record.keys() == parts.keys()
+    for part, (logits, labels) in parts.items():
+        assert record[part]["reliability"] == reliability(logits, labels)
+        for other in parts:
+            scaled, temperature = record[part]["scaled"][other], best_temperature(*parts[other])
+            assert scaled["temperature"] == temperature
+            assert scaled["nll"] == negative_log_likelihood(logits / temperature, labels)
+            assert scaled["ece15"] == expected_calibration_error(logits / temperature, labels)
+            assert scaled["reliability"] == reliability(logits / temperature, labels)
+        own = record[part]["scaled"][part]["nll"]
+        assert own <= min(entry["nll"] for entry in record[part]["scaled"].values())
 
 
 # ---- the record ---------------------------------------------------------------------------------------------------

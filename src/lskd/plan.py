@@ -21,7 +21,8 @@ from lskd.settings import Conf, build_run, merge, normal_form, override_words, t
 from lskd.store import Store
 from lskd.strict import parse
 
-METRICS = ("top1", "error", "top5", "nll", "ece15", "gamma")
+METRICS = ("top1", "error", "top5", "nll", "ece15", "gamma", "temperature")
+SCALED = ("nll", "ece15", "temperature")  # what a record has of temperature-scaled outputs
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,25 @@ class Metric:
     epoch: "last" (the default of every paper unless it says otherwise), or the best one by top-1 on the validation part
     or on the test part ("best_on_test" only where the paper did so: the table's header then says it).
     part: "evaluate" is the part that the data set's configuration names.
+    scaled_on: temperature scaling, with the temperature of the least loss on that part: held-out, or ("evaluate", if
+    `part` is) a posteriori. "" = outputs as they are.
     """
 
     name: str = "top1"
     part: Literal["evaluate", "validation", "test", "train"] = "evaluate"
     epoch: Literal["last", "best_on_validation", "best_on_test"] = "last"
+    scaled_on: Literal["", "evaluate", "validation", "test"] = ""
     digits: int = 2
     unit: str = "%"
 
     def __post_init__(self) -> None:
         if self.name not in METRICS:
             raise unknown("name", self.name, METRICS)
+        if self.scaled_on:
+            require(self.name in SCALED, "name", self.name, f"one of {', '.join(SCALED)} with scaled_on")
+            plain = self.epoch == "last" and self.part != "train"
+            require(plain, "scaled_on", self.scaled_on, "empty but for the last epoch and held-out parts")
+        require(self.name != "temperature" or bool(self.scaled_on), "scaled_on", "", "given with name=temperature")
         require(self.digits >= 0, "digits", self.digits, ">= 0")
         if self.part == "train":  # a record keeps the training part of the last epoch alone
             require(self.epoch == "last", "epoch", self.epoch, "last with part=train")
@@ -51,6 +60,10 @@ class Metric:
         if self.name == "gamma":
             return result.get("gamma")
         part = run.dataset.evaluate if self.part == "evaluate" else self.part
+        if self.scaled_on:
+            other = run.dataset.evaluate if self.scaled_on == "evaluate" else self.scaled_on
+            # Records of before calibration was recorded have none.
+            return result.get("calibration", {}).get(part, {}).get("scaled", {}).get(other, {}).get(self.name)
         if part == "train":
             return result["train"].get(self.name)
         if self.epoch == "last":

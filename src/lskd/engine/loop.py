@@ -82,6 +82,7 @@ def train(
         if checkpoint is not None and (saved := load_checkpoint(checkpoint, run)):
             training.restore(saved)
             seconds, epochs = saved["seconds"], saved["epochs"]
+        outputs: dict[str, tuple[Tensor, Tensor]] = {}  # logits and labels of the held-out parts, at the last epoch
         saved_at = began_at = time.perf_counter()
 
         def checkpoint_if_due() -> None:
@@ -114,7 +115,8 @@ def train(
             if (epoch + 1) % recipe.evaluate_every == 0 or end == training.total_steps:
                 try:
                     for name, part in images.held_out.items():
-                        record[name] = metrics.summary(evaluate(training, part.images), part.labels)
+                        outputs[name] = evaluate(training, part.images), part.labels
+                        record[name] = metrics.summary(*outputs[name])
                 except FloatingPointError as error:
                     raise Diverged(f"{error} in epoch {epoch}, by step {end}") from None
             epochs.append(record)
@@ -122,10 +124,12 @@ def train(
             began_at = time.perf_counter()  # evaluation is not training time
             if end < training.total_steps:
                 checkpoint_if_due()
-        return Outcome(training.network, summarise(training, epochs, seconds), epochs)
+        return Outcome(training.network, summarise(training, epochs, outputs, seconds), epochs)
 
 
-def summarise(training: Training, epochs: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def summarise(
+    training: Training, epochs: list[dict[str, Any]], outputs: Mapping[str, tuple[Tensor, Tensor]], seconds: float
+) -> dict[str, Any]:
     """The record of a finished training."""
     run, steps, examples = training.run, training.step_number, training.examples
     full_epochs, more_steps = divmod(steps, training.steps_per_epoch)
@@ -140,6 +144,7 @@ def summarise(training: Training, epochs: list[dict[str, Any]], seconds: float) 
         "last": {name: epochs[-1][name] for name in held_out},
         "best": {name: best_epoch(epochs, name, held_out) for name in held_out},
         "train": epochs[-1]["train"],
+        "calibration": metrics.calibration(outputs),
         "gamma": gamma(training),
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(seconds / steps * training.steps_per_epoch, 4),

@@ -34,6 +34,7 @@ METRIC_TITLES = {
     "nll": "negative log-likelihood",
     "ece15": "expected calibration error (15 bins)",
     "gamma": "equivalent label smoothing γ",
+    "temperature": "temperature of the least negative log-likelihood",
 }
 EPOCHS = {
     "last": "last epoch",
@@ -147,7 +148,14 @@ def describe(metric: Metric, run: Run) -> str:
     part = run.dataset.evaluate if metric.part == "evaluate" else metric.part
     if part == "train":
         return f"{title} while training, over the last epoch"
-    return f"{title} on the {part} part, {EPOCHS[metric.epoch]}"
+    text = f"{title} on the {part} part, {EPOCHS[metric.epoch]}"
+    if not metric.scaled_on:
+        return text
+    other = run.dataset.evaluate if metric.scaled_on == "evaluate" else metric.scaled_on
+    chosen = "A POSTERIORI, on this part itself" if other == part else f"on the {other} part"
+    if metric.name == "temperature":
+        return f"{title}, chosen {chosen}"
+    return f"{text}, outputs scaled by the temperature of the least negative log-likelihood, chosen {chosen}"
 
 
 def _claims(page: Page) -> str:

@@ -1,0 +1,94 @@
+"""What a cell shows of a record, how the plan says that teachers are evaluated, and what it takes a run to cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lskd.config import Run, table_bytes
+from lskd.errors import InputError
+from lskd.plan import Costs, Metric, teachers
+from lskd.settings import Conf, parse_run
+from lskd.store import Store
+
+CONF = Conf()
+
+
+def make_run(**settings: Any) -> Run:
+    return parse_run({"dataset": "cifar100_40k", "arch": "resnet8", "recipe": "crd", **settings}, CONF)
+
+
+RECORD = {
+    "last": {"validation": {"ece15": 0.15}, "test": {"ece15": 0.14}},
+    "calibration": {
+        "validation": {
+            "scaled": {
+                "validation": {"temperature": 1.9, "ece15": 0.02, "nll": 1.1},
+                "test": {"temperature": 1.8, "ece15": 0.03, "nll": 1.2},
+            }
+        },
+        "test": {"scaled": {"validation": {"temperature": 1.9, "ece15": 0.05, "nll": 1.3}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        (Metric("ece15"), 0.15),
+        (Metric("ece15", scaled_on="evaluate"), 0.02),
+        (Metric("ece15", scaled_on="test"), 0.03),
+        (Metric("temperature", scaled_on="test"), 1.8),
+        (Metric("nll", part="test", scaled_on="validation"), 1.3),
+        (Metric("nll", part="test", scaled_on="test"), None),  # not in this record
+    ],
+)
+def test_a_scaled_metric_is_that_of_the_temperature_of_a_part(metric, value):
+    assert metric.of(make_run(), RECORD) == value
+
+
+def test_a_record_of_before_calibration_has_no_scaled_metrics():
+    assert Metric("ece15", scaled_on="evaluate").of(make_run(), {"last": {}}) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "top1", "scaled_on": "test"},
+        {"name": "temperature"},
+        {"name": "ece15", "scaled_on": "test", "epoch": "best_on_test"},
+        {"name": "nll", "scaled_on": "test", "part": "train"},
+    ],
+)
+def test_what_is_not_recorded_scaled_cannot_be_asked_for(fields):
+    with pytest.raises(InputError):
+        Metric(**fields)
+
+
+def test_the_plan_says_how_teachers_are_evaluated():
+    students = [make_run(method="kd", teacher="resnet14", seed=seed) for seed in (0, 1)]
+    live = replace(students[0], teacher_mode="batch_stats")
+    assert table_bytes(40_000, 162, 100) == 40_000 * 162 * 401
+    assert list(teachers([make_run()], CONF)) == []
+    assert list(teachers([*students, live], CONF)) == [
+        "2 teachers, each evaluated once a view, for all its students: 40,000 images × 162 views × 100 logits, 2.6 GB "
+        "(once an epoch, where memory has no room for that)",
+        "1 teacher evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch",
+    ]
+
+
+def test_a_run_costs_its_share_of_the_devices_time(tmp_path):
+    """Two runs side by side for 100 s of 50 steps: a second a step each, of which the device's share is one half."""
+    store, run = Store(tmp_path), make_run()
+    store.directory(run).mkdir(parents=True)
+    for name, content in (
+        ("config", run.identity()),
+        ("env", {"fleet": 2}),
+        ("result", {"id": run.id, "seconds": 50.0, "steps": 50}),
+    ):
+        (store.directory(run) / f"{name}.json").write_text(json.dumps(content))
+    other = make_run(seed=5)
+    assert Costs(store).estimate(other, 640) == pytest.approx(0.5 * other.recipe.total_steps(640))
