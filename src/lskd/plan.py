@@ -61,15 +61,25 @@ class Metric:
             return result.get("gamma")
         part = run.dataset.evaluate if self.part == "evaluate" else self.part
         if self.scaled_on:
-            other = run.dataset.evaluate if self.scaled_on == "evaluate" else self.scaled_on
-            # Records of before calibration was recorded have none.
-            return result.get("calibration", {}).get(part, {}).get("scaled", {}).get(other, {}).get(self.name)
+            return self._calibration(run, result).get(self.name)
         if part == "train":
             return result["train"].get(self.name)
         if self.epoch == "last":
             return result["last"].get(part, {}).get(self.name)
         best = result["best"].get(self.epoch.removeprefix("best_on_"), {})
         return best.get(part, {}).get(self.name)
+
+    def reliability(self, run: Run, result: Mapping[str, Any]) -> list[list[float]] | None:
+        """The bins (`metrics.reliability`) behind a calibration error; None where the record has none."""
+        plain = self.name == "ece15" and self.epoch == "last" and self.part != "train"
+        return self._calibration(run, result).get("reliability") if plain else None
+
+    def _calibration(self, run: Run, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What `metrics.calibration` says about the part, scaled if this metric is. Old records have nothing of it."""
+        part = run.dataset.evaluate if self.part == "evaluate" else self.part
+        of_part: Mapping[str, Any] = result.get("calibration", {}).get(part, {})
+        other = run.dataset.evaluate if self.scaled_on == "evaluate" else self.scaled_on
+        return of_part.get("scaled", {}).get(other, {}) if other else of_part
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,8 @@ class Sheet:
     source: str = ""  # where in which paper
     base: dict[str, Any] = field(default_factory=dict)
     metric: Metric = Metric()
+    # Tables: draw, too, the reliability diagrams of the cells that show a calibration error (`ece15`).
+    diagram: Literal["", "reliability"] = ""
     x: Metric | None = None  # figures: the horizontal axis, a metric of the run; None = the value of `over`
     x_label: str = ""
     y_label: str = ""
@@ -162,6 +174,7 @@ class Sheet:
             given = bool(line.over and line.values)
             where = f"rows.{key}.over"
             require(given == (self.kind == "figure"), where, line.over, "given, with values, in a figure only")
+        require(self.kind == "table" or not self.diagram, "diagram", self.diagram, "given in a table only")
         require(bool(self.columns) == (self.kind == "table"), "columns", list(self.columns), "given in a table only")
         keys = {f"{row}/{column}" for row, column in self.keys()}
         for row, printed in self.paper.items():

@@ -87,3 +87,47 @@ def test_a_wrong_style_is_an_input_error(lab: Any) -> None:
     lab.fill(grid, "only/0", [90.0, 91.0, 92.0])
     with pytest.raises(InputError, match=r"rows\.only\.style = 'zigzag'"):
         figures.draw(page_of(lab, grid))
+
+
+# ---- reliability diagrams -----------------------------------------------------------------------------------------
+
+
+def calibrated(shift: float, empty: int) -> dict[str, Any]:
+    """15 bins of 10 examples, each as accurate as it is sure less `shift`; one is empty."""
+    bins = [[10, (i + 0.5) / 15, max(0.0, (i + 0.5) / 15 - shift)] for i in range(15)]
+    bins[empty] = [0]
+    return {"test": {"reliability": bins, "scaled": {"test": {"temperature": 2.0, "ece15": 0.01, "reliability": bins}}}}
+
+
+def test_a_table_may_draw_the_reliability_of_its_calibration_errors(lab: Any, tmp_path: Path) -> None:
+    ece = {"name": "ece15", "digits": 3, "unit": ""}
+    columns = {
+        "plain": {"label": "as it is", "metric": ece},
+        "scaled": {"label": "scaled", "metric": {**ece, "scaled_on": "evaluate"}},
+        "top1": {"label": "accuracy"},
+    }
+    rows = {"net": {"label": "network"}}
+    grid = lab.table(columns=columns, rows=rows, diagram="reliability")
+    assert figures.write(page_of(lab, grid), tmp_path) == []
+    runs = grid.cell("net", "plain").runs
+    for run, shift in zip(runs, (0.1, 0.2), strict=False):  # one of three seeds is missing
+        lab.store.directory(run).mkdir(parents=True)
+        lab.store.begin(run, {})
+        record = {"last": {"test": {"top1": 90.0, "ece15": shift}}, "best": {}, "train": {}, "gamma": 0.0}
+        lab.store.finish(run, {**record, "calibration": calibrated(shift, empty=int(10 * shift))})
+    page = page_of(lab, grid)
+    axes = figures.draw_reliability(page).axes[0]
+    labels = [container.get_label() for container in axes.containers]
+    assert labels == ["as it is (n = 2)", "scaled (n = 2)"]
+    xs, means = axes.containers[0].lines[0].get_data()
+    assert xs == pytest.approx([(i + 0.5) / 15 for i in range(15)])
+    assert means[10] == pytest.approx(10.5 / 15 - 0.15)
+    assert means[1] == pytest.approx(0.0) and means[2] == pytest.approx(2.5 / 15 - 0.1)  # alone in its bin
+    whisker = axes.containers[0].lines[2][0].get_segments()[10]
+    assert list(whisker[:, 1]) == pytest.approx([10.5 / 15 - 0.2, 10.5 / 15 - 0.1])
+    assert [path.suffix for path in figures.write(page, tmp_path)] == [".png", ".svg"]
+
+
+def test_only_tables_have_diagrams(lab: Any) -> None:
+    with pytest.raises(InputError, match="diagram = 'reliability': must be given in a table only"):
+        lab.figure(diagram="reliability")

@@ -1,4 +1,5 @@
-"""A figure sheet as PNG and SVG: each series' mean over seeds, with whiskers from minimum to maximum.
+"""Figures as PNG and SVG: of a figure sheet each series' mean over seeds, with whiskers from minimum to maximum; of a
+table sheet with a `diagram` the reliability of its cells.
 
 The files depend on the numbers alone (no dates, fixed ids in the SVG), so that unchanged results are unchanged files.
 """
@@ -36,7 +37,9 @@ STYLE: dict[Any, Any] = {
 
 def drawable(page: Page) -> bool:
     """Whether there is a point to draw."""
-    return page.sheet.kind == "figure" and any(_is_point(cell) for cell in page.cells)
+    if page.sheet.kind == "figure":
+        return any(_is_point(cell) for cell in page.cells)
+    return any(cell.diagrams for cell in page.cells)
 
 
 def write(page: Page, folder: Path) -> list[Path]:
@@ -46,7 +49,7 @@ def write(page: Page, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{page.sheet.name}.png", folder / f"{page.sheet.name}.svg"
     with matplotlib.rc_context(STYLE):
-        figure = draw(page)
+        figure = draw(page) if page.sheet.kind == "figure" else draw_reliability(page)
         figure.savefig(png, dpi=150, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None})
     return [png, svg]
@@ -60,12 +63,56 @@ def draw(page: Page) -> Figure:
         _draw_series(axes, page, row, i)
     axes.set_xlabel(page.sheet.x_label or _x_title(page))
     axes.set_ylabel(page.sheet.y_label or _titled(page.sheet.metric.name, page.sheet.metric.unit))
-    figure.suptitle(textwrap.fill(page.sheet.title, 85), fontsize=12)
-    below_title = "\n".join(textwrap.fill(line, 95) for line in (banner(page), caption(page)) if line)
-    axes.set_title(below_title, fontsize=9, color="#B00000" if page.experiment.shortened else "#404040")
+    _title(figure, axes, page, caption(page))
     columns = 1 if max(len(line.label) for line in page.sheet.rows.values()) > 35 else 2
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure
+
+
+def draw_reliability(page: Page) -> Figure:
+    """Accuracy over confidence, bin by bin, of the cells that show a calibration error (Guo 2017, Figure 1)."""
+    figure = Figure(figsize=(6.5, 6.8), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], "--", color="#808080", linewidth=1, label="perfectly calibrated")
+    cells = [cell for cell in page.cells if cell.diagrams]
+    for i, cell in enumerate(cells):
+        pooled = [_pooled([bins[number] for bins in cell.diagrams.values()]) for number in range(_bins(cell))]
+        filled = [entry for entry in pooled if entry is not None]
+        xs, means, lowest, highest = np.array(filled).T
+        label = page.column_label(cell)
+        if len(page.sheet.rows) > 1:
+            label = f"{page.row_label(cell.cell.row)}, {label}"
+        axes.errorbar(
+            xs, means, yerr=[means - lowest, highest - means], fmt=f"{'osD^v'[i % 5]}-", color=COLORS[i % len(COLORS)],
+            label=f"{label} (n = {len(cell.diagrams)})", elinewidth=1, capsize=3 + 1.5 * i,
+        )  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
+    counted = f"{_bins(cells[0])} bins; all runs of a cell pooled, whiskers from the lowest run to the highest."
+    _title(figure, axes, page, f"Reliability: {counted}")
+    figure.legend(loc="outside lower center", ncols=1, frameon=False)
+    return figure
+
+
+def _bins(cell: Summary) -> int:
+    return len(next(iter(cell.diagrams.values())))
+
+
+def _pooled(entries: list[list[float]]) -> tuple[float, float, float, float] | None:
+    """One bin of several runs, each [examples, confidence, accuracy] or [0]: (confidence, accuracy, and the lowest and
+    highest accuracy of a run); None where it is empty in all of them."""
+    filled = np.array([entry for entry in entries if entry[0]])
+    if not len(filled):
+        return None
+    count, confidence, accuracy = filled.T
+    mean = float(np.average(accuracy, weights=count))
+    return float(np.average(confidence, weights=count)), mean, float(accuracy.min()), float(accuracy.max())
+
+
+def _title(figure: Figure, axes: Axes, page: Page, text: str) -> None:
+    figure.suptitle(textwrap.fill(page.sheet.title, round(11.4 * figure.get_figwidth())), fontsize=12)
+    width = round(12.7 * figure.get_figwidth())
+    below_title = "\n".join(textwrap.fill(line, width) for line in (banner(page), text) if line)
+    axes.set_title(below_title, fontsize=9, color="#B00000" if page.experiment.shortened else "#404040")
 
 
 def caption(page: Page) -> str:

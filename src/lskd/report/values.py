@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lskd.config import Run
@@ -47,6 +47,12 @@ class Values:
                     numbers[run.seed] = number
         return numbers
 
+    def diagrams(self, cell: Cell) -> dict[int, list[list[float]]]:
+        """The reliability bins of each finished run of a cell that shows a calibration error, by its seed."""
+        records = {run.seed: (run, self.record(run)) for run in cell.runs}
+        bins = {seed: cell.metric.reliability(run, record) for seed, (run, record) in records.items() if record}
+        return {seed: diagram for seed, diagram in bins.items() if diagram is not None}
+
     def x(self, sheet: Sheet, cell: Cell) -> dict[int, float]:
         """Where the cell's runs stand on the horizontal axis of a figure, by seed."""
         if sheet.x is not None:
@@ -66,6 +72,7 @@ class Summary:
     diverged: int
     paper: float | None = None
     paper_sd: float | None = None
+    diagrams: Mapping[int, list[list[float]]] = field(default_factory=dict)  # reliability bins, by seed
 
     @property
     def n(self) -> int:
@@ -110,4 +117,5 @@ def summarize(sheet: Sheet, cell: Cell, values: Values, *, with_paper: bool) -> 
         diverged=sum(values.store.state(run) == "diverged" for run in runs.values()),
         paper=paper,
         paper_sd=paper_sd,
+        diagrams=values.diagrams(cell) if sheet.diagram else {},
     )
