@@ -104,6 +104,18 @@ def test_teachers_tables_have_a_part_of_the_memory(machine):
     assert fleet(SEEDS).memory == pytest.approx(9e9)  # nobody teaches
 
 
+def test_a_table_that_cannot_be_kept_is_said(machine, capsys):
+    """64 images × 1 view × (10 logits of 4 bytes and a flag)."""
+    machine()
+    fleet(STUDENTS)
+    assert capsys.readouterr().err == ""
+    fleet(STUDENTS, teacher_cache_gb=2e-6)
+    assert capsys.readouterr().err == (
+        "lskd-run: runtime.teacher_cache_gb: 2e-06 GB are for teachers' logits, of which all views take 2.62e-06 GB: "
+        "they are evaluated once an epoch instead, with the same numbers\n"
+    )
+
+
 def test_runs_of_one_precision_only(machine):
     machine()
     in_bf16 = make_run(9, **{"recipe.precision": "bf16"})

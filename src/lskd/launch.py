@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
-from lskd.config import Run, Runtime
-from lskd.plan import Costs, cost_key, generation, to_train, training_examples
+from lskd.config import Run, Runtime, table_bytes
+from lskd.plan import Costs, cost_key, generation, teacher_table, to_train, training_examples
 from lskd.settings import Conf
 from lskd.store import Store
 
@@ -92,6 +92,13 @@ class Fleet:
         free, total = device_bytes(device)
         tables = min(free / 2, total / 4 if runtime.teacher_cache_gb is None else runtime.teacher_cache_gb * 1e9)
         self.shared = Shared(device, tables)
+        largest = max((table_bytes(*table) for run in runs if (table := teacher_table(run, conf))), default=0)
+        if largest > tables:
+            print(
+                f"lskd-run: runtime.teacher_cache_gb: {tables / 1e9:.3g} GB are for teachers' logits, of which all views "
+                f"take {largest / 1e9:.3g} GB: they are evaluated once an epoch instead, with the same numbers",
+                file=sys.stderr,
+            )
         self.memory = 0.9 * free - (tables if any(run.teacher for run in runs) else 0.0)
         self.training: dict[str, Run] = {}
         self._bytes: dict[str, int] = {}

@@ -439,23 +439,29 @@ def training_examples(run: Run, conf: Conf) -> int:
     return run.dataset.limit or spec.train - run.dataset.holdout
 
 
-def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
-    """How the teachers of `runs` are evaluated, in words: a line for each kind of table (`lskd.engine.teacher`)."""
+def teacher_table(run: Run, conf: Conf) -> tuple[int, int, int] | None:
+    """(images, views, classes) of the table that a run's teacher fills; None where there is no use for one."""
     from lskd import data
 
+    if run.teacher is None or run.teacher_mode == "batch_stats":
+        return None
+    spec = data.spec(run.dataset.name, conf.cache)
+    return training_examples(run, conf), math.prod(run.recipe.augment.shape(*spec.shape[1:])), spec.num_classes
+
+
+def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
+    """How the teachers of `runs` are evaluated, in words: a line for each kind of table (`lskd.engine.teacher`)."""
     tables: dict[str, set[str]] = {}
     for run in runs:
         if run.teacher is None:
             continue
-        if run.teacher_mode == "batch_stats":
-            what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"
-        else:
-            spec, images = data.spec(run.dataset.name, conf.cache), training_examples(run, conf)
-            views = math.prod(run.recipe.augment.shape(*spec.shape[1:]))
-            size = table_bytes(images, views, spec.num_classes)
+        what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"
+        if (table := teacher_table(run, conf)) is not None:
+            images, views, classes = table
+            size = f"{table_bytes(*table) / 1e9:.3g} GB"
             what = (
                 f"evaluated once a view, for all its students: {images:,} images × {views} view{'s' * (views > 1)} × "
-                f"{spec.num_classes} logits, {size / 1e9:.3g} GB (once an epoch, where memory has no room for that)"
+                f"{classes} logits, {size} (once an epoch, where memory has no room for that)"
             )
         tables.setdefault(what, set()).add(run.teacher.id)
     for what, ids in tables.items():
