@@ -105,13 +105,14 @@ def test_teachers_tables_have_a_part_of_the_memory(machine):
 
 
 def test_a_table_that_cannot_be_kept_is_said(machine, capsys):
-    """64 images × 1 view × (10 logits of 4 bytes and a flag)."""
+    """64 images × 9 views (shifts by a pixel) × (10 logits of 4 bytes and a flag)."""
     machine()
     fleet(STUDENTS)
     assert capsys.readouterr().err == ""
     fleet(STUDENTS, teacher_cache_gb=2e-6)
     assert capsys.readouterr().err == (
-        "lskd-run: runtime.teacher_cache_gb: 2e-06 GB are for teachers' logits, of which all views take 2.62e-06 GB: "
+        "lskd-run: runtime.teacher_cache_gb: 2e-06 GB are for teachers' logits, and all views of one take "
+        "2.36e-05 GB: "
         "they are evaluated once an epoch instead, with the same numbers\n"
     )
 

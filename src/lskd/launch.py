@@ -95,8 +95,8 @@ class Fleet:
         largest = max((table_bytes(*table) for run in runs if (table := teacher_table(run, conf))), default=0)
         if largest > tables:
             print(
-                f"lskd-run: runtime.teacher_cache_gb: {tables / 1e9:.3g} GB are for teachers' logits, of which all views "
-                f"take {largest / 1e9:.3g} GB: they are evaluated once an epoch instead, with the same numbers",
+                f"lskd-run: runtime.teacher_cache_gb: {tables / 1e9:.3g} GB are for teachers' logits, and all views of "
+                f"one take {largest / 1e9:.3g} GB: they are evaluated once an epoch instead, with the same numbers",
                 file=sys.stderr,
             )
         self.memory = 0.9 * free - (tables if any(run.teacher for run in runs) else 0.0)
