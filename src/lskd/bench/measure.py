@@ -21,7 +21,7 @@ from lskd.config import Named, Run, Smoothing
 from lskd.data import Part, Spec
 from lskd.data.augment import Normalize
 from lskd.engine import Shared, device_bytes, run_bytes
-from lskd.engine.capture import Captured
+from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.loop import evaluate
 from lskd.engine.shared import Images, Table
 from lskd.engine.teacher import EVALUATION_BATCH, Teacher
@@ -350,7 +350,7 @@ class Member:
         self, run: Run, spec: Spec, images: Images, teacher: nn.Module | None = None, table: Table | None = None
     ) -> None:
         device = images.labels.device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream = new_stream(device)
         with self.on_its_stream():
             self.training = Training(run, spec, images, teacher, table)
         self.steps(WARM_UP[device.type])
@@ -361,7 +361,7 @@ class Member:
                 self.training.network.train()
 
     def on_its_stream(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.cuda.stream(self.stream) if self.stream is not None else contextlib.nullcontext()
+        return on_stream(self.stream)
 
     def steps(self, count: int) -> int:
         """Train on, into new epochs where one ends. The number of images seen."""

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
 WARM_UP = 3  # eager steps before a capture: libraries choose their algorithms, and lazy state comes into being
 ONE_AT_A_TIME = threading.Lock()  # captures of trainings that run side by side
+
+
+def new_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A stream for one training: those side by side do not wait for one another. None on a CPU."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+@contextlib.contextmanager
+def on_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Everything inside runs on `stream`, backward passes in this very thread: torch's own thread for a device would be
+    shared by all trainings, and outlive a capture."""
+    if stream is None:
+        yield
+        return
+    with torch.cuda.stream(stream), torch.autograd.set_multithreading_enabled(False):
+        yield
 
 
 class Captured:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lskd import metrics
 from lskd.config import Run
 from lskd.data import Part, Spec
+from lskd.engine.capture import new_stream, on_stream
 from lskd.engine.seeds import generator_for
 from lskd.engine.shared import Shared
 from lskd.engine.teacher import EVALUATION_BATCH
@@ -68,10 +69,7 @@ def train(
     recipe = run.recipe
     set_precision(recipe.precision)
     with contextlib.ExitStack() as stack:
-        if shared.device.type == "cuda":  # a stream of its own: trainings side by side do not wait for one another
-            stack.enter_context(torch.cuda.stream(torch.cuda.Stream(shared.device)))
-            # Backward in this thread: torch's own thread for a device would be shared by all, and outlive a capture.
-            stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        stack.enter_context(on_stream(new_stream(shared.device)))
         images = shared.images(run, parts)
         table = None
         if teacher_network is not None and run.teacher_mode == "eval":
