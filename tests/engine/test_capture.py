@@ -132,7 +132,7 @@ def replaying(training: Training) -> dict[int, Recording]:
         else:
             training._one_step(size)
 
-    training._run_step = step
+    training.run_step = step
     return recordings
 
 
@@ -270,10 +270,10 @@ def test_captured_steps_are_the_eager_ones_on_cuda(arch, method):
     stream = torch.cuda.Stream(device)
     with torch.cuda.stream(stream):
         eager, captured = make_training(arch, method, device), make_training(arch, method, device)
-        eager._run_step = eager._one_step
+        eager.run_step = eager._one_step
         log = train(eager)
         for one, other in zip(train(captured), log, strict=True):
             assert one == pytest.approx(other, rel=1e-3, abs=8.0)  # top-1 moves by 7 points an image
-        assert isinstance(captured._run_step, Captured) and sorted(captured._run_step.graphs) == [2, 4]
+        assert isinstance(captured.run_step, Captured) and sorted(captured.run_step.graphs) == [2, 4]
         for value, expected in zip(captured.network.parameters(), eager.network.parameters(), strict=True):
             torch.testing.assert_close(value, expected, rtol=1e-2, atol=1e-3)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lskd import metrics
 from lskd.config import Run
 from lskd.data import Part, Spec
-from lskd.engine.capture import new_stream, on_stream
+from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.seeds import generator_for
 from lskd.engine.shared import Shared
 from lskd.engine.teacher import EVALUATION_BATCH
@@ -149,6 +149,8 @@ def summarise(
         "images_per_second": round(images_trained / max(seconds, 1e-9), 1),
         "peak_memory_mb": peak_memory_mb(training.device),
     }
+    if isinstance(training.run_step, Captured):
+        result["captured"] = not training.run_step.failed
     if training.teacher is not None:
         result["teacher_evaluated"] = training.teacher.how
     return result

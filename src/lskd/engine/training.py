@@ -71,7 +71,7 @@ class Training:
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
         self._places = torch.arange(recipe.batch_size, device=device)
         self._sums: dict[str, Tensor] = {}
-        self._run_step = Captured(self._one_step, self.generator) if device.type == "cuda" else self._one_step
+        self.run_step = Captured(self._one_step, self.generator) if device.type == "cuda" else self._one_step
 
     def forward(self, network: nn.Module, pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> fp32 logits (B, K), normalised and computed as the recipe says."""
@@ -107,7 +107,7 @@ class Training:
     def step(self) -> None:
         """One update."""
         place = self.step_number % self.steps_per_epoch
-        self._run_step(min(self.run.recipe.batch_size, self.examples - place * self.run.recipe.batch_size))
+        self.run_step(min(self.run.recipe.batch_size, self.examples - place * self.run.recipe.batch_size))
         self.step_number += 1
 
     def _one_step(self, size: int) -> None:
