@@ -24,12 +24,7 @@ WORDS = {"dataset": "digits", "recipe": "quickstart", "arch": "resnet8", "teache
 QUICK = Options(seconds=0.01, repeats=2, precisions=("fp32",), fleets=(1, 2), examples=150)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -43,12 +43,7 @@ SPEC = Spec("noise", "Noise", 4, (3, 12, 12), 14, 6, tuple("abcd"), digest="")
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_consecutive", "_unique2", "bincount"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Recording(TorchDispatchMode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,12 +37,7 @@ STUDENT = replace(DROPOUT, method=Named("kd", METHODS["kd"]), teacher=TEACHER)
 RUNS = [TEACHER, DROPOUT, STUDENT, replace(STUDENT, seed=2), replace(DROPOUT, seed=3), replace(TEACHER, seed=4)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def fit(run: Run, shared: Shared) -> Outcome:
