@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lskd.plan import Grid, Plan
+from lskd.plan import Grid, Metric, Plan
 from lskd.report import render, tables, text, write
 from lskd.report.page import Page
 
@@ -242,3 +242,27 @@ def test_a_page_depends_on_nothing_but_the_results(lab: Any, grid: Grid, tmp_pat
 
 def test_text_points_to_the_page(lab: Any, grid: Grid) -> None:
     assert f"{lab.store.root}/tables/fiction/made_up.md" in text(lab.plan(grid), lab.store)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (
+            {"name": "ece15", "unit": "", "scaled_on": "evaluate"},
+            "expected calibration error (15 bins) on the test part, last epoch, outputs scaled by the temperature of the "
+            "least negative log-likelihood, chosen A POSTERIORI, on this part itself",
+        ),
+        (
+            {"name": "nll", "unit": "nats", "part": "validation", "scaled_on": "test"},
+            "negative log-likelihood (nats) on the validation part, last epoch, outputs scaled by the temperature of the "
+            "least negative log-likelihood, chosen on the test part",
+        ),
+        (
+            {"name": "temperature", "unit": "", "scaled_on": "test"},
+            "temperature of the least negative log-likelihood, chosen A POSTERIORI, on this part itself",
+        ),
+    ],
+)
+def test_a_table_says_where_a_temperature_was_chosen(lab: Any, metric: dict[str, Any], expected: str) -> None:
+    run = lab.table().cell("hard", "small").runs[0]
+    assert tables.describe(Metric(**metric), run) == expected
