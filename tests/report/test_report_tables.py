@@ -249,13 +249,13 @@ def test_text_points_to_the_page(lab: Any, grid: Grid) -> None:
     [
         (
             {"name": "ece15", "unit": "", "scaled_on": "evaluate"},
-            "expected calibration error (15 bins) on the test part, last epoch, outputs scaled by the temperature of the "
-            "least negative log-likelihood, chosen A POSTERIORI, on this part itself",
+            "expected calibration error (15 bins) on the test part, last epoch, outputs scaled by the temperature of "
+            "the least negative log-likelihood, chosen A POSTERIORI, on this part itself",
         ),
         (
             {"name": "nll", "unit": "nats", "part": "validation", "scaled_on": "test"},
-            "negative log-likelihood (nats) on the validation part, last epoch, outputs scaled by the temperature of the "
-            "least negative log-likelihood, chosen on the test part",
+            "negative log-likelihood (nats) on the validation part, last epoch, outputs scaled by the temperature of "
+            "the least negative log-likelihood, chosen on the test part",
         ),
         (
             {"name": "temperature", "unit": "", "scaled_on": "test"},
