@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import nn
 import lskd.engine
 import lskd.run
 from lskd.config import Named, Run, Runtime
+from lskd.engine import Interrupted
 from lskd.errors import InputError
 from lskd.launch import GPU_FLEET, Fleet, by_teacher, carry_out
 from lskd.models import ARCHS, MLPArch
@@ -181,6 +184,33 @@ def test_a_run_that_finds_no_memory_alone_has_failed(tmp_path, monkeypatch):
     assert [reason for _, reason in outcomes.failed] == [
         "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 MiB"
     ]
+
+
+def test_an_error_of_the_sweep_ends_what_is_in_training(tmp_path, monkeypatch):
+    """Threads are waited for at the end: without a word to them, as long as they train."""
+    ended = []
+
+    def train_run(run: Run, *args: Any, stop: Callable[[], bool], **kwargs: Any) -> None:
+        deadline = time.monotonic() + 20
+        while not stop() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ended.append(stop())
+        raise Interrupted
+
+    store = Store(tmp_path)
+    claim = store.claim
+
+    def broken(self: Store, run: Run) -> Any:
+        if run == SEEDS[1]:
+            raise InputError("no space left")
+        return claim(run)
+
+    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    monkeypatch.setattr(Store, "claim", broken)
+    runtime = Runtime(fleet=2, threads=1, progress=False, cache=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="no space left"):
+        carry_out(SEEDS[:2], store, runtime, Conf(cache=tmp_path / "cache"))
+    assert ended == [True]
 
 
 def test_the_record_says_how_many_trained_side_by_side(tmp_path):

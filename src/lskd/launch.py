@@ -179,23 +179,27 @@ class Sweep:
         pending = by_teacher(runs)
         training: dict[Future[Literal["over", "again"]], Run] = {}
         with ThreadPoolExecutor(self.fleet.size, thread_name_prefix="run") as lanes:
-            while training or (pending and not self.stop.asked):
-                waiting = []
-                for run in pending:
-                    state = self.begin(run)
-                    if state == "ours":
-                        training[lanes.submit(self.train, run)] = run
-                    elif state == "wait":
-                        waiting.append(run)
-                if not training and len(waiting) == len(pending) and not self.stop.asked:
-                    time.sleep(WAIT_SECONDS)
-                pending = waiting
-                for future in wait(training, WAIT_SECONDS, FIRST_COMPLETED).done if training else ():
-                    run = training.pop(future)
-                    self.claims.pop(run.id).close()
-                    del self.fleet.training[run.id]
-                    if future.result() == "again":
-                        pending.append(run)
+            try:
+                while training or (pending and not self.stop.asked):
+                    waiting = []
+                    for run in pending:
+                        state = self.begin(run)
+                        if state == "ours":
+                            training[lanes.submit(self.train, run)] = run
+                        elif state == "wait":
+                            waiting.append(run)
+                    if not training and len(waiting) == len(pending) and not self.stop.asked:
+                        time.sleep(WAIT_SECONDS)
+                    pending = waiting
+                    for future in wait(training, WAIT_SECONDS, FIRST_COMPLETED).done if training else ():
+                        run = training.pop(future)
+                        self.claims.pop(run.id).close()
+                        del self.fleet.training[run.id]
+                        if future.result() == "again":
+                            pending.append(run)
+            except BaseException:
+                self.stop.asked = True  # so that what is in training writes a checkpoint, and ends
+                raise
         self.outcomes.interrupted = self.stop.asked
         return self.outcomes
 
