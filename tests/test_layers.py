@@ -20,6 +20,7 @@ LAYERS = [
     {"strict", "plugins", "losses", "targets"},
     {"metrics"},
     {"methods", "models", "data"},
+    {"observers"},
     {"recipe", "data_cli"},
     {"config"},
     {"settings"},

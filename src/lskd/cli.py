@@ -27,7 +27,19 @@ from lskd.data import Dataset
 from lskd.errors import InputError, unknown
 from lskd.methods import METHODS
 from lskd.models import ARCHS
-from lskd.plan import Costs, Plan, grouped, in_order, load_experiment, make_plan, teachers, to_train, training_examples
+from lskd.plan import (
+    Costs,
+    Plan,
+    grouped,
+    in_order,
+    load_experiment,
+    looks_suffice,
+    make_plan,
+    teachers,
+    to_train,
+    training_examples,
+    unseen,
+)
 from lskd.plugins import load_installed_plugins, load_plugin
 from lskd.recipe import Recipe
 from lskd.settings import GROUPS, RUN_KEYS, SHORT, Conf, parse_run, shipped_conf
@@ -224,6 +236,7 @@ def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
 def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Conf, plan_only: Any) -> int:
     """Show, train what is missing, report. The exit code."""
     store = Store.at(runtime.results)
+    observations = plan.observations if plan is not None else {}
     for run in runs:
         store.result(run)  # a damaged record is an error now, not when the last run has been trained
     print(describe(plan, runs, store, conf, details=bool(plan_only)), flush=True)
@@ -235,11 +248,11 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
             from lskd.run import resolve_device
 
             fleet = Fleet(runs, runtime, resolve_device(runtime.device), conf)
-            print(fleet.describe(to_train(runs, store)))
+            print(fleet.describe(to_train(runs, store, observations)))
         return 0
     from lskd.launch import carry_out
 
-    outcomes = carry_out(runs, store, runtime, conf)
+    outcomes = carry_out(runs, store, runtime, conf, observations)
     for run, reason in outcomes.failed:
         print(f"lskd-run: FAILED {run} ({store.directory(run)}): {reason}", file=sys.stderr)
     for run in outcomes.blocked:
@@ -264,7 +277,8 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
 
 def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf, *, details: bool) -> str:
     """The plan in words: what it is for, how many runs are done and to do, and how long they will take."""
-    missing = to_train(runs, store)
+    observations = plan.observations if plan is not None else {}
+    missing = to_train(runs, store, observations)
     costs = Costs(store)
     lines = []
     if plan is not None:
@@ -289,11 +303,16 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
         lines.append("")
     diverged = [run for run in missing if store.state(run) == "diverged"]
     started = sum(store.state(run) == "started" for run in missing)
-    rebuild = sum(store.state(run) == "done" for run in missing)
+    look_at = [run for run in missing if looks_suffice(run, store, observations)]
+    missing = [run for run in missing if run not in look_at]
+    done = [run for run in missing if store.state(run) == "done"]
+    again = sum(not unseen(run, store, observations) for run in done)
     noun = "run" if len(runs) == 1 else "runs"
-    text = f"{len(runs)} {noun}: {len(runs) - len(missing) + rebuild} done, {len(missing)} to train"
+    text = f"{len(runs)} {noun}: {len(runs) - len(missing) + len(done)} done, {len(missing)} to train"
     text += f" ({started} of them begun)" if started else ""
-    text += f", {rebuild} of them finished teachers whose weights are not here" if rebuild else ""
+    text += f", {again} of them finished teachers whose weights are not here" if again else ""
+    text += f", {len(done) - again} of them finished runs to be observed as they train" if len(done) > again else ""
+    text += f", {len(look_at)} of the done ones to be observed" if look_at else ""
     text += f", {len(diverged)} diverged" if diverged else ""
     if missing:
         from lskd.launch import duration
@@ -353,9 +372,10 @@ class CheckSweep(Callback):
             for job_words in batch:
                 job = loader.load_sweep_config(config, list(job_words))
                 settings = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
-                _, needed, runtime, conf, plan_only = interpret(settings, job.hydra)
+                plan, needed, runtime, conf, plan_only = interpret(settings, job.hydra)
+                observations = plan.observations if plan is not None else {}
                 if not plan_only:
-                    runs.update((run.id, run) for run in to_train(needed, Store.at(runtime.results)))
+                    runs.update((run.id, run) for run in to_train(needed, Store.at(runtime.results), observations))
         if runs:
             from lskd.run import check_buildable
 

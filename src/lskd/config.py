@@ -15,6 +15,7 @@ from lskd.errors import InputError
 from lskd.methods import METHODS, Method
 from lskd.methods.method import require
 from lskd.models import ARCHS, Arch
+from lskd.observers import OBSERVERS, Observer
 from lskd.recipe import Recipe
 from lskd.strict import identity
 
@@ -87,8 +88,7 @@ class Run:
     @functools.cached_property
     def id(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of the identity as canonical JSON."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _digest(self.identity())[:12]
 
     @property
     def network(self) -> str:
@@ -111,6 +111,25 @@ class Run:
         if self.recipe.precision != "fp32":
             text += f", {self.recipe.precision}"
         return f"{text}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Observation(Named[Observer]):
+    """What is to be looked at in a run, besides its metrics. It changes nothing of the run, nor its identity."""
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that are not at their defaults, under the observer's name."""
+        return {"name": self.name, **identity(self.settings, OBSERVERS[self.name])}
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The name, and 6 hexadecimal digits of the SHA-256 of the identity as canonical JSON."""
+        return f"{self.name}-{_digest(self.identity())[:6]}"
+
+
+def _digest(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from lskd.config import Run, Runtime, table_bytes
-from lskd.plan import Costs, cost_key, generation, teacher_table, to_train, training_examples
+from lskd.plan import (
+    Costs,
+    Observations,
+    cost_key,
+    generation,
+    is_complete,
+    looks_suffice,
+    teacher_table,
+    to_train,
+    training_examples,
+)
 from lskd.settings import Conf
 from lskd.store import Store
 
@@ -46,10 +56,16 @@ class Outcomes:
         return 130 if self.interrupted else 1 if self.failed or self.blocked else 0
 
 
-def carry_out(runs: Sequence[Run], store: Store, runtime: Runtime, conf: Conf) -> Outcomes:
-    """Train what is missing of `runs`. Bad input is an `InputError` before any training; a run that fails or diverges
-    is recorded and the others go on."""
-    pending = to_train(runs, store)
+def carry_out(
+    runs: Sequence[Run],
+    store: Store,
+    runtime: Runtime,
+    conf: Conf,
+    observations: Observations = MappingProxyType({}),
+) -> Outcomes:
+    """Train what is missing of `runs`, and make the `observations` of them. Bad input is an `InputError` before any
+    training; a run that fails or diverges is recorded and the others go on."""
+    pending = to_train(runs, store, observations)
     if not pending:
         return Outcomes()
     from lskd import data
@@ -65,7 +81,7 @@ def carry_out(runs: Sequence[Run], store: Store, runtime: Runtime, conf: Conf) -
 
     fleet = Fleet(runs, runtime, device, conf)
     with stopping() as stop, Progress(pending, store, conf, fleet.size, show=runtime.progress) as progress:
-        return Sweep(store, runtime, fleet, stop, progress).carry_out(pending)
+        return Sweep(store, runtime, fleet, stop, progress, observations).carry_out(pending)
 
 
 class Fleet:
@@ -171,6 +187,7 @@ class Sweep:
     fleet: Fleet
     stop: Stop
     progress: Progress
+    observations: Observations = MappingProxyType({})
     outcomes: Outcomes = field(default_factory=Outcomes)
     lost: set[str] = field(default_factory=set)  # ids of runs that this process will not see done
     claims: dict[str, contextlib.ExitStack] = field(default_factory=dict)  # of the runs in training
@@ -208,18 +225,19 @@ class Sweep:
         ("over": done, or lost)."""
         if self.stop.asked or not self.fleet.room(run):
             return "wait"
-        if run.teacher is not None and run.teacher.id in self.lost:
+        looks_only = looks_suffice(run, self.store, self.observations)
+        if run.teacher is not None and run.teacher.id in self.lost and not looks_only:
             self.outcomes.blocked.append(run)
             return self.lose(run)
         if self.store.state(run) == "diverged" and not self.runtime.retry:
             message = (self.store.failure(run) or {}).get("message", "diverged")
             return self.lose(run, f"{message} (runtime.retry=true tries again)")
-        if run.teacher is not None and not is_ready(run.teacher, self.store):
+        if run.teacher is not None and not is_ready(run.teacher, self.store) and not looks_only:
             return "wait"  # it is being trained, here or by another process
         with contextlib.ExitStack() as stack:
             if not stack.enter_context(self.store.claim(run)):
                 return "wait"
-            if is_ready(run, self.store):
+            if is_complete(run, self.store, self.observations, weights=True):
                 self.progress.finished(run, "done by another process")
                 return "over"
             self.claims[run.id] = stack.pop_all()
@@ -236,7 +254,7 @@ class Sweep:
         begun, fleet = time.perf_counter(), self.fleet.size
         try:
             train_run(
-                run, self.store, self.runtime, self.fleet.shared,
+                run, self.store, self.runtime, self.fleet.shared, observations=self.observations.get(run.id, ()),
                 fleet=fleet, on_step=self.progress.started(run), stop=lambda: self.stop.asked,
             )  # fmt: skip
         except Interrupted:

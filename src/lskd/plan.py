@@ -11,41 +11,49 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
-from lskd.config import Run, table_bytes
+from lskd.config import Observation, Run, table_bytes
 from lskd.errors import InputError, unknown
 from lskd.methods.method import require
-from lskd.settings import Conf, build_run, merge, normal_form, override_words, teacher_form
+from lskd.observers import OBSERVERS
+from lskd.settings import Conf, build_run, merge, normal_form, override_words, parse_observation, teacher_form
 from lskd.store import Store
 from lskd.strict import parse
 
 METRICS = ("top1", "error", "top5", "nll", "ece15", "gamma", "temperature")
+OBSERVED = {name: observer for observer, settings in OBSERVERS.items() for name in settings.gives}
 SCALED = ("nll", "ece15", "temperature")  # what a record has of temperature-scaled outputs
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Which number of a run's record a cell shows.
+    """Which number of a run's record a cell shows, or which that an observer gives (`lskd.observers`).
 
     epoch: "last" (the default of every paper unless it says otherwise), or the best one by top-1 on the validation part
     or on the test part ("best_on_test" only where the paper did so: the table's header then says it).
     part: "evaluate" is the part that the data set's configuration names.
     scaled_on: temperature scaling, with the temperature of the least loss on that part: held-out, or ("evaluate", if
     `part` is) a posteriori. "" = outputs as they are.
+    step: of an observer's numbers, those at this step; None = at the end of the training.
     """
 
     name: str = "top1"
     part: Literal["evaluate", "validation", "test", "train"] = "evaluate"
     epoch: Literal["last", "best_on_validation", "best_on_test"] = "last"
     scaled_on: Literal["", "evaluate", "validation", "test"] = ""
+    step: int | None = None
     digits: int = 2
     unit: str = "%"
 
     def __post_init__(self) -> None:
-        if self.name not in METRICS:
-            raise unknown("name", self.name, METRICS)
+        if self.name not in METRICS and self.name not in OBSERVED:
+            raise unknown("name", self.name, [*METRICS, *OBSERVED])
+        if self.name in OBSERVED:
+            require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}; an observer has steps")
+        require(self.step is None or self.name in OBSERVED, "step", self.step, f"given with {', '.join(OBSERVED)} only")
         if self.scaled_on:
             require(self.name in SCALED, "name", self.name, f"one of {', '.join(SCALED)} with scaled_on")
             plain = self.epoch == "last" and self.part != "train"
@@ -69,6 +77,13 @@ class Metric:
         best = result["best"].get(self.epoch.removeprefix("best_on_"), {})
         return best.get(part, {}).get(self.name)
 
+    def observed(self, run: Run, looks: Sequence[Mapping[str, Any]]) -> float | None:
+        """The value in `looks`, what an observer saw of `run`; None where it did not look at that step."""
+        if self.step is not None:
+            looks = [look for look in looks if look["step"] == self.step]
+        part = run.dataset.evaluate if self.part == "evaluate" else self.part
+        return looks[-1].get(part, {}).get(self.name) if looks else None
+
     def reliability(self, run: Run, result: Mapping[str, Any]) -> list[list[float]] | None:
         """The bins (`metrics.reliability`) behind a calibration error; None where the record has none."""
         plain = self.name == "ece15" and self.epoch == "last" and self.part != "train"
@@ -87,7 +102,8 @@ class Line:
     """A row or column of a table, or a series of a figure: a label, and settings laid over the sheet's base.
 
     take: the cell is the run that the settings describe, or that run's teacher.
-    over, values: (figures) the setting that varies along the series, and its values.
+    over, values: (figures) the setting that varies along the series, and its values; over=step: the steps at which an
+        observer looked at one run.
     style: (figures) matplotlib's line format, such as "o--".
     """
 
@@ -147,16 +163,20 @@ class Sheet:
     """A table (rows × columns) or a figure (rows are its series, columns their `values`) as data."""
 
     title: str
-    seeds: tuple[int, ...]
     rows: dict[str, Line]
+    seeds: tuple[int, ...] = ()
     columns: dict[str, Line] = field(default_factory=dict)
     name: str = ""
-    kind: Literal["table", "figure"] = "table"
+    # reference: numbers that the paper quotes, printed as they are; it has no runs.
+    kind: Literal["table", "figure", "reference"] = "table"
     source: str = ""  # where in which paper
     base: dict[str, Any] = field(default_factory=dict)
     metric: Metric = Metric()
-    # Tables: draw, too, the reliability diagrams of the cells that show a calibration error (`ece15`).
-    diagram: Literal["", "reliability"] = ""
+    observe: dict[str, Any] = field(default_factory=dict)  # what gives the metrics: an observer's name and settings
+    # Tables: draw, too, the reliability diagrams of the cells that show a calibration error (`ece15`), or the projected
+    # penultimate activations of each cell's first seed.
+    diagram: Literal["", "reliability", "projection"] = ""
+    levels: dict[str, float] = field(default_factory=dict)  # figures: horizontal lines by what they stand for
     x: Metric | None = None  # figures: the horizontal axis, a metric of the run; None = the value of `over`
     x_label: str = ""
     y_label: str = ""
@@ -167,7 +187,8 @@ class Sheet:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(bool(self.seeds), "seeds", list(self.seeds), "a list of at least one seed")
+        runs = self.kind != "reference"
+        require(bool(self.seeds) == runs, "seeds", list(self.seeds), "a list of at least one seed, of a reference none")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", list(self.seeds), "all different")
         require(bool(self.rows), "rows", {}, "given")
         for key, line in self.rows.items():
@@ -175,7 +196,11 @@ class Sheet:
             where = f"rows.{key}.over"
             require(given == (self.kind == "figure"), where, line.over, "given, with values, in a figure only")
         require(self.kind == "table" or not self.diagram, "diagram", self.diagram, "given in a table only")
-        require(bool(self.columns) == (self.kind == "table"), "columns", list(self.columns), "given in a table only")
+        projected = self.observe.get("name") == "penultimate"
+        require(self.diagram != "projection" or projected, "diagram", self.diagram, "given with the observer penultimate")
+        require(self.kind == "figure" or not self.levels, "levels", self.levels, "given in a figure only")
+        columns = self.kind != "figure"
+        require(bool(self.columns) == columns, "columns", list(self.columns), "given in a table, and only there")
         keys = {f"{row}/{column}" for row, column in self.keys()}
         for row, printed in self.paper.items():
             if row not in self.rows:
@@ -221,7 +246,12 @@ class Sheet:
         }
         return [(row, c) for row in self.rows for c in columns[row] if c not in self.skip.get(row, ())]
 
-    def printed(self, row: str, column: str) -> tuple[float | None, float | None]:
+    @property
+    def has_cells(self) -> bool:
+        """Whether its numbers come from runs."""
+        return self.kind != "reference"
+
+    def printed(self, row: str, column: str) -> tuple[Any, float | None]:
         """(value, std) that the paper prints in a cell; None where it prints none or it is not at hand."""
         value = self.paper.get(row, {}).get(column)
         return (value.get("value"), value.get("std")) if isinstance(value, Mapping) else (value, None)
@@ -237,6 +267,9 @@ class Experiment:
     description: str = ""
     cost: str = ""
     seeds: tuple[int, ...] = ()  # instead of those of its sheets
+    # Sheets of other experiments whose observers look at these runs, too, where they are theirs: they need not be
+    # trained again.
+    observe_for: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)  # laid over every cell
     threads: int = 0  # CPU threads that suit its networks, where runtime.threads = 0 leaves the choice open
     # Not the paper's protocol, and why: the report says so, and prints no paper values beside these numbers.
@@ -268,9 +301,13 @@ class Grid:
     sheet: Sheet
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
+    observation: Observation | None = None
 
     def cell(self, row: str, column: str) -> Cell:
         return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
+
+
+Observations = Mapping[str, tuple[Observation, ...]]  # what is to be looked at, by the id of the run
 
 
 @dataclass(frozen=True)
@@ -280,6 +317,7 @@ class Plan:
     experiment: Experiment
     grids: tuple[Grid, ...]
     runs: tuple[Run, ...]
+    observations: Observations = field(default_factory=dict)
 
     def command(self, run: Run) -> str:
         """The command line that trains exactly this run, where a cell of the plan describes it."""
@@ -310,7 +348,15 @@ def load_sheet(name: str, conf: Conf) -> Sheet:
 def make_plan(experiment: Experiment, conf: Conf) -> Plan:
     """All runs of `experiment`. Every setting of every cell is checked here, before anything is trained."""
     grids = tuple(make_grid(load_sheet(name, conf), conf, experiment) for name in experiment.sheets)
-    return Plan(experiment, grids, in_order(run for grid in grids for cell in grid.cells for run in cell.runs))
+    runs = in_order(run for grid in grids for cell in grid.cells for run in cell.runs)
+    others = [make_grid(load_sheet(name, conf), conf, experiment) for name in experiment.observe_for]
+    here = {run.id for run in runs}
+    asked: dict[str, dict[Observation, None]] = {}
+    for grid in (*grids, *others):
+        if grid.observation is not None:
+            for id in (run.id for cell in grid.cells for run in cell.runs if run.id in here):
+                asked.setdefault(id, {})[grid.observation] = None
+    return Plan(experiment, grids, runs, {id: tuple(observations) for id, observations in asked.items()})
 
 
 def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) -> Grid:
@@ -318,13 +364,15 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
     seeds = experiment.seeds if experiment is not None and experiment.seeds else sheet.seeds
     over_all = normal_form(experiment.settings, "experiment.settings") if experiment is not None else {}
     base = normal_form(sheet.base, f"{where}.base")
+    observation = parse_observation(sheet.observe, f"{where}.observe") if sheet.observe else None
     cells = []
-    for row, column in sheet.keys():  # noqa: SIM118 (a sheet is no dict)
+    for row, column in sheet.keys() if sheet.has_cells else ():
         line, x = sheet.rows[row], None
         form = merge(merge({}, base), normal_form(line.run, f"{where}.rows.{row}.run"))
         if sheet.kind == "figure":
             x = next(value for value in line.values if f"{value:g}" == column)
-            merge(form, normal_form({line.over: x}, f"{where}.rows.{row}.over"))
+            if line.over != "step":
+                merge(form, normal_form({line.over: x}, f"{where}.rows.{row}.over"))
             lines = [line]
         else:
             other = sheet.columns[column]
@@ -343,8 +391,35 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
                 run = run.teacher
             runs.append(run)
         metric = next((entry.metric for entry in lines if entry.metric is not None), sheet.metric)
+        if sheet.rows[row].over == "step":
+            assert x is not None
+            metric = replace(metric, step=int(x))
+        try:
+            check_observed(metric, observation, runs[0], conf)
+        except InputError as error:
+            raise InputError(f"{where}, cell {row}/{column}: {error}") from None
         cells.append(Cell(row, column, form, tuple(runs), metric, x))
-    return Grid(sheet, tuple(seeds), tuple(cells))
+    return Grid(sheet, tuple(seeds), tuple(cells), observation)
+
+
+def check_observed(metric: Metric, observation: Observation | None, run: Run, conf: Conf) -> None:
+    """`InputError` unless the observer of a sheet, if it has one, can look at `run` and gives the metric of its cell."""
+    from lskd import data
+
+    if observation is not None:
+        try:
+            observation.settings.check(data.spec(run.dataset.name, conf.cache))
+        except InputError as error:
+            raise InputError(f"observe.{error}") from None
+    if metric.name not in OBSERVED:
+        return
+    if observation is None or OBSERVED[metric.name] != observation.name:
+        have = f"observe = {observation.name}" if observation is not None else "no observer"
+        raise InputError(f"metric.name = {metric.name}: {have}; it comes from observe: {{name: {OBSERVED[metric.name]}}}")
+    steps, every = run.recipe.total_steps(training_examples(run, conf)), observation.settings.every
+    if metric.step is not None and metric.step != steps and (not every or metric.step % every or metric.step > steps):
+        allowed = f"a multiple of {every} up to {steps}, or {steps}" if every else f"{steps}, the end of the training"
+        raise InputError(f"step = {metric.step}: must be {allowed}")
 
 
 def _take(sheet: Sheet, row: str, column: str) -> str:
@@ -372,21 +447,41 @@ def generation(run: Run) -> int:
     return 0 if run.teacher is None else 1 + generation(run.teacher)
 
 
-def to_train(runs: Sequence[Run], store: Store) -> list[Run]:
-    """Those of `runs`, and of their teachers, that must be trained: the missing ones, and finished teachers of missing
-    students whose weights are not here (results are shared without weights)."""
+def to_train(runs: Sequence[Run], store: Store, observations: Observations = MappingProxyType({})) -> list[Run]:
+    """Those of `runs`, and of their teachers, that there is something to do for: the missing ones, finished teachers of
+    missing students whose weights are not here (results are shared without weights), and finished ones that an observer
+    has not looked at."""
     needed: dict[str, Run] = {}
 
     def want(run: Run, weights: bool) -> None:
-        if run.id in needed or (store.state(run) == "done" and (not weights or store.weights(run).is_file())):
+        if run.id in needed or is_complete(run, store, observations, weights=weights):
             return
-        if run.teacher is not None:
+        if run.teacher is not None and not looks_suffice(run, store, observations):
             want(run.teacher, True)
         needed[run.id] = run
 
     for run in runs:
         want(run, False)
     return list(needed.values())
+
+
+def is_complete(run: Run, store: Store, observations: Observations, *, weights: bool) -> bool:
+    """Whether the run is finished and has been looked at (and, if `weights`, its weights are here)."""
+    if store.state(run) != "done" or (weights and not store.weights(run).is_file()):
+        return False
+    return not unseen(run, store, observations)
+
+
+def unseen(run: Run, store: Store, observations: Observations) -> list[Observation]:
+    """The observations of `run` that have not been made."""
+    return [one for one in observations.get(run.id, ()) if store.looks(run, one) is None]
+
+
+def looks_suffice(run: Run, store: Store, observations: Observations) -> bool:
+    """Whether all that a finished run lacks can be seen of its weights, which are here: it need not be trained."""
+    if store.state(run) != "done" or not store.weights(run).is_file():
+        return False
+    return not any(one.settings.every for one in unseen(run, store, observations))
 
 
 def command_line(form: Mapping[str, Any]) -> str:

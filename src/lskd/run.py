@@ -10,7 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from torch import nn
 
 import lskd
 from lskd import data
-from lskd.config import Run, Runtime
+from lskd.config import Observation, Run, Runtime
 from lskd.data import Part
-from lskd.engine import Shared, train
+from lskd.engine import Shared, observe, train
+from lskd.engine.observing import Looks
 from lskd.engine.optimizer import decayed_parameters, lr_factors
 from lskd.engine.training import build_network
 from lskd.errors import InputError
@@ -88,17 +89,24 @@ def train_run(
     runtime: Runtime,
     shared: Shared,
     *,
+    observations: Sequence[Observation] = (),
     fleet: int = 1,
     on_step: Callable[[int, int], None] = lambda step, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim.
+    Of a finished run, make the `observations` that are missing: of its weights where they are here and suffice.
     `fleet` is the number of runs that may be training on the device of `shared` meanwhile, for the record.
 
     Raises `engine.Diverged`, `engine.Interrupted`, and whatever else goes wrong; the store then has no result.
     """
     spec = data.spec(run.dataset.name, runtime.cache_root)
     parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
+    missing = [observation for observation in observations if store.looks(run, observation) is None]
+    if store.state(run) == "done" and store.weights(run).is_file() and not any(o.settings.every for o in missing):
+        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared)
+        record_looks(run, store, missing, looks)
+        return
     teacher, taught_by = None, None
     if run.teacher is not None:
         teacher = load_network(run.teacher, store, runtime)
@@ -109,6 +117,7 @@ def train_run(
     outcome = train(
         run, spec, parts, teacher,
         shared=shared,
+        observations=missing,
         checkpoint=store.checkpoint(run),
         checkpoint_seconds=runtime.checkpoint_seconds,
         on_epoch=lambda epochs: None if rebuilding else write_log(store.log(run), epochs),
@@ -121,7 +130,16 @@ def train_run(
     result = {**outcome.result, "weights_sha256": file_sha256(store.weights(run))}
     if taught_by is not None:
         result["teacher"] = taught_by
+    record_looks(run, store, missing, outcome.looks)
     store.finish(run, result)
+
+
+def record_looks(run: Run, store: Store, observations: Sequence[Observation], looks: Looks) -> None:
+    """Record what was seen of a run whose weights are in the store."""
+    if observations:
+        weights = file_sha256(store.weights(run))
+        for observation in observations:
+            store.observe(run, observation, looks[observation.key], weights)
 
 
 def load_network(run: Run, store: Store, runtime: Runtime) -> nn.Module:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lskd import data
-from lskd.config import Named, Run, Smoothing
+from lskd.config import Named, Observation, Run, Smoothing
 from lskd.data import Dataset, Spec
 from lskd.errors import InputError, unknown
 from lskd.methods import METHODS
 from lskd.methods.method import require
 from lskd.models import ARCHS
+from lskd.observers import OBSERVERS
 from lskd.recipe import Recipe
 from lskd.strict import convert, fields, parse, show, unknown_key
 
@@ -195,6 +196,12 @@ def _apply_short(form: dict[str, Any], head: str, value: Any, where: str) -> Non
 def parse_run(settings: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     """The run that `settings` (in either form, see `normal_form`) describe, or an `InputError` naming the setting."""
     return build_run(normal_form(settings, path), conf, path)
+
+
+def parse_observation(given: Mapping[str, Any], path: str = "observe") -> Observation:
+    """What an observer is to look at, from its `name` and settings."""
+    named = _registered(OBSERVERS, dict(given), path)
+    return Observation(named.name, named.settings)
 
 
 def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:

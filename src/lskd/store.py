@@ -6,7 +6,8 @@ results/runs/<id>/
     log.jsonl          one line an epoch                                                          (tracked)
     result.json        last and atomically: the run is done when, and only when, it exists        (tracked)
     failed.json        instead of it: why the run diverged or failed                              (tracked)
-    rebuilt.json       the result of training a done run again because its weights were not kept  (tracked)
+    rebuilt.json       the result of training a done run again for its weights, or to look at it  (tracked)
+    observed/KEY.json  what an observer saw of it (`lskd.observers`)                              (tracked)
     model.safetensors  weights                                                                    (ignored)
     checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
     claim              locked by the process that is training the run                             (ignored)
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lskd.config import Run
+from lskd.config import Observation, Run
 from lskd.errors import InputError
 
 State = Literal["done", "diverged", "failed", "started", "missing"]
@@ -85,6 +86,19 @@ class Store:
     def failure(self, run: Run) -> dict[str, Any] | None:
         return read_json(self.directory(run) / "failed.json")
 
+    def looks(self, run: Run, observation: Observation) -> list[dict[str, Any]] | None:
+        """What was seen of the run, one record a look in the order of steps; None where nobody has looked."""
+        path = self._observed(run, observation)
+        record = read_json(path)
+        if record is None:
+            return None
+        if record.get("observation") != observation.identity() or not isinstance(record.get("looks"), list):
+            raise InputError(f"{path}: is not the record of {observation.identity()}; delete it to look again")
+        return record["looks"]
+
+    def _observed(self, run: Run, observation: Observation) -> Path:
+        return self.directory(run) / "observed" / f"{observation.key}.json"
+
     def epochs(self, run: Run) -> list[dict[str, Any]]:
         """The lines of the run's log."""
         path = self.log(run)
@@ -139,6 +153,13 @@ class Store:
         write_json(directory / name, {"id": run.id, **result})
         for leftover in ("failed.json", "checkpoint.pt"):
             (directory / leftover).unlink(missing_ok=True)
+
+    def observe(self, run: Run, observation: Observation, looks: list[dict[str, Any]], weights_sha256: str) -> None:
+        """Record what was seen of the run, and of which weights at the end."""
+        path = self._observed(run, observation)
+        path.parent.mkdir(exist_ok=True)
+        content = {"observation": observation.identity(), "weights_sha256": weights_sha256, "looks": looks}
+        write_json(path, content)
 
     def fail(self, run: Run, failure: dict[str, Any]) -> None:
         write_json(self.directory(run) / "failed.json", failure)

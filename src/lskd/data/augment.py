@@ -55,7 +55,7 @@ class Views:
     """The views of a set of images (N, C, H, W) uint8 on their device.
 
     View number = (row · columns + column) · (2 if flip else 1) + flipped, with row and column the crop's start in the
-    padded image.
+    padded image. `plain` is the view that evaluation takes.
     """
 
     def __init__(self, images: Tensor, augment: Augment) -> None:
@@ -65,6 +65,7 @@ class Views:
         self.rows, self.columns, self.flips = augment.shape(height, width)
         self.count = self.rows * self.columns * self.flips
         self.identity = self.count == 1
+        self.plain = ((self.rows - 1) // 2 * self.columns + (self.columns - 1) // 2) * self.flips  # see `centre`
         self.images = pad(images, augment)
 
     def draw(self, generator: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 from lskd.engine.loop import Diverged, Interrupted, Outcome, train
 from lskd.engine.memory import device_bytes, run_bytes
+from lskd.engine.observing import observe
 from lskd.engine.shared import Shared
 
-__all__ = ["Diverged", "Interrupted", "Outcome", "Shared", "device_bytes", "run_bytes", "train"]
+__all__ = ["Diverged", "Interrupted", "Outcome", "Shared", "device_bytes", "observe", "run_bytes", "train"]

@@ -7,8 +7,8 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from lskd import metrics
-from lskd.config import Run
+from lskd.config import Observation, Run
 from lskd.data import Part, Spec
 from lskd.engine.capture import Captured, new_stream, on_stream
+from lskd.engine.observing import Looks, Observing
 from lskd.engine.seeds import generator_for
 from lskd.engine.shared import Shared
 from lskd.engine.teacher import EVALUATION_BATCH
@@ -39,11 +40,13 @@ class Interrupted(Exception):
 
 @dataclass
 class Outcome:
-    """What a training gives: the network, the record for result.json, and one record an epoch for log.jsonl."""
+    """What a training gives: the network, the record for result.json, one record an epoch for log.jsonl, and what the
+    observers saw, by their keys."""
 
     network: nn.Module
     result: dict[str, Any]
     epochs: list[dict[str, Any]]
+    looks: Looks = field(default_factory=dict)
 
 
 def train(
@@ -53,6 +56,7 @@ def train(
     teacher_network: nn.Module | None = None,
     *,
     shared: Shared,
+    observations: Sequence[Observation] = (),
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda epochs: None,
@@ -64,7 +68,8 @@ def train(
     Several trainings may share the device, each in a thread of its own; their recipes must then agree in `precision`.
     With `checkpoint`, the state is written there every `checkpoint_seconds` and when `stop()` says so, and a state that
     is there is gone on from: on a CPU the result is bit-identical to that of an undisturbed run. `on_epoch` gets all
-    epoch records so far, `on_step` the number of steps done and their total. Raises Diverged, Interrupted.
+    epoch records so far, `on_step` the number of steps done and their total. Observers look at the network between
+    steps, and change nothing of it. Raises Diverged, Interrupted.
     """
     recipe = run.recipe
     set_precision(recipe.precision)
@@ -77,9 +82,12 @@ def train(
         training = Training(run, spec, images, teacher_network, table)
 
         seconds, epochs = 0.0, list[dict[str, Any]]()
-        if checkpoint is not None and (saved := load_checkpoint(checkpoint, run)):
+        observing = Observing(observations, training)
+        if checkpoint is not None and (saved := load_checkpoint(checkpoint, run, observing.looks)):
             training.restore(saved)
-            seconds, epochs = saved["seconds"], saved["epochs"]
+            seconds, epochs, observing.looks = saved["seconds"], saved["epochs"], saved["looks"]
+        elif observing.due():
+            observing.look()
         outputs: dict[str, tuple[Tensor, Tensor]] = {}  # logits and labels of the held-out parts, at the last epoch
         saved_at = began_at = time.perf_counter()
 
@@ -89,7 +97,8 @@ def train(
             now, asked = time.perf_counter(), stop()
             if checkpoint is not None and (asked or now - saved_at > checkpoint_seconds):
                 saved_at = now
-                state = {**training.state(), "seconds": seconds + now - began_at, "epochs": epochs}
+                kept = {"epochs": epochs, "looks": observing.looks}
+                state = {**training.state(), **kept, "seconds": seconds + now - began_at}
                 write_atomically(checkpoint, lambda path: torch.save(state, path))
             if asked:
                 raise Interrupted
@@ -101,6 +110,10 @@ def train(
             while training.step_number < end:
                 training.step()
                 on_step(training.step_number, training.total_steps)
+                if observing.due():
+                    seconds += time.perf_counter() - began_at  # looking is not training time
+                    observing.look()
+                    began_at = time.perf_counter()
                 if training.step_number < end:
                     checkpoint_if_due()
             trained = training.end_epoch()
@@ -122,7 +135,7 @@ def train(
             began_at = time.perf_counter()  # evaluation is not training time
             if end < training.total_steps:
                 checkpoint_if_due()
-        return Outcome(training.network, summarise(training, epochs, outputs, seconds), epochs)
+        return Outcome(training.network, summarise(training, epochs, outputs, seconds), epochs, observing.looks)
 
 
 def summarise(
@@ -197,13 +210,14 @@ def peak_memory_mb(device: torch.device) -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
 
 
-def load_checkpoint(path: Path, run: Run) -> dict[str, Any] | None:
-    """The state in `path` if it is one of `run`. An unreadable one costs the work since the start, not the run."""
+def load_checkpoint(path: Path, run: Run, looks: Looks) -> dict[str, Any] | None:
+    """The state in `path` if it is one of `run`, seen by the observers of `looks` so far. An unreadable one costs the
+    work since the start, not the run."""
     if not path.is_file():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return state if state["id"] == run.id else None
+        return state if state["id"] == run.id and state["looks"].keys() == looks.keys() else None
     except Exception as error:  # torch.load raises many kinds for a damaged file
         logging.getLogger(__name__).warning(
             "%s cannot be read (%s): starting the run again", path, type(error).__name__

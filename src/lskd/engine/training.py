@@ -41,6 +41,7 @@ class Training:
     ) -> None:
         recipe = run.recipe
         self.run, self.num_classes, self.images = run, spec.num_classes, images
+        self.class_names = spec.class_names
         self.device = device = images.labels.device
         self.examples = len(images.labels)
         self.total_steps = recipe.total_steps(self.examples)

@@ -98,7 +98,8 @@ def write_index(reports: Iterable[Report], out: Path) -> Path:
             files += [out / "figures" / name / f"{sheet}.{suffix}" for suffix in ("png", "svg")]
             links = " ".join(f"[{path.suffix[1:]}]({_link(path, folder)})" for path in files if path.is_file())
             shortened = " (shortened)" if report.plan.experiment.shortened else ""
-            cells = [f"`{name}`{shortened}", page.sheet.title, f"{page.done}/{len(page.runs)}", page.verdicts(), links]
+            runs = f"{page.done}/{len(page.runs)}" if page.sheet.has_cells else "none"
+            cells = [f"`{name}`{shortened}", page.sheet.title, runs, page.verdicts(), links]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     header = ["# Tables", "", "| experiment | sheet | runs | claims | files |", "|---|---|---|---|---|"]
     path = folder / "README.md"

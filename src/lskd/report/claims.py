@@ -76,7 +76,7 @@ def _evaluate(grid: Grid, claim: Claim, values: Values) -> Finding:
     tests = [(test, of, than) for test in claim.tests for of, than in expand(grid, test)]
     parts = tuple(_part(grid, test, of, than, values, level=1 - (1 - LEVEL) / len(tests)) for test, of, than in tests)
     needed = [cell for test, of, than in tests for cell in _needed(grid, test, of, than)]
-    without_run = [f"{cell.row}/{cell.column}" for cell in needed if not any(map(values.done, cell.runs))]
+    without_run = [f"{cell.row}/{cell.column}" for cell in needed if not _any_done(grid, cell, values)]
     verdicts = {part.verdict for part in parts}
     verdict: Verdict
     if without_run:
@@ -130,18 +130,22 @@ def judge(test: Test, effect: Estimate, corrected: float = LEVEL) -> tuple[Verdi
     return "undecided", ""
 
 
+def _any_done(grid: Grid, cell: Cell, values: Values) -> bool:
+    return any(values.done(run, grid.observation) for run in cell.runs)
+
+
 # ---- one part -----------------------------------------------------------------------------------------------------
 
 
 def _part(grid: Grid, test: Test, of: str, than: str, values: Values, level: float) -> Part:
     cells = _needed(grid, test, of, than)
-    if not all(any(map(values.done, cell.runs)) for cell in cells):
+    if not all(_any_done(grid, cell, values) for cell in cells):
         return Part(test, of, than, "not run", "")
     metric = test.metric or cells[0].metric
     wanted = max(len({run.seed for run in cell.runs}) for cell in cells)
     note = ""
     if test.test in ("rising", "falling"):
-        slopes = _slopes(cells, test.metric, values)
+        slopes = _slopes(grid, cells, test.metric, values)
         effect = statistics.one_sample(list(slopes.values())) if slopes else None
     else:
         numbers, outside = _operand(grid, of, than, test.metric, values)
@@ -183,7 +187,7 @@ def _operand(
     if operand.endswith("@x"):
         series = _row(grid, operand.removesuffix("@x"))
         return _interpolate(grid, series, grid.cell(*other.split("/")), metric, values)
-    return values.of(grid.cell(*operand.split("/")), metric), False
+    return values.of(grid, grid.cell(*operand.split("/")), metric), False
 
 
 def _interpolate(
@@ -195,9 +199,9 @@ def _interpolate(
     """
     import numpy as np
 
-    points = [(values.x(grid.sheet, cell), values.of(cell, metric)) for cell in series]
+    points = [(values.x(grid, cell), values.of(grid, cell, metric)) for cell in series]
     numbers, outside = {}, False
-    for seed, x in values.x(grid.sheet, at).items():
+    for seed, x in values.x(grid, at).items():
         if all(seed in xs and seed in ys for xs, ys in points):
             known_x, known_y = zip(*sorted((xs[seed], ys[seed]) for xs, ys in points), strict=True)
             numbers[seed] = float(np.interp(x, known_x, known_y))
@@ -205,10 +209,10 @@ def _interpolate(
     return numbers, outside
 
 
-def _slopes(cells: list[Cell], metric: Metric | None, values: Values) -> dict[int, float]:
+def _slopes(grid: Grid, cells: list[Cell], metric: Metric | None, values: Values) -> dict[int, float]:
     """The slope of the metric over the cells' x, of each seed that has all cells."""
     xs = [cell.x for cell in cells if cell.x is not None]
-    columns = [values.of(cell, metric) for cell in cells]
+    columns = [values.of(grid, cell, metric) for cell in cells]
     seeds = [seed for seed in columns[0] if all(seed in column for column in columns)]
     return {seed: statistics.slope(xs, [column[seed] for column in columns]) for seed in seeds}
 

@@ -61,7 +61,7 @@ def _report(name: str, conf: Conf, store: Store, out: Path | None) -> report.Rep
     """The report of one experiment; with `out`, it is printed and written there."""
     plan = make_plan(load_experiment(conf.load("experiment", name), name), conf)
     result = report.render(plan, store)
-    if out is not None and result.done == 0:
+    if out is not None and plan.runs and result.done == 0:
         print(f"{name}: none of its {len(plan.runs)} runs is here; lskd-run experiment={name}")
     elif out is not None:
         print(report.text(plan, store, out))

@@ -1,5 +1,5 @@
 """Figures as PNG and SVG: of a figure sheet each series' mean over seeds, with whiskers from minimum to maximum; of a
-table sheet with a `diagram` the reliability of its cells.
+table sheet with a `diagram` the reliability of its cells, or their projected penultimate activations.
 
 The files depend on the numbers alone (no dates, fixed ids in the SVG), so that unchanged results are unchanged files.
 """
@@ -39,7 +39,7 @@ def drawable(page: Page) -> bool:
     """Whether there is a point to draw."""
     if page.sheet.kind == "figure":
         return any(_is_point(cell) for cell in page.cells)
-    return any(cell.diagrams for cell in page.cells)
+    return any(cell.diagrams or cell.projections for cell in page.cells)
 
 
 def write(page: Page, folder: Path) -> list[Path]:
@@ -49,7 +49,7 @@ def write(page: Page, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{page.sheet.name}.png", folder / f"{page.sheet.name}.svg"
     with matplotlib.rc_context(STYLE):
-        figure = draw(page) if page.sheet.kind == "figure" else draw_reliability(page)
+        figure = DRAW[page.sheet.diagram](page)
         figure.savefig(png, dpi=150, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None})
     return [png, svg]
@@ -64,6 +64,9 @@ def draw(page: Page) -> Figure:
     axes.set_xlabel(page.sheet.x_label or _x_title(page))
     axes.set_ylabel(page.sheet.y_label or _titled(page.sheet.metric.name, page.sheet.metric.unit))
     _title(figure, axes, page, caption(page))
+    for label, level in page.sheet.levels.items():
+        axes.axhline(level, linestyle=":", linewidth=1, color="#404040", zorder=1)
+        axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
     columns = 1 if max(len(line.label) for line in page.sheet.rows.values()) > 35 else 2
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure
@@ -91,6 +94,50 @@ def draw_reliability(page: Page) -> Figure:
     _title(figure, axes, page, f"Reliability: {counted}")
     figure.legend(loc="outside lower center", ncols=1, frameon=False)
     return figure
+
+
+def draw_projection(page: Page) -> Figure:
+    """The projected penultimate activations of each cell's first seed (Müller 2019, Figure 1): a panel for the training
+    part and one for the evaluated part, to one scale for the two of a cell, and not for different cells."""
+    sheet, observation = page.sheet, page.grid.observation
+    assert observation is not None  # see `plan.Sheet`
+    classes: tuple[str, ...] = observation.settings.classes  # type: ignore[attr-defined]
+    figure = Figure(figsize=(3.1 * 2 * len(sheet.columns), 3.2 * len(sheet.rows) + 1.3), layout="constrained")
+    panels = figure.subplots(len(sheet.rows), 2 * len(sheet.columns), squeeze=False)
+    by_place = {(cell.cell.row, cell.cell.column): cell for cell in page.cells}
+    for row, line in enumerate(sheet.rows):
+        for column, other in enumerate(sheet.columns):
+            cell = by_place.get((line, other))
+            pair = panels[row, 2 * column : 2 * column + 2]
+            if cell is None or not cell.projections:
+                for axes in pair:
+                    axes.set_axis_off()
+                continue
+            seed, look = min(cell.projections.items())
+            parts = [part for part in look if part != "step"]
+            everything = np.concatenate([np.array(p) for part in parts for p in look[part]["points"]])
+            middle = (everything.min(0) + everything.max(0)) / 2
+            reach = 1.05 * (everything.max(0) - everything.min(0)).max() / 2
+            for axes, part in zip(pair, parts, strict=True):
+                for i, points in enumerate(look[part]["points"]):
+                    xs, ys = np.array(points).T
+                    style = {"color": COLORS[i], "marker": "o^s"[i], "s": 9, "linewidths": 0, "alpha": 0.7}
+                    axes.scatter(xs, ys, label=classes[i], **style)
+                axes.set(xlim=middle[0] + [-reach, reach], ylim=middle[1] + [-reach, reach], aspect="equal")
+                where = f"{sheet.rows[line].label}\n" if len(sheet.rows) > 1 else ""
+                axes.set_title(f"{where}{sheet.columns[other].label}\n{part} part, seed {seed}", fontsize=9)
+                axes.set_xlabel("first coordinate", fontsize=9)
+            pair[0].set_ylabel("second coordinate", fontsize=9)
+    figure.suptitle(textwrap.fill(sheet.title, round(11.4 * figure.get_figwidth())), fontsize=12)
+    examples = observation.settings.examples  # type: ignore[attr-defined]
+    text = f"Coordinates in the plane through the three class templates; {examples} images a class. {banner(page)}"
+    figure.supxlabel(textwrap.fill(text, round(13 * figure.get_figwidth())), fontsize=9)
+    handles, labels = next(axes for axes in panels.flat if axes.has_data()).get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, markerscale=2)
+    return figure
+
+
+DRAW = {"": draw, "reliability": draw_reliability, "projection": draw_projection}
 
 
 def _bins(cell: Summary) -> int:

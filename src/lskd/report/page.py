@@ -51,11 +51,12 @@ def make_page(experiment: Experiment, grid: Grid, values: Values) -> Page:
     sheet = grid.sheet
     with_paper = not experiment.shortened
     runs = in_order(run for cell in grid.cells for run in cell.runs)
-    done = [run for run in runs if values.done(run)]
+    looked_at = {run.id: grid.observation for cell in grid.cells for run in cell.runs}
+    done = [run for run in runs if values.done(run, looked_at.get(run.id))]
     return Page(
         experiment=experiment,
         grid=grid,
-        cells=tuple(summarize(sheet, cell, values, with_paper=with_paper) for cell in grid.cells),
+        cells=tuple(summarize(grid, cell, values, with_paper=with_paper) for cell in grid.cells),
         findings=evaluate(grid, values),
         runs=runs,
         done=len(done),

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from lskd.config import Run
-from lskd.plan import Metric
+from lskd.observers import OBSERVERS
+from lskd.plan import OBSERVED, Metric
 from lskd.report.page import Page
 from lskd.report.values import Summary
 from lskd.strict import identity, show
@@ -35,6 +36,7 @@ METRIC_TITLES = {
     "ece15": "expected calibration error (15 bins)",
     "gamma": "equivalent label smoothing γ",
     "temperature": "temperature of the least negative log-likelihood",
+    **{name: words for observer in OBSERVERS.values() for name, words in observer.gives.items()},
 }
 EPOCHS = {
     "last": "last epoch",
@@ -56,7 +58,7 @@ def banner(page: Page) -> str:
 
 def markdown(page: Page, runs: str, figure: str = "") -> str:
     """The whole page. `runs` and `figure` are links, relative to the page, to the runs' directory and the figure."""
-    parts = [*_head(page), f"![{page.sheet.title}]({figure})" if figure else "", *_body(page), "## Protocol"]
+    parts = [*_head(page), f"![{page.sheet.title}]({figure})" if figure else "", *_body(page), "## Protocol" if page.runs else ""]
     parts += [*_recipes(page), _machines(page), _run_links(page, runs)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -79,6 +81,8 @@ def _head(page: Page) -> list[str]:
     source = f"{sheet.source}. " if sheet.source else ""
     lines = [f"> **{banner(page)}**"] if experiment.shortened else []
     lines += [f"# {sheet.title}"]
+    if not sheet.has_cells:
+        return [*lines, f"{source}As the paper prints it; nothing of it is run here."]
     lines += [f"{source}{page.done} of {len(page.runs)} runs done: `lskd-run experiment={experiment.name}`"]
     if experiment.settings and not experiment.shortened:
         lines.append(f"**Settings laid over every cell: {show(experiment.settings)}**")
@@ -91,7 +95,7 @@ def _body(page: Page) -> list[str]:
     headers, rows = layout(page)
     # A figure's points are few columns, which must stay side by side.
     width = WIDTH if page.sheet.kind == "table" else 0
-    parts = [_blocks(headers, rows, _label_columns(page), width), _conventions(page)]
+    parts = [_blocks(headers, rows, _label_columns(page), width), _conventions(page) if page.sheet.has_cells else ""]
     if page.findings:
         parts += ["## Claims", _claims(page)]
     if page.sheet.notes:
@@ -146,6 +150,8 @@ def describe(metric: Metric, run: Run) -> str:
     if metric.name == "gamma":
         return f"{title} over the training part"
     part = run.dataset.evaluate if metric.part == "evaluate" else metric.part
+    if metric.name in OBSERVED:
+        return f"{title} on the {part} part"
     if part == "train":
         return f"{title} while training, over the last epoch"
     text = f"{title} on the {part} part, {EPOCHS[metric.epoch]}"
@@ -221,12 +227,24 @@ def _count(number: int, noun: str) -> str:
 
 def layout(page: Page) -> tuple[list[str], list[list[str]]]:
     """Headers and lines of the printed table."""
+    if not page.sheet.has_cells:
+        return _quoted(page)
     return _points(page) if page.sheet.kind == "figure" else _crossed(page)
 
 
 def _label_columns(page: Page) -> int:
     """How many columns on the left are labels."""
-    return 2 if page.sheet.kind == "figure" or page.has_paper else 1
+    return 2 if page.sheet.kind == "figure" or (page.has_paper and page.sheet.has_cells) else 1
+
+
+def _quoted(page: Page) -> tuple[list[str], list[list[str]]]:
+    """rows × columns of what the paper prints."""
+    sheet = page.sheet
+    lines = [
+        [line.label, *(_as_printed(*sheet.printed(row, column)) for column in sheet.columns)]
+        for row, line in sheet.rows.items()
+    ]
+    return ["", *(line.label for line in sheet.columns.values())], lines
 
 
 def _crossed(page: Page) -> tuple[list[str], list[list[str]]]:
@@ -270,9 +288,11 @@ def ours(cell: Summary) -> str:
 
 def paper(cell: Summary) -> str:
     """The paper's number as printed there, without decimals that it does not have."""
-    if cell.paper is None:
-        return NOT_AT_HAND
-    return str(cell.paper) + (f" ± {cell.paper_sd}" if cell.paper_sd is not None else "")
+    return _as_printed(cell.paper, cell.paper_sd)
+
+
+def _as_printed(value: float | str | None, sd: float | None) -> str:
+    return NOT_AT_HAND if value is None else f"{value} ± {sd}" if sd is not None else str(value)
 
 
 def delta(cell: Summary) -> str:
@@ -305,6 +325,9 @@ def frame(page: Page) -> pandas.DataFrame:
     """Long format: one row a cell, with every number at full precision."""
     import pandas
 
+    if not page.sheet.has_cells:
+        keys = page.sheet.keys()
+        return pandas.DataFrame([{"row": r, "column": c, "paper": page.sheet.printed(r, c)[0]} for r, c in keys])
     return pandas.DataFrame([_record(page, cell) for cell in page.cells])
 
 
@@ -368,7 +391,7 @@ def latex(page: Page) -> str:
     headers, rows = layout(page)
     labels = _label_columns(page)
     sentences = [banner(page), f"{page.sheet.title}.", f"{page.sheet.source}." if page.sheet.source else ""]
-    caption = " ".join(filter(None, [*sentences, _conventions(page)]))
+    caption = " ".join(filter(None, [*sentences, _conventions(page) if page.sheet.has_cells else ""]))
     lines = [
         r"% Written by lskd-report. Needs \usepackage{booktabs}.",
         r"\begin{table}",

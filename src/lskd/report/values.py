@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lskd.config import Run
+from lskd.config import Observation, Run
 from lskd.errors import InputError
-from lskd.plan import Cell, Metric, Sheet
+from lskd.plan import OBSERVED, Cell, Grid, Metric
 from lskd.report import statistics
 from lskd.store import Store
 
@@ -19,6 +19,7 @@ class Values:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._records: dict[str, dict[str, Any] | None] = {}
+        self._looks: dict[tuple[str, str], list[dict[str, Any]] | None] = {}
 
     def record(self, run: Run) -> dict[str, Any] | None:
         """The record of a finished run, or None."""
@@ -26,20 +27,33 @@ class Values:
             self._records[run.id] = self.store.result(run)
         return self._records[run.id]
 
-    def done(self, run: Run) -> bool:
-        return self.record(run) is not None
+    def looks(self, run: Run, observation: Observation) -> list[dict[str, Any]] | None:
+        """What an observer saw of a run, or None."""
+        key = run.id, observation.key
+        if key not in self._looks:
+            self._looks[key] = self.store.looks(run, observation)
+        return self._looks[key]
 
-    def of(self, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
+    def done(self, run: Run, observation: Observation | None = None) -> bool:
+        """Whether the run is finished (and has been looked at)."""
+        return self.record(run) is not None and (observation is None or self.looks(run, observation) is not None)
+
+    def of(self, grid: Grid, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
         """The metric (the cell's own unless another is given) of each finished run of the cell, by its seed.
 
         A cell whose teacher has a fixed seed holds one run several times; by seed it counts once.
         """
+        metric = metric or cell.metric
         numbers = {}
         for run in cell.runs:
             record = self.record(run)
             if record is not None:
                 try:
-                    number = (metric or cell.metric).of(run, record)
+                    if metric.name in OBSERVED:
+                        assert grid.observation is not None  # see `plan.check_observed`
+                        number = metric.observed(run, self.looks(run, grid.observation) or ())
+                    else:
+                        number = metric.of(run, record)
                 except (AttributeError, KeyError, TypeError):
                     path = self.store.directory(run) / "result.json"
                     raise InputError(f"{path}: is not a run's record; restore it, or delete its directory") from None
@@ -53,10 +67,16 @@ class Values:
         bins = {seed: cell.metric.reliability(run, record) for seed, (run, record) in records.items() if record}
         return {seed: diagram for seed, diagram in bins.items() if diagram is not None}
 
-    def x(self, sheet: Sheet, cell: Cell) -> dict[int, float]:
+    def projections(self, grid: Grid, cell: Cell) -> dict[int, dict[str, Any]]:
+        """The last look of the observer `penultimate` at each finished run of the cell, by its seed."""
+        assert grid.observation is not None  # see `Sheet`
+        looks = {run.seed: self.looks(run, grid.observation) for run in cell.runs if self.done(run)}
+        return {seed: seen[-1] for seed, seen in looks.items() if seen}
+
+    def x(self, grid: Grid, cell: Cell) -> dict[int, float]:
         """Where the cell's runs stand on the horizontal axis of a figure, by seed."""
-        if sheet.x is not None:
-            return self.of(cell, sheet.x)
+        if grid.sheet.x is not None:
+            return self.of(grid, cell, grid.sheet.x)
         return {} if cell.x is None else {run.seed: cell.x for run in cell.runs}
 
 
@@ -73,6 +93,7 @@ class Summary:
     paper: float | None = None
     paper_sd: float | None = None
     diagrams: Mapping[int, list[list[float]]] = field(default_factory=dict)  # reliability bins, by seed
+    projections: Mapping[int, dict[str, Any]] = field(default_factory=dict)  # projected activations by part, by seed
 
     @property
     def n(self) -> int:
@@ -104,18 +125,20 @@ class Summary:
         return self.interval[0] <= self.paper <= self.interval[1]
 
 
-def summarize(sheet: Sheet, cell: Cell, values: Values, *, with_paper: bool) -> Summary:
+def summarize(grid: Grid, cell: Cell, values: Values, *, with_paper: bool) -> Summary:
+    sheet = grid.sheet
     paper, paper_sd = sheet.printed(cell.row, cell.column) if with_paper else (None, None)
-    xs = list(values.x(sheet, cell).values()) if sheet.x is not None else []
+    xs = list(values.x(grid, cell).values()) if sheet.x is not None else []
     runs = {run.id: run for run in cell.runs}
     return Summary(
         cell=cell,
-        values=values.of(cell),
+        values=values.of(grid, cell),
         x=statistics.mean(xs) if xs else None if sheet.x is not None else cell.x,
-        ids={run.seed: run.id for run in runs.values() if values.done(run)},
+        ids={run.seed: run.id for run in runs.values() if values.done(run, grid.observation)},
         wanted=len(runs),
         diverged=sum(values.store.state(run) == "diverged" for run in runs.values()),
         paper=paper,
         paper_sd=paper_sd,
-        diagrams=values.diagrams(cell) if sheet.diagram else {},
+        diagrams=values.diagrams(cell) if sheet.diagram == "reliability" else {},
+        projections=values.projections(grid, cell) if sheet.diagram == "projection" else {},
     )

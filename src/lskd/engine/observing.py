@@ -1,0 +1,92 @@
+"""Observers at work: when they look at a network, and what they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lskd.config import Observation, Run
+from lskd.data import Part, Spec
+from lskd.engine.capture import new_stream, on_stream
+from lskd.engine.seeds import generator_for
+from lskd.engine.shared import Shared
+from lskd.engine.teacher import EVALUATION_BATCH
+from lskd.engine.training import Training, set_precision
+from lskd.observers import Scene
+
+Looks = dict[str, list[dict[str, Any]]]  # by the key of the observation, in the order of steps
+
+
+class Observing:
+    """The observers of one training, and what they have seen of it so far."""
+
+    def __init__(self, observations: Sequence[Observation], training: Training) -> None:
+        self.training = training
+        self.looks: Looks = {observation.key: [] for observation in observations}
+        self._due: dict[int, list[Observation]] = {training.total_steps: list(observations)}
+        for observation in observations:
+            if every := observation.settings.every:
+                for step in range(0, training.total_steps, every):
+                    self._due.setdefault(step, []).append(observation)
+
+    def due(self) -> bool:
+        """Whether somebody looks at the network as it is, after `training.step_number` steps."""
+        return self.training.step_number in self._due
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """Let those who are due look. The network is in eval mode meanwhile, and nothing of the training changes."""
+        training, step = self.training, self.training.step_number
+        was_training = training.network.training
+        training.network.eval()
+        for observation in self._due.get(step, []):
+            seen = observation.settings.look(scene(training, observation))
+            self.looks[observation.key].append({"step": step, **seen})
+        training.network.train(was_training)
+
+
+def scene(training: Training, observation: Observation) -> Scene:
+    """What `observation` may see of `training` as it is."""
+    views, held_out, run = training.images.views, training.images.held_out, training.run
+
+    def plain(part: str, indices: Tensor) -> Tensor:
+        if part == "train":
+            return views.take(indices, torch.full_like(indices, views.plain))
+        return held_out[part].images[indices]
+
+    def augmented(indices: Tensor, generator: torch.Generator) -> Tensor:
+        return views.take(indices, views.draw(generator)[indices])
+
+    return Scene(
+        network=training.network,
+        forward=lambda pixels: training.forward(training.network, pixels),
+        batch=EVALUATION_BATCH[training.device.type],
+        labels={"train": training.images.labels, **{name: part.labels for name, part in held_out.items()}},
+        plain=plain,
+        augmented=augmented,
+        evaluated=run.dataset.evaluate,
+        class_names=training.class_names,
+        generator=generator_for(run.seed, f"observe {observation.name}", training.step_number),
+    )
+
+
+def observe(
+    run: Run,
+    spec: Spec,
+    parts: Mapping[str, Part],
+    network: nn.Module,
+    observations: Sequence[Observation],
+    shared: Shared,
+) -> Looks:
+    """What observers of trained networks see of `network`, which is the one of `run`."""
+    set_precision(run.recipe.precision)
+    with on_stream(new_stream(shared.device)):
+        training = Training(run, spec, shared.images(run, parts))
+        training.network.load_state_dict(network.state_dict())
+        training.step_number = training.total_steps
+        observing = Observing(observations, training)
+        observing.look()
+        return observing.looks

@@ -1,0 +1,18 @@
+"""What can be looked at in a network besides its metrics, by name: a figure's points, an estimate along the training.
+
+Adding one: a frozen dataclass with a `look` (see `lskd.observers.observer`), a line below, a test. A table asks for it
+with `observe: {name: …}`.
+"""
+
+from __future__ import annotations
+
+from lskd.observers.mutual_information import MutualInformation
+from lskd.observers.observer import Observer, Scene
+from lskd.observers.penultimate import Penultimate
+
+__all__ = ["OBSERVERS", "Observer", "Scene"]
+
+OBSERVERS: dict[str, Observer] = {
+    "penultimate": Penultimate(),
+    "mutual_information": MutualInformation(),
+}
