@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -300,20 +301,23 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
             seeds = ",".join(str(run.seed) for run in group)
             lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
         lines += [f"  {line}" for line in teachers(runs, conf)]
+        watched = Counter(one for run in runs for one in observations.get(run.id, ()))
+        lines += [f"  {count} runs observed: {show(one.identity())}" for one, count in watched.items()]
         lines.append("")
-    diverged = [run for run in missing if store.state(run) == "diverged"]
-    started = sum(store.state(run) == "started" for run in missing)
     look_at = [run for run in missing if looks_suffice(run, store, observations)]
     missing = [run for run in missing if run not in look_at]
-    done = [run for run in missing if store.state(run) == "done"]
-    again = sum(not unseen(run, store, observations) for run in done)
+    states = Counter(store.state(run) for run in missing)
+    unobserved = sum(store.state(run) == "done" and bool(unseen(run, store, observations)) for run in missing)
     noun = "run" if len(runs) == 1 else "runs"
-    text = f"{len(runs)} {noun}: {len(runs) - len(missing) + len(done)} done, {len(missing)} to train"
-    text += f" ({started} of them begun)" if started else ""
-    text += f", {again} of them finished teachers whose weights are not here" if again else ""
-    text += f", {len(done) - again} of them finished runs to be observed as they train" if len(done) > again else ""
-    text += f", {len(look_at)} of the done ones to be observed" if look_at else ""
-    text += f", {len(diverged)} diverged" if diverged else ""
+    text = f"{len(runs)} {noun}: {len(runs) - len(missing) + states['done']} done, {len(missing)} to train"
+    for count, what in (
+        (states["started"], "of them begun"),
+        (states["done"] - unobserved, "of them finished teachers whose weights are not here"),
+        (unobserved, "of them finished runs that nobody has observed"),
+        (len(look_at), "of the done ones to be observed"),
+        (states["diverged"], "diverged"),
+    ):
+        text += f", {count} {what}" if count else ""
     if missing:
         from lskd.launch import duration
 

@@ -187,7 +187,7 @@ class Sweep:
     fleet: Fleet
     stop: Stop
     progress: Progress
-    observations: Observations = MappingProxyType({})
+    observations: Observations = field(default_factory=dict)
     outcomes: Outcomes = field(default_factory=Outcomes)
     lost: set[str] = field(default_factory=set)  # ids of runs that this process will not see done
     claims: dict[str, contextlib.ExitStack] = field(default_factory=dict)  # of the runs in training

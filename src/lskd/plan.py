@@ -176,7 +176,7 @@ class Sheet:
     # Tables: draw, too, the reliability diagrams of the cells that show a calibration error (`ece15`), or the projected
     # penultimate activations of each cell's first seed.
     diagram: Literal["", "reliability", "projection"] = ""
-    levels: dict[str, float] = field(default_factory=dict)  # figures: horizontal lines by what they stand for
+    levels: dict[str, float] | None = None  # figures: horizontal lines by what they stand for
     x: Metric | None = None  # figures: the horizontal axis, a metric of the run; None = the value of `over`
     x_label: str = ""
     y_label: str = ""
@@ -196,8 +196,8 @@ class Sheet:
             where = f"rows.{key}.over"
             require(given == (self.kind == "figure"), where, line.over, "given, with values, in a figure only")
         require(self.kind == "table" or not self.diagram, "diagram", self.diagram, "given in a table only")
-        projected = self.observe.get("name") == "penultimate"
-        require(self.diagram != "projection" or projected, "diagram", self.diagram, "given with the observer penultimate")
+        projected = self.diagram != "projection" or self.observe.get("name") == "penultimate"
+        require(projected, "diagram", self.diagram, "given with the observer penultimate")
         require(self.kind == "figure" or not self.levels, "levels", self.levels, "given in a figure only")
         columns = self.kind != "figure"
         require(bool(self.columns) == columns, "columns", list(self.columns), "given in a table, and only there")
@@ -403,7 +403,7 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
 
 
 def check_observed(metric: Metric, observation: Observation | None, run: Run, conf: Conf) -> None:
-    """`InputError` unless the observer of a sheet, if it has one, can look at `run` and gives the metric of its cell."""
+    """`InputError` unless a sheet's observer, if it has one, can look at `run` and gives the metric of its cell."""
     from lskd import data
 
     if observation is not None:
@@ -413,9 +413,9 @@ def check_observed(metric: Metric, observation: Observation | None, run: Run, co
             raise InputError(f"observe.{error}") from None
     if metric.name not in OBSERVED:
         return
-    if observation is None or OBSERVED[metric.name] != observation.name:
-        have = f"observe = {observation.name}" if observation is not None else "no observer"
-        raise InputError(f"metric.name = {metric.name}: {have}; it comes from observe: {{name: {OBSERVED[metric.name]}}}")
+    source = OBSERVED[metric.name]
+    if observation is None or source != observation.name:
+        raise InputError(f"metric.name = {metric.name}: must be in a table with observe: {{name: {source}}}")
     steps, every = run.recipe.total_steps(training_examples(run, conf)), observation.settings.every
     if metric.step is not None and metric.step != steps and (not every or metric.step % every or metric.step > steps):
         allowed = f"a multiple of {every} up to {steps}, or {steps}" if every else f"{steps}, the end of the training"

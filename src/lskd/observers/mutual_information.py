@@ -25,11 +25,11 @@ class MutualInformation(Observer):
     """
 
     gives: ClassVar[Mapping[str, str]] = {
-        "mutual_information": "mutual information of image and logit difference, y a draw of its own (nats)",
-        "mutual_information_reused": "mutual information of image and logit difference, y one of the L draws (nats)",
-        "mutual_information_sums": "the same without the factors 1/N, as first printed, y a draw of its own (nats)",
-        "mutual_information_sums_reused": "the same without the factors 1/N, as first printed, y one of the L draws (nats)",
-    }  # fmt: skip
+        "mutual_information": "mutual information of image and logit difference, y a draw of its own",
+        "mutual_information_reused": "mutual information of image and logit difference, y one of the L draws",
+        "mutual_information_sums": "its estimate without the factors 1/N, y a draw of its own",
+        "mutual_information_sums_reused": "its estimate without the factors 1/N, y one of the L draws",
+    }
 
     classes: tuple[str, ...] = ("airplane", "dog")
     examples: int = 300
@@ -83,6 +83,6 @@ def estimate(draws: Tensor, y: Tensor) -> float:
 
 
 def without_factors(mean: float, count: int) -> float:
-    """The estimate as versions 1 and 2 and the NeurIPS paper print it, from that of `estimate` over `count` images: sums
-    where version 3 has means, Σ_x [ … - log Σ_x' … ]. It is no mutual information: it lies near [-N log N, 0]."""
+    """The estimate as versions 1 and 2 and NeurIPS print it, from that of `estimate` over `count` images: sums where
+    version 3 has means, Σ_x [ … - log Σ_x' … ]. It is no mutual information: it lies near [-N log N, 0]."""
     return count * (mean - math.log(count))

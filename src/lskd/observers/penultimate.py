@@ -32,10 +32,10 @@ class Penultimate(Observer):
     """
 
     gives: ClassVar[Mapping[str, str]] = {
-        "cluster_spread": "within-class spread of the projected penultimate activations over the distance of templates",
-        "cluster_overlap": "within-class spread of the projected penultimate activations over the distance of class means",
-        "projection_scale": "root mean squared distance of the projected penultimate activations from their mean",
-    }  # fmt: skip
+        "cluster_spread": "spread within classes of projected penultimate activations over the templates' distance",
+        "cluster_overlap": "spread within classes of projected penultimate activations over the class means' distance",
+        "projection_scale": "root mean squared distance of projected penultimate activations from their mean",
+    }
 
     classes: tuple[str, ...] = ()
     examples: int = 100

@@ -42,10 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     code, reports = 0, []
     chosen = args.experiments or conf.names("experiment")
+    # What is only quoted from a paper goes with results, or is asked for by name.
+    quote = bool(args.experiments) or next(store.results(), None) is not None
     # The index is of all experiments, whichever were asked for.
     for name in dict.fromkeys([*chosen, *conf.names("experiment")]):
         try:
-            reports.append(_report(name, conf, store, out if name in chosen else None))
+            reports.append(_report(name, conf, store, out if name in chosen else None, quote=quote))
         except InputError as error:  # the others are printed all the same
             code = _fail(error)
     if any(r.done for r in reports):
@@ -57,13 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _report(name: str, conf: Conf, store: Store, out: Path | None) -> report.Report:
+def _report(name: str, conf: Conf, store: Store, out: Path | None, *, quote: bool) -> report.Report:
     """The report of one experiment; with `out`, it is printed and written there."""
     plan = make_plan(load_experiment(conf.load("experiment", name), name), conf)
     result = report.render(plan, store)
-    if out is not None and plan.runs and result.done == 0:
+    if out is None or not (plan.runs or quote):
+        return result
+    if plan.runs and result.done == 0:
         print(f"{name}: none of its {len(plan.runs)} runs is here; lskd-run experiment={name}")
-    elif out is not None:
+    else:
         print(report.text(plan, store, out))
         for path in report.write(plan, store, out):
             print(f"wrote {path}")

@@ -64,7 +64,7 @@ def draw(page: Page) -> Figure:
     axes.set_xlabel(page.sheet.x_label or _x_title(page))
     axes.set_ylabel(page.sheet.y_label or _titled(page.sheet.metric.name, page.sheet.metric.unit))
     _title(figure, axes, page, caption(page))
-    for label, level in page.sheet.levels.items():
+    for label, level in (page.sheet.levels or {}).items():
         axes.axhline(level, linestyle=":", linewidth=1, color="#404040", zorder=1)
         axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
     columns = 1 if max(len(line.label) for line in page.sheet.rows.values()) > 35 else 2
@@ -98,42 +98,33 @@ def draw_reliability(page: Page) -> Figure:
 
 def draw_projection(page: Page) -> Figure:
     """The projected penultimate activations of each cell's first seed (Müller 2019, Figure 1): a panel for the training
-    part and one for the evaluated part, to one scale for the two of a cell, and not for different cells."""
-    sheet, observation = page.sheet, page.grid.observation
+    part and one for the evaluated part. The two have one scale, and different cells scales of their own."""
+    observation = page.grid.observation
     assert observation is not None  # see `plan.Sheet`
     classes: tuple[str, ...] = observation.settings.classes  # type: ignore[attr-defined]
-    figure = Figure(figsize=(3.1 * 2 * len(sheet.columns), 3.2 * len(sheet.rows) + 1.3), layout="constrained")
-    panels = figure.subplots(len(sheet.rows), 2 * len(sheet.columns), squeeze=False)
-    by_place = {(cell.cell.row, cell.cell.column): cell for cell in page.cells}
-    for row, line in enumerate(sheet.rows):
-        for column, other in enumerate(sheet.columns):
-            cell = by_place.get((line, other))
-            pair = panels[row, 2 * column : 2 * column + 2]
-            if cell is None or not cell.projections:
-                for axes in pair:
-                    axes.set_axis_off()
-                continue
-            seed, look = min(cell.projections.items())
-            parts = [part for part in look if part != "step"]
-            everything = np.concatenate([np.array(p) for part in parts for p in look[part]["points"]])
-            middle = (everything.min(0) + everything.max(0)) / 2
-            reach = 1.05 * (everything.max(0) - everything.min(0)).max() / 2
-            for axes, part in zip(pair, parts, strict=True):
-                for i, points in enumerate(look[part]["points"]):
-                    xs, ys = np.array(points).T
-                    style = {"color": COLORS[i], "marker": "o^s"[i], "s": 9, "linewidths": 0, "alpha": 0.7}
-                    axes.scatter(xs, ys, label=classes[i], **style)
-                axes.set(xlim=middle[0] + [-reach, reach], ylim=middle[1] + [-reach, reach], aspect="equal")
-                where = f"{sheet.rows[line].label}\n" if len(sheet.rows) > 1 else ""
-                axes.set_title(f"{where}{sheet.columns[other].label}\n{part} part, seed {seed}", fontsize=9)
-                axes.set_xlabel("first coordinate", fontsize=9)
-            pair[0].set_ylabel("second coordinate", fontsize=9)
-    figure.suptitle(textwrap.fill(sheet.title, round(11.4 * figure.get_figwidth())), fontsize=12)
-    examples = observation.settings.examples  # type: ignore[attr-defined]
-    text = f"Coordinates in the plane through the three class templates; {examples} images a class. {banner(page)}"
-    figure.supxlabel(textwrap.fill(text, round(13 * figure.get_figwidth())), fontsize=9)
-    handles, labels = next(axes for axes in panels.flat if axes.has_data()).get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, markerscale=2)
+    cells = list({tuple(cell.ids.values()): cell for cell in page.cells if cell.projections}.values())
+    figure = Figure(figsize=(6.2 * len(cells), 4.6), layout="constrained")
+    panels = figure.subplots(1, 2 * len(cells), squeeze=False)[0]
+    for cell, pair in zip(cells, panels.reshape(-1, 2), strict=True):
+        seed, look = min(cell.projections.items())
+        parts = sorted((part for part in look if part != "step"), key=lambda part: part != "train")
+        everything = np.concatenate([np.array(points) for part in parts for points in look[part]["points"]])
+        middle = (everything.min(0) + everything.max(0)) / 2
+        reach = 1.05 * (everything.max(0) - everything.min(0)).max() / 2
+        for axes, part in zip(pair, parts, strict=True):
+            for i, points in enumerate(look[part]["points"]):
+                xs, ys = np.array(points).T
+                axes.scatter(xs, ys, s=12, linewidths=0, alpha=0.7, marker="o^s"[i], color=COLORS[i], label=classes[i])
+            axes.set(xlim=middle[0] + [-reach, reach], ylim=middle[1] + [-reach, reach], aspect="equal")
+            axes.set_title(f"{page.column_label(cell)}\n{part} part, seed {seed}", fontsize=10)
+            axes.set_xlabel("first coordinate", fontsize=9)
+            axes.tick_params(labelsize=9)
+        pair[0].set_ylabel("second coordinate", fontsize=9)
+    text = (
+        f"Coordinates in the plane through the three class templates; {observation.settings.examples} images a class."  # type: ignore[attr-defined]
+    )
+    _title(figure, None, page, text)
+    panels[0].legend(fontsize=9)
     return figure
 
 
@@ -155,11 +146,17 @@ def _pooled(entries: list[list[float]]) -> tuple[float, float, float, float] | N
     return float(np.average(confidence, weights=count)), mean, float(accuracy.min()), float(accuracy.max())
 
 
-def _title(figure: Figure, axes: Axes, page: Page, text: str) -> None:
-    figure.suptitle(textwrap.fill(page.sheet.title, round(11.4 * figure.get_figwidth())), fontsize=12)
-    width = round(12.7 * figure.get_figwidth())
-    below_title = "\n".join(textwrap.fill(line, width) for line in (banner(page), text) if line)
-    axes.set_title(below_title, fontsize=9, color="#B00000" if page.experiment.shortened else "#404040")
+def _title(figure: Figure, axes: Axes | None, page: Page, text: str) -> None:
+    """The sheet's title above, and the warning and `text` below it, over `axes` or (of several) over all."""
+    width = figure.get_figwidth()
+    title = textwrap.fill(page.sheet.title, round(11.4 * width))
+    below_title = "\n".join(textwrap.fill(line, round(12.7 * width)) for line in (banner(page), text) if line)
+    style: dict[str, Any] = {"fontsize": 9, "color": "#B00000" if page.experiment.shortened else "#404040"}
+    figure.suptitle(title, fontsize=12)
+    if axes is not None:
+        axes.set_title(below_title, **style)
+    else:
+        figure.supxlabel(below_title, **style)
 
 
 def caption(page: Page) -> str:

@@ -48,7 +48,6 @@ class Page:
 
 
 def make_page(experiment: Experiment, grid: Grid, values: Values) -> Page:
-    sheet = grid.sheet
     with_paper = not experiment.shortened
     runs = in_order(run for cell in grid.cells for run in cell.runs)
     looked_at = {run.id: grid.observation for cell in grid.cells for run in cell.runs}

@@ -58,14 +58,14 @@ def banner(page: Page) -> str:
 
 def markdown(page: Page, runs: str, figure: str = "") -> str:
     """The whole page. `runs` and `figure` are links, relative to the page, to the runs' directory and the figure."""
-    parts = [*_head(page), f"![{page.sheet.title}]({figure})" if figure else "", *_body(page), "## Protocol" if page.runs else ""]
-    parts += [*_recipes(page), _machines(page), _run_links(page, runs)]
+    parts = [*_head(page), f"![{page.sheet.title}]({figure})" if figure else "", *_body(page)]
+    parts += ["## Protocol" if page.runs else "", *_recipes(page), _machines(page), _run_links(page, runs)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def compact(page: Page, details: str) -> str:
     """The page for a terminal, without its protocol: `details` says where that is."""
-    parts = [*_head(page), *_body(page), f"Protocol, machines and runs: {details}"]
+    parts = [*_head(page), *_body(page), f"Protocol, machines and runs: {details}" if page.runs else ""]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

@@ -1,0 +1,187 @@
+"""Pages of what observers saw, and of what is only quoted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lskd.errors import InputError
+from lskd.plan import Grid
+from lskd.report import figures, frame, render, text, write
+from lskd.report.page import Page
+
+PLANE = {"name": "penultimate", "classes": ["0", "1", "7"], "examples": 2}
+INFORMATION = {"name": "mutual_information", "classes": ["0", "1"], "every": 10}
+CORNERS = [[0.0, 0.0], [4.0, 0.0], [0.0, 3.0]]
+
+
+def plane_table(lab: Any, **sheet: Any) -> Grid:
+    metric = {"name": "cluster_spread", "digits": 3, "unit": ""}
+    rows = {
+        "spread": {"label": "spread, test"},
+        "spread_train": {"label": "spread, training", "metric": {**metric, "part": "train"}},
+    }
+    columns = {"hard": {"label": "hard targets", "run": {"alpha": 0.0}}, "ls": {"label": "LS", "run": {"alpha": 0.1}}}
+    content = {"observe": PLANE, "diagram": "projection", "metric": metric, "rows": rows, "columns": columns, **sheet}
+    grid: Grid = lab.table(**content)
+    return grid
+
+
+def see(lab: Any, grid: Grid, cell: str, spread: float, scale: float = 1.0) -> None:
+    """Finish the runs of a cell, and let them be seen: with this spread on the test part, twice it on training."""
+    lab.fill(grid, cell, [90.0, 91.0, 92.0])
+    for run in grid.cell(*cell.split("/")).runs:
+        points = [[[scale * x, scale * y], [scale * x + 1, scale * y]] for x, y in CORNERS]
+        look = {"cluster_spread": spread + 0.01 * run.seed, "points": points, "templates": CORNERS}
+        looks = [{"step": 40, "train": {**look, "cluster_spread": 2 * spread}, "test": look}]
+        lab.store.observe(run, grid.observation, looks, "00")
+
+
+def page_of(lab: Any, grid: Grid, **experiment: Any) -> Page:
+    page: Page = render(lab.plan(grid, **experiment), lab.store).pages[0]
+    return page
+
+
+def test_cells_show_what_was_seen_of_a_part(lab: Any) -> None:
+    grid = plane_table(lab)
+    see(lab, grid, "spread/hard", 0.5)
+    printed = text(lab.plan(grid), lab.store)
+    assert "0.510 ± 0.010 (3)" in printed
+    assert "1.000 ± 0.000 (3)" in printed
+    assert "on the test part" in printed
+    assert "on the train part" in printed
+
+
+def test_a_finished_run_that_nobody_has_seen_is_not_done(lab: Any) -> None:
+    grid = plane_table(lab)
+    lab.fill(grid, "spread/hard", [90.0, 91.0, 92.0])
+    see(lab, grid, "spread/ls", 0.5)
+    page = page_of(lab, grid)
+    assert (page.done, len(page.runs)) == (3, 6)
+    hard = next(cell for cell in page.cells if (cell.cell.row, cell.cell.column) == ("spread", "hard"))
+    assert (hard.mean, dict(hard.ids)) == (None, {})
+
+
+def test_a_record_of_something_else_is_an_error(lab: Any) -> None:
+    grid = plane_table(lab)
+    see(lab, grid, "spread/hard", 0.5)
+    run = grid.cell("spread", "hard").runs[0]
+    path = lab.store.directory(run) / "observed" / f"{grid.observation.key}.json"
+    path.write_text(path.read_text().replace('"0"', '"5"'))
+    with pytest.raises(InputError, match="is not the record of .*penultimate.*delete it to look again"):
+        render(lab.plan(grid), lab.store)
+
+
+def test_the_projection_is_drawn_once_a_column_in_two_panels_of_one_scale(lab: Any, tmp_path: Path) -> None:
+    grid = plane_table(lab)
+    see(lab, grid, "spread/hard", 0.5, scale=10.0)
+    see(lab, grid, "spread/ls", 0.2)
+    page = page_of(lab, grid)
+    axes = figures.draw_projection(page).axes
+    assert [a.get_title() for a in axes] == [
+        "hard targets\ntrain part, seed 0",
+        "hard targets\ntest part, seed 0",
+        "LS\ntrain part, seed 0",
+        "LS\ntest part, seed 0",
+    ]
+    assert axes[0].get_xlim() == axes[1].get_xlim()
+    assert axes[2].get_xlim() != axes[0].get_xlim()
+    drawn = [points.get_offsets().tolist() for points in axes[2].collections]
+    assert drawn == [[[x, y], [x + 1, y]] for x, y in CORNERS]
+    assert [points.get_label() for points in axes[0].collections] == ["0", "1", "7"]
+    files = write(lab.plan(grid), lab.store, tmp_path)
+    assert [path.suffix for path in files] == [".md", ".csv", ".tex", ".png", ".svg"]
+    shortened = figures.draw_projection(page_of(lab, grid, shortened="three steps"))
+    assert "Shortened: three steps" in shortened.get_supxlabel()
+
+
+def steps_figure(lab: Any, **sheet: Any) -> Grid:
+    line = {"label": "hard", "over": "step", "values": [0, 10, 20]}
+    content = {
+        "observe": INFORMATION,
+        "metric": {"name": "mutual_information", "part": "train", "digits": 2, "unit": "nats"},
+        "rows": {"hard": line},
+        "base": {"dataset": "digits", "arch": "mlp", "recipe": "quickstart"},
+        "x": None,
+        "levels": {"log 2": 0.6931},
+        "claims": [{"id": "C", "text": "it rises", "tests": [{"test": "rising", "of": "hard/*"}]}],
+        **sheet,
+    }
+    grid: Grid = lab.figure(**content)
+    return grid
+
+
+def test_a_series_over_steps_is_one_run_seen_several_times(lab: Any) -> None:
+    grid = steps_figure(lab)
+    assert len({run.id for cell in grid.cells for run in cell.runs}) == 3  # seeds
+    for run in grid.cells[0].runs:
+        lab.fill(grid, "hard/0", [90.0, 91.0, 92.0])
+        looks = [
+            {"step": step, "train": {"mutual_information": step / 10 + run.seed * (1 + step) / 100}}
+            for step in (0, 10, 20, 30)
+        ]
+        lab.store.observe(run, grid.observation, looks, "00")
+    page = page_of(lab, grid)
+    assert [cell.mean for cell in page.cells] == pytest.approx([0.01, 1.11, 2.21])
+    assert page.findings[0].verdict == "reproduced"
+    axes = figures.draw(page).axes[0]
+    assert list(axes.containers[0].lines[0].get_xdata()) == [0, 10, 20]
+    assert [line.get_ydata() for line in axes.lines if list(line.get_ydata()) == [0.6931] * 2]
+    assert "log 2" in [annotation.get_text() for annotation in axes.texts]
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
+        ({"rows": {"hard": {"label": "", "over": "step", "values": [0, 15]}}}, r"hard/15: step = 15: must be a multiple of 10"),
+        ({"observe": {}}, r"metric.name = mutual_information: must be in a table with observe: {name: mutual_inf"),
+        ({"observe": {"name": "eye"}}, r"table.made_up_figure.observe.name = 'eye': allowed: mutual_information, penult"),
+        ({"observe": {**INFORMATION, "classes": ["0", "x"]}}, r"hard/0: observe.classes = 'x': allowed: 0, 1, 2"),
+        ({"observe": {**INFORMATION, "class": []}}, r"observe.class = \[\]: unknown key; did you mean 'classes'"),
+        ({"observe": {**INFORMATION, "draws": 1}}, r"observe.draws = 1: must be >= 2"),
+        ({"metric": {"name": "mutual_information", "epoch": "best_on_test"}}, r"metric.epoch = 'best_on_test': must be last"),
+        ({"metric": {"name": "top1", "step": 10}}, r"metric.step = 10: must be given with cluster_spread"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_seen_is_an_error_of_the_plan(lab: Any, sheet: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        steps_figure(lab, **sheet)
+
+
+def test_a_projection_needs_its_observer(lab: Any) -> None:
+    with pytest.raises(InputError, match="diagram = 'projection': must be given with the observer penultimate"):
+        plane_table(lab, observe=INFORMATION)
+
+
+def test_a_grid_of_alpha_beyond_its_range_names_the_cell(lab: Any) -> None:
+    series = {"label": "over α", "over": "alpha", "values": [0, 0.5, 1.2]}
+    with pytest.raises(InputError, match=r"table.made_up_figure, cell small/1.2: .*alpha = 1.2: must be in \[0, 1\)"):
+        lab.figure(rows={"small": series})
+
+
+REFERENCE = {
+    "kind": "reference",
+    "seeds": [],
+    "base": {},
+    "rows": {"a": {"label": "net a, error (%)"}, "b": {"label": "net b, BLEU"}},
+    "columns": {"hard": {"label": "hard"}, "ls": {"label": "smoothed"}},
+    "paper": {"a": {"hard": {"value": 23.1, "std": 0.2}, "ls": 22.8}, "b": {"hard": "7.0 / 6.7", "ls": None}},
+}
+
+
+def test_a_quoted_table_prints_the_paper_and_has_no_runs(lab: Any, tmp_path: Path) -> None:
+    plan = lab.plan(lab.table(**REFERENCE))
+    assert plan.runs == ()
+    printed = text(plan, lab.store)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
+    assert lines[2:] == [["net a, error (%)", "23.1 ± 0.2", "22.8"], ["net b, BLEU", "7.0 / 6.7", "n/a"]]
+    assert "nothing of it is run here" in printed
+    assert "Protocol" not in write(plan, lab.store, tmp_path)[0].read_text()
+    assert list(frame(plan, lab.store)["paper"]) == [23.1, 22.8, "7.0 / 6.7", None]
+
+
+def test_a_quoted_table_has_no_seeds(lab: Any) -> None:
+    with pytest.raises(InputError, match="seeds = .*of a reference none"):
+        lab.table(**{**REFERENCE, "seeds": [0]})
