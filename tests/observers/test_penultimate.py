@@ -46,7 +46,9 @@ def test_what_is_orthogonal_to_the_plane_does_not_show():
 def test_measures_of_hand_made_clusters():
     """Each class is two points at distance 1 from its mean; means and templates are equilateral with sides 6 and 3."""
     triangle = torch.tensor([[0.0, 0], [1, 0], [0.5, math.sqrt(3) / 2]], dtype=torch.float64)
-    points = [torch.stack([6 * corner - offset, 6 * corner + offset]) for corner in triangle for offset in [triangle[1]]]
+    points = [
+        torch.stack([6 * corner - offset, 6 * corner + offset]) for corner in triangle for offset in [triangle[1]]
+    ]
     measured = clusters(points, 3 * triangle)
     assert measured["cluster_spread"] == pytest.approx(1 / 3)
     assert measured["cluster_overlap"] == pytest.approx(1 / 6)
