@@ -8,9 +8,9 @@ from __future__ import annotations
 from lskd.methods.cross_entropy import CrossEntropy
 from lskd.methods.distillation import Distillation
 from lskd.methods.logit_matching import LogitMatching
-from lskd.methods.method import Batch, Method
+from lskd.methods.method import Batch, Method, Pair, Stage, maps
 
-__all__ = ["METHODS", "Batch", "Method"]
+__all__ = ["METHODS", "Batch", "Method", "Pair", "Stage", "maps"]
 
 METHODS: dict[str, Method] = {
     "ce": CrossEntropy(),
