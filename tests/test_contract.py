@@ -16,7 +16,7 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS, Arch
 from lskd.recipe import Recipe
 
-K, SHAPE = 4, (3, 12, 12)
+K, SHAPE = 4, (3, 16, 16)
 
 # A small member of each family.
 SMALL = {
@@ -26,6 +26,11 @@ SMALL = {
     "resnet56_t2t": {"depth": 8, "stem": 4, "widths": (4, 6, 8)},
     "wrn_16_2": {"depth": 10, "widen": 1},
     "resnet18": {"blocks": (1, 1, 1, 1), "widths": (4, 6, 8, 10)},
+    "resnet50": {"blocks": (1, 1, 1, 1), "widths": (4, 6, 8, 10)},
+    "vgg8": {"widths": (4, 6, 8, 10, 12)},
+    "mobilenet_v2": {"expansion": 2, "width": 0.25},
+    "shufflenet_v1": {"stem": 12, "widths": (24, 48, 72), "blocks": (1, 2, 1)},
+    "shufflenet_v2": {"stem": 4, "widths": (8, 12, 16), "blocks": (2, 2, 2), "last": 20},
 }
 
 

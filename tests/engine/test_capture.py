@@ -27,7 +27,15 @@ from lskd.engine import Shared
 from lskd.engine.capture import WARM_UP, Captured
 from lskd.engine.training import Training, build_network
 from lskd.methods import METHODS, Batch, Method
-from lskd.models import AlexNetArch, CifarResNetArch, MLPArch, T2TResNetArch, WideResNetArch
+from lskd.models import (
+    AlexNetArch,
+    CifarResNetArch,
+    MLPArch,
+    ShuffleNetV1Arch,
+    ShuffleNetV2Arch,
+    T2TResNetArch,
+    WideResNetArch,
+)
 from lskd.recipe import Recipe, Schedule, WeightDecay
 
 CPU = torch.device("cpu")
@@ -37,6 +45,8 @@ NETWORKS = {
     "wrn_16_2": WideResNetArch(depth=10, widen=1),
     "alexnet": AlexNetArch(),
     "resnet56_t2t": T2TResNetArch(),
+    "shufflenet_v1": ShuffleNetV1Arch(stem=12, widths=(24, 48, 72), blocks=(1, 2, 1)),
+    "shufflenet_v2": ShuffleNetV2Arch(stem=4, widths=(8, 12, 16), blocks=(2, 2, 2), last=20),
 }
 SPEC = Spec("noise", "Noise", 4, (3, 12, 12), 14, 6, tuple("abcd"), digest="")
 # Reads a value on the host, or has a shape that depends on values: either would break a capture.

@@ -16,7 +16,19 @@ from torch import nn
 
 import lskd
 from lskd.errors import InputError
-from lskd.models import ARCHS, AlexNetArch, CifarResNetArch, MLPArch, ResNetArch, T2TResNetArch, WideResNetArch
+from lskd.models import (
+    ARCHS,
+    AlexNetArch,
+    CifarResNetArch,
+    MLPArch,
+    MobileNetV2Arch,
+    ResNetArch,
+    ShuffleNetV1Arch,
+    ShuffleNetV2Arch,
+    T2TResNetArch,
+    VGGArch,
+    WideResNetArch,
+)
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 
@@ -43,6 +55,13 @@ PARAMETERS = {
     "wrn_40_2": (CIFAR, 100, 2_255_156),
     "resnet18": (CIFAR, 10, 11_173_962),
     "resnet34": (CIFAR, 10, 21_282_122),
+    # Counts of HobbitLong/RepDistiller's own networks: ResNet50, vgg8_bn, vgg13_bn, mobile_half, ShuffleV1, ShuffleV2.
+    "resnet50": (CIFAR, 100, 23_705_252),
+    "vgg8": (CIFAR, 100, 3_965_028),
+    "vgg13": (CIFAR, 100, 9_462_180),
+    "mobilenet_v2": (CIFAR, 100, 812_836),
+    "shufflenet_v1": (CIFAR, 100, 949_258),
+    "shufflenet_v2": (CIFAR, 100, 1_355_528),
 }
 
 # One small member of each family; what holds for it holds for deeper ones.
@@ -53,6 +72,11 @@ SMALL = {
     "t2t_resnet": T2TResNetArch(depth=8),
     "wide_resnet": WideResNetArch(depth=10, widen=1),
     "resnet": ResNetArch(blocks=(1, 1, 1, 1), widths=(4, 8, 12, 16)),
+    "bottleneck_resnet": ResNetArch(blocks=(1, 2, 1, 1), widths=(4, 8, 12, 16), bottleneck=True, kaiming=True),
+    "vgg": VGGArch(widths=(4, 8, 12, 16, 16), convolutions=(1, 2, 1, 1, 1)),
+    "mobilenet_v2": MobileNetV2Arch(expansion=2, width=0.25),
+    "shufflenet_v1": ShuffleNetV1Arch(stem=12, widths=(24, 48, 72), blocks=(1, 2, 1)),
+    "shufflenet_v2": ShuffleNetV2Arch(stem=4, widths=(8, 12, 16), blocks=(2, 3, 2), last=20),
 }
 
 
@@ -66,11 +90,11 @@ def test_parameter_count_is_the_published_one(name):
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_logits_come_from_the_head_and_its_input_is_the_penultimate(name):
-    network = ARCHS[name].build((2, 12, 8), 5)  # neither square nor RGB
+    network = ARCHS[name].build((2, 24, 16), 5)  # neither square nor RGB
     seen = []
     network.head.register_forward_hook(lambda _module, inputs, output: seen.append((inputs[0], output)))
     with torch.no_grad():
-        logits = network(torch.randn(3, 2, 12, 8))
+        logits = network(torch.randn(3, 2, 24, 16))
 
     assert logits.shape == (3, 5)
     assert isinstance(network.head, nn.Linear)
@@ -84,7 +108,7 @@ def test_logits_come_from_the_head_and_its_input_is_the_penultimate(name):
 def test_same_seed_gives_same_weights(name):
     def weights(seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(seed)
-        return SMALL[name].build((3, 8, 8), 4).state_dict()
+        return SMALL[name].build((3, 16, 16), 4).state_dict()
 
     first, again, other = weights(1), weights(1), weights(2)
     assert all(torch.equal(first[key], again[key]) for key in first)
@@ -157,6 +181,22 @@ def is_plain(hint: object) -> bool:
         (T2TResNetArch, {"widths": ()}, "widths"),
         (ResNetArch, {"blocks": (2, 2, 2)}, r"blocks = \(2, 2, 2\): must be 4 numbers"),
         (ResNetArch, {"widths": (64, 128, 256, 0)}, "widths"),
+        (VGGArch, {"widths": (64, 128, 256, 512)}, r"widths = \(64, 128, 256, 512\): must be 5 numbers"),
+        (VGGArch, {"convolutions": (1, 1, 1, 1, 0)}, "convolutions"),
+        (MobileNetV2Arch, {"expansion": 0}, "expansion = 0: must be >= 1"),
+        (MobileNetV2Arch, {"width": 0.05}, "width = 0.05: must be a finite number >= 1/16"),
+        (MobileNetV2Arch, {"width": float("inf")}, "width = inf"),
+        (ShuffleNetV1Arch, {"groups": 0}, "groups = 0: must be >= 1"),
+        (ShuffleNetV1Arch, {"stem": 20}, r"stem = 20: must be a multiple of 4 \* groups = 12"),
+        (ShuffleNetV1Arch, {"stem": 0}, "stem = 0"),
+        (ShuffleNetV1Arch, {"widths": (240, 486, 960)}, r"widths = .*: must be rising multiples of 4 \* groups = 12"),
+        (ShuffleNetV1Arch, {"widths": (240, 240, 960)}, "widths"),
+        (ShuffleNetV1Arch, {"widths": (24, 48, 96)}, "widths = .* from above stem = 24"),
+        (ShuffleNetV1Arch, {"blocks": (4, 8)}, "blocks"),
+        (ShuffleNetV2Arch, {"stem": 0}, "stem = 0"),
+        (ShuffleNetV2Arch, {"widths": (116, 233, 464)}, r"widths = \(116, 233, 464\): must be even"),
+        (ShuffleNetV2Arch, {"blocks": (4, 1, 4)}, r"blocks = \(4, 1, 4\): must be >= 2"),
+        (ShuffleNetV2Arch, {"last": 0}, "last = 0"),
     ],
 )
 def test_values_out_of_range_are_refused(family, fields, message):
@@ -166,7 +206,17 @@ def test_values_out_of_range_are_refused(family, fields, message):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("resnet20", (3, 3, 32)), ("wrn_16_2", (3, 32, 3)), ("resnet18", (3, 7, 7)), ("mlp", (0, 8, 8)), ("mlp", (8, 8))],
+    [
+        ("resnet20", (3, 3, 32)),
+        ("wrn_16_2", (3, 32, 3)),
+        ("resnet18", (3, 7, 7)),
+        ("vgg8", (3, 7, 8)),
+        ("mobilenet_v2", (3, 15, 16)),
+        ("shufflenet_v1", (3, 8, 7)),
+        ("shufflenet_v2", (3, 7, 7)),
+        ("mlp", (0, 8, 8)),
+        ("mlp", (8, 8)),
+    ],
 )
 def test_images_that_a_network_cannot_serve_are_refused(name, shape):
     with pytest.raises(InputError, match=r"input shape = \(.* needs \(channels, height, width\) with at least"):

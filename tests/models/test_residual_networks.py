@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lskd.models import ARCHS, CifarResNetArch, T2TResNetArch
+from lskd.models import ARCHS, ResNetArch, T2TResNetArch
 
 
 def outputs_of(network: nn.Module, names: list[str], x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -25,21 +25,12 @@ def outputs_of(network: nn.Module, names: list[str], x: torch.Tensor) -> dict[st
     return seen
 
 
-@pytest.mark.parametrize(
-    ("name", "shapes"),
-    [
-        ("resnet8", [(16, 32), (16, 32), (32, 16), (64, 8)]),
-        ("resnet8x4", [(32, 32), (64, 32), (128, 16), (256, 8)]),
-        ("wrn_16_2", [(16, 32), (32, 32), (64, 16), (128, 8)]),
-        ("resnet56_t2t", [(16, 32), (32, 32), (64, 16), (128, 8)]),
-        ("resnet18", [(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)]),
-    ],
-)
-def test_features_have_the_published_shapes(name, shapes):
+def test_t2t_features_have_the_shapes_of_tensor2tensor():
     with torch.device("meta"):
-        network = ARCHS[name].build((3, 32, 32), 10)
-        names = ["stem", *(f"stage{i}" for i in range(1, len(shapes)))]
+        network = ARCHS["resnet56_t2t"].build((3, 32, 32), 10)
+        names = ["stem", "stage1", "stage2", "stage3"]
         features = outputs_of(network, names, torch.empty(2, 3, 32, 32))
+    shapes = [(16, 32), (32, 32), (64, 16), (128, 8)]
     assert [tuple(features[n].shape) for n in names] == [(2, width, side, side) for width, side in shapes]
 
 
@@ -50,7 +41,7 @@ def test_depth_is_spread_over_three_stages(name, blocks):
     assert [len(network.stage1), len(network.stage2), len(network.stage3)] == [blocks] * 3
 
 
-@pytest.mark.parametrize("name", ["resnet20", "wrn_16_2"])
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_2", "resnet50", "vgg8", "mobilenet_v2"])
 def test_convolutions_start_from_kaiming_fan_out(name):
     torch.manual_seed(0)
     network = ARCHS[name].build((3, 32, 32), 10)
@@ -65,16 +56,6 @@ def test_convolutions_start_from_kaiming_fan_out(name):
 
 def test_wide_resnet_head_starts_without_bias():
     assert (ARCHS["wrn_16_2"].build((3, 32, 32), 10).head.bias == 0).all()
-
-
-def test_post_activation_block_taps():
-    """Stages end on a ReLU; its input is the pre-activation that CRD's baselines compare."""
-    network = CifarResNetArch(depth=8).build((3, 8, 8), 10)
-    pre_activations = []
-    network.stage2[-1].relu.register_forward_pre_hook(lambda _module, inputs: pre_activations.append(inputs[0]))
-    stage2 = outputs_of(network, ["stage2"], torch.randn(4, 3, 8, 8))["stage2"]
-    assert (pre_activations[0] < 0).any()
-    assert torch.equal(stage2, F.relu(pre_activations[0]))
 
 
 def test_wide_resnet_shortcut_takes_the_raw_input_unless_the_width_changes():
@@ -112,6 +93,21 @@ def norm(x: torch.Tensor) -> torch.Tensor:
     """Batch norm of a fresh layer while training."""
     mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
     return (x - mean) / (variance + 1e-5).sqrt()
+
+
+def test_bottleneck_block_by_definition():
+    """A quarter of the channels inside; the 3x3 convolution has the stride; the shortcut has no ReLU of its own."""
+    torch.manual_seed(0)
+    network = ResNetArch(blocks=(1, 1, 1, 1), widths=(4, 8, 12, 16), bottleneck=True).build((3, 8, 8), 10)
+    block = network.stage2[0]
+    x = torch.randn(4, 16, 8, 8)
+    residual = F.relu(norm(F.conv2d(x, block.conv1.weight)))
+    residual = F.relu(norm(F.conv2d(residual, block.conv2.weight, stride=2, padding=1)))
+    residual = norm(F.conv2d(residual, block.conv3.weight))
+    shortcut = norm(F.conv2d(x, block.shortcut[0].weight, stride=2))
+    assert residual.shape == (4, 32, 4, 4)
+    assert block.conv2.weight.shape == (8, 8, 3, 3)
+    torch.testing.assert_close(block(x), F.relu(residual + shortcut))
 
 
 def test_t2t_projects_in_the_first_block_of_every_stage_even_where_the_shape_stays():

@@ -8,7 +8,8 @@ What every network promises:
 
 - `forward` maps images (B, C, H, W) to logits (B, K), for any number of channels, contiguous or channels_last;
 - `head` is the last dense layer, an `nn.Linear`; what goes into it are the penultimate activations;
-- convolutional residual networks name their parts `stem`, `stage1`, `stage2`, ...: the places to tap features;
+- networks of the CRD benchmark name their parts `stem`, `stage1`, `stage2`, ..., and their features in `taps`
+  (`lskd.models.taps`);
 - initial weights are drawn from torch's global CPU generator: the same seed gives the same weights.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lskd.errors import InputError
@@ -142,10 +144,14 @@ class T2TResNetArch(Arch):
 
 @dataclass(frozen=True)
 class ResNetArch(Arch):
-    """ImageNet's ResNet with basic blocks behind a stem for small images, as in the code of Zhang & Sabuncu (2020)."""
+    """ImageNet's ResNet behind a stem for small images, as in the codes of Zhang & Sabuncu (2020) and of CRD."""
 
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     widths: tuple[int, ...] = (64, 128, 256, 512)
+    bottleneck: bool = False
+    """Bottleneck blocks, which put out four times their stage's width, instead of basic ones."""
+    kaiming: bool = False
+    """Convolutions start from Kaiming's normal distribution over fan_out, as in CRD's code, not as PyTorch's own."""
 
     def __post_init__(self) -> None:
         _require_stages("blocks", self.blocks, 4)
@@ -155,7 +161,97 @@ class ResNetArch(Arch):
         _require_shapes("resnet", input_shape, num_classes, smallest=8)
         from lskd.models.resnet import ResNet
 
-        return ResNet(input_shape[0], num_classes, self.blocks, self.widths)
+        return ResNet(input_shape[0], num_classes, self.blocks, self.widths, self.bottleneck, self.kaiming)
+
+
+@dataclass(frozen=True)
+class VGGArch(Arch):
+    """VGG with batch norm and one dense layer (Simonyan & Zisserman 2015), as in the CRD benchmark."""
+
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
+    convolutions: tuple[int, ...] = (1, 1, 1, 1, 1)
+
+    def __post_init__(self) -> None:
+        _require_stages("widths", self.widths, 5)
+        _require_stages("convolutions", self.convolutions, 5)
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("vgg", input_shape, num_classes, smallest=8)
+        from lskd.models.vgg import VGG
+
+        return VGG(input_shape[0], num_classes, self.widths, self.convolutions)
+
+
+@dataclass(frozen=True)
+class MobileNetV2Arch(Arch):
+    """MobileNetV2 (Sandler et al. 2018), as in the CRD benchmark, where `expansion` is T and `width` W."""
+
+    expansion: int = 6
+    width: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(self.expansion >= 1, "expansion", self.expansion, ">= 1")
+        _require(1 / 16 <= self.width < float("inf"), "width", self.width, "a finite number >= 1/16, for 1 channel")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("mobilenet v2", input_shape, num_classes, smallest=16)
+        from lskd.models.mobilenet_v2 import MobileNetV2
+
+        return MobileNetV2(input_shape[0], num_classes, self.expansion, self.width)
+
+
+@dataclass(frozen=True)
+class ShuffleNetV1Arch(Arch):
+    """ShuffleNet (Zhang et al. 2018), as in the CRD benchmark."""
+
+    groups: int = 3
+    stem: int = 24
+    widths: tuple[int, ...] = (240, 480, 960)
+    blocks: tuple[int, ...] = (4, 8, 4)
+
+    def __post_init__(self) -> None:
+        _require(self.groups >= 1, "groups", self.groups, ">= 1")
+        _require_stages("widths", self.widths, 3)
+        _require_stages("blocks", self.blocks, 3)
+        # A quarter of what a unit makes is convolved in groups; the first of a stage makes only what its input lacks.
+        unit = 4 * self.groups
+        _require(self.stem >= 1 and self.stem % unit == 0, "stem", self.stem, f"a multiple of 4 * groups = {unit}")
+        rise = all(narrow < wide for narrow, wide in pairwise((self.stem, *self.widths)))
+        fits = rise and all(width % unit == 0 for width in self.widths)
+        _require(fits, "widths", self.widths, f"rising multiples of 4 * groups = {unit}, from above stem = {self.stem}")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("shufflenet v1", input_shape, num_classes, smallest=8)
+        from lskd.models.shufflenet_v1 import ShuffleNetV1
+
+        return ShuffleNetV1(input_shape[0], num_classes, self.groups, self.stem, self.widths, self.blocks)
+
+
+@dataclass(frozen=True)
+class ShuffleNetV2Arch(Arch):
+    """ShuffleNet V2 (Ma et al. 2018), as in the CRD benchmark."""
+
+    stem: int = 24
+    widths: tuple[int, ...] = (116, 232, 464)
+    blocks: tuple[int, ...] = (4, 8, 4)
+    last: int = 1024
+    """Width of the last 1x1 convolution, and of the penultimate activations."""
+
+    def __post_init__(self) -> None:
+        _require(self.stem >= 1, "stem", self.stem, ">= 1")
+        _require_stages("widths", self.widths, 3)
+        _require(
+            all(width % 2 == 0 for width in self.widths), "widths", self.widths, "even: units split them in halves"
+        )
+        _require_stages("blocks", self.blocks, 3)
+        _require(min(self.blocks) >= 2, "blocks", self.blocks, ">= 2: the first unit of a stage has no pre-activation")
+        _require(self.last >= 1, "last", self.last, ">= 1")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("shufflenet v2", input_shape, num_classes, smallest=8)
+        from lskd.models.shufflenet_v2 import ShuffleNetV2
+
+        return ShuffleNetV2(input_shape[0], num_classes, self.stem, self.widths, self.blocks, self.last)
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
@@ -199,4 +295,10 @@ ARCHS: dict[str, Arch] = {
     "wrn_40_2": WideResNetArch(depth=40, widen=2),
     "resnet18": ResNetArch(blocks=(2, 2, 2, 2)),
     "resnet34": ResNetArch(blocks=(3, 4, 6, 3)),
+    "resnet50": ResNetArch(blocks=(3, 4, 6, 3), bottleneck=True, kaiming=True),
+    "vgg8": VGGArch(),
+    "vgg13": VGGArch(convolutions=(2, 2, 2, 2, 2)),
+    "mobilenet_v2": MobileNetV2Arch(),
+    "shufflenet_v1": ShuffleNetV1Arch(),
+    "shufflenet_v2": ShuffleNetV2Arch(),
 }

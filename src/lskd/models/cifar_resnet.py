@@ -9,13 +9,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lskd.models.convolutions import kaiming_fan_out_
+from lskd.models.taps import benchmark_taps
+
 
 class CifarResNet(nn.Module):
-    """3x3 stem, three stages of (depth - 2) / 6 basic blocks at strides 1, 2, 2, global average pooling, `head`.
-
-    Outputs of `stem` and of the stages are the features f0 to f3 of the CRD benchmark. The values of f1 to f3 before
-    their last ReLU are what goes into `stageN[-1].relu`.
-    """
+    """3x3 stem, three stages of (depth - 2) / 6 basic blocks at strides 1, 2, 2, global average pooling, `head`."""
 
     def __init__(self, channels: int, num_classes: int, depth: int, stem: int, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -27,9 +26,10 @@ class CifarResNet(nn.Module):
         self.stage3 = basic_stage(w2, w3, blocks, stride=2)
         self.head = nn.Linear(w3, num_classes)
 
-        for module in self.modules():  # batch norm starts at weight 1, bias 0 by itself
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        kaiming_fan_out_(self)
+
+        maps = ("stage1", "stage2", "stage3")
+        self.taps = benchmark_taps(maps, [f"{stage}.{blocks - 1}.relu:input" for stage in maps])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)  # (B, stem, H, W)
@@ -51,7 +51,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU()  # a module, and not in place: methods that compare pre-activations tap its input
+        self.relu = nn.ReLU()  # a module, and not in place: a tap reads its input
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
@@ -65,10 +65,10 @@ class BasicBlock(nn.Module):
         return self.relu(residual + self.shortcut(x))
 
 
-def conv_stem(channels: int, width: int) -> nn.Sequential:
-    """The stem for small images: 3x3 convolution at stride 1, batch norm, ReLU; no pooling."""
+def conv_stem(channels: int, width: int, stride: int = 1) -> nn.Sequential:
+    """The stem for small images: 3x3 convolution, batch norm, ReLU; no pooling."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False),
+        nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
     )

@@ -70,8 +70,8 @@ class Capture(Mapping[str, Tensor]):
 
     They are the network's own tensors, not copies, and keep their autograd history. The next forward lets go of them
     before it starts. Of a module that runs twice in a forward, the second run counts. The hooks wait for no value on
-    the device, so a forward with them can be recorded as a CUDA graph; they run where Python runs, so `torch.compile`
-    must come after them.
+    the device, so a forward with them can be recorded as a CUDA graph. A deep copy of the network, made while they are
+    on, has them too and would write here: copy first, or `remove` them.
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str]) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lskd.models.convolutions import kaiming_fan_out_
+from lskd.models.taps import benchmark_taps
+
 
 class WideResNet(nn.Module):
     """3x3 stem, three stages of (depth - 4) / 6 pre-activation blocks at strides 1, 2, 2, batch norm, ReLU, global
     average pooling, `head`.
 
-    Outputs of `stem` and of the stages, which end on a sum and not on a ReLU, are the features f0 to f3 of the CRD
-    benchmark; its "pre-activations" of stages 1, 2, 3 are what comes out of `stage2[0].bn1`, `stage3[0].bn1`, `bn`.
+    Stages end on a sum and not on a ReLU; "before ReLU" are their maps behind the next batch norm.
     """
 
     def __init__(self, channels: int, num_classes: int, depth: int, widen: int) -> None:
@@ -28,10 +30,10 @@ class WideResNet(nn.Module):
         self.bn = nn.BatchNorm2d(w3)
         self.head = nn.Linear(w3, num_classes)
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # N(0, 2 / (k^2 * out)), which is what fan_out means
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        kaiming_fan_out_(self)
         nn.init.zeros_(self.head.bias)
+
+        self.taps = benchmark_taps(("stage1", "stage2", "stage3"), ("stage2.0.bn1", "stage3.0.bn1", "bn"))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)  # (B, 16, H, W)
