@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lskd.errors import InputError
 from lskd.methods.boundaries import before_relu
 from lskd.methods.feature_method import FeatureMethod, halving_backwards, same_size
-from lskd.methods.method import Batch, Pair
+from lskd.methods.method import Batch, Pair, require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +36,8 @@ class Overhaul(FeatureMethod):
 
         assert pair.teacher_network is not None
         norms = [norm_before_relu(pair.teacher_network, tap) for tap in pair.teacher]
+        channels, widths = [norm.num_features for norm in norms], [teacher[0] for _, teacher in pair.shapes]
+        require(channels == widths, "channels of the teacher's batch norms", channels, f"those of its maps, {widths}")
         return nn.ModuleList(
             OverhaulConnector(s[0], t[0], margins(norm.bias.detach(), norm.weight.detach()))
             for (s, t), norm in zip(pair.shapes, norms, strict=True)
@@ -52,18 +54,22 @@ class Overhaul(FeatureMethod):
 
 
 def norm_before_relu(network: nn.Module, tap: str) -> nn.BatchNorm2d:
-    """The batch norm whose outputs are, or are the last summand of, the feature `tap` before a ReLU.
+    """The batch norm that makes the feature `tap` before a ReLU; in a residual block, the branch's last one.
 
-    It is the tap's module itself or, where the tap is what goes into a ReLU, the last one beside that ReLU.
+    It is the tap's module itself or, where the tap is what goes into a ReLU, the last one registered beside and before
+    that ReLU.
     """
     from torch import nn
 
-    path = getattr(network, "taps", {}).get(tap, tap).partition(":")[0]
-    block = network.get_submodule(path.rpartition(".")[0])
-    found = [module for module in (network.get_submodule(path),) if isinstance(module, nn.BatchNorm2d)]
-    found = found or [module for module in block.children() if isinstance(module, nn.BatchNorm2d)]
+    path, of_input, _ = getattr(network, "taps", {}).get(tap, tap).partition(":")
+    parent, _, name = path.rpartition(".")
+    children = dict(network.get_submodule(parent).named_children())
+    before = list(children.values())[: list(children).index(name)] if of_input else [network.get_submodule(path)]
+    found = [module for module in before if isinstance(module, nn.BatchNorm2d)]
     if not found:
-        raise InputError(f"teacher's tap = {tap!r}: must be what a batch norm makes, whose negative mean is the margin")
+        raise InputError(
+            f"teacher's {tap} = {path!r}: must be what a batch norm makes, whose negative mean is the margin"
+        )
     return found[-1]
 
 

@@ -19,8 +19,8 @@ class Relational(FeatureMethod):
     """L_feature = distance · mean_ij h(d_s - d_t) + angle · mean_ijk h(a_s - a_t), with the pooled features
 
     d_ij are distances divided by their mean over the batch, a_ijk the cosine of the angle at i between j and k, and h
-    is the smooth L1 distance (½x² to 1, then |x| - ½). `weighting` multiplies each pair by the mean `wsl_weights` of its
-    two examples, each triplet by that of its three (Zhou et al. 2021, Table 8).
+    is the smooth L1 distance (½x² to 1, then |x| - ½). `weighting` multiplies each pair by the mean `wsl_weights` of
+    its two examples, each triplet by that of its three (Zhou et al. 2021, Table 8).
     """
 
     distance: float = 25.0
