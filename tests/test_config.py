@@ -233,7 +233,8 @@ def test_every_file_parses(file: Path):
     group, name = file.parent.name, file.stem
     content = read_yaml(shipped_conf() / file)
     if group in GROUPS:
-        needed = {"method": "kd", "teacher": "resnet8"} if name.startswith(("kd", "logit")) else {}
+        taught = group == "method" and METHODS[content["name"]].needs_teacher
+        needed = {"method": "kd", "teacher": "resnet8"} if taught else {}
         network = "alexnet" if name.startswith("muller_alexnet") else "resnet8"
         parse_run({"dataset": "cifar10", "arch": network, **needed, group: name}, CONF)
     elif group == "table":

@@ -26,23 +26,58 @@ def entropy(probs: Tensor) -> Tensor:
     return -(probs.xlogy(probs)).sum(-1)
 
 
-def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, *, student_t: float, teacher_t: float) -> Tensor:
+def soft_cross_entropy(
+    student_logits: Tensor, teacher_logits: Tensor, *, student_t: float, teacher_t: float, without: Tensor | None = None
+) -> Tensor:
     """H(p_t(T_t), p_s(T_s)): cross-entropy of the student at temperature T_s with the teacher softened at T_t.
 
     Hinton 2015, CRD and WSL use T_s = T_t; Müller 2019 and Zhang & Sabuncu 2020 divide the teacher only (T_s = 1).
-    No T² factor here: the method applies it where its paper does.
+    No T² factor here: the method applies it where its paper does. `without`: a class (B,) of each example, whose term
+    is left out of the sum (both are normalised over all classes).
     """
-    return cross_entropy(student_logits / student_t, (teacher_logits / teacher_t).softmax(-1))
+    p_t = (teacher_logits / teacher_t).softmax(-1)
+    if without is not None:
+        p_t = p_t.scatter(-1, without[:, None], 0.0)
+    return cross_entropy(student_logits / student_t, p_t)
 
 
-def soft_kl(student_logits: Tensor, teacher_logits: Tensor, *, student_t: float, teacher_t: float) -> Tensor:
+def soft_kl(
+    student_logits: Tensor, teacher_logits: Tensor, *, student_t: float, teacher_t: float, without: Tensor | None = None
+) -> Tensor:
     """KL(p_t(T_t) ‖ p_s(T_s)) = H(p_t, p_s) - H(p_t): the direction that all five papers use.
 
-    Its gradient for the student is that of `soft_cross_entropy`; the value is 0 where the two agree.
+    Its gradient for the student is that of `soft_cross_entropy`; the value is 0 where the two agree. `without`: as
+    there.
     """
     log_p_t = (teacher_logits / teacher_t).log_softmax(-1)
     log_p_s = (student_logits / student_t).log_softmax(-1)
-    return (log_p_t.exp() * (log_p_t - log_p_s)).sum(-1)
+    terms = log_p_t.exp() * (log_p_t - log_p_s)
+    if without is not None:
+        terms = terms.scatter(-1, without[:, None], 0.0)
+    return terms.sum(-1)
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p_y: `cross_entropy` with hard labels (B,) int64."""
+    return -logits.log_softmax(-1).gather(-1, labels[:, None]).squeeze(-1)
+
+
+def regularization_samples(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+) -> Tensor:
+    """Which examples are regularization samples, (B,) bool (Zhou et al. 2021, sec. 3: WSL).
+
+    With z_y the student's logit of the label and L_kd = -T² Σ_k p_t(T)_k log p_s(T)_k, an example is one if variance
+    falls faster than bias, |b| > |a|:
+
+    a = ∂L_ce/∂z_y = p_s(1)_y - 1;   b = ∂(L_kd - L_ce)/∂z_y = T·(p_s(T)_y - p_t(T)_y) - a
+
+    At T = 1 that is p_s(y) > p_t(y).
+    """
+    a = (-label_loss(student_logits, labels)).exp() - 1.0
+    p_s, p_t = ((-label_loss(logits / temperature, labels)).exp() for logits in (student_logits, teacher_logits))
+    b = temperature * (p_s - p_t) - a
+    return b.abs() > a.abs()
 
 
 def logit_mse(student_logits: Tensor, teacher_logits: Tensor, *, reduce: str = "sum") -> Tensor:

@@ -23,10 +23,12 @@ from lskd import data
 from lskd.config import Observation, Run, Runtime
 from lskd.data import Part
 from lskd.engine import Shared, observe, train
+from lskd.engine.features import build_module, make_pair
 from lskd.engine.observing import Looks
 from lskd.engine.optimizer import decayed_parameters, lr_factors
 from lskd.engine.training import build_network
 from lskd.errors import InputError
+from lskd.methods import Method
 from lskd.store import Store, write_atomically
 
 GLOBAL_DROPOUT = (nn.modules.dropout._DropoutNd, nn.RReLU)  # torch's modules that draw random numbers
@@ -54,9 +56,13 @@ def available_cores() -> int:
 
 def check_buildable(runs: Iterable[Run], cache: Path) -> None:
     """Build each kind of network among `runs` without memory, so that one that cannot be built, or has no parameters of
-    the names that its recipe gives, is an error before anything trains."""
-    checked = set()
+    the names that its recipe gives, or that its method cannot serve, is an error before anything trains."""
+    checked, served = set(), set()
     for run in runs:
+        taught = repr((run.method, run.arch, run.teacher and run.teacher.arch, run.dataset, run.recipe.augment.crop))
+        if taught not in served and (reason := unsuitable(run, cache)) is not None:
+            raise InputError(reason)
+        served.add(taught)
         recipe = run.recipe
         kind = (run.arch, run.dataset.name, recipe.augment.crop, repr(recipe.lr_factors), recipe.weight_decay)
         if kind in checked:
@@ -75,6 +81,41 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
                 )
         lr_factors(dict(network.named_parameters()), recipe.lr_factors)
         decayed_parameters(network, recipe.weight_decay)
+
+
+def unsuitable(run: Run, cache: Path) -> str | None:
+    """Why the method of `run` cannot serve its student, its teacher and their data, in one line; None if it can.
+
+    It needs neither data nor weights: features have shapes without values, and the images are as many as there will be,
+    in classes of one size.
+    """
+    method = run.method.settings
+    if method.teacher_use != "features" and method.initial() is None and type(method).build is Method.build:
+        return None  # a loss of logits
+    spec, side = data.spec(run.dataset.name, cache), run.recipe.augment.crop
+    try:
+        with torch.device("meta"):
+            student, teacher = build_network(run, spec), None
+            if run.teacher is not None:
+                teacher = build_network(run.teacher, data.spec(run.teacher.dataset.name, cache))
+            pixels = torch.empty(1, spec.shape[0], side or spec.shape[1], side or spec.shape[2])
+    except InputError:
+        return None  # no network, and no matter of the method
+    labels = torch.arange(run.dataset.limit or spec.train - run.dataset.holdout) % spec.num_classes
+    names = f"{run.network} from {run.teacher.network}" if run.teacher else run.network
+    shapes = ""
+    try:
+        pair = make_pair(method, student, teacher, pixels, labels, spec.num_classes)
+        shapes = f" (student: {show_shapes(pair.student)}; teacher: {show_shapes(pair.teacher)})"
+        build_module(method, pair, run.seed)
+    except InputError as error:
+        return f"method = {run.method.name}: cannot train {names}: {error}{shapes}"
+    return None
+
+
+def show_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """f1 16×32×32, pool 64"""
+    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
 @functools.lru_cache(maxsize=4)

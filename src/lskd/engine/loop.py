@@ -77,7 +77,7 @@ def train(
         stack.enter_context(on_stream(new_stream(shared.device)))
         images = shared.images(run, parts)
         table = None
-        if teacher_network is not None and run.teacher_mode == "eval":
+        if teacher_network is not None and run.teacher_mode == "eval" and run.method.settings.teacher_use == "logits":
             table = stack.enter_context(shared.table(run, images.views, spec.num_classes))
         training = Training(run, spec, images, teacher_network, table)
 
@@ -109,7 +109,7 @@ def train(
             training.begin_epoch()
             while training.step_number < end:
                 training.step()
-                on_step(training.step_number, training.total_steps)
+                on_step(*training.steps_done)
                 if observing.due():
                     seconds += time.perf_counter() - began_at  # looking is not training time
                     observing.look()
@@ -119,11 +119,14 @@ def train(
             trained = training.end_epoch()
 
             seconds += time.perf_counter() - began_at
-            record: dict[str, Any] = {"epoch": epoch, "step": end, "lr": training.lr(end - 1)}
+            stage = training.stage
+            record: dict[str, Any] = {} if stage is None else {"stage": stage.name}
+            record |= {"epoch": epoch, "step": end, "lr": training.lr(end - 1)}
             record |= {"seconds": round(seconds, 3), "train": trained}
             if not all(math.isfinite(value) for value in trained.values()):
-                raise Diverged(f"the training loss is not finite in epoch {epoch}, by step {end}")
-            if (epoch + 1) % recipe.evaluate_every == 0 or end == training.total_steps:
+                of = f" of {stage.name}" if stage else ""
+                raise Diverged(f"the training loss is not finite in epoch {epoch}{of}, by step {end}")
+            if stage is None and ((epoch + 1) % recipe.evaluate_every == 0 or end == training.total_steps):
                 try:
                     for name, part in images.held_out.items():
                         outputs[name] = evaluate(training, part.images), part.labels
@@ -133,7 +136,12 @@ def train(
             epochs.append(record)
             on_epoch(epochs)
             began_at = time.perf_counter()  # evaluation is not training time
-            if end < training.total_steps:
+            if stage is not None and end == training.total_steps:
+                training.enter(None)
+                if observing.due():
+                    observing.look()
+                    began_at = time.perf_counter()
+            if training.step_number < training.total_steps:
                 checkpoint_if_due()
         return Outcome(training.network, summarise(training, epochs, outputs, seconds), epochs, observing.looks)
 
@@ -145,27 +153,32 @@ def summarise(
     run, steps, examples = training.run, training.step_number, training.examples
     full_epochs, more_steps = divmod(steps, training.steps_per_epoch)
     images_trained = full_epochs * examples + more_steps * run.recipe.batch_size
+    initial = [record for record in epochs if "stage" in record]
+    proper = seconds - (initial[-1]["seconds"] if initial else 0.0)  # without the stage before
     held_out = training.images.held_out
     result: dict[str, Any] = {
         "run": str(run),
         "parameters": sum(p.numel() for p in training.network.parameters()),
         "examples": examples,
         "steps": steps,
-        "epochs": len(epochs),
+        "epochs": len(epochs) - len(initial),
         "last": {name: epochs[-1][name] for name in held_out},
         "best": {name: best_epoch(epochs, name, held_out) for name in held_out},
         "train": epochs[-1]["train"],
         "calibration": metrics.calibration(outputs),
         "gamma": gamma(training),
         "seconds": round(seconds, 3),
-        "seconds_per_epoch": round(seconds / steps * training.steps_per_epoch, 4),
-        "images_per_second": round(images_trained / max(seconds, 1e-9), 1),
+        "seconds_per_epoch": round(proper / steps * training.steps_per_epoch, 4),
+        "images_per_second": round(images_trained / max(proper, 1e-9), 1),
         "peak_memory_mb": peak_memory_mb(training.device),
     }
     if isinstance(training.run_step, Captured):
         result["captured"] = not training.run_step.failed
     if training.teacher is not None:
-        result["teacher_evaluated"] = training.teacher.how
+        result["teacher_evaluated"] = training.teacher_evaluated
+    if initial:
+        kept = ("stage", "seconds", "train")
+        result["initial"] = {"epochs": len(initial), **{key: initial[-1][key] for key in kept}}
     return result
 
 
@@ -183,16 +196,19 @@ def gamma(training: Training) -> float | None:
     student no distribution.
     """
     run, images, teacher = training.run, training.images, training.teacher
+    method = run.method.settings
     if teacher is None:
         k = training.num_classes
         return run.smoothing.alpha * (k / (k - 1) if run.smoothing.mass == "others" else 1.0)
+    if method.teacher_probs(torch.zeros(1, training.num_classes)) is None:  # no need to ask the teacher
+        return None
     views = images.views.draw(generator_for(run.seed, "augment", 0))
     if teacher.ahead:
         logits = teacher.epoch(views)
     else:
         chunks = torch.arange(len(views), device=views.device).split(STATISTICS_BATCH)
         logits = torch.cat([teacher.live(images.views.take(chunk, views[chunk])) for chunk in chunks])
-    probs = run.method.settings.teacher_probs(logits)
+    probs = method.teacher_probs(logits)
     return None if probs is None else equivalent_smoothing(probs, images.labels).double().mean().item()
 
 

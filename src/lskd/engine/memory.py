@@ -26,11 +26,12 @@ BATCHES = (8, 16)  # what a batch of the recipe's size needs is extrapolated fro
 
 
 def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
-    """Memory that one training of `run` takes on a device beyond what it shares with others: weights, gradients,
-    momentum and its teacher's weights, and the most that a step and an evaluation hold besides.
+    """Memory that one training of `run` takes on a device beyond what it shares with others: weights (the method's
+    own modules among them), gradients, momentum and its teacher's weights, and the most that a step and an evaluation
+    hold besides.
 
-    On CUDA ("cuda") a captured step keeps its memory to itself, so a step's and an evaluation's add up. Not counted are
-    an epoch's order and views (16 bytes an image), and what a library's kernels take for themselves on a CPU.
+    On CUDA ("cuda") a captured step keeps its memory to itself, so a step's and an evaluation's add up. Not counted is
+    what a library's kernels take for themselves on a CPU.
     """
     few, more = (_measure(run, spec, batch) for batch in BATCHES)
 
@@ -52,16 +53,24 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     with Allocations() as memory:
         pixels = torch.zeros(batch, *spec.shape, dtype=torch.uint8)
         views = Views(pixels, recipe.augment)
-        images = Images(views, torch.zeros(batch, dtype=torch.int64), Normalizer(normalize, pixels), held_out={})
+        # As many images as there will be, of which only the first is looked at: a method may keep something for each.
+        examples = max(run.dataset.limit or spec.train - run.dataset.holdout, 4 * batch)
+        views.images = views.images[:1].expand(examples, -1, -1, -1)
+        labels = torch.arange(examples) % spec.num_classes
+        images = Images(views, labels, Normalizer(normalize, pixels), held_out={})
         shared = memory.live
         teacher = build_network(run.teacher, spec) if run.teacher is not None else None
         training = Training(dataclasses.replace(run, recipe=recipe), spec, images, teacher)
-        if training.teacher is not None and training.teacher.ahead:
+        if teacher is not None:
             training.hold_logits(torch.zeros(batch, spec.num_classes))
-        training.network.train()
-        training.step()  # its gradients stay
-        kept = memory.live
-        step = memory.most(training.step) - kept
+        step = 0
+        for _ in range(1 if training.stage is None else 2):
+            if step:
+                training.enter(None)
+            training.train_mode()
+            training.step()  # its gradients stay
+            kept = memory.live
+            step = max(step, memory.most(training.step) - kept)
         evaluation = memory.most(lambda: evaluate(training, centre(pixels, recipe.augment))) - kept
         if training.teacher is not None:
             seen = views.take(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))

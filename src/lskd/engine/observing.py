@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lskd.config import Observation, Run
+from lskd.config import Named, Observation, Run
 from lskd.data import Part, Spec
 from lskd.engine.capture import new_stream, on_stream
 from lskd.engine.seeds import generator_for
 from lskd.engine.shared import Shared
 from lskd.engine.teacher import EVALUATION_BATCH
 from lskd.engine.training import Training, set_precision
+from lskd.methods import METHODS
 from lskd.observers import Scene
 
 Looks = dict[str, list[dict[str, Any]]]  # by the key of the observation, in the order of steps
@@ -26,15 +28,16 @@ class Observing:
     def __init__(self, observations: Sequence[Observation], training: Training) -> None:
         self.training = training
         self.looks: Looks = {observation.key: [] for observation in observations}
-        self._due: dict[int, list[Observation]] = {training.total_steps: list(observations)}
+        end = training.run.recipe.total_steps(training.examples)
+        self._due: dict[int, list[Observation]] = {end: list(observations)}
         for observation in observations:
             if every := observation.settings.every:
-                for step in range(0, training.total_steps, every):
+                for step in range(0, end, every):
                     self._due.setdefault(step, []).append(observation)
 
     def due(self) -> bool:
-        """Whether somebody looks at the network as it is, after `training.step_number` steps."""
-        return self.training.step_number in self._due
+        """Whether somebody looks at the network as it is, after `training.step_number` steps of the training proper."""
+        return self.training.stage is None and self.training.step_number in self._due
 
     @torch.no_grad()
     def look(self) -> None:
@@ -84,7 +87,8 @@ def observe(
     """What observers of trained networks see of `network`, which is the one of `run`."""
     set_precision(run.recipe.precision)
     with on_stream(new_stream(shared.device)):
-        training = Training(run, spec, shared.images(run, parts))
+        alone = replace(run, method=Named("ce", METHODS["ce"]), teacher=None, teacher_mode="eval")
+        training = Training(alone, spec, shared.images(run, parts))  # how it was trained does not matter any more
         training.network.load_state_dict(network.state_dict())
         training.step_number = training.total_steps
         observing = Observing(observations, training)

@@ -22,23 +22,34 @@ class SGD:
     step when dampening is not 0 (Müller's MNIST networks: ten times the learning rate).
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
-        names, parameters = zip(*network.named_parameters(), strict=True)
-        factors = lr_factors(names, recipe.lr_factors)
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, *, beside: nn.Module | None = None, lr: float | None = None
+    ) -> None:
+        """For the parameters of `network` and of the module `beside` it that require a gradient. What a recipe says of
+        parameters by name is about the network alone. `lr`: instead of the recipe's."""
+        names, all_parameters = zip(*network.named_parameters(), strict=True)
+        all_factors = lr_factors(names, recipe.lr_factors)
+        if beside is not None:
+            all_parameters += tuple(beside.parameters())
+            all_factors += [1.0] * (len(all_parameters) - len(names))
+        learnable = [(p, f) for p, f in zip(all_parameters, all_factors, strict=True) if p.requires_grad]
         groups = [
-            {"params": [p for p, f in zip(parameters, factors, strict=True) if f == factor], "factor": factor}
-            for factor in sorted(set(factors))
+            {"params": [p for p, f in learnable if f == factor], "factor": factor}
+            for factor in sorted({f for _, f in learnable})
         ]
-        self.lr, self.clip_norm, self.parameters = recipe.lr, recipe.clip_norm, list(parameters)
-        self.decay_rate = recipe.weight_decay.rate
-        self.decayed = decayed_parameters(network, recipe.weight_decay) if self.decay_rate else []
+        self.lr, self.clip_norm = recipe.lr if lr is None else lr, recipe.clip_norm
+        self.parameters = [p for p, _ in learnable]
+        self.decay_rate, decay = recipe.weight_decay.rate, recipe.weight_decay
+        self.decayed = decayed_parameters(network, decay) if self.decay_rate else []
+        if self.decay_rate and beside is not None and decay.to != "named":
+            self.decayed += decayed_parameters(beside, decay)
         self.sgd = torch.optim.SGD(
-            groups, recipe.lr, recipe.momentum, recipe.dampening, nesterov=recipe.nesterov, fused=True
+            groups, self.lr, recipe.momentum, recipe.dampening, nesterov=recipe.nesterov, fused=True
         )
         self._device = self.parameters[0].device
         self._hold_lr_on_device()
         if recipe.momentum:
-            for parameter in parameters:
+            for parameter in self.parameters:
                 self.sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def _hold_lr_on_device(self) -> None:
@@ -53,8 +64,9 @@ class SGD:
         loss.backward()
         # Weight decay is a part of the loss whose gradient is known; as such it takes part in the clipping.
         if self.decayed:
-            gradients = [p.grad for p in self.decayed if p.grad is not None]
-            torch._foreach_add_(gradients, self.decayed, alpha=self.decay_rate)
+            decayed = [p for p in self.decayed if p.grad is not None]  # what the loss does not reach stays as it is
+            gradients = [p.grad for p in decayed if p.grad is not None]
+            torch._foreach_add_(gradients, decayed, alpha=self.decay_rate)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         for group in self.sgd.param_groups:

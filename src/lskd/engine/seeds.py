@@ -4,13 +4,18 @@ they start from the same weights and see the same images in the same order throu
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
+from collections.abc import Iterator
 
 import torch
 
+GLOBAL_GENERATOR = threading.Lock()  # initial weights are drawn from it, and trainings may start side by side
+
 
 def seed_for(seed: int, purpose: str, epoch: int = 0) -> int:
-    """A 63-bit seed for one purpose ("init", "shuffle", "augment", "dropout") and epoch of a run with `seed`.
+    """A 63-bit seed for one purpose ("init", "method", "shuffle", "augment", "dropout") and epoch of a run with `seed`.
 
     Streams that are re-seeded every epoch have no state to save: a resumed run draws the epoch again.
     """
@@ -21,3 +26,11 @@ def seed_for(seed: int, purpose: str, epoch: int = 0) -> int:
 def generator_for(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
     """A CPU generator: what it draws does not depend on the device that trains."""
     return torch.Generator().manual_seed(seed_for(seed, purpose, epoch))
+
+
+@contextlib.contextmanager
+def initial_weights(seed: int, purpose: str) -> Iterator[None]:
+    """Inside, torch's global CPU generator is that of `purpose`; afterwards, as it was."""
+    with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_for(seed, purpose))
+        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +12,13 @@ from lskd.config import Run
 from lskd.data import Spec
 from lskd.data.augment import Normalizer
 from lskd.engine.capture import Captured
+from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
 from lskd.engine.optimizer import SGD
-from lskd.engine.seeds import generator_for, seed_for
+from lskd.engine.seeds import generator_for, initial_weights, seed_for
 from lskd.engine.shared import Images, Table
 from lskd.engine.teacher import Teacher
-from lskd.methods import Batch
+from lskd.methods import Batch, Stage
 from lskd.targets import smooth_labels
-
-GLOBAL_GENERATOR = threading.Lock()  # initial weights are drawn from it, and trainings may start side by side
 
 
 class Training:
@@ -28,7 +26,7 @@ class Training:
     and nothing waits for the device before an epoch ends.
 
     `begin_epoch`, then `step` for each batch, then `end_epoch`. `state` and `restore` are for checkpoints, between any
-    two steps.
+    two steps. A method may declare a stage before the training proper: then it begins there, and `enter(None)` is next.
     """
 
     def __init__(
@@ -44,39 +42,89 @@ class Training:
         self.class_names = spec.class_names
         self.device = device = images.labels.device
         self.examples = len(images.labels)
-        self.total_steps = recipe.total_steps(self.examples)
         self.steps_per_epoch = recipe.steps_per_epoch(self.examples)
-        self.step_number = 0
 
         self.network = build_network(run, spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator = torch.Generator(device).manual_seed(seed_for(run.seed, "dropout"))
         for module in self.network.modules():
             if hasattr(module, "generator"):
                 module.generator = self.generator
-        self.optimizer = SGD(self.network, recipe)
-        self.teacher: Teacher | None = None
         if teacher_network is not None:
             teacher_network = teacher_network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.teacher = Teacher(teacher_network, images.views, self.forward, mode=run.teacher_mode, table=table)
+        views, method = images.views, run.method.settings
+        pixels = torch.zeros(1, views.images.shape[1], views.height, views.width, device=device)
+        pair = make_pair(method, self.network, teacher_network, pixels, images.labels.cpu(), spec.num_classes)
+        self.module = build_module(method, pair, run.seed)
+        if self.module is not None:
+            self.module = self.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher: Teacher | None = None
+        if teacher_network is not None:
+            self.teacher = Teacher(teacher_network, views, self.forward, mode=run.teacher_mode, table=table)
 
-        schedule = recipe.schedule
-        factors = [
-            schedule.at(step, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch)
-            for step in range(self.total_steps)
-        ]
         # What the step reads, at fixed addresses.
-        self._lr_factors = torch.tensor(factors, dtype=torch.float64, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
         self._order = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
         self._places = torch.arange(recipe.batch_size, device=device)
+        trained = [module for module in (self.network, self.module) if module is not None]
+        self._learnable = [p for module in trained for p in module.parameters() if p.requires_grad]
+        initial = method.initial()
+        self._initial_steps = 0 if initial is None else initial.epochs * self.steps_per_epoch
+        self.enter(initial)
+
+    def enter(self, stage: Stage | None) -> None:
+        """Begin `stage`, or (None) the training proper, at its step 0, with an optimizer that starts afresh."""
+        run, recipe, schedule = self.run, self.run.recipe, self.run.recipe.schedule
+        declared = run.method.settings if stage is None else stage
+        self.stage, self.step_number = stage, 0
+        self._step.zero_()
         self._sums: dict[str, Tensor] = {}
-        self.run_step = Captured(self._one_step, self.generator) if device.type == "cuda" else self._one_step
+        self.total_steps = stage.epochs * self.steps_per_epoch if stage else recipe.total_steps(self.examples)
+        factors = [
+            1.0 if stage else schedule.at(step, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch)
+            for step in range(self.total_steps)
+        ]
+        self._lr_factors = torch.tensor(factors, dtype=torch.float64, device=self.device)
+
+        self._taps = tapped(self.network, declared.taps)
+        self._teacher_taps: list[str] = []
+        self._live = self._ahead = False  # whether the teacher runs in each step, or before each epoch
+        if self.teacher is not None:
+            self._teacher_taps = tapped(self.teacher.network, declared.teacher_taps)
+            use = "features" if stage else run.method.settings.teacher_use
+            self._ahead = use == "logits" and self.teacher.ahead
+            self._live = use != "none" and not self._ahead
+
+        own = [] if self.module is None else [self.module]
+        self._trained = [self.network, *own]
+        if stage is not None:
+            self._trained = [module.get_submodule(name) for module in own for name in stage.modules]
+            if stage.student is not None:
+                self._trained += [module_at(self.network, name) for name in tapped(self.network, stage.student)]
+        trained = {id(parameter) for module in self._trained for parameter in module.parameters()}
+        for parameter in self._learnable:
+            parameter.requires_grad_(id(parameter) in trained)
+        self.optimizer = SGD(self.network, recipe, beside=self.module, lr=stage.lr if stage else None)
+        captured = self.device.type == "cuda"
+        self.run_step = Captured(self._one_step, self.generator) if captured else self._one_step
 
     def forward(self, network: nn.Module, pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> fp32 logits (B, K), normalised and computed as the recipe says."""
         return forward(network, pixels, self.images.normalizer, self.run.recipe.precision)
+
+    @property
+    def steps_done(self) -> tuple[int, int]:
+        """The steps done and their total, those of a stage before the training proper among them."""
+        if self.stage is not None:
+            return self.step_number, self._initial_steps + self.run.recipe.total_steps(self.examples)
+        return self._initial_steps + self.step_number, self._initial_steps + self.total_steps
+
+    @property
+    def teacher_evaluated(self) -> str:
+        """How often in the training proper, for the record of the run."""
+        assert self.teacher is not None
+        return self.teacher.how if self._ahead else "every step" if self._live else "never"
 
     # ---- an epoch -------------------------------------------------------------------------------------------------
 
@@ -86,17 +134,25 @@ class Training:
         return self.step_number // self.steps_per_epoch
 
     def lr(self, step: int) -> float:
-        """The recipe's learning rate at `step`."""
-        return self.run.recipe.lr * self._lr_factors[step].item()
+        """The learning rate at `step` of this stage."""
+        return self.optimizer.lr * self._lr_factors[step].item()
 
     def begin_epoch(self) -> None:
         """Draw the order and the views of the present epoch, and have the teacher look at them."""
-        seed, epoch = self.run.seed, self.epoch
-        self._order.copy_(torch.randperm(self.examples, generator=generator_for(seed, "shuffle", epoch)))
-        self._drawn.copy_(self.images.views.draw(generator_for(seed, "augment", epoch)))
-        if self.teacher is not None and self.teacher.ahead:
+        seed, epoch, stage = self.run.seed, self.epoch, "initial " if self.stage else ""
+        self._order.copy_(torch.randperm(self.examples, generator=generator_for(seed, f"{stage}shuffle", epoch)))
+        self._drawn.copy_(self.images.views.draw(generator_for(seed, f"{stage}augment", epoch)))
+        if self.teacher is not None and self._ahead:
             self.hold_logits(self.teacher.epoch(self._drawn))
-        self.network.train()
+        self.train_mode()
+
+    def train_mode(self) -> None:
+        """What this stage trains is put into train mode, and all else into eval mode."""
+        self.network.eval()
+        if self.module is not None:
+            self.module.eval()
+        for module in self._trained:
+            module.train()
 
     def hold_logits(self, logits: Tensor) -> None:
         """What the teacher says to the views of this epoch, (N, K), kept where the step looks it up."""
@@ -119,27 +175,50 @@ class Training:
         seen_through = self._drawn[indices]
         pixels = images.views.take(indices, seen_through)
         labels = images.labels[indices]
-        teacher_logits = None
-        if self.teacher is not None:
-            teacher_logits = self.teacher.live(pixels) if self._taught is None else self._taught[indices]
-        logits = self.forward(self.network, pixels)
-        terms = run.method.settings.loss(
-            Batch(
-                logits=logits,
-                labels=labels,
-                targets=smooth_labels(labels, self.num_classes, run.smoothing.alpha, run.smoothing.mass),
-                teacher_logits=teacher_logits,
-                progress=(self._step / self.total_steps).squeeze(0),
-            )
-        )  # by name, each (B,)
+        teacher_logits, teacher_features = None, dict[str, Tensor]()
+        if self._live:
+            teacher_logits, teacher_features = self._see_live(pixels)
+        elif self._ahead:
+            assert self._taught is not None
+            teacher_logits = self._taught[indices]
+        logits, features = self._see(pixels)
+        batch = Batch(
+            logits=logits,
+            labels=labels,
+            targets=smooth_labels(labels, self.num_classes, run.smoothing.alpha, run.smoothing.mass),
+            teacher_logits=teacher_logits,
+            progress=(self._step / self.total_steps).squeeze(0),
+            indices=indices,
+            features=features,
+            teacher_features=teacher_features,
+            module=self.module,
+            generator=self.generator,
+        )
+        terms = (self.stage or run.method.settings).loss(batch)  # by name, each (B,)
         loss = run.recipe.loss_scale * torch.stack([term.mean() for term in terms.values()]).sum()
         self.optimizer.step(loss, self._lr_factors[self._step].squeeze(0))
 
         for name, term in terms.items():
             self._add(name, term.detach().sum())
-        self._add("#correct", (logits.detach().argmax(-1) == labels).sum())
+        if self.stage is None:
+            with torch.no_grad():
+                for name, watched in run.method.settings.watch(batch).items():
+                    self._add(name, watched.sum())
+            self._add("#correct", (logits.detach().argmax(-1) == labels).sum())
         self._add("#examples", self._places[:size].numel())
         self._step += 1
+
+    def _see(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The network's logits and tapped features."""
+        if self.stage is not None and self.stage.student is None:
+            return torch.empty(len(pixels), 0, device=self.device), {}
+        return run_tapped(self.network, self._taps, lambda: self.forward(self.network, pixels))
+
+    def _see_live(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Those of the teacher."""
+        teacher = self.teacher
+        assert teacher is not None
+        return run_tapped(teacher.network, self._teacher_taps, lambda: teacher.live(pixels))
 
     def _add(self, name: str, value: Tensor | int) -> None:
         if name not in self._sums:
@@ -147,18 +226,23 @@ class Training:
         self._sums[name] += value
 
     def end_epoch(self) -> dict[str, float]:
-        """top1 (%) and the mean of each term of the loss over the epoch. Waits for the device."""
+        """top1 (%), and the mean over the epoch of each term of the loss and of what the method watches. Waits for the
+        device. (No top1 of a stage before the training proper.)"""
         totals = dict(zip(self._sums, torch.stack(list(self._sums.values())).tolist(), strict=True))
         for value in self._sums.values():
             value.zero_()
         seen = totals.pop("#examples")
-        return {"top1": 100.0 * totals.pop("#correct") / seen, **{name: total / seen for name, total in totals.items()}}
+        top1 = {"top1": 100.0 * totals.pop("#correct") / seen} if self.stage is None else {}
+        return top1 | {name: total / seen for name, total in totals.items()}
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
     # Order and views are drawn anew at every epoch, so the step says where they are.
 
     def state(self) -> dict[str, Any]:
-        return {
+        more: dict[str, Any] = {} if self.module is None else {"module": self.module.state_dict()}
+        if self.run.method.settings.initial() is not None:
+            more["initial"] = self.stage is not None
+        return more | {
             "id": self.run.id,
             "step": self.step_number,
             "sums": self._sums,
@@ -169,10 +253,14 @@ class Training:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`, which is one of this run."""
+        if self.stage is not None and not state["initial"]:
+            self.enter(None)
         self.step_number = state["step"]
         self._step.fill_(self.step_number)
         self._sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.network.load_state_dict(state["network"])
+        if self.module is not None:
+            self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
 
@@ -187,8 +275,7 @@ def build_network(run: Run, spec: Spec) -> nn.Module:
     """The run's network with its initial weights, which depend on the seed alone (not on the device)."""
     size = run.recipe.augment.crop
     shape = (spec.shape[0], size or spec.shape[1], size or spec.shape[2])
-    with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed_for(run.seed, "init"))
+    with initial_weights(run.seed, "init"):
         return run.arch.settings.build(shape, spec.num_classes)
 
 

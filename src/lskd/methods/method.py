@@ -2,34 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lskd.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor, nn
+
+Shape = tuple[int, ...]  # of one example's feature: (C, H, W) of a map, (D,) of a vector
 
 
 @dataclass
 class Batch:
-    """All that a loss may look at, for B examples of K classes. Logits are fp32 whatever the precision of the run.
+    """All that a loss may look at, for B examples of K classes. Floats are fp32 whatever the precision of the run.
 
     Everything is a tensor on the device, and a loss must not wait for one (.item(), if tensor > 0): a step is recorded
     once and replayed.
     """
 
-    logits: Tensor  # (B, K) of the network being trained
+    logits: Tensor  # (B, K) of the network being trained; (B, 0) in a stage that does not train it
     labels: Tensor  # (B,) int64
     targets: Tensor  # (B, K) hard labels after the run's label smoothing
-    teacher_logits: Tensor | None = None  # (B, K), no gradient; set where the method says needs_teacher
+    teacher_logits: Tensor | None = None  # (B, K), no gradient; set where `teacher_use` is not "none"
     progress: Tensor | None = None  # () share of the training done, in [0, 1)
+    indices: Tensor | None = None  # (B,) int64: which images of the training part these are
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # what `taps` names, in its order
+    teacher_features: Mapping[str, Tensor] = field(default_factory=dict)  # what `teacher_taps` names; no gradient
+    module: Any = None  # what `build` made
+    generator: Generator | None = None  # the run's own, on the device: whatever is random in a loss draws from it
+
+    @property
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """(student's, teacher's) features, the first of the one with the first of the other, and so on."""
+        return list(zip(self.features.values(), self.teacher_features.values(), strict=True))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a method's modules are made for. Shapes are without the batch, by tap, in the order of the taps."""
+
+    student: Mapping[str, Shape]
+    teacher: Mapping[str, Shape]
+    labels: Tensor  # (N,) int64 of all training images, on the CPU
+    classes: int
+    teacher_network: nn.Module | None = None
+
+    @property
+    def shapes(self) -> list[tuple[Shape, Shape]]:
+        """(student's, teacher's), as in `Batch.pairs`; `InputError` if they are not equally many."""
+        require(len(self.student) == len(self.teacher), "taps", list(self.student), f"as many as {list(self.teacher)}")
+        return list(zip(self.student.values(), self.teacher.values(), strict=True))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage before the training proper: the run's data and SGD, at a constant learning rate, with a loss of its own.
+
+    It has a log of its own, its steps are none of the recipe's, and the optimizer starts afresh after it. The teacher
+    runs in every step, in eval mode like all that is not trained.
+    """
+
+    name: str
+    epochs: int
+    loss: Callable[[Batch], Mapping[str, Tensor]]  # as `Method.loss`
+    taps: Callable[[Sequence[str]], Sequence[str]]  # as `Method.taps`, of both networks
+    student: Callable[[Sequence[str]], Sequence[str]] | None = None  # the taps whose modules are trained; None: the
+    # student is not trained, and not even run
+    modules: tuple[str, ...] = ()  # which children of what `build` made are trained
+    lr: float | None = None  # None: the recipe's
+
+    @property
+    def teacher_taps(self) -> Callable[[Sequence[str]], Sequence[str]]:
+        return self.taps
 
 
 @dataclass(frozen=True)
 class Method:
-    """A training method. Subclasses are frozen dataclasses whose fields, with defaults, are the paper's knobs."""
+    """A training method. Subclasses are frozen dataclasses whose fields, with defaults, are the paper's knobs.
+
+    Only `loss` is required. What else a method needs it declares, by the other methods.
+    """
 
     needs_teacher: ClassVar[bool] = False
 
@@ -37,9 +92,58 @@ class Method:
         """The terms of the loss by name, each (B,) and already weighted. The loop minimises the mean of their sum."""
         raise TypeError(f"{type(self).__name__} does not define loss(batch)")
 
+    def watch(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Quantities to log beside the loss, by name, each (B,): averaged over each epoch, without gradient."""
+        return {}
+
     def teacher_probs(self, teacher_logits: Tensor) -> Tensor | None:
         """The teacher's distribution (B, K) that the student sees, for Müller's γ; None where there is none."""
         return None
+
+    # ---- features, and modules of the method's own ----------------------------------------------------------------
+
+    def taps(self, names: Sequence[str]) -> Sequence[str]:
+        """Which features of the student `loss` reads, where the network has taps of these `names`.
+
+        Names and places are those of `lskd.models.taps`. In the terms of the CRD benchmark, whose list of features f is
+        the maps from the stem's on and the pooled vector: f[:-1] is `maps(names)`, f[1:-1] `maps(names)[1:]`, f[-2]
+        `maps(names)[-1:]`, f[2] ["f2"], and f[-1] ["pool"].
+        """
+        return ()
+
+    def teacher_taps(self, names: Sequence[str]) -> Sequence[str]:
+        """The same of the teacher."""
+        return self.taps(names)
+
+    def build(self, pair: Pair) -> nn.Module | None:
+        """The method's own modules, which `loss` finds as `batch.module`; None for none.
+
+        Weights are drawn from torch's global CPU generator, which the loop seeds. Parameters are trained together with
+        the network, those that the loss does not reach aside; what else changes in a step is a buffer, written in
+        place. `InputError` for networks that the method cannot serve.
+        """
+        return None
+
+    def initial(self) -> Stage | None:
+        """What comes before the training proper, if anything does."""
+        return None
+
+    @property
+    def teacher_use(self) -> Literal["none", "logits", "features"]:
+        """What `loss` reads of the teacher. A teacher's logits alone are looked up, its features are computed in every
+        step, with the logits."""
+        if not self.needs_teacher:
+            return "none"
+        kind = type(self)
+        tapped = kind.taps is not Method.taps or kind.teacher_taps is not Method.teacher_taps
+        return "features" if tapped else "logits"
+
+
+def maps(names: Sequence[str]) -> list[str]:
+    """The feature maps f0 (the stem's), f1, f2, ... among a network's taps; `InputError` if there is none."""
+    found = [name for name in names if re.fullmatch(r"f\d+", name)]
+    require(bool(found), "taps", list(names), "those of a network with feature maps f0, f1, ...")
+    return found
 
 
 def require(holds: bool, name: str, value: object, allowed: str) -> None:

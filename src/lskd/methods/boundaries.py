@@ -1,0 +1,58 @@
+"""Activation boundaries (Heo et al. 2019), as in the CRD benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lskd.methods.feature_method import Combined, halving_backwards
+from lskd.methods.method import Batch, Pair, Stage, maps
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ActivationBoundaries(Combined):
+    """A stage of `initial_epochs` that teaches the student's stages which neurons are active; then `Combined`'s loss
+
+    The stage's loss is Σ_l 2^(l-L) · 3/1000 · Σ_chw D(c(s), t) over the L maps before their last ReLU, with connectors
+    c where the shapes differ, and with m = margin
+
+    D(s, t) = (s + m)² if t <= 0 and s > -m;  (s - m)² if t > 0 and s <= m;  else 0.
+
+    It is not part of the training proper, which the benchmark runs with labels alone (kd = 0).
+    """
+
+    margin: float = 1.0
+    initial_epochs: int = 30
+
+    def initial(self) -> Stage | None:
+        return Stage(
+            "boundaries", self.initial_epochs, self.boundary_loss, before_relu, student=maps, modules=("connectors",)
+        )
+
+    def build(self, pair: Pair) -> nn.Module:
+        from torch import nn
+
+        from lskd.methods.connectors import boundary_connectors
+
+        return nn.ModuleDict({"connectors": boundary_connectors(pair.shapes)})
+
+    def boundary_loss(self, batch: Batch) -> Mapping[str, Tensor]:
+        losses = []
+        for connector, (student, teacher) in zip(batch.module["connectors"], batch.pairs, strict=True):
+            losses.append(boundary_distance(connector(student), teacher, self.margin).sum((1, 2, 3)))
+        return {"boundaries": 3 / 1000 * halving_backwards(losses)}
+
+
+def before_relu(names: Sequence[str]) -> Sequence[str]:
+    """The stages' maps f1, f2, ... before their last ReLU."""
+    return [f"{name}_pre" for name in maps(names)[1:]]
+
+
+def boundary_distance(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
+    """D, of maps of one shape."""
+    off, on = (teacher <= 0) & (student > -margin), (teacher > 0) & (student <= margin)
+    return off * (student + margin).square() + on * (student - margin).square()
