@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +14,14 @@ from torch import nn
 
 import lskd.engine
 import lskd.run
-from lskd.config import Named, Run, Runtime
+from lskd.config import Named, Observation, Run, Runtime
 from lskd.engine import Interrupted
 from lskd.errors import InputError
 from lskd.launch import GPU_FLEET, Fleet, by_teacher, carry_out
 from lskd.models import ARCHS, MLPArch
+from lskd.observers.mutual_information import MutualInformation
+from lskd.observers.penultimate import Penultimate
+from lskd.plan import looks_suffice, to_train
 from lskd.settings import Conf, parse_run
 from lskd.store import Store
 
@@ -218,3 +222,68 @@ def test_the_record_says_how_many_trained_side_by_side(tmp_path):
     store = Store(tmp_path)
     carry_out(SEEDS[:2], store, runtime, Conf(cache=tmp_path / "cache"))
     assert [(store.env(run)["fleet"], store.env(run)["threads"]) for run in SEEDS[:2]] == [(2, 1), (2, 1)]
+
+
+# ---- observations -------------------------------------------------------------------------------------------------
+
+LAST = Observation("penultimate", Penultimate(classes=("1", "4", "7"), examples=3))
+ALONG = Observation("mutual_information", MutualInformation(classes=("1", "7"), examples=3, every=1))
+
+
+def finish(runs: list[Run], store: Store, observations: dict[str, tuple[Observation, ...]]) -> list[Run]:
+    """What of `runs` had to be trained."""
+    runtime = Runtime(progress=False, cache=str(CONF.cache))
+    assert carry_out(runs, store, runtime, CONF, observations).exit_code == 0
+    return to_train(runs, store, observations)
+
+
+def test_what_an_observer_wants_of_a_finished_run_is_seen_of_its_weights(tmp_path):
+    store, run = Store(tmp_path), SEEDS[0]
+    finish([run], store, {})
+    before = store.weights(run).stat().st_mtime_ns, (store.directory(run) / "result.json").read_bytes()
+    wanted = {run.id: (LAST,)}
+    assert to_train([run], store, wanted) == [run]
+    assert looks_suffice(run, store, wanted)
+    assert finish([run], store, wanted) == []
+    looks = store.looks(run, LAST)
+    assert looks is not None
+    assert [look["step"] for look in looks] == [run.recipe.total_steps(64)]
+    assert (store.weights(run).stat().st_mtime_ns, (store.directory(run) / "result.json").read_bytes()) == before
+
+
+@pytest.mark.parametrize("lost", ["weights", "trajectory"])
+def test_what_cannot_be_seen_of_a_finished_run_any_more_trains_it_again(tmp_path, lost):
+    store, run = Store(tmp_path), SEEDS[0]
+    finish([run], store, {})
+    record = (store.directory(run) / "result.json").read_bytes()
+    wanted = {run.id: (LAST,) if lost == "weights" else (LAST, ALONG)}
+    if lost == "weights":
+        store.weights(run).unlink()
+    assert not looks_suffice(run, store, wanted)
+    assert finish([run], store, wanted) == []
+    assert (store.directory(run) / "result.json").read_bytes() == record
+    rebuilt = json.loads((store.directory(run) / "rebuilt.json").read_text())
+    assert rebuilt["weights_sha256"] == json.loads(record)["weights_sha256"]  # the same bits: on this CPU
+    if lost == "trajectory":
+        steps = [look["step"] for look in store.looks(run, ALONG) or ()]
+        assert steps == list(range(run.recipe.total_steps(64) + 1))
+
+
+def test_a_student_that_only_has_to_be_seen_needs_no_teacher(tmp_path):
+    store, run = Store(tmp_path), STUDENTS[0]
+    finish([run], store, {})
+    assert run.teacher is not None
+    store.weights(run.teacher).unlink()
+    assert to_train([run], store, {run.id: (LAST,)}) == [run]
+    assert finish([run], store, {run.id: (LAST,)}) == []
+    assert not store.weights(run.teacher).is_file()
+
+
+def test_a_run_is_observed_while_it_trains(tmp_path):
+    store, run = Store(tmp_path), SEEDS[0]
+    assert finish([run], store, {run.id: (LAST, ALONG)}) == []
+    assert not (store.directory(run) / "rebuilt.json").exists()
+    seen = json.loads((store.directory(run) / "observed" / f"{LAST.key}.json").read_text())
+    result = store.result(run)
+    assert result is not None
+    assert seen["weights_sha256"] == result["weights_sha256"]
