@@ -10,7 +10,7 @@ import pytest
 
 from lskd.config import Run, table_bytes
 from lskd.errors import InputError
-from lskd.plan import Costs, Metric, teachers
+from lskd.plan import Costs, Metric, grouped, teachers
 from lskd.settings import Conf, parse_run
 from lskd.store import Store
 
@@ -92,3 +92,21 @@ def test_a_run_costs_its_share_of_the_devices_time(tmp_path):
         (store.directory(run) / f"{name}.json").write_text(json.dumps(content))
     other = make_run(seed=5)
     assert Costs(store).estimate(other, 640) == pytest.approx(0.5 * other.recipe.total_steps(640))
+
+
+def test_runs_of_one_label_are_told_apart_by_what_differs_but_the_seed():
+    teacher = {"arch": "resnet14"}
+    several = [make_run(seed=seed) for seed in (0, 1)]
+    other = [make_run(seed=0, **{"recipe.momentum": 0.5})]
+    students = [
+        make_run(seed=seed, method="kd", teacher=teacher, **{"method.beta": beta})
+        for beta in (0.5, 0.7)
+        for seed in (3, 4)
+    ]
+    assert list(grouped([*several, *other, *students])) == [
+        ("resnet8 on cifar100, recipe.momentum=0.9", several),
+        ("resnet8 on cifar100, recipe.momentum=0.5", other),
+        ("resnet8 on cifar100, kd T=4 from resnet14, method.beta=0.5", students[:2]),
+        ("resnet8 on cifar100, kd T=4 from resnet14, method.beta=0.7", students[2:]),
+    ]
+    assert [label for label, _ in grouped(several)] == ["resnet8 on cifar100"]

@@ -21,7 +21,7 @@ from lskd.methods.method import require
 from lskd.observers import OBSERVERS
 from lskd.settings import Conf, build_run, merge, normal_form, override_words, parse_observation, teacher_form
 from lskd.store import Store
-from lskd.strict import parse
+from lskd.strict import parse, show
 
 METRICS = ("top1", "error", "top5", "nll", "ece15", "gamma", "temperature")
 OBSERVED = {name: observer for observer, settings in OBSERVERS.items() for name in settings.gives}
@@ -564,9 +564,21 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
 
 
 def grouped(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
-    """Runs that differ in their seeds alone, under one label."""
-    groups: dict[str, list[Run]] = {}
+    """Runs that differ in their seeds alone, under one label, which says what tells them from others of that label."""
+    groups: dict[str, dict[frozenset[str], list[Run]]] = {}
     for run in runs:
         label = str(run).rpartition(", seed ")[0]
-        groups.setdefault(label, []).append(run)
-    yield from groups.items()
+        groups.setdefault(label, {}).setdefault(frozenset(_flat(run.identity())), []).append(run)
+    for label, by_settings in groups.items():
+        common = frozenset.intersection(*by_settings)
+        for settings, group in by_settings.items():
+            yield ", ".join([label, *sorted(settings - common)]), group
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """{"recipe": {"augment": {"pad": 4}}, "seed": 1} -> "recipe.augment.pad=4"."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key != "seed":
+            yield f"{prefix}{key}={value if isinstance(value, str) else show(value)}"
