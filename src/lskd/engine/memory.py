@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lskd.config import Run
 from lskd.data import Spec
-from lskd.data.augment import Normalize, Normalizer, Views, centre
+from lskd.data.augment import Augment, Normalize, Normalizer, Views, centre
+from lskd.data.index import Files
+from lskd.data.stream import LARGEST, Stream
 from lskd.engine.loop import evaluate
 from lskd.engine.shared import Images
 from lskd.engine.teacher import EVALUATION_BATCH
@@ -39,7 +45,8 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
         slope = (more[of] - few[of]) / (BATCHES[1] - BATCHES[0])
         return few[of] + slope * (batch - BATCHES[0])
 
-    step, evaluation = at(run.recipe.batch_size, "step"), at(EVALUATION_BATCH[device_type], "evaluation")
+    evaluated = min(EVALUATION_BATCH[device_type], LARGEST) if spec.streamed else EVALUATION_BATCH[device_type]
+    step, evaluation = at(run.recipe.micro_batch, "step"), at(evaluated, "evaluation")
     if device_type == "cuda":
         return round(few["kept"] + step + evaluation) + CUDA_WORKSPACE
     return round(few["kept"] + max(step, evaluation))
@@ -48,25 +55,39 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
 def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     """Bytes that are kept between steps, and the most that a step and an evaluation of `batch` images hold besides."""
     normalize = Normalize("per_image" if run.recipe.normalize.kind == "per_image" else "none")
-    recipe = dataclasses.replace(run.recipe, batch_size=batch, steps=2, epochs=None)
+    examples = batch * min(run.recipe.accumulate, 2)  # of many parts of a batch, two are like the others
+    recipe = dataclasses.replace(run.recipe, batch_size=examples, accumulate=examples // batch, steps=2, epochs=None)
     with Allocations() as memory:
-        pixels = torch.zeros(batch, *spec.shape, dtype=torch.uint8)
-        views = Views(pixels, recipe.augment)
-        images = Images(views, torch.zeros(batch, dtype=torch.int64), Normalizer(normalize, pixels), held_out={})
+        pixels = torch.zeros(examples, *spec.shape, dtype=torch.uint8)
+        views = Black(examples, recipe.augment) if spec.streamed else Views(pixels, recipe.augment)
+        images = Images(views, torch.zeros(examples, dtype=torch.int64), Normalizer(normalize, pixels), held_out={})
         shared = memory.live
         teacher = build_network(run.teacher, spec) if run.teacher is not None else None
         training = Training(dataclasses.replace(run, recipe=recipe), spec, images, teacher)
         if training.teacher is not None and training.teacher.ahead:
             training.hold_logits(torch.zeros(batch, spec.num_classes))
         training.network.train()
+        if spec.streamed:
+            training.begin_epoch()
         training.step()  # its gradients stay
         kept = memory.live
         step = memory.most(training.step) - kept
-        evaluation = memory.most(lambda: evaluate(training, centre(pixels, recipe.augment))) - kept
+        seen = views.take(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
+        held_out = seen if spec.streamed else centre(pixels[:batch], recipe.augment)
+        evaluation = memory.most(lambda: evaluate(training, held_out)) - kept
         if training.teacher is not None:
-            seen = views.take(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
             evaluation = max(evaluation, memory.most(lambda: training.teacher.live(seen)) - kept)
     return {"kept": kept - shared, "step": step, "evaluation": evaluation}
+
+
+class Black(Stream):
+    """So many black images, of which no file is read."""
+
+    def __init__(self, count: int, augment: Augment) -> None:
+        super().__init__(Files(Path(), np.empty(count, dtype=object)), augment, torch.device("cpu"), None)
+
+    def batches(self, indices: Tensor, views: Tensor, size: int, into: Tensor | None = None) -> Iterator[Tensor]:
+        return itertools.repeat(self.buffer(size) if into is None else into)
 
 
 class Allocations(TorchDispatchMode):

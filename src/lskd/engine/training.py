@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from lskd.config import Run
 from lskd.data import Spec
 from lskd.data.augment import Normalizer
+from lskd.data.stream import Stream
+from lskd.engine.average import Average
 from lskd.engine.capture import Captured
 from lskd.engine.optimizer import SGD
 from lskd.engine.seeds import generator_for, seed_for
@@ -48,11 +50,14 @@ class Training:
         self.step_number = 0
 
         self.network = build_network(run, spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = Average(self.network, recipe.ema) if recipe.ema else None
         self.generator = torch.Generator(device).manual_seed(seed_for(run.seed, "dropout"))
         for module in self.network.modules():
             if hasattr(module, "generator"):
                 module.generator = self.generator
         self.optimizer = SGD(self.network, recipe)
+        if recipe.accumulate > 1:
+            self.optimizer.hold_gradients()
         self.teacher: Teacher | None = None
         if teacher_network is not None:
             teacher_network = teacher_network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -69,9 +74,23 @@ class Training:
         self._order = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
-        self._places = torch.arange(recipe.batch_size, device=device)
+        self._places = torch.arange(recipe.micro_batch, device=device)
+        self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # examples of the batch that are done already
+        self._pixels: Tensor | None = None  # of streamed images: those that the network is about to see
+        self._stream: Iterator[Tensor] = iter(())
+        if isinstance(images.views, Stream):
+            self._pixels = images.views.buffer(recipe.micro_batch)
         self._sums: dict[str, Tensor] = {}
-        self.run_step = Captured(self._one_step, self.generator) if device.type == "cuda" else self._one_step
+        self.run_step: Callable[..., None] = self._one_step
+        self.run_update: Callable[[], None] = self._update
+        if device.type == "cuda":
+            self.run_step = Captured(self._one_step, self.generator)
+            self.run_update = Captured(self._update, self.generator)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network that is evaluated and kept: the average of its weights, where the recipe asks for that."""
+        return self.network if self.average is None else self.average.network
 
     def forward(self, network: nn.Module, pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> fp32 logits (B, K), normalised and computed as the recipe says."""
@@ -90,9 +109,14 @@ class Training:
 
     def begin_epoch(self) -> None:
         """Draw the order and the views of the present epoch, and have the teacher look at them."""
-        seed, epoch = self.run.seed, self.epoch
-        self._order.copy_(torch.randperm(self.examples, generator=generator_for(seed, "shuffle", epoch)))
-        self._drawn.copy_(self.images.views.draw(generator_for(seed, "augment", epoch)))
+        seed, epoch, recipe = self.run.seed, self.epoch, self.run.recipe
+        order = torch.randperm(self.examples, generator=generator_for(seed, "shuffle", epoch))
+        drawn = self.images.views.draw(generator_for(seed, "augment", epoch))
+        self._order.copy_(order)
+        self._drawn.copy_(drawn)
+        if isinstance(self.images.views, Stream):
+            left = order[self.step_number % self.steps_per_epoch * recipe.batch_size :]
+            self._stream = self.images.views.batches(left, drawn[left], recipe.micro_batch, self._pixels)
         if self.teacher is not None and self.teacher.ahead:
             self.hold_logits(self.teacher.epoch(self._drawn))
         self.network.train()
@@ -106,17 +130,30 @@ class Training:
 
     def step(self) -> None:
         """One update."""
+        recipe = self.run.recipe
         place = self.step_number % self.steps_per_epoch
-        self.run_step(min(self.run.recipe.batch_size, self.examples - place * self.run.recipe.batch_size))
+        size = min(recipe.batch_size, self.examples - place * recipe.batch_size)
+        for begun in range(0, size, recipe.micro_batch):
+            if self._pixels is not None:
+                next(self._stream)
+            if recipe.accumulate == 1:
+                self.run_step(size)
+            else:
+                self.run_step(min(recipe.micro_batch, size - begun), size)
+        if recipe.accumulate > 1:
+            self.run_update()
         self.step_number += 1
 
-    def _one_step(self, size: int) -> None:
-        """The update from the batch, of `size` examples, that `_step` stands at; no Python state changes here."""
+    def _one_step(self, size: int, of: int = 0) -> None:
+        """The update from the batch, of `size` examples, that `_step` stands at; no Python state changes here.
+        With `of`, only the share in its gradient of the next `size` of its examples, which are `of`."""
         run, images = self.run, self.images
-        place = self._step % self.steps_per_epoch
-        indices = self._order[place * run.recipe.batch_size + self._places[:size]]  # (B,)
-        seen_through = self._drawn[indices]
-        pixels = images.views.take(indices, seen_through)
+        begins = self._step % self.steps_per_epoch * run.recipe.batch_size
+        if of:
+            begins = begins + self._taken
+        indices = self._order[begins + self._places[:size]]  # (B,)
+        streamed = self._pixels is not None
+        pixels = self._pixels[:size] if streamed else images.views.take(indices, self._drawn[indices])
         labels = images.labels[indices]
         teacher_logits = None
         if self.teacher is not None:
@@ -132,12 +169,28 @@ class Training:
             )
         )  # by name, each (B,)
         loss = run.recipe.loss_scale * torch.stack([term.mean() for term in terms.values()]).sum()
-        self.optimizer.step(loss, self._lr_factors[self._step].squeeze(0))
+        if of:
+            (loss * (size / of)).backward()
+            self._taken += size
+        else:
+            self._update(loss)
 
         for name, term in terms.items():
             self._add(name, term.detach().sum())
         self._add("#correct", (logits.detach().argmax(-1) == labels).sum())
         self._add("#examples", self._places[:size].numel())
+
+    def _update(self, loss: Tensor | None = None) -> None:
+        """The update from `loss`, or from the gradient that the parts of a batch have left."""
+        factor = self._lr_factors[self._step].squeeze(0)
+        if loss is not None:
+            self.optimizer.step(loss, factor)
+        else:
+            self.optimizer.update(factor)
+            self.optimizer.clear()
+            self._taken.zero_()
+        if self.average is not None:
+            self.average.update(self._step)
         self._step += 1
 
     def _add(self, name: str, value: Tensor | int) -> None:
@@ -164,6 +217,7 @@ class Training:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
+            "average": None if self.average is None else self.average.network.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -174,6 +228,8 @@ class Training:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
+        if self.average is not None:
+            self.average.network.load_state_dict(state["average"])
 
 
 def forward(network: nn.Module, pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:

@@ -158,6 +158,29 @@ class ResNetArch(Arch):
         return ResNet(input_shape[0], num_classes, self.blocks, self.widths)
 
 
+@dataclass(frozen=True)
+class TimmArch(Arch):
+    """A network of the timm library by timm's name, with random initial weights: see `lskd.models.timm`.
+
+    bn_momentum: the weight of a batch's statistics in the running ones (1 - TensorFlow's decay); None for timm's own.
+    """
+
+    model: str = "resnet50"
+    drop_rate: float = 0.0
+    bn_momentum: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.drop_rate < 1, "drop_rate", self.drop_rate, "in [0, 1)")
+        fits = self.bn_momentum is None or 0 < self.bn_momentum <= 1
+        _require(fits, "bn_momentum", self.bn_momentum, "in (0, 1], or null")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes(self.model, input_shape, num_classes)
+        from lskd.models.timm import Timm
+
+        return Timm(self.model, input_shape, num_classes, self.drop_rate, self.bn_momentum)
+
+
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
         raise InputError(f"{name} = {value!r}: must be {rule}")
@@ -199,4 +222,8 @@ ARCHS: dict[str, Arch] = {
     "wrn_40_2": WideResNetArch(depth=40, widen=2),
     "resnet18": ResNetArch(blocks=(2, 2, 2, 2)),
     "resnet34": ResNetArch(blocks=(3, 4, 6, 3)),
+    "timm": TimmArch(),
+    # Dropout, batch norm's decay (0.9997) and its ε (0.001, timm's own) as in TF-slim, whose batch norm has no scale
+    # parameter unless asked for one; Müller et al. (2019) added it, and timm has it.
+    "inception_v4": TimmArch("inception_v4", drop_rate=0.2, bn_momentum=0.0003),
 }
