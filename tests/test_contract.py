@@ -26,6 +26,7 @@ SMALL = {
     "resnet56_t2t": {"depth": 8, "stem": 4, "widths": (4, 6, 8)},
     "wrn_16_2": {"depth": 10, "widen": 1},
     "resnet18": {"blocks": (1, 1, 1, 1), "widths": (4, 6, 8, 10)},
+    "timm": {"model": "test_resnet"},
 }
 
 

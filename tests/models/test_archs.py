@@ -16,9 +16,18 @@ from torch import nn
 
 import lskd
 from lskd.errors import InputError
-from lskd.models import ARCHS, AlexNetArch, CifarResNetArch, MLPArch, ResNetArch, T2TResNetArch, WideResNetArch
+from lskd.models import (
+    ARCHS,
+    AlexNetArch,
+    CifarResNetArch,
+    MLPArch,
+    ResNetArch,
+    T2TResNetArch,
+    TimmArch,
+    WideResNetArch,
+)
 
-MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+MNIST, CIFAR, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 299, 299)
 
 # name: (input shape, classes, parameters)
 PARAMETERS = {
@@ -43,6 +52,9 @@ PARAMETERS = {
     "wrn_40_2": (CIFAR, 100, 2_255_156),
     "resnet18": (CIFAR, 10, 11_173_962),
     "resnet34": (CIFAR, 10, 21_282_122),
+    # timm's own counts, in its table of results.
+    "timm": (IMAGENET, 1000, 25_557_032),
+    "inception_v4": (IMAGENET, 1000, 42_679_816),
 }
 
 # One small member of each family; what holds for it holds for deeper ones.
@@ -53,6 +65,7 @@ SMALL = {
     "t2t_resnet": T2TResNetArch(depth=8),
     "wide_resnet": WideResNetArch(depth=10, widen=1),
     "resnet": ResNetArch(blocks=(1, 1, 1, 1), widths=(4, 8, 12, 16)),
+    "timm": TimmArch("test_efficientnet", drop_rate=0.2),
 }
 
 
@@ -66,11 +79,12 @@ def test_parameter_count_is_the_published_one(name):
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_logits_come_from_the_head_and_its_input_is_the_penultimate(name):
-    network = ARCHS[name].build((2, 12, 8), 5)  # neither square nor RGB
+    shape = (2, 79, 75) if name == "inception_v4" else (2, 12, 8)  # neither square nor RGB
+    network = ARCHS[name].build(shape, 5)
     seen = []
     network.head.register_forward_hook(lambda _module, inputs, output: seen.append((inputs[0], output)))
     with torch.no_grad():
-        logits = network(torch.randn(3, 2, 12, 8))
+        logits = network.eval()(torch.randn(3, *shape))
 
     assert logits.shape == (3, 5)
     assert isinstance(network.head, nn.Linear)
@@ -157,6 +171,8 @@ def is_plain(hint: object) -> bool:
         (T2TResNetArch, {"widths": ()}, "widths"),
         (ResNetArch, {"blocks": (2, 2, 2)}, r"blocks = \(2, 2, 2\): must be 4 numbers"),
         (ResNetArch, {"widths": (64, 128, 256, 0)}, "widths"),
+        (TimmArch, {"drop_rate": 1.0}, r"drop_rate = 1.0: must be in \[0, 1\)"),
+        (TimmArch, {"bn_momentum": 0.0}, r"bn_momentum = 0.0: must be in \(0, 1\], or null"),
     ],
 )
 def test_values_out_of_range_are_refused(family, fields, message):
@@ -171,6 +187,25 @@ def test_values_out_of_range_are_refused(family, fields, message):
 def test_images_that_a_network_cannot_serve_are_refused(name, shape):
     with pytest.raises(InputError, match=r"input shape = \(.* needs \(channels, height, width\) with at least"):
         ARCHS[name].build(shape, 10)
+
+
+def test_networks_that_timm_does_not_have_are_refused():
+    with pytest.raises(
+        InputError, match=r"model = 'resnet51': did you mean .*resnet50.* allowed: what timm.list_models"
+    ):
+        TimmArch("resnet51").build(CIFAR, 10)
+    with pytest.raises(InputError, match=r"input shape = \(3, 32, 32\): inception_v4 cannot serve it"):
+        ARCHS["inception_v4"].build(CIFAR, 10)
+
+
+def test_inception_v4_is_that_of_tf_slim():
+    """Batch norm's ε and decay, with a scale; dropout of a fifth before the head, from the network's own generator."""
+    with torch.device("meta"):
+        network = ARCHS["inception_v4"].build(IMAGENET, 1000)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum, norm.affine) for norm in norms} == {(0.001, 0.0003, True)}
+    assert network.drop.p == 0.2 and hasattr(network.drop, "generator")
+    assert not any(isinstance(module, nn.Dropout) and module.p for module in network.modules())
 
 
 def test_one_class_is_refused():

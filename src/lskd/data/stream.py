@@ -22,6 +22,7 @@ from lskd.data.index import Files
 from lskd.data.sources import open_image
 
 LARGEST = 128  # images of an evaluation's batch: large ones need no more to fill a device
+AHEAD = 128  # images that are being decoded while a batch is used, or two batches if they are more
 NO_VIEW = -1  # the view of an evaluation
 
 
@@ -67,7 +68,7 @@ class Stream:
         into = self.buffer(size) if into is None else into
         waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
         free: list[tuple[Tensor, Callable[[], None]]] = []  # host memory, and what to wait for before it is filled
-        ahead = max(2, -(-4 * self.pool._max_workers // size))
+        ahead = max(2, AHEAD // size)
         rows, seeds = indices.tolist(), views.tolist()
         try:
             begun = 0
@@ -114,7 +115,8 @@ class Stream:
             rng = random.Random(view)  # of which random() alone is used: its stream never changes between versions
             box = self.resized.draw(*image.size, rng)
             flipped = self.augment.flip and rng.random() < 0.5
-        seen = np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+        # Cropped first: resize(box=) would look at pixels beside the box, too.
+        seen = np.asarray(image.crop(box).resize((self.size, self.size), Image.Resampling.BILINEAR))
         pixels[...] = seen[:, ::-1] if flipped else seen
 
 

@@ -34,7 +34,8 @@ class Captured:
     """`step(*sizes)`, which works on the current CUDA stream and only on tensors that stay where they are.
 
     The first calls with the same sizes run eagerly, and are steps like any other; then the step is captured, and from
-    then on replayed. Where it cannot be captured, that is said once, and all steps run eagerly: slower, and the same numbers.
+    then on replayed. Where it cannot be captured, that is said once, and all steps run eagerly: slower, and the same
+    numbers.
     """
 
     def __init__(self, step: Callable[..., None], generator: torch.Generator) -> None:

@@ -29,6 +29,7 @@ from lskd.engine.training import Training, build_network
 # cuBLAS reserves 32 MiB for each stream on Hopper, cuDNN's algorithms about as much: an estimate, not measured.
 CUDA_WORKSPACE = 64 << 20
 BATCHES = (8, 16)  # what a batch of the recipe's size needs is extrapolated from these
+STREAMED_BATCHES = (2, 4)  # photographs: large images, and large networks
 
 
 def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
@@ -38,12 +39,13 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     On CUDA ("cuda") a captured step keeps its memory to itself, so a step's and an evaluation's add up. Not counted are
     an epoch's order and views (16 bytes an image), and what a library's kernels take for themselves on a CPU.
     """
-    few, more = (_measure(run, spec, batch) for batch in BATCHES)
+    batches = STREAMED_BATCHES if spec.streamed else BATCHES
+    few, more = (_measure(run, spec, batch) for batch in batches)
 
     def at(batch: int, of: str) -> float:
         """All tensors of a step grow by the same bytes for each example."""
-        slope = (more[of] - few[of]) / (BATCHES[1] - BATCHES[0])
-        return few[of] + slope * (batch - BATCHES[0])
+        slope = (more[of] - few[of]) / (batches[1] - batches[0])
+        return few[of] + slope * (batch - batches[0])
 
     evaluated = min(EVALUATION_BATCH[device_type], LARGEST) if spec.streamed else EVALUATION_BATCH[device_type]
     step, evaluation = at(run.recipe.micro_batch, "step"), at(evaluated, "evaluation")

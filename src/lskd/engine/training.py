@@ -152,8 +152,7 @@ class Training:
         if of:
             begins = begins + self._taken
         indices = self._order[begins + self._places[:size]]  # (B,)
-        streamed = self._pixels is not None
-        pixels = self._pixels[:size] if streamed else images.views.take(indices, self._drawn[indices])
+        pixels = images.views.take(indices, self._drawn[indices]) if self._pixels is None else self._pixels[:size]
         labels = images.labels[indices]
         teacher_logits = None
         if self.teacher is not None:

@@ -47,8 +47,8 @@ class Timm(nn.Module):
         network = timm.create_model(model, pretrained=False, num_classes=0, in_chans=channels, drop_rate=0.0)
         for parent in list(network.modules()):
             for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Dropout):  # of some networks, with a rate of their own inside
-                    setattr(parent, name, Dropout(child.p) if child.p else nn.Identity())
+                if isinstance(child, nn.Dropout) and child.p:  # some networks have it inside, at a rate of their own
+                    setattr(parent, name, Dropout(child.p))
         return network
 
     def _width(self, model: str, input_shape: tuple[int, int, int]) -> int:
