@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+WritePhotographs = Callable[[Path, Mapping[str, int], tuple[str, ...]], Path]
 
 
 @pytest.fixture
@@ -15,3 +20,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def write_photographs() -> WritePhotographs:
+    """`write_photographs(root, {"train": 6, "val": 3}, classes)`: JPEGs of various sizes, 6 and 3 of each class, in
+    `root`/train/<class>/ and `root`/val/<class>/. A class has a colour of its own, under noise."""
+
+    def write(root: Path, parts: Mapping[str, int], classes: tuple[str, ...]) -> Path:
+        rng = np.random.RandomState(0)
+        for part, count in parts.items():
+            for label, name in enumerate(classes):
+                folder = root / part / name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    width, height = rng.randint(20, 70, 2)
+                    pixels = rng.randint(0, 60, (height, width, 3))
+                    pixels[..., label % 3] += 120 + 40 * (label // 3)
+                    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.JPEG", quality=90)
+        return root
+
+    return write

@@ -236,7 +236,8 @@ def test_every_file_parses(file: Path):
         taught = group == "method" and METHODS[content["name"]].needs_teacher
         needed = {"method": "kd", "teacher": "resnet8"} if taught else {}
         network = "alexnet" if name.startswith("muller_alexnet") else "resnet8"
-        parse_run({"dataset": "cifar10", "arch": network, **needed, group: name}, CONF)
+        dataset = "imagenet" if "resized" in content.get("augment", {}) else "cifar10"
+        parse_run({"dataset": dataset, "arch": network, **needed, group: name}, CONF)
     elif group == "table":
         make_grid(load_sheet(name, CONF), CONF)
     elif group == "experiment":

@@ -31,6 +31,7 @@ SMALL = {
     "mobilenet_v2": {"expansion": 2, "width": 0.25},
     "shufflenet_v1": {"stem": 12, "widths": (24, 48, 72), "blocks": (1, 2, 1)},
     "shufflenet_v2": {"stem": 4, "widths": (8, 12, 16), "blocks": (2, 2, 2), "last": 20},
+    "timm": {"model": "test_resnet"},
 }
 
 

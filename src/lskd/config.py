@@ -145,6 +145,7 @@ class Runtime:
     fleet: int = 0  # runs that train side by side on a device; 0 = as many as suit it and its memory
     # Memory for teachers' logits for all views; null = a quarter of the device's, 0 = none: evaluated every epoch.
     teacher_cache_gb: float | None = None
+    workers: int = 0  # threads that decode streamed images, for all runs together; 0 = one a core
     retry: bool = False  # train diverged runs again
     progress: bool = True
 
@@ -155,6 +156,7 @@ class Runtime:
         require(self.threads >= 0, "threads", self.threads, ">= 0")
         require(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, ">= 0")
         require(self.fleet >= 0, "fleet", self.fleet, ">= 0")
+        require(self.workers >= 0, "workers", self.workers, ">= 0")
         cache = self.teacher_cache_gb
         require(cache is None or cache >= 0, "teacher_cache_gb", cache, ">= 0, or null for a quarter of the memory")
 

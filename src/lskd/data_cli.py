@@ -18,10 +18,12 @@ examples:
   lskd-data import flowers ./flowers --size 64
                                             your own images: flowers/train/<class>/*.jpg, flowers/test/<class>/*.jpg,
                                             or Hugging Face style parquet: train-*.parquet, test-*.parquet
+  lskd-data import birds ./birds --stream   too large for memory: the images stay in ./birds, which is indexed
   lskd-data list
 
 LSKD_DATA holds downloaded files: torchvision's (cifar-10-batches-py, MNIST/raw, ...), or a folder for each data set
-with Hugging Face style parquet shards (cifar10/train-00000-of-00001.parquet, ...). LSKD_CACHE holds decoded data.
+with Hugging Face style parquet shards (cifar10/train-00000-of-00001.parquet, ...), or ImageNet's images as
+imagenet/train/<class>/*.JPEG and imagenet/val/<class>/*.JPEG, which stay there. LSKD_CACHE holds decoded data.
 """
 
 
@@ -35,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "prepare":
             return _each(args.names, lambda name: data.prepare(name, data=raw, cache=cache, force=args.force))
         if args.command == "verify":
-            return _each(args.names or _cached(cache), lambda name: data.verify(name, cache=cache))
+            return _each(args.names or _cached(cache), lambda name: data.verify(name, cache=cache, data=raw))
         if args.command == "import":
-            spec = data.import_folder(args.name, args.path, cache=cache, size=args.size, force=args.force)
+            spec = data.import_folder(
+                args.name, args.path, cache=cache, size=args.size, stream=args.stream, force=args.force
+            )
             print(f"{_summary(spec)}\nuse it: lskd-run dataset={spec.name}")
             return 0
         for spec in {**data.DATASETS, **data.imported(cache)}.values():
@@ -69,7 +73,7 @@ def _cached(cache: Path) -> list[str]:
 
 
 def _summary(spec: data.Spec) -> str:
-    shape = "x".join(map(str, spec.shape))
+    shape = "images of various sizes, streamed" if spec.streamed else "x".join(map(str, spec.shape))
     return f"{spec.name}: {spec.num_classes} classes, {shape}, {spec.train} train, {spec.test} test"
 
 
@@ -103,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         "path", type=Path, metavar="PATH", help="folder with train/<class>/ and test/<class>/, or parquet"
     )
     command.add_argument("--size", type=int, metavar="N", help="resize all images to N x N")
+    command.add_argument(
+        "--stream", action="store_true", help="index images of any size where they are, to decode them in training"
+    )
     command.add_argument("--force", action="store_true", help="replace other data of this name")
 
     commands.add_parser("list", parents=[roots], help="show the data sets there are")

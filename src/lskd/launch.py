@@ -107,7 +107,7 @@ class Fleet:
             torch.set_num_threads(self.threads)
         free, total = device_bytes(device)
         tables = min(free / 2, total / 4 if runtime.teacher_cache_gb is None else runtime.teacher_cache_gb * 1e9)
-        self.shared = Shared(device, tables)
+        self.shared = Shared(device, tables, runtime.workers)
         largest = max((table_bytes(*table) for run in runs if (table := teacher_table(run, conf))), default=0)
         if largest > tables:
             print(

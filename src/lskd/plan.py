@@ -522,7 +522,8 @@ def cost_key(config: Mapping[str, Any]) -> str:
     recipe = config["recipe"]
     crop = recipe.get("augment", {}).get("crop", 0)
     networks = [config["arch"], teacher and teacher["arch"], config["method"]["name"], crop]
-    kind = [config["dataset"]["name"], networks, recipe["batch_size"], recipe.get("precision", "fp32")]
+    batch = [recipe["batch_size"], recipe.get("accumulate", 1)]
+    kind = [config["dataset"]["name"], networks, batch, recipe.get("precision", "fp32")]
     return json.dumps(kind, sort_keys=True)
 
 
@@ -538,7 +539,7 @@ def teacher_table(run: Run, conf: Conf) -> tuple[int, int, int] | None:
     """(images, views, classes) of the table that a run's teacher fills; None where there is no use for one."""
     from lskd import data
 
-    if run.teacher is None or run.teacher_mode == "batch_stats":
+    if run.teacher is None or run.teacher_mode == "batch_stats" or run.recipe.augment.resized is not None:
         return None
     spec = data.spec(run.dataset.name, conf.cache)
     return training_examples(run, conf), math.prod(run.recipe.augment.shape(*spec.shape[1:])), spec.num_classes
@@ -551,6 +552,8 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
         if run.teacher is None:
             continue
         what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"
+        if run.teacher_mode == "eval":
+            what = "evaluated at every step: streamed images are decoded once"
         if (table := teacher_table(run, conf)) is not None:
             images, views, classes = table
             size = f"{table_bytes(*table) / 1e9:.3g} GB"

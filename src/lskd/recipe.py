@@ -79,6 +79,11 @@ class Recipe:
 
     The loss is loss_scale · mean over the batch of the method's terms, plus weight decay. Momentum buffers start at
     zero: v ← momentum·v + (1-dampening)·g; w ← w - lr·v (or, with nesterov, lr·(g + momentum·v)).
+
+    accumulate: a batch goes through the network in so many parts of equal size, each with batch-norm statistics of its
+    own (every part updates the running ones); the gradient is that of the mean over the whole batch.
+    ema: decay of a moving average of the weights, which is what is evaluated and kept (see `lskd.engine.average`); 0:
+    there is none.
     """
 
     lr: float
@@ -100,6 +105,8 @@ class Recipe:
     # Numerics. fp32: IEEE single precision throughout (no TF32). tf32: TF32 matrix products where the device has them.
     # bf16: autocast, with fp32 master weights, batch norm and losses.
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    accumulate: int = 1
+    ema: float = 0.0
     evaluate_every: int = 1  # epochs; the last epoch is always evaluated
     provenance: tuple[str, ...] = field(default=(), metadata=NOT_IDENTITY)
     deviations: tuple[str, ...] = field(default=(), metadata=NOT_IDENTITY)
@@ -122,7 +129,15 @@ class Recipe:
             require(factor >= 0, f"lr_factors.{pattern}", factor, ">= 0")
         require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "> 0, or null")
         require(self.loss_scale > 0, "loss_scale", self.loss_scale, "> 0")
+        divides = self.accumulate >= 1 and self.batch_size % self.accumulate == 0
+        require(divides, "accumulate", self.accumulate, f"a divisor of batch_size = {self.batch_size}")
+        require(0 <= self.ema < 1, "ema", self.ema, "in [0, 1)")
         require(self.evaluate_every >= 1, "evaluate_every", self.evaluate_every, ">= 1")
+
+    @property
+    def micro_batch(self) -> int:
+        """Images that go through the network at once."""
+        return self.batch_size // self.accumulate
 
     def steps_per_epoch(self, examples: int) -> int:
         """Steps of one pass over `examples`; the last batch may be smaller."""

@@ -76,7 +76,8 @@ class Conf:
                         merge(merged, self.load(group, parent))
                 return merge(merged, content)
         if group == "dataset" and name in (own := data.imported(self.cache)):
-            return {"name": name, "digest": own[name].digest, "recipe": "standard"}
+            usual = "standard_streamed" if own[name].streamed else "standard"
+            return {"name": name, "digest": own[name].digest, "recipe": usual}
         if name in (ARCHS if group == "arch" else METHODS if group == "method" else ()):  # registered, without a file
             return {"name": name}
         raise unknown(group, name, self.names(group))
@@ -254,6 +255,9 @@ def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, wh
     recipe = parse(Recipe, _resolve("recipe", given, conf, where), where)
     with located(f"{where}.augment"):
         recipe.augment.check(*spec.shape[1:])
+    if spec.streamed and recipe.normalize.kind == "dataset":
+        rule = "none, fixed or per_image for a streamed data set, whose pixels are not at hand"
+        raise InputError(f"{where}.normalize.kind = dataset: must be {rule}")
     if recipe.normalize.kind == "fixed":
         mean, channels = list(recipe.normalize.mean), spec.shape[0]
         require(len(mean) == channels, f"{where}.normalize.mean", mean, f"{channels} numbers, one a channel")

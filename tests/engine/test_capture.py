@@ -83,7 +83,7 @@ class Recording(TorchDispatchMode):
                         old.detach().copy_(new)
 
 
-def make_training(arch: str, method: str, device: torch.device = CPU) -> Training:
+def make_training(arch: str, method: str, device: torch.device = CPU, **fields: Any) -> Training:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (14, *SPEC.shape), generator=generator, dtype=torch.uint8)
     parts = {"train": Part(images, torch.arange(14) % 4)}
@@ -91,7 +91,7 @@ def make_training(arch: str, method: str, device: torch.device = CPU) -> Trainin
         **{
             "lr": 0.05, "batch_size": 4, "epochs": 4, "momentum": 0.9, "clip_norm": 1.0,
             "augment": Augment(pad=1, flip=True), "normalize": Normalize("per_image"),
-            "schedule": Schedule("cosine", warmup=1), "weight_decay": WeightDecay(1e-3),
+            "schedule": Schedule("cosine", warmup=1), "weight_decay": WeightDecay(1e-3), **fields,
         }
     )  # fmt: skip
     teacher_mode = "batch_stats" if method == "kd, live" else "eval"
@@ -121,23 +121,25 @@ def train(training: Training) -> list[dict[str, float]]:
     return log
 
 
-def replaying(training: Training) -> dict[int, Recording]:
-    """From now on, the second step of each size is recorded, and those after it are replayed."""
-    recordings: dict[int, Recording] = {}
-    called: Counter[int] = Counter()
+def replaying(training: Training) -> dict[tuple[int, ...], Recording]:
+    """From now on, the second step of each size is recorded, and those after it are replayed. The update of a batch in
+    parts is the one without a size."""
+    recordings: dict[tuple[int, ...], Recording] = {}
+    called: Counter[tuple[int, ...]] = Counter()
 
-    def step(size: int) -> None:
-        called[size] += 1
-        if size in recordings:
-            recordings[size].replay()
-        elif called[size] == 2:
+    def step(*sizes: int) -> None:
+        work = training._one_step if sizes else training._update
+        called[sizes] += 1
+        if sizes in recordings:
+            recordings[sizes].replay()
+        elif called[sizes] == 2:
             with Recording() as recording:
-                training._one_step(size)
-            recordings[size] = recording
+                work(*sizes)
+            recordings[sizes] = recording
         else:
-            training._one_step(size)
+            work(*sizes)
 
-    training.run_step = step
+    training.run_step = training.run_update = step
     return recordings
 
 
@@ -153,8 +155,22 @@ def test_a_recorded_step_replayed_is_the_step(arch, method):
     plain, replayed = make_training(arch, method), make_training(arch, method)
     recordings = replaying(replayed)
     assert train(replayed) == train(plain)
-    assert sorted(recordings) == [2, 4]
+    assert sorted(recordings) == [(2,), (4,)]
     assert differences(replayed, plain) == []
+
+
+@pytest.mark.parametrize("arch", ["mlp", "resnet8"])
+@pytest.mark.parametrize("method", ["ce", "kd, live"])
+def test_parts_of_a_batch_and_averaged_weights_are_replayed(arch, method):
+    """The last batch has one part of 2 images."""
+    fields = {"batch_size": 6, "accumulate": 2, "ema": 0.9, "epochs": 5}
+    plain, replayed = make_training(arch, method, **fields), make_training(arch, method, **fields)
+    recordings = replaying(replayed)
+    assert train(replayed) == train(plain)
+    assert sorted(recordings) == [(), (2, 2), (3, 6)]
+    assert differences(replayed, plain) == []
+    averages = replayed.trained.state_dict(), plain.trained.state_dict()
+    assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[1])
 
 
 class Forgetful(Method):
@@ -239,7 +255,7 @@ def test_each_size_runs_eagerly_then_is_captured_then_replayed(capture):
         captured(size)
     assert WARM_UP == 3
     assert trace == [("eager", 4)] * 3 + [("captured", 4)] + [("eager", 2)] * 3 + [("captured", 2)]
-    assert {size: graph.replays for size, graph in captured.graphs.items()} == {4: 4, 2: 2}
+    assert {size: graph.replays for (size,), graph in captured.graphs.items()} == {4: 4, 2: 2}
     assert all(graph.generator is captured.generator for graph in captured.graphs.values())
 
 
@@ -279,6 +295,20 @@ def test_captured_steps_are_the_eager_ones_on_cuda(arch, method):
         log = train(eager)
         for one, other in zip(train(captured), log, strict=True):
             assert one == pytest.approx(other, rel=1e-3, abs=8.0)  # top-1 moves by 7 points an image
-        assert isinstance(captured.run_step, Captured) and sorted(captured.run_step.graphs) == [2, 4]
+        assert isinstance(captured.run_step, Captured) and sorted(captured.run_step.graphs) == [(2,), (4,)]
         for value, expected in zip(captured.network.parameters(), eager.network.parameters(), strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-2, atol=1e-3)
+
+
+@needs_cuda
+def test_parts_of_a_batch_and_averaged_weights_are_captured_on_cuda():
+    device, fields = torch.device("cuda"), {"batch_size": 6, "accumulate": 2, "ema": 0.9, "epochs": 8}
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        eager, captured = (make_training("resnet8", "ce", device, **fields) for _ in range(2))
+        eager.run_step, eager.run_update = eager._one_step, eager._update
+        log = train(eager)
+        for one, other in zip(train(captured), log, strict=True):
+            assert one == pytest.approx(other, rel=1e-3, abs=8.0)
+        assert sorted(captured.run_step.graphs) == [(2, 2), (3, 6)] and list(captured.run_update.graphs) == [()]
+        for value, expected in zip(captured.trained.parameters(), eager.trained.parameters(), strict=True):
             torch.testing.assert_close(value, expected, rtol=1e-2, atol=1e-3)

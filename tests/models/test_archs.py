@@ -26,11 +26,12 @@ from lskd.models import (
     ShuffleNetV1Arch,
     ShuffleNetV2Arch,
     T2TResNetArch,
+    TimmArch,
     VGGArch,
     WideResNetArch,
 )
 
-MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+MNIST, CIFAR, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 299, 299)
 
 # name: (input shape, classes, parameters)
 PARAMETERS = {
@@ -62,6 +63,9 @@ PARAMETERS = {
     "mobilenet_v2": (CIFAR, 100, 812_836),
     "shufflenet_v1": (CIFAR, 100, 949_258),
     "shufflenet_v2": (CIFAR, 100, 1_355_528),
+    # timm's own counts, in its table of results.
+    "timm": (IMAGENET, 1000, 25_557_032),
+    "inception_v4": (IMAGENET, 1000, 42_679_816),
 }
 
 # One small member of each family; what holds for it holds for deeper ones.
@@ -77,6 +81,7 @@ SMALL = {
     "mobilenet_v2": MobileNetV2Arch(expansion=2, width=0.25),
     "shufflenet_v1": ShuffleNetV1Arch(stem=12, widths=(24, 48, 72), blocks=(1, 2, 1)),
     "shufflenet_v2": ShuffleNetV2Arch(stem=4, widths=(8, 12, 16), blocks=(2, 3, 2), last=20),
+    "timm": TimmArch("test_efficientnet", drop_rate=0.2),
 }
 
 
@@ -90,11 +95,12 @@ def test_parameter_count_is_the_published_one(name):
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_logits_come_from_the_head_and_its_input_is_the_penultimate(name):
-    network = ARCHS[name].build((2, 24, 16), 5)  # neither square nor RGB
+    shape = (2, 79, 75) if name == "inception_v4" else (2, 24, 16)  # neither square nor RGB
+    network = ARCHS[name].build(shape, 5)
     seen = []
     network.head.register_forward_hook(lambda _module, inputs, output: seen.append((inputs[0], output)))
     with torch.no_grad():
-        logits = network(torch.randn(3, 2, 24, 16))
+        logits = network.eval()(torch.randn(3, *shape))
 
     assert logits.shape == (3, 5)
     assert isinstance(network.head, nn.Linear)
@@ -197,6 +203,8 @@ def is_plain(hint: object) -> bool:
         (ShuffleNetV2Arch, {"widths": (116, 233, 464)}, r"widths = \(116, 233, 464\): must be even"),
         (ShuffleNetV2Arch, {"blocks": (4, 1, 4)}, r"blocks = \(4, 1, 4\): must be >= 2"),
         (ShuffleNetV2Arch, {"last": 0}, "last = 0"),
+        (TimmArch, {"drop_rate": 1.0}, r"drop_rate = 1.0: must be in \[0, 1\)"),
+        (TimmArch, {"bn_momentum": 0.0}, r"bn_momentum = 0.0: must be in \(0, 1\], or null"),
     ],
 )
 def test_values_out_of_range_are_refused(family, fields, message):
@@ -221,6 +229,25 @@ def test_values_out_of_range_are_refused(family, fields, message):
 def test_images_that_a_network_cannot_serve_are_refused(name, shape):
     with pytest.raises(InputError, match=r"input shape = \(.* needs \(channels, height, width\) with at least"):
         ARCHS[name].build(shape, 10)
+
+
+def test_networks_that_timm_does_not_have_are_refused():
+    with pytest.raises(
+        InputError, match=r"model = 'resnet51': did you mean .*resnet50.* allowed: what timm.list_models"
+    ):
+        TimmArch("resnet51").build(CIFAR, 10)
+    with pytest.raises(InputError, match=r"input shape = \(3, 32, 32\): inception_v4 cannot serve it"):
+        ARCHS["inception_v4"].build(CIFAR, 10)
+
+
+def test_inception_v4_is_that_of_tf_slim():
+    """Batch norm's ε and decay, with a scale; dropout of a fifth before the head, from the network's own generator."""
+    with torch.device("meta"):
+        network = ARCHS["inception_v4"].build(IMAGENET, 1000)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum, norm.affine) for norm in norms} == {(0.001, 0.0003, True)}
+    assert network.drop.p == 0.2 and hasattr(network.drop, "generator")
+    assert not any(isinstance(module, nn.Dropout) and module.p for module in network.modules())
 
 
 def test_one_class_is_refused():

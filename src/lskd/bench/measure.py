@@ -19,7 +19,7 @@ from lskd.bench.floor import Work, bytes_and_operations, copy_bandwidth, matrix_
 from lskd.bench.reference import UsualLoop
 from lskd.config import Named, Run, Smoothing
 from lskd.data import Part, Spec
-from lskd.data.augment import Normalize
+from lskd.data.augment import Normalize, Views
 from lskd.engine import Shared, device_bytes, run_bytes
 from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.loop import evaluate
@@ -170,6 +170,7 @@ class Pair:
         self.teacher: nn.Module | None = None
         if run.teacher is not None:
             self.teacher = build_network(run.teacher, spec)
+            assert isinstance(self.images.views, Views)  # parts made up here are never streamed
             self.table = self.stack.enter_context(shared.table(run, self.images.views, spec.num_classes))
             if self.table is None:
                 self.notes.append(f"{FILLING}, {CACHED}: skipped, half of the free memory does not hold the logits")
@@ -270,6 +271,7 @@ class Pair:
             self.teacher_on_device(), images.views,
             lambda network, pixels: forward(network, pixels, images.normalizer, precision), mode="eval", table=table,
         )  # fmt: skip
+        assert isinstance(images.views, Views)
         count = min(4 * teacher.batch, len(images.labels))
         views = torch.zeros(count, dtype=torch.int64, device=self.device)
         rows = torch.arange(count, device=self.device) * images.views.count

@@ -12,13 +12,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lskd.errors import InputError, unknown
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,9 @@ class Dataset:
 class Spec:
     """What a data set is, known without opening its images.
 
-    shape is (channels, height, width); train and test are numbers of images; digest is `lskd.data.cache.digest`.
+    shape is (channels, height, width), with height = width = 0 where images have various sizes and are streamed:
+    decoded while the network trains, from files that stay where they are. train and test are numbers of images; digest
+    is `lskd.data.cache.digest` or, streamed, that of `lskd.data.index`; empty where nothing is known to compare with.
     """
 
     name: str
@@ -73,11 +76,16 @@ class Spec:
     class_names: tuple[str, ...]
     digest: str
 
+    @property
+    def streamed(self) -> bool:
+        return self.shape[1] == 0
+
 
 class Part(NamedTuple):
-    """Images and labels of one part of a data set, on the CPU."""
+    """Images and labels of one part of a data set: a tensor (N, C, H, W) uint8 or, of a streamed data set, N `Files`
+    (on a device: a `Stream` of them)."""
 
-    images: torch.Tensor  # (N, C, H, W) uint8
+    images: Any
     labels: torch.Tensor  # (N,) int64
 
 
@@ -93,6 +101,11 @@ _CIFAR100_NAMES = tuple(  # one string, because a hundred lines of one word each
     squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
     wardrobe whale willow_tree wolf woman worm
     """.split()  # noqa: SIM905
+)
+
+# A line a class: the name of its folder (WordNet's number of a synset), and the name by which torchvision calls it.
+_IMAGENET_NAMES = tuple(
+    line.split(maxsplit=1)[1] for line in Path(__file__).with_name("imagenet.txt").read_text().splitlines()
 )
 
 # The digests are those of the original data, so `prepare` checks every pixel and label, whatever the source.
@@ -136,6 +149,17 @@ DATASETS: dict[str, Spec] = {
         test=360,
         class_names=_DIGIT_NAMES,
         digest="ed448f0c893070213fe5aa201377462417499069b788b7715bd7be25d0678a82",
+    ),
+    # Checked by its folders' names and the numbers of files; its test part is the official validation set.
+    "imagenet": Spec(
+        name="imagenet",
+        title="ImageNet (ILSVRC 2012)",
+        num_classes=1000,
+        shape=(3, 0, 0),
+        train=1_281_167,
+        test=50_000,
+        class_names=_IMAGENET_NAMES,
+        digest="",
     ),
 }
 
@@ -216,35 +240,48 @@ def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
     folder = _folder(cache, dataset.name)
     if not folder.exists():
         prepare(dataset.name, data=data, cache=cache)
-    arrays = disk.read(folder)
+    arrays = disk.read_files(folder, data) if known.streamed else disk.read(folder)
+
+    def part(images: Any, labels: np.ndarray) -> Part:
+        return Part(images if known.streamed else torch.from_numpy(images), torch.from_numpy(labels))
 
     images, labels = arrays.train_images, arrays.train_labels
-    parts = {"test": Part(torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels))}
+    parts = {"test": part(arrays.test_images, arrays.test_labels)}
     if dataset.holdout:
         chosen, rest = class_balanced(labels, dataset.holdout, dataset.holdout_seed)
-        parts["validation"] = Part(torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]))
+        parts["validation"] = part(images[chosen], labels[chosen])
         images, labels = images[rest], labels[rest]
     if dataset.limit:
         chosen, _ = class_balanced(labels, dataset.limit, dataset.holdout_seed)
         images, labels = images[chosen], labels[chosen]
-    parts["train"] = Part(torch.from_numpy(images), torch.from_numpy(labels))
+    parts["train"] = part(images, labels)
     return parts
 
 
 def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force: bool = False) -> Spec:
     """Decode a built-in data set from `data` into the cache, downloading it into `data` first if it is not there.
+    Of a streamed one the files in `data` are indexed; they stay there.
 
     A data set that is in the cache already, as an imported one always is, is only checked, unless `force`. Raises
     `InputError` if the data cannot be had or is not the original data, pixel by pixel.
     """
     from lskd.data import cache as disk
     from lskd.data import sources
+    from lskd.data.index import describe, read_built_in
 
     known, folder = spec(name, cache), _folder(cache, name)
     if name not in DATASETS and force:
         raise InputError(f"{name}: is not built in, so there is nothing to decode it from again; import it again")
     if folder.exists() and not force:
-        return disk.check_files(folder)
+        found = disk.check_files(folder)
+        if found.streamed:
+            disk.locate(folder, data)  # the images must be there, too
+        return found
+    if known.streamed:
+        index = read_built_in(name, data)
+        known = replace(known, digest=describe(name, index).digest)
+        disk.write(folder, known, index, source=f"image folder {index.root}", replace=force)
+        return known
     arrays, source = sources.read(name, data=data, download=download)
     arrays = disk.canonical(arrays)
     disk.check_content(known, arrays, source)
@@ -252,26 +289,34 @@ def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force:
     return known
 
 
-def verify(name: str, *, cache: Path) -> Spec:
-    """Check a data set in the cache: its files, and its content against the digest. Raises `InputError` if damaged."""
+def verify(name: str, *, cache: Path, data: Path | None = None) -> Spec:
+    """Check a data set in the cache: its files, and its content against the digest. Raises `InputError` if damaged.
+    Of a streamed one the names and sizes of the images are checked (those of a built-in one in `data`)."""
     from lskd.data import cache as disk
 
     known, folder = spec(name, cache), _folder(cache, name)
+    if known.streamed:
+        return disk.check_index(folder, data or default_data_root(cache))
     disk.check_content(known, disk.read(folder), str(folder))
     return known
 
 
-def import_folder(name: str, path: Path, *, cache: Path, size: int | None = None, force: bool = False) -> Spec:
+def import_folder(
+    name: str, path: Path, *, cache: Path, size: int | None = None, stream: bool = False, force: bool = False
+) -> Spec:
     """Decode a user's own data into the cache as the data set `name`.
 
     path: a folder of images `train/<class>/*.png`, `test/<class>/*.png` (or jpg …), or of Hugging Face style parquet.
     size: resize all images to this width and height; without it they must have one size and mode already.
+    stream: leave the images where they are, whatever their sizes, and decode them while a network trains.
     force: replace another data set that was imported under this name.
 
     Raises `InputError` for a bad name, a folder that cannot be read, or other content under this name.
     """
     from lskd.data import cache as disk
     from lskd.data import sources
+    from lskd.data.index import Index, describe, scan
+    from lskd.data.sources import Arrays
 
     if not _is_name(name):
         raise InputError(f"name = {name!r}: must be made of a-z, 0-9 and _ only")
@@ -279,10 +324,20 @@ def import_folder(name: str, path: Path, *, cache: Path, size: int | None = None
         raise InputError(f"name = {name!r}: is a built-in data set, use another name (or `lskd-data prepare {name}`)")
     if size is not None and size < 1:
         raise InputError(f"size = {size}: must be >= 1")
-    arrays, source = sources.read_folder(path, size)
-    arrays = disk.canonical(arrays)
-    new, folder = disk.describe(name, arrays), _folder(cache, name)
-    disk.write(folder, new, arrays, source=source, replace=force)
+    if stream and size is not None:
+        raise InputError(f"size = {size}: must be left out with --stream; a recipe's augment.crop says the size")
+    content: Arrays | Index
+    if stream:
+        if not (path / "train").is_dir():
+            raise InputError(f"{path}: no data: must hold train/<class>/*.jpg and test/<class>/*.jpg")
+        content, source = scan(path), f"image folder {path}"
+        new = describe(name, content)
+    else:
+        content, source = sources.read_folder(path, size)
+        content = disk.canonical(content)
+        new = disk.describe(name, content)
+    folder = _folder(cache, name)
+    disk.write(folder, new, content, source=source, replace=force)
     # `write` keeps what is there already, which is right only if it is the same data.
     if disk.check_files(folder).digest != new.digest:
         raise InputError(f"name = {name!r}: other data was imported under this name: use another name, or --force")

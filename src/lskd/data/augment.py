@@ -3,10 +3,15 @@
 A training image is seen through one of finitely many *views*: where its crop starts, and whether it is flipped. Views
 are numbered, drawn for a whole epoch at once, and applied to a batch by one gather. The numbering is what lets a frozen
 teacher be evaluated once per view (`lskd.engine.teacher`).
+
+Images of a streamed data set have various sizes, and are seen through `ResizedCrop`, whose views are too many to count:
+there a view's number is the seed of its crop (`lskd.data.stream`).
 """
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +22,60 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+
+TRIES = 10  # at a crop that fits
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A random part of an image, resized to a square; at evaluation its middle.
+
+    Training: torchvision's RandomResizedCrop. A share of the image's area uniform in `scale`, width/height
+    log-uniform in `ratio`, both sides rounded to pixels, anywhere in the image; where ten such draws do not fit, the
+    largest central part whose width/height lies in `ratio`.
+    Evaluation: the middle `central` of each side, as in TF-slim's Inception preprocessing; with `square`, a square of
+    `central` times the shorter side, which is torchvision's Resize(256) and CenterCrop(224) for 0.875.
+    """
+
+    scale: tuple[float, ...] = (0.08, 1.0)
+    ratio: tuple[float, ...] = (3 / 4, 4 / 3)
+    central: float = 0.875
+    square: bool = False
+
+    def __post_init__(self) -> None:
+        for name, most in (("scale", 1.0), ("ratio", math.inf)):
+            value = getattr(self, name)
+            if len(value) != 2 or not 0 < value[0] <= value[1] <= most:
+                limit = ", at most 1" if most == 1 else ""
+                raise InputError(f"{name} = {list(value)}: must be two numbers > 0, rising{limit}")
+        if not 0 < self.central <= 1:
+            raise InputError(f"central = {self.central}: must be in (0, 1]")
+
+    def draw(self, width: int, height: int, rng: random.Random) -> Box:
+        """The part of an image that a training sees."""
+        low, high = self.ratio
+        for _ in range(TRIES):
+            area = width * height * (self.scale[0] + (self.scale[1] - self.scale[0]) * rng.random())
+            aspect = math.exp(math.log(low) + (math.log(high) - math.log(low)) * rng.random())
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                top, left = int((height - h + 1) * rng.random()), int((width - w + 1) * rng.random())
+                return left, top, left + w, top + h
+        w, h = min(width, max(1, round(height * high))), min(height, max(1, round(width / low)))
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+    def centre(self, width: int, height: int) -> Box:
+        """The part of an image that is evaluated."""
+        if self.square:
+            side = max(1, round(self.central * min(width, height)))
+            left, top = (width - side) // 2, (height - side) // 2
+            return left, top, left + side, top + side
+        left, top = (int((size - size * self.central) / 2) for size in (width, height))
+        return left, top, width - left, height - top
+
+
 @dataclass(frozen=True)
 class Augment:
     """Pad every side by `pad` pixels, crop a `crop`×`crop` window at a uniform offset, flip left-right with chance ½.
@@ -24,20 +83,32 @@ class Augment:
     pad 4, crop 32 (or 0 = the image's size), flip: the usual CIFAR pipeline, equal in distribution to torchvision's
     RandomCrop(32, padding=4) + RandomHorizontalFlip(). pad 2: MNIST shifts in [-2, 2]². crop 24: random 24×24 windows.
     Evaluation takes the centre window, unflipped.
+
+    With `resized` (for streamed data sets, and only for them) the window is instead a part of any size and shape,
+    resized to `crop`×`crop`.
     """
 
     pad: int = 0
     padding: Literal["zero", "reflect"] = "zero"
     crop: int = 0
     flip: bool = False
+    resized: ResizedCrop | None = None
 
     def __post_init__(self) -> None:
         for name in ("pad", "crop"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} = {getattr(self, name)}: must be >= 0")
+        if self.resized is not None and (self.pad or not self.crop):
+            raise InputError(f"pad = {self.pad}, crop = {self.crop}: with resized, pad must be 0 and crop given")
 
     def check(self, height: int, width: int) -> None:
-        """`InputError` unless the window fits the padded image."""
+        """`InputError` unless the window fits the padded image. height = width = 0: images of various sizes."""
+        if height == 0 and self.resized is None:
+            raise InputError("resized: must be given, with crop, for a streamed data set: its images vary in size")
+        if height == 0:
+            return
+        if self.resized is not None:
+            raise InputError("resized: is for streamed data sets only; leave it out, or null")
         smallest = min(height, width)
         if self.crop > smallest + 2 * self.pad:
             raise InputError(f"crop = {self.crop}: must be at most {smallest + 2 * self.pad}, the padded image's size")
@@ -61,7 +132,7 @@ class Views:
     def __init__(self, images: Tensor, augment: Augment) -> None:
         height, width = images.shape[-2:]
         augment.check(height, width)
-        self.height, self.width = augment.crop or height, augment.crop or width
+        self.channels, self.height, self.width = images.shape[1], augment.crop or height, augment.crop or width
         self.rows, self.columns, self.flips = augment.shape(height, width)
         self.count = self.rows * self.columns * self.flips
         self.identity = self.count == 1

@@ -4,6 +4,8 @@
     test_images.npy   (M, C, H, W) uint8      test_labels.npy   (M,) int64
     meta.json         the `Spec`, where the data came from, and bytes and SHA-256 of each file
 
+Of a streamed data set there is an index instead of arrays: see `lskd.data.index`.
+
 Rows are in a canonical order. The same data set comes in different orders from different sources (torchvision's files,
 the shards of a hub, a folder listing), and an index into it would mean different images on different machines. Sorted
 by content, splits and the batches that a seed draws are the same everywhere.
@@ -21,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lskd.data import DATASETS, Spec
+from lskd.data import DATASETS, Spec, index
+from lskd.data.index import Index
 from lskd.data.sources import Arrays
 from lskd.errors import InputError
 
@@ -81,7 +84,7 @@ def check_content(spec: Spec, arrays: Arrays, source: str) -> None:
         )
 
 
-def write(folder: Path, spec: Spec, arrays: Arrays, *, source: str, replace: bool) -> None:
+def write(folder: Path, spec: Spec, content: Arrays | Index, *, source: str, replace: bool) -> None:
     """Write a data set, so that `folder` either is complete or does not exist. Raises `InputError` if it cannot.
 
     Unless `replace`, a folder that is there already stays as it is: of several processes that write at once, the first
@@ -92,12 +95,16 @@ def write(folder: Path, spec: Spec, arrays: Arrays, *, source: str, replace: boo
     temporary, replaced = folder.with_name(stem), folder.with_name(f"{stem}.old")
     try:
         temporary.mkdir(parents=True)
-        files = {}
-        for name in _ARRAYS:
-            path = temporary / f"{name}.npy"
-            np.save(path, getattr(arrays, name))
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        meta = {**asdict(spec), "source": source, "files": files}
+        meta = {**asdict(spec), "source": source}
+        if isinstance(content, Index):
+            content.save(temporary)
+            parts = {"train": content.train.folder, "test": content.test.folder}
+            meta |= {"root": str(content.root.absolute()), "parts": parts}
+        else:
+            for name in _ARRAYS:
+                np.save(temporary / f"{name}.npy", getattr(content, name))
+        paths = [temporary / name for name in _files(spec)]
+        meta["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
         if replace:
             with contextlib.suppress(FileNotFoundError):
@@ -142,6 +149,38 @@ def read(folder: Path) -> Arrays:
     return Arrays(**arrays, class_names=spec.class_names)
 
 
+def read_files(folder: Path, data: Path) -> Arrays:
+    """`read` for a streamed data set: `Files` in the place of images. Those of a built-in one are in `data`/name."""
+    spec = check_files(folder)
+    root, parts = locate(folder, data)
+    train, test = index.read(folder, root, parts)
+    return Arrays(*train, *test, class_names=spec.class_names)  # type: ignore[arg-type]
+
+
+def locate(folder: Path, data: Path) -> tuple[Path, dict[str, str]]:
+    """Where the images of a streamed data set are, and the folders of its parts. `InputError` if they are not there."""
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    root = data / folder.name if folder.name in DATASETS else Path(meta["root"])
+    for part in meta["parts"].values():
+        if not (root / part).is_dir():
+            raise InputError(f"{root / part}: not there: the images of {folder.name} are indexed and not copied")
+    return root, meta["parts"]
+
+
+def check_index(folder: Path, data: Path) -> Spec:
+    """Raise `InputError` unless the images of a streamed data set still have the names and sizes of their index."""
+    spec = check_files(folder)
+    root, parts = locate(folder, data)
+    found = index.scan(root, (parts["test"],))
+    if index.describe(spec.name, found).digest != spec.digest:
+        raise InputError(f"{found.root}: files or their sizes differ from the index in {folder}: {_remedy(folder)}")
+    return spec
+
+
+def _files(spec: Spec) -> tuple[str, ...]:
+    return index.FILES if spec.streamed else tuple(f"{name}.npy" for name in _ARRAYS)
+
+
 def _read_meta(folder: Path) -> tuple[Spec, dict[str, tuple[int, str]]]:
     """The `Spec`, and (bytes, SHA-256) of each file."""
     if not folder.is_dir():
@@ -160,7 +199,9 @@ def _read_meta(folder: Path) -> tuple[Spec, dict[str, tuple[int, str]]]:
             class_names=tuple(map(str, meta["class_names"])),
             digest=str(meta["digest"]),
         )
-        files = {f"{name}.npy": meta["files"][f"{name}.npy"] for name in _ARRAYS}
+        files = {name: meta["files"][name] for name in _files(spec)}
+        if spec.streamed:
+            str(meta["root"]), meta["parts"]["train"], meta["parts"]["test"]
         checksums = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
     except FileNotFoundError:
         raise InputError(f"{path}: missing: {_remedy(folder)}") from None
@@ -168,7 +209,7 @@ def _read_meta(folder: Path) -> tuple[Spec, dict[str, tuple[int, str]]]:
         raise InputError(f"{path}: damaged ({type(error).__name__}): {_remedy(folder)}") from error
     if spec.name != folder.name:
         raise InputError(f"{path}: describes {spec.name!r}, not {folder.name!r}: {_remedy(folder)}")
-    if spec.name in DATASETS and spec.digest != DATASETS[spec.name].digest:
+    if spec.name in DATASETS and DATASETS[spec.name].digest not in ("", spec.digest):
         raise InputError(f"{path}: describes other data than {spec.name}: {_remedy(folder)}")
     return spec, checksums
 

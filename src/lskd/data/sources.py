@@ -26,6 +26,7 @@ from lskd.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from PIL import Image
 
 _log = logging.getLogger(__name__)
 
@@ -48,10 +49,10 @@ _TORCHVISION = {
 }
 _DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte; urllib's default is to wait for ever
 
-_TEST_NAMES = ("test", "val", "validation")  # a user's own test part: the first of these that exists
+TEST_NAMES = ("test", "val", "validation")  # a user's own test part: the first of these that exists
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"}
 _MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}  # PIL's 8-bit modes: these convert to RGB without surprises
 _GREY_MODES = {"1", "L", "LA"}
 
@@ -164,7 +165,7 @@ def find_shards(folder: Path) -> dict[str, list[Path]] | None:
             names = ", ".join(path.name for path in found)
             raise InputError(f"{folder}: several subfolders hold train-*.parquet: keep one of {names}")
         if found:
-            return {"train": _shards(found[0], ("train",)), "test": _shards(found[0], _TEST_NAMES)}
+            return {"train": _shards(found[0], ("train",)), "test": _shards(found[0], TEST_NAMES)}
     return None
 
 
@@ -272,16 +273,7 @@ def read_image_folder(path: Path, size: int | None = None) -> Arrays:
 
     Labels are the classes' positions in alphabetical order. Files that are not images by their suffix are passed over.
     """
-    test = next((path / name for name in _TEST_NAMES if (path / name).is_dir()), None)
-    if test is None:
-        raise InputError(f"{path}: no test part: must hold test/<class>/ (or val/<class>/) beside train/<class>/")
-    names = _class_folders(path / "train")
-    if len(names) < 2:
-        raise InputError(f"{path / 'train'}: must hold a folder for each of 2 or more classes, has {len(names)}")
-    if differing := set(names) ^ set(_class_folders(test)):
-        raise InputError(
-            f"{path}: train and {test.name} must have the same classes, differ in {sorted(differing)[0]!r}"
-        )
+    test, names = find_classes(path)
     _log.info("%s: decoding images", path)
     decoder = _Decoder(size)
 
@@ -289,7 +281,7 @@ def read_image_folder(path: Path, size: int | None = None) -> Arrays:
         images: list[np.ndarray] = []
         labels: list[int] = []
         for label, name in enumerate(names):
-            files = sorted(file for file in (folder / name).rglob("[!.]*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+            files = sorted(file for file in (folder / name).rglob("[!.]*") if file.suffix.lower() in IMAGE_SUFFIXES)
             if not files:
                 raise InputError(f"{folder / name}: no images")
             images += [decoder.decode(file, str(file)) for file in files]
@@ -301,8 +293,39 @@ def read_image_folder(path: Path, size: int | None = None) -> Arrays:
     return Arrays(decoder.stack(train_images), train_labels, decoder.stack(test_images), test_labels, tuple(names))
 
 
+def find_classes(path: Path, test_names: tuple[str, ...] = TEST_NAMES) -> tuple[Path, list[str]]:
+    """The folder of the test part, and the class folders that `path`/train and it must both have, sorted."""
+    test = next((path / name for name in test_names if (path / name).is_dir()), None)
+    if test is None:
+        places = " or ".join(f"{name}/<class>/" for name in test_names)
+        raise InputError(f"{path}: no test part: must hold {places} beside train/<class>/")
+    names = _class_folders(path / "train")
+    if len(names) < 2:
+        raise InputError(f"{path / 'train'}: must hold a folder for each of 2 or more classes, has {len(names)}")
+    if differing := set(names) ^ set(_class_folders(test)):
+        raise InputError(
+            f"{path}: train and {test.name} must have the same classes, differ in {sorted(differing)[0]!r}"
+        )
+    return test, names
+
+
 def _class_folders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def open_image(file: Path | str | io.BytesIO, where: str) -> Image.Image:
+    """An image, decoded. `InputError`, saying `where` it was, if it cannot be, or has more than 8 bits a channel."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            image.load()
+    # PIL's decoders raise what the parser of the format raises: OSError, SyntaxError, ValueError, struct.error, …
+    except Exception as error:
+        raise InputError(f"{where}: not an image that can be decoded ({_one_line(error)})") from error
+    if image.mode not in _MODES:
+        raise InputError(f"{where}: mode {image.mode}: must be 8 bits a channel, grey or colour")
+    return image
 
 
 class _Decoder:
@@ -321,16 +344,8 @@ class _Decoder:
         """(H, W) or (H, W, 3) uint8. `where` names the image in errors."""
         from PIL import Image
 
-        try:
-            with Image.open(file) as opened:
-                opened.load()
-                image: Image.Image = opened
-                mode = opened.mode
-        # PIL's decoders raise what the parser of the format raises: OSError, SyntaxError, ValueError, struct.error, …
-        except Exception as error:
-            raise InputError(f"{where}: not an image that can be decoded ({_one_line(error)})") from error
-        if mode not in _MODES:
-            raise InputError(f"{where}: mode {mode}: must be 8 bits a channel, grey or colour")
+        image = open_image(file, where)
+        mode = image.mode
         if self._size is not None:
             self._all_grey &= mode in _GREY_MODES
             image = image.convert("RGB").resize((self._size, self._size), Image.Resampling.BILINEAR)

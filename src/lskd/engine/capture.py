@@ -31,29 +31,30 @@ def on_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
 
 
 class Captured:
-    """`step(size)`, which works on the current CUDA stream and only on tensors that stay where they are.
+    """`step(*sizes)`, which works on the current CUDA stream and only on tensors that stay where they are.
 
-    The first calls of each size run eagerly, and are steps like any other; then the step is captured, and from then on
-    replayed. Where it cannot be captured, that is said once, and all steps run eagerly: slower, and the same numbers.
+    The first calls with the same sizes run eagerly, and are steps like any other; then the step is captured, and from
+    then on replayed. Where it cannot be captured, that is said once, and all steps run eagerly: slower, and the same
+    numbers.
     """
 
-    def __init__(self, step: Callable[[int], None], generator: torch.Generator) -> None:
+    def __init__(self, step: Callable[..., None], generator: torch.Generator) -> None:
         self.step, self.generator = step, generator
-        self.calls: Counter[int] = Counter()
-        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.calls: Counter[tuple[int, ...]] = Counter()
+        self.graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
         self.pool = torch.cuda.graph_pool_handle()
         self.failed = False
 
-    def __call__(self, size: int) -> None:
-        if size in self.graphs:
-            self.graphs[size].replay()
+    def __call__(self, *sizes: int) -> None:
+        if sizes in self.graphs:
+            self.graphs[sizes].replay()
             return
-        self.step(size)
-        self.calls[size] += 1
-        if self.calls[size] >= WARM_UP and not self.failed:
-            self._capture(size)
+        self.step(*sizes)
+        self.calls[sizes] += 1
+        if self.calls[sizes] >= WARM_UP and not self.failed:
+            self._capture(sizes)
 
-    def _capture(self, size: int) -> None:
+    def _capture(self, sizes: tuple[int, ...]) -> None:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         stream = torch.cuda.current_stream()
@@ -63,7 +64,7 @@ class Captured:
                 ONE_AT_A_TIME,
                 torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode="thread_local"),
             ):
-                self.step(size)
+                self.step(*sizes)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -72,4 +73,4 @@ class Captured:
                 "a step cannot be captured (%s): running it eagerly, which is slower", str(error).splitlines()[0]
             )
             return
-        self.graphs[size] = graph
+        self.graphs[sizes] = graph

@@ -7,7 +7,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from lskd import metrics
 from lskd.config import Observation, Run
 from lskd.data import Part, Spec
+from lskd.data.augment import Views
+from lskd.data.stream import LARGEST, Stream
 from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.observing import Looks, Observing
 from lskd.engine.seeds import generator_for
@@ -77,7 +79,8 @@ def train(
         stack.enter_context(on_stream(new_stream(shared.device)))
         images = shared.images(run, parts)
         table = None
-        if teacher_network is not None and run.teacher_mode == "eval" and run.method.settings.teacher_use == "logits":
+        looked_up = run.teacher_mode == "eval" and run.method.settings.teacher_use == "logits"
+        if teacher_network is not None and looked_up and isinstance(images.views, Views):
             table = stack.enter_context(shared.table(run, images.views, spec.num_classes))
         training = Training(run, spec, images, teacher_network, table)
 
@@ -143,7 +146,7 @@ def train(
                     began_at = time.perf_counter()
             if training.step_number < training.total_steps:
                 checkpoint_if_due()
-        return Outcome(training.network, summarise(training, epochs, outputs, seconds), epochs, observing.looks)
+        return Outcome(training.trained, summarise(training, epochs, outputs, seconds), epochs, observing.looks)
 
 
 def summarise(
@@ -183,9 +186,9 @@ def summarise(
 
 
 @torch.no_grad()
-def evaluate(training: Training, images: Tensor) -> Tensor:
+def evaluate(training: Training, images: Tensor | Stream) -> Tensor:
     """fp32 logits (N, K) of uint8 `images`, in eval mode."""
-    network = training.network.eval()
+    network = training.trained.eval()
     return torch.cat([training.forward(network, chunk) for chunk in images.split(EVALUATION_BATCH[images.device.type])])
 
 
@@ -203,13 +206,23 @@ def gamma(training: Training) -> float | None:
     if method.teacher_probs(torch.zeros(1, training.num_classes)) is None:  # no need to ask the teacher
         return None
     views = images.views.draw(generator_for(run.seed, "augment", 0))
-    if teacher.ahead:
-        logits = teacher.epoch(views)
+    chunks: Iterable[Tensor]
+    if isinstance(images.views, Stream):
+        size = STATISTICS_BATCH if run.teacher_mode == "batch_stats" else LARGEST
+        chunks = map(teacher.live, images.views.batches(torch.arange(len(views)), views, size))
+    elif teacher.ahead:
+        chunks = [teacher.epoch(views)]
     else:
-        chunks = torch.arange(len(views), device=views.device).split(STATISTICS_BATCH)
-        logits = torch.cat([teacher.live(images.views.take(chunk, views[chunk])) for chunk in chunks])
-    probs = method.teacher_probs(logits)
-    return None if probs is None else equivalent_smoothing(probs, images.labels).double().mean().item()
+        rows = torch.arange(len(views), device=views.device).split(STATISTICS_BATCH)
+        chunks = [teacher.live(images.views.take(row, views[row])) for row in rows]
+    smoothing, begun = list[Tensor](), 0
+    for logits in chunks:
+        probs = method.teacher_probs(logits)
+        if probs is None:
+            return None
+        smoothing.append(equivalent_smoothing(probs, images.labels[begun : begun + len(logits)]).double())
+        begun += len(logits)
+    return torch.cat(smoothing).mean().item()
 
 
 def best_epoch(epochs: list[dict[str, Any]], part: str, parts: Mapping[str, Part]) -> dict[str, Any]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lskd.config import Run
 from lskd.data import Spec
-from lskd.data.augment import Normalize, Normalizer, Views, centre
+from lskd.data.augment import Augment, Normalize, Normalizer, Views, centre
+from lskd.data.index import Files
+from lskd.data.stream import LARGEST, Stream
 from lskd.engine.loop import evaluate
 from lskd.engine.shared import Images
 from lskd.engine.teacher import EVALUATION_BATCH
@@ -23,6 +29,7 @@ from lskd.engine.training import Training, build_network
 # cuBLAS reserves 32 MiB for each stream on Hopper, cuDNN's algorithms about as much: an estimate, not measured.
 CUDA_WORKSPACE = 64 << 20
 BATCHES = (8, 16)  # what a batch of the recipe's size needs is extrapolated from these
+STREAMED_BATCHES = (2, 4)  # photographs: large images, and large networks
 
 
 def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
@@ -33,14 +40,16 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     On CUDA ("cuda") a captured step keeps its memory to itself, so a step's and an evaluation's add up. Not counted is
     what a library's kernels take for themselves on a CPU.
     """
-    few, more = (_measure(run, spec, batch) for batch in BATCHES)
+    batches = STREAMED_BATCHES if spec.streamed else BATCHES
+    few, more = (_measure(run, spec, batch) for batch in batches)
 
     def at(batch: int, of: str) -> float:
         """All tensors of a step grow by the same bytes for each example."""
-        slope = (more[of] - few[of]) / (BATCHES[1] - BATCHES[0])
-        return few[of] + slope * (batch - BATCHES[0])
+        slope = (more[of] - few[of]) / (batches[1] - batches[0])
+        return few[of] + slope * (batch - batches[0])
 
-    step, evaluation = at(run.recipe.batch_size, "step"), at(EVALUATION_BATCH[device_type], "evaluation")
+    evaluated = min(EVALUATION_BATCH[device_type], LARGEST) if spec.streamed else EVALUATION_BATCH[device_type]
+    step, evaluation = at(run.recipe.micro_batch, "step"), at(evaluated, "evaluation")
     if device_type == "cuda":
         return round(few["kept"] + step + evaluation) + CUDA_WORKSPACE
     return round(few["kept"] + max(step, evaluation))
@@ -49,13 +58,18 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
 def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     """Bytes that are kept between steps, and the most that a step and an evaluation of `batch` images hold besides."""
     normalize = Normalize("per_image" if run.recipe.normalize.kind == "per_image" else "none")
-    recipe = dataclasses.replace(run.recipe, batch_size=batch, steps=2, epochs=None)
+    size = batch * min(run.recipe.accumulate, 2)  # of many parts of a batch, two are like the others
+    recipe = dataclasses.replace(run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None)
     with Allocations() as memory:
-        pixels = torch.zeros(batch, *spec.shape, dtype=torch.uint8)
-        views = Views(pixels, recipe.augment)
         # As many images as there will be, of which only the first is looked at: a method may keep something for each.
-        examples = max(run.dataset.limit or spec.train - run.dataset.holdout, 4 * batch)
-        views.images = views.images[:1].expand(examples, -1, -1, -1)
+        examples = max(run.dataset.limit or spec.train - run.dataset.holdout, 4 * size)
+        pixels = torch.zeros(size, *spec.shape, dtype=torch.uint8)
+        views: Views | Black
+        if spec.streamed:
+            views = Black(examples, recipe.augment)
+        else:
+            views = Views(pixels, recipe.augment)
+            views.images = views.images[:1].expand(examples, -1, -1, -1)
         labels = torch.arange(examples) % spec.num_classes
         images = Images(views, labels, Normalizer(normalize, pixels), held_out={})
         shared = memory.live
@@ -68,14 +82,27 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
             if step:
                 training.enter(None)
             training.train_mode()
+            if spec.streamed:
+                training.begin_epoch()
             training.step()  # its gradients stay
             kept = memory.live
             step = max(step, memory.most(training.step) - kept)
-        evaluation = memory.most(lambda: evaluate(training, centre(pixels, recipe.augment))) - kept
+        seen = views.take(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
+        held_out = seen if spec.streamed else centre(pixels[:batch], recipe.augment)
+        evaluation = memory.most(lambda: evaluate(training, held_out)) - kept
         if training.teacher is not None:
-            seen = views.take(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
             evaluation = max(evaluation, memory.most(lambda: training.teacher.live(seen)) - kept)
     return {"kept": kept - shared, "step": step, "evaluation": evaluation}
+
+
+class Black(Stream):
+    """So many black images, of which no file is read."""
+
+    def __init__(self, count: int, augment: Augment) -> None:
+        super().__init__(Files(Path(), np.empty(count, dtype=object)), augment, torch.device("cpu"), None)
+
+    def batches(self, indices: Tensor, views: Tensor, size: int, into: Tensor | None = None) -> Iterator[Tensor]:
+        return itertools.repeat(self.buffer(size) if into is None else into)
 
 
 class Allocations(TorchDispatchMode):

@@ -42,13 +42,13 @@ class Observing:
     @torch.no_grad()
     def look(self) -> None:
         """Let those who are due look. The network is in eval mode meanwhile, and nothing of the training changes."""
-        training, step = self.training, self.training.step_number
-        was_training = training.network.training
-        training.network.eval()
+        network, step = self.training.trained, self.training.step_number
+        was_training = network.training
+        network.eval()
         for observation in self._due.get(step, []):
-            seen = observation.settings.look(scene(training, observation))
+            seen = observation.settings.look(scene(self.training, observation))
             self.looks[observation.key].append({"step": step, **seen})
-        training.network.train(was_training)
+        network.train(was_training)
 
 
 def scene(training: Training, observation: Observation) -> Scene:
@@ -56,16 +56,16 @@ def scene(training: Training, observation: Observation) -> Scene:
     views, held_out, run = training.images.views, training.images.held_out, training.run
 
     def plain(part: str, indices: Tensor) -> Tensor:
-        if part == "train":
-            return views.take(indices, torch.full_like(indices, views.plain))
-        return held_out[part].images[indices]
+        images = views if part == "train" else held_out[part].images
+        return images[indices] if isinstance(images, Tensor) else images.take(indices, _all(images.plain, indices))
 
     def augmented(indices: Tensor, generator: torch.Generator) -> Tensor:
-        return views.take(indices, views.draw(generator)[indices])
+        drawn = views.draw(generator)
+        return views.take(indices, drawn[indices.to(drawn.device)])
 
     return Scene(
-        network=training.network,
-        forward=lambda pixels: training.forward(training.network, pixels),
+        network=training.trained,
+        forward=lambda pixels: training.forward(training.trained, pixels),
         batch=EVALUATION_BATCH[training.device.type],
         labels={"train": training.images.labels, **{name: part.labels for name, part in held_out.items()}},
         plain=plain,
@@ -74,6 +74,10 @@ def scene(training: Training, observation: Observation) -> Scene:
         class_names=training.class_names,
         generator=generator_for(run.seed, f"observe {observation.name}", training.step_number),
     )
+
+
+def _all(value: int, indices: Tensor) -> Tensor:
+    return torch.full_like(indices, value)
 
 
 def observe(
@@ -87,8 +91,10 @@ def observe(
     """What observers of trained networks see of `network`, which is the one of `run`."""
     set_precision(run.recipe.precision)
     with on_stream(new_stream(shared.device)):
-        alone = replace(run, method=Named("ce", METHODS["ce"]), teacher=None, teacher_mode="eval")
-        training = Training(alone, spec, shared.images(run, parts))  # how it was trained does not matter any more
+        # How it was trained does not matter any more.
+        recipe, method = replace(run.recipe, ema=0.0), Named("ce", METHODS["ce"])
+        alone = replace(run, recipe=recipe, method=method, teacher=None, teacher_mode="eval")
+        training = Training(alone, spec, shared.images(run, parts))
         training.network.load_state_dict(network.state_dict())
         training.step_number = training.total_steps
         observing = Observing(observations, training)

@@ -62,6 +62,19 @@ class SGD:
         """One update from `loss`, at `schedule_factor` times each group's learning rate."""
         self.sgd.zero_grad(set_to_none=True)
         loss.backward()
+        self.update(schedule_factor)
+
+    def hold_gradients(self) -> None:
+        """Have gradients stay at one place, so that `backward` adds to them until `update`."""
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+
+    def clear(self) -> None:
+        """Gradients that stay become zero."""
+        torch._foreach_zero_([p.grad for p in self.parameters if p.grad is not None])
+
+    def update(self, schedule_factor: Tensor | float) -> None:
+        """One update from the gradients that there are."""
         # Weight decay is a part of the loss whose gradient is known; as such it takes part in the clipping.
         if self.decayed:
             decayed = [p for p in self.decayed if p.grad is not None]  # what the loss does not reach stays as it is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -13,15 +14,18 @@ from torch import Tensor
 from lskd.config import Run, table_bytes
 from lskd.data import Part
 from lskd.data.augment import Normalizer, Views, centre
+from lskd.data.index import Files
+from lskd.data.stream import Stream, decoders
 
 DATA_SETS = 4  # kept on the device at once
 
 
 @dataclass(frozen=True)
 class Images:
-    """A data set on its device, as one recipe sees it: uint8 throughout, the held-out parts cropped for evaluation."""
+    """A data set on its device, as one recipe sees it: uint8 throughout, the held-out parts cropped for evaluation.
+    Of a streamed data set only the labels are there, and streams take the place of views and of images."""
 
-    views: Views
+    views: Views | Stream
     labels: Tensor  # (N,) of the training part
     normalizer: Normalizer
     held_out: dict[str, Part]
@@ -42,10 +46,12 @@ class Table:
 
 
 class Shared:
-    """One for each device and process. `teacher_memory` bounds the bytes of all tables together."""
+    """One for each device and process. `teacher_memory` bounds the bytes of all tables together; `workers` is the
+    number of threads that decode streamed images, 0 = one a core."""
 
-    def __init__(self, device: torch.device, teacher_memory: float = 4e9) -> None:
-        self.device, self.teacher_memory = device, teacher_memory
+    def __init__(self, device: torch.device, teacher_memory: float = 4e9, workers: int = 0) -> None:
+        self.device, self.teacher_memory, self.workers = device, teacher_memory, workers
+        self._decoders: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._images: dict[Hashable, Images] = {}
         self._tables: dict[Hashable, Table] = {}  # the least recently used first
@@ -64,11 +70,27 @@ class Shared:
             return self._images[key]
 
     def _load(self, run: Run, parts: Mapping[str, Part]) -> Images:
+        if isinstance(parts["train"].images, Files):
+            return self._stream(run, parts)
         here = {name: Part(*(tensor.to(self.device) for tensor in part)) for name, part in parts.items()}
         images, labels = here.pop("train")
         augment = run.recipe.augment
         held_out = {name: Part(centre(part.images, augment), part.labels) for name, part in here.items()}
         return Images(Views(images, augment), labels, Normalizer(run.recipe.normalize, images), held_out)
+
+    def _stream(self, run: Run, parts: Mapping[str, Part]) -> Images:
+        if self._decoders is None:
+            self._decoders = decoders(self.workers)
+        streams = {
+            name: Part(
+                Stream(part.images, run.recipe.augment, self.device, self._decoders), part.labels.to(self.device)
+            )
+            for name, part in parts.items()
+            if isinstance(part.images, Files)
+        }
+        stream, labels = streams.pop("train")
+        channels = torch.empty(0, 3, 1, 1, device=self.device)
+        return Images(stream, labels, Normalizer(run.recipe.normalize, channels), streams)
 
     @contextlib.contextmanager
     def table(self, run: Run, views: Views, classes: int) -> Iterator[Table | None]:

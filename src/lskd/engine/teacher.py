@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lskd.data.augment import Views
+from lskd.data.stream import Stream
 from lskd.engine.optimizer import BATCH_NORMS
 from lskd.engine.shared import Table
 
@@ -22,15 +23,20 @@ class Teacher:
 
     In mode "eval" its logits are a function of the view alone. They are evaluated an epoch ahead, in large batches;
     with a `table`, which all students of the teacher share, each view of each image once. In mode "batch_stats" batch
-    norm uses each batch's own statistics, so the teacher must see the student's batches: `live`.
+    norm uses each batch's own statistics, so the teacher must see the student's batches: `live`. So it does with
+    streamed images, lest they be decoded twice.
     """
 
-    def __init__(self, network: nn.Module, views: Views, forward: Forward, *, mode: str, table: Table | None) -> None:
+    def __init__(
+        self, network: nn.Module, views: Views | Stream, forward: Forward, *, mode: str, table: Table | None
+    ) -> None:
         self.network = network.requires_grad_(False).eval()
-        self.views, self.forward, self.table = views, forward, table
-        self.batch = EVALUATION_BATCH[views.images.device.type]
-        self.ahead = mode == "eval"
-        if not self.ahead:
+        self.forward, self.table = forward, table
+        self.ahead = False
+        if isinstance(views, Views):
+            self.views, self.batch = views, EVALUATION_BATCH[views.images.device.type]
+            self.ahead = mode == "eval"
+        if mode == "batch_stats":
             for module in network.modules():
                 if isinstance(module, BATCH_NORMS):
                     module.train()

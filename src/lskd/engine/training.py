@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lskd.config import Run
 from lskd.data import Spec
 from lskd.data.augment import Normalizer
+from lskd.data.stream import Stream
+from lskd.engine.average import Average
 from lskd.engine.capture import Captured
 from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
 from lskd.engine.optimizer import SGD
@@ -52,7 +54,7 @@ class Training:
         if teacher_network is not None:
             teacher_network = teacher_network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         views, method = images.views, run.method.settings
-        pixels = torch.zeros(1, views.images.shape[1], views.height, views.width, device=device)
+        pixels = torch.zeros(1, views.channels, views.height, views.width, device=device)
         pair = make_pair(method, self.network, teacher_network, pixels, images.labels.cpu(), spec.num_classes)
         self.module = build_module(method, pair, run.seed)
         if self.module is not None:
@@ -66,7 +68,12 @@ class Training:
         self._order = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
-        self._places = torch.arange(recipe.batch_size, device=device)
+        self._places = torch.arange(recipe.micro_batch, device=device)
+        self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # examples of the batch that are done already
+        self._pixels: Tensor | None = None  # of streamed images: those that the network is about to see
+        self._stream: Iterator[Tensor] = iter(())
+        if isinstance(views, Stream):
+            self._pixels = views.buffer(recipe.micro_batch)
         trained = [module for module in (self.network, self.module) if module is not None]
         self._learnable = [p for module in trained for p in module.parameters() if p.requires_grad]
         initial = method.initial()
@@ -106,8 +113,19 @@ class Training:
         for parameter in self._learnable:
             parameter.requires_grad_(id(parameter) in trained)
         self.optimizer = SGD(self.network, recipe, beside=self.module, lr=stage.lr if stage else None)
-        captured = self.device.type == "cuda"
-        self.run_step = Captured(self._one_step, self.generator) if captured else self._one_step
+        if recipe.accumulate > 1:
+            self.optimizer.hold_gradients()
+        self.average = Average(self.network, recipe.ema) if recipe.ema and stage is None else None
+        self.run_step: Callable[..., None] = self._one_step
+        self.run_update: Callable[[], None] = self._update
+        if self.device.type == "cuda":
+            self.run_step = Captured(self._one_step, self.generator)
+            self.run_update = Captured(self._update, self.generator)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network that is evaluated and kept: the average of its weights, where the recipe asks for that."""
+        return self.network if self.average is None else self.average.network
 
     def forward(self, network: nn.Module, pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> fp32 logits (B, K), normalised and computed as the recipe says."""
@@ -139,9 +157,15 @@ class Training:
 
     def begin_epoch(self) -> None:
         """Draw the order and the views of the present epoch, and have the teacher look at them."""
-        seed, epoch, stage = self.run.seed, self.epoch, "initial " if self.stage else ""
-        self._order.copy_(torch.randperm(self.examples, generator=generator_for(seed, f"{stage}shuffle", epoch)))
-        self._drawn.copy_(self.images.views.draw(generator_for(seed, f"{stage}augment", epoch)))
+        seed, epoch, recipe = self.run.seed, self.epoch, self.run.recipe
+        stage = "initial " if self.stage else ""
+        order = torch.randperm(self.examples, generator=generator_for(seed, f"{stage}shuffle", epoch))
+        drawn = self.images.views.draw(generator_for(seed, f"{stage}augment", epoch))
+        self._order.copy_(order)
+        self._drawn.copy_(drawn)
+        if isinstance(self.images.views, Stream):
+            left = order[self.step_number % self.steps_per_epoch * recipe.batch_size :]
+            self._stream = self.images.views.batches(left, drawn[left], recipe.micro_batch, self._pixels)
         if self.teacher is not None and self._ahead:
             self.hold_logits(self.teacher.epoch(self._drawn))
         self.train_mode()
@@ -163,17 +187,29 @@ class Training:
 
     def step(self) -> None:
         """One update."""
+        recipe = self.run.recipe
         place = self.step_number % self.steps_per_epoch
-        self.run_step(min(self.run.recipe.batch_size, self.examples - place * self.run.recipe.batch_size))
+        size = min(recipe.batch_size, self.examples - place * recipe.batch_size)
+        for begun in range(0, size, recipe.micro_batch):
+            if self._pixels is not None:
+                next(self._stream)
+            if recipe.accumulate == 1:
+                self.run_step(size)
+            else:
+                self.run_step(min(recipe.micro_batch, size - begun), size)
+        if recipe.accumulate > 1:
+            self.run_update()
         self.step_number += 1
 
-    def _one_step(self, size: int) -> None:
-        """The update from the batch, of `size` examples, that `_step` stands at; no Python state changes here."""
+    def _one_step(self, size: int, of: int = 0) -> None:
+        """The update from the batch, of `size` examples, that `_step` stands at; no Python state changes here.
+        With `of`, only the share in its gradient of the next `size` of its examples, which are `of`."""
         run, images = self.run, self.images
-        place = self._step % self.steps_per_epoch
-        indices = self._order[place * run.recipe.batch_size + self._places[:size]]  # (B,)
-        seen_through = self._drawn[indices]
-        pixels = images.views.take(indices, seen_through)
+        begins = self._step % self.steps_per_epoch * run.recipe.batch_size
+        if of:
+            begins = begins + self._taken
+        indices = self._order[begins + self._places[:size]]  # (B,)
+        pixels = images.views.take(indices, self._drawn[indices]) if self._pixels is None else self._pixels[:size]
         labels = images.labels[indices]
         teacher_logits, teacher_features = None, dict[str, Tensor]()
         if self._live:
@@ -196,7 +232,11 @@ class Training:
         )
         terms = (self.stage or run.method.settings).loss(batch)  # by name, each (B,)
         loss = run.recipe.loss_scale * torch.stack([term.mean() for term in terms.values()]).sum()
-        self.optimizer.step(loss, self._lr_factors[self._step].squeeze(0))
+        if of:
+            (loss * (size / of)).backward()
+            self._taken += size
+        else:
+            self._update(loss)
 
         for name, term in terms.items():
             self._add(name, term.detach().sum())
@@ -206,6 +246,18 @@ class Training:
                     self._add(name, watched.sum())
             self._add("#correct", (logits.detach().argmax(-1) == labels).sum())
         self._add("#examples", self._places[:size].numel())
+
+    def _update(self, loss: Tensor | None = None) -> None:
+        """The update from `loss`, or from the gradient that the parts of a batch have left."""
+        factor = self._lr_factors[self._step].squeeze(0)
+        if loss is not None:
+            self.optimizer.step(loss, factor)
+        else:
+            self.optimizer.update(factor)
+            self.optimizer.clear()
+            self._taken.zero_()
+        if self.average is not None:
+            self.average.update(self._step)
         self._step += 1
 
     def _see(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -249,6 +301,7 @@ class Training:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
+            "average": None if self.average is None else self.average.network.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -263,6 +316,8 @@ class Training:
             self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
+        if self.average is not None:
+            self.average.network.load_state_dict(state["average"])
 
 
 def forward(network: nn.Module, pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:

@@ -254,6 +254,29 @@ class ShuffleNetV2Arch(Arch):
         return ShuffleNetV2(input_shape[0], num_classes, self.stem, self.widths, self.blocks, self.last)
 
 
+@dataclass(frozen=True)
+class TimmArch(Arch):
+    """A network of the timm library by timm's name, with random initial weights: see `lskd.models.timm`.
+
+    bn_momentum: the weight of a batch's statistics in the running ones (1 - TensorFlow's decay); None for timm's own.
+    """
+
+    model: str = "resnet50"
+    drop_rate: float = 0.0
+    bn_momentum: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.drop_rate < 1, "drop_rate", self.drop_rate, "in [0, 1)")
+        fits = self.bn_momentum is None or 0 < self.bn_momentum <= 1
+        _require(fits, "bn_momentum", self.bn_momentum, "in (0, 1], or null")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes(self.model, input_shape, num_classes)
+        from lskd.models.timm import Timm
+
+        return Timm(self.model, input_shape, num_classes, self.drop_rate, self.bn_momentum)
+
+
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
         raise InputError(f"{name} = {value!r}: must be {rule}")
@@ -301,4 +324,8 @@ ARCHS: dict[str, Arch] = {
     "mobilenet_v2": MobileNetV2Arch(),
     "shufflenet_v1": ShuffleNetV1Arch(),
     "shufflenet_v2": ShuffleNetV2Arch(),
+    "timm": TimmArch(),
+    # Dropout, batch norm's decay (0.9997) and its ε (0.001, timm's own) as in TF-slim, whose batch norm has no scale
+    # parameter unless asked for one; Müller et al. (2019) added it, and timm has it.
+    "inception_v4": TimmArch("inception_v4", drop_rate=0.2, bn_momentum=0.0003),
 }

@@ -1,0 +1,128 @@
+"""Images that are decoded while a network trains: in the order in which it will see them, ahead of it, by threads.
+
+Threads, because decoding and resizing leave Python's lock to others (Pillow): they need no copies between processes, no
+start-up, and write straight into the memory from which a batch goes to the device.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lskd.data.augment import Augment
+from lskd.data.index import Files
+from lskd.data.sources import open_image
+
+LARGEST = 128  # images of an evaluation's batch: large ones need no more to fill a device
+AHEAD = 128  # images that are being decoded while a batch is used, or two batches if they are more
+NO_VIEW = -1  # the view of an evaluation
+
+
+class Stream:
+    """A part of a streamed data set, as a recipe sees it: uint8 (B, C, h, w) in channels_last, on `device`.
+
+    The number of a view seeds its crop: whoever draws the same numbers sees the same pixels. `batches` and `take` are
+    for training, `split` for evaluation.
+    """
+
+    def __init__(self, files: Files, augment: Augment, device: torch.device, pool: ThreadPoolExecutor | None) -> None:
+        assert augment.resized is not None
+        self.files, self.augment, self.resized, self.device, self.pool = files, augment, augment.resized, device, pool
+        self.size = augment.crop
+        self.channels, self.height, self.width = 3, self.size, self.size
+        self.plain = NO_VIEW
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """A view for each image, (N,) int64 on the CPU."""
+        return torch.randint(2**63 - 1, (len(self),), generator=generator)
+
+    def buffer(self, batch: int, device: torch.device | None = None) -> Tensor:
+        """Room for a batch: (B, C, h, w)."""
+        device = device or self.device
+        pinned = device.type == "cpu" and self.device.type == "cuda"
+        pixels = torch.zeros(batch, self.size, self.size, 3, dtype=torch.uint8, device=device, pin_memory=pinned)
+        return pixels.permute(0, 3, 1, 2)
+
+    def take(self, indices: Tensor, views: Tensor) -> Tensor:
+        """Images `indices` (B,) through `views` (B,)."""
+        return next(self.batches(indices, views, len(indices)))
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All images as they are evaluated, in batches of `size` or `LARGEST`. Each is valid until the next."""
+        everything = torch.arange(len(self))
+        return self.batches(everything, torch.full_like(everything, NO_VIEW), min(size, LARGEST))
+
+    def batches(self, indices: Tensor, views: Tensor, size: int, into: Tensor | None = None) -> Iterator[Tensor]:
+        """Images `indices` through `views`, `size` at a time (the last: what remains), each batch in the same place:
+        `into` (B, C, h, w) on the device. The next ones are decoded meanwhile."""
+        assert self.pool is not None
+        into = self.buffer(size) if into is None else into
+        waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
+        free: list[tuple[Tensor, Callable[[], None]]] = []  # host memory, and what to wait for before it is filled
+        ahead = max(2, AHEAD // size)
+        rows, seeds = indices.tolist(), views.tolist()
+        try:
+            begun = 0
+            while begun < len(rows) or waiting:
+                while begun < len(rows) and len(waiting) < ahead:
+                    host, ready = free.pop(0) if free else (self.buffer(size, torch.device("cpu")), lambda: None)
+                    ready()
+                    waiting.append((host, self._decode(host, rows[begun : begun + size], seeds[begun : begun + size])))
+                    begun += size
+                host, futures = waiting.popleft()
+                for future in futures:
+                    future.result()
+                batch = into[: len(futures)]
+                batch.copy_(host[: len(futures)], non_blocking=True)
+                free.append((host, self._copied()))
+                yield batch
+        finally:
+            for _, futures in waiting:
+                for future in futures:
+                    future.cancel()
+
+    def _decode(self, host: Tensor, rows: list[int], views: list[int]) -> list[Future[None]]:
+        assert self.pool is not None
+        pixels = host.permute(0, 2, 3, 1).numpy()  # (B, h, w, C), the memory of `host`
+        jobs = zip(pixels, rows, views, strict=False)
+        return [self.pool.submit(self.look, pixels, row, view) for pixels, row, view in jobs]
+
+    def _copied(self) -> Callable[[], None]:
+        """Waits until what has been put on the device's stream so far is done."""
+        if self.device.type != "cuda":
+            return lambda: None
+        event = torch.cuda.Event()
+        event.record()
+        return event.synchronize
+
+    def look(self, pixels: np.ndarray, row: int, view: int) -> None:
+        """Decode one image into `pixels` (h, w, C): through `view`, or for evaluation."""
+        path = self.files.path(row)
+        image = open_image(path, path).convert("RGB")
+        flipped = False
+        if view == NO_VIEW:
+            box = self.resized.centre(*image.size)
+        else:
+            rng = random.Random(view)  # of which random() alone is used: its stream never changes between versions
+            box = self.resized.draw(*image.size, rng)
+            flipped = self.augment.flip and rng.random() < 0.5
+        # Cropped first: resize(box=) would look at pixels beside the box, too.
+        seen = np.asarray(image.crop(box).resize((self.size, self.size), Image.Resampling.BILINEAR))
+        pixels[...] = seen[:, ::-1] if flipped else seen
+
+
+def decoders(workers: int) -> ThreadPoolExecutor:
+    """Threads that decode; 0 = one for each core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(workers or cores, thread_name_prefix="decode")
