@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,18 @@ NETWORKS = {
     "shufflenet_v1": ShuffleNetV1Arch(stem=12, widths=(24, 48, 72), blocks=(1, 2, 1)),
     "shufflenet_v2": ShuffleNetV2Arch(stem=4, widths=(8, 12, 16), blocks=(2, 2, 2), last=20),
 }
+# Methods where they are not at their defaults here; and which are tried on which network.
+VARIANTS: dict[str, Method] = {
+    "kd, live": METHODS["kd"],
+    "kd, subsets": replace(METHODS["kd"], keep_rs=0.5, keep_others=0.5, count_rs=True),
+    "crd": replace(METHODS["crd"], negatives=5, dimensions=6),
+    "ab": replace(METHODS["ab"], initial_epochs=4),
+    "fsp": replace(METHODS["fsp"], initial_epochs=4),
+    "ft": replace(METHODS["ft"], initial_epochs=4),
+}
+OF_FEATURES = [name for name, method in METHODS.items() if method.teacher_use == "features" or method.initial()]
+CASES = [(arch, method) for arch in NETWORKS for method in ("ce", "kd", "logit_matching", "kd, live")]
+CASES += [("mlp", "kd, subsets"), ("mlp", "wsl"), *(("resnet8", method) for method in OF_FEATURES)]
 SPEC = Spec("noise", "Noise", 4, (3, 12, 12), 14, 6, tuple("abcd"), digest="")
 # Reads a value on the host, or has a shape that depends on values: either would break a capture.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_consecutive", "_unique2", "bincount"}
@@ -95,11 +108,11 @@ def make_training(arch: str, method: str, device: torch.device = CPU, **fields: 
         }
     )  # fmt: skip
     teacher_mode = "batch_stats" if method == "kd, live" else "eval"
-    method = method.removesuffix(", live")
+    settings = VARIANTS.get(method) or METHODS[method]
     teacher_run = Run(Dataset("noise"), Named("resnet8", NETWORKS["resnet8"]), Named("ce", METHODS["ce"]), recipe)
-    taught = METHODS[method].needs_teacher
+    taught = settings.needs_teacher
     run = Run(
-        Dataset("noise"), Named(arch, NETWORKS[arch]), Named(method, METHODS[method]), recipe, seed=1,
+        Dataset("noise"), Named(arch, NETWORKS[arch]), Named(method.partition(",")[0], settings), recipe, seed=1,
         teacher=teacher_run if taught else None, teacher_mode=teacher_mode,
     )  # fmt: skip
     shared = Shared(device)
@@ -144,12 +157,20 @@ def replaying(training: Training) -> dict[tuple[int, ...], Recording]:
 
 
 def differences(one: Training, other: Training) -> list[str]:
-    expected = other.network.state_dict()
-    return [name for name, value in one.network.state_dict().items() if not torch.equal(value, expected[name])]
+    """The names of what differs, in the networks and in the methods' own modules."""
+    found = []
+    for ours, others in ((one.network, other.network), (one.module, other.module)):
+        if ours is not None:
+            expected = others.state_dict()
+            found += [name for name, value in ours.state_dict().items() if not torch.equal(value, expected[name])]
+    return found
 
 
-@pytest.mark.parametrize("arch", NETWORKS)
-@pytest.mark.parametrize("method", [*METHODS, "kd, live"])
+def test_every_method_is_here():
+    assert {method.partition(",")[0] for _, method in CASES} == set(METHODS)
+
+
+@pytest.mark.parametrize(("arch", "method"), CASES)
 def test_a_recorded_step_replayed_is_the_step(arch, method):
     """4 epochs of 4 steps, the last of which has 2 images."""
     plain, replayed = make_training(arch, method), make_training(arch, method)
@@ -284,8 +305,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 @needs_cuda
-@pytest.mark.parametrize("arch", NETWORKS)
-@pytest.mark.parametrize("method", [*METHODS, "kd, live"])
+@pytest.mark.parametrize(("arch", "method"), CASES)
 def test_captured_steps_are_the_eager_ones_on_cuda(arch, method):
     device = torch.device("cuda")
     stream = torch.cuda.Stream(device)
