@@ -23,6 +23,7 @@ from lskd.errors import InputError
 from lskd.methods import METHODS, Batch, Method, Pair, maps
 from lskd.models import ARCHS, Arch, CifarResNetArch, MLPArch
 from lskd.models.taps import taps_of
+from lskd.plugins import load_plugin
 from lskd.recipe import Recipe, WeightDecay
 from lskd.run import check_buildable, unsuitable
 
@@ -381,3 +382,18 @@ def test_a_hint_that_is_not_there_names_those_that_are(cache):
     run = make_run(replace(METHODS["fitnet"], hint=9))
     reason = unsuitable(run, cache) or ""
     assert "tap = 'f9'" in reason and "f0, f1, f1_pre" in reason
+
+
+# ---- a method from outside the package ----------------------------------------------------------------------------
+
+
+def test_the_method_that_contributing_shows_trains(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    [code] = [block.partition("```")[0] for block in text.split("```python\n")[1:] if "FeatureMethod" in block]
+    assert code.count("\n") < 40
+    (tmp_path / "projection.py").write_text(code)
+    monkeypatch.setitem(METHODS, "projection", METHODS["ce"])  # so that it is gone afterwards
+    load_plugin(str(tmp_path / "projection.py"))
+    outcome = fit(make_run(METHODS["projection"], "projection", epochs=40, lr=0.1))
+    losses = [record["train"]["feature"] for record in outcome.epochs]
+    assert losses[-1] < 0.1 * losses[0]
