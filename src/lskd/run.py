@@ -67,7 +67,7 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
         except InputError as error:
             raise InputError(f"arch = {run.arch.name}: cannot be built for {run}: {error}") from None
         for name, module in network.named_modules():
-            if isinstance(module, GLOBAL_DROPOUT) and getattr(module, "p", 1.0):  # at a rate of 0 nothing is drawn
+            if isinstance(module, GLOBAL_DROPOUT) and getattr(module, "p", True):  # at a rate of 0 nothing is drawn
                 raise InputError(
                     f"arch = {run.arch.name}: {name} is {type(module).__name__}, which draws from torch's global "
                     "generator, so that runs side by side would change one another; use lskd.models.dropout.Dropout"
