@@ -26,7 +26,7 @@ BAD = [
     ("+foo=1", "foo", "1", "allowed: alpha, arch, dataset"),
     ("++foo.bar=1", "foo", "1", "allowed: alpha, arch, dataset"),
     ("recipe.epohcs=3", "recipe.epohcs", "3", "did you mean 'epochs'?"),
-    ("+recipe.foo=1", "recipe.foo", "1", "allowed: augment, batch_size"),
+    ("+recipe.foo=1", "recipe.foo", "1", "allowed: accumulate, augment"),
     ("recipe.schedule.kid=step", "recipe.schedule.kid", "step", "did you mean 'kind'?"),
     ("arch.hiden=[16]", "arch.hiden", "16", "did you mean 'hidden'?"),
     (("method=kd", "teacher=mlp", "method.bta=1"), "method.bta", "1", "did you mean 'beta'?"),
@@ -83,7 +83,7 @@ BAD = [
     ("arch.hidden_dropout=1", "arch.hidden_dropout", "1", "in [0, 1)"),
     # Unknown names.
     ("dataset=cifar11", "dataset", "cifar11", "did you mean 'cifar10'?"),
-    ("arch=resnet21", "arch", "resnet21", "allowed: alexnet, mlp"),
+    ("arch=resnet21", "arch", "resnet21", "allowed: alexnet, inception_v4"),
     ("method=kdd", "method", "kdd", "did you mean 'kd'?"),
     ("recipe=quickstrat", "recipe", "quickstrat", "did you mean 'quickstart'?"),
     ("experiment=quikstart", "experiment", "quikstart", "did you mean 'quickstart'?"),

@@ -109,7 +109,9 @@ class Stream:
     def look(self, pixels: np.ndarray, row: int, view: int) -> None:
         """Decode one image into `pixels` (h, w, C): through `view`, or for evaluation."""
         path = self.files.path(row)
-        image = open_image(path, path).convert("RGB")
+        image = open_image(path, path)
+        if image.mode != "RGB":
+            image = image.convert("RGB")
         flipped = False
         if view == NO_VIEW:
             box = self.resized.centre(*image.size)
