@@ -65,7 +65,7 @@ def test_resized_crops_of_data_in_memory_are_refused(lskd_run):
 
 
 def test_the_whole_experiment(lskd_run, write_photographs, monkeypatch, tmp_path):
-    """Two tables from four trainings; what is done is not trained again."""
+    """Four sheets from four trainings; what is done is not trained again."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("LSKD_CACHE", str(cache))
     root = write_photographs(tmp_path / "photographs", {"train": 8, "val": 4}, CLASSES)
@@ -81,15 +81,17 @@ def test_the_whole_experiment(lskd_run, write_photographs, monkeypatch, tmp_path
     results = [json.loads(path.read_text()) for path in (tmp_path / "results" / "runs").glob("*/result.json")]
     assert len(results) == 4
     for result in results:
-        assert (result["examples"], result["steps"]) == (24, 8)
+        assert (result["examples"], result["steps"]) == (32, 8)
         assert set(result["last"]) == {"test", "validation"} == set(result["best"])
         assert set(result["calibration"]["test"]["scaled"]) >= {"test", "validation"}
     assert sorted(round(result["gamma"], 6) for result in results) == [0.0, 0.0, 0.1, 0.1]
 
-    written = {path.stem for path in (tmp_path / "results").rglob("muller_table*_imagenet*")}
-    assert {"muller_table2_imagenet", "muller_table3_imagenet"} <= written
+    written = {path.name for path in (tmp_path / "results").rglob("muller_*_imagenet*")}
+    assert {"muller_table2_imagenet.md", "muller_table3_imagenet.png", "muller_figure1_imagenet.png"} <= written
+    observed = [len(list(path.iterdir())) for path in (tmp_path / "results" / "runs").glob("*/observed")]
+    assert observed == [2] * 4
     weights = list((tmp_path / "results" / "runs").glob("*/*.safetensors"))
-    assert [safetensors.torch.load_file(path)["head.weight"].shape[0] for path in weights] == [4] * 4
+    assert [safetensors.torch.load_file(path)["head.weight"].shape[0] for path in weights] == [5] * 4
 
     again = lskd_run(*SMALL)
     assert again.code == 0 and "4 runs: 4 done, 0 to train" in again.out
