@@ -74,7 +74,7 @@ def test_the_whole_experiment(lskd_run, write_photographs, monkeypatch, tmp_path
     done = lskd_run(*SMALL)
     assert done.code == 0, done.err
     assert "4 runs: 0 done, 4 to train" in done.out
-    for claim in ("C3", "C8"):
+    for claim in ("C3", "C4", "C8"):
         assert claim in done.out
     assert "80.9" in done.out and "0.071" in done.out
 
@@ -86,8 +86,8 @@ def test_the_whole_experiment(lskd_run, write_photographs, monkeypatch, tmp_path
         assert set(result["calibration"]["test"]["scaled"]) >= {"test", "validation"}
     assert sorted(round(result["gamma"], 6) for result in results) == [0.0, 0.0, 0.1, 0.1]
 
-    written = {path.name for path in (tmp_path / "results").rglob("muller_*_imagenet*")}
-    assert {"muller_table2_imagenet.md", "muller_table3_imagenet.png", "muller_figure1_imagenet.png"} <= written
+    written = {path.stem for path in (tmp_path / "results").rglob("muller_*_imagenet*")}
+    assert {"muller_table2_imagenet", "muller_table3_imagenet", "muller_figure1_imagenet"} <= written
     observed = [len(list(path.iterdir())) for path in (tmp_path / "results" / "runs").glob("*/observed")]
     assert observed == [2] * 4
     weights = list((tmp_path / "results" / "runs").glob("*/*.safetensors"))
