@@ -57,7 +57,8 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
 def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     """Bytes that are kept between steps, and the most that a step and an evaluation of `batch` images hold besides."""
     normalize = Normalize("per_image" if run.recipe.normalize.kind == "per_image" else "none")
-    examples = batch * min(run.recipe.accumulate, 2)  # of many parts of a batch, two are like the others
+    in_parts = run.recipe.accumulate > 1
+    examples = batch * (2 if in_parts else 1)
     recipe = dataclasses.replace(run.recipe, batch_size=examples, accumulate=examples // batch, steps=2, epochs=None)
     with Allocations() as memory:
         pixels = torch.zeros(examples, *spec.shape, dtype=torch.uint8)
@@ -69,11 +70,19 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
         if training.teacher is not None and training.teacher.ahead:
             training.hold_logits(torch.zeros(batch, spec.num_classes))
         training.network.train()
-        if spec.streamed:
-            training.begin_epoch()
-        training.step()  # its gradients stay
+
+        def work() -> None:
+            """A step; of a batch in parts one of them, which are alike, and the update."""
+            if in_parts:
+                training.run_step(batch, examples)
+                training.run_update()
+            else:
+                training.run_step(batch)
+
+        if not in_parts:  # where gradients are there from the beginning
+            work()  # its gradients stay
         kept = memory.live
-        step = memory.most(training.step) - kept
+        step = memory.most(work) - kept
         seen = views.take(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
         held_out = seen if spec.streamed else centre(pixels[:batch], recipe.augment)
         evaluation = memory.most(lambda: evaluate(training, held_out)) - kept
