@@ -44,6 +44,15 @@ def test_a_milestone_within_an_epoch():
     ]  # 2.5 steps: from the third
 
 
+def test_exponential_is_a_staircase():
+    """5 steps an epoch; a stair of two and a half steps, in epochs, and of three, in steps."""
+    schedule = Schedule("exponential", every=0.5, factor=0.5)
+    assert factors(schedule, 10) == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125]
+    assert factors(Schedule("exponential", every=3, factor=0.1, unit="steps"), 7) == pytest.approx(
+        [1, 1, 1, 0.1, 0.1, 0.1, 0.01]
+    )
+
+
 def test_linear():
     assert factors(Schedule("linear"), 4) == [1.0, 0.75, 0.5, 0.25]
 
@@ -185,6 +194,8 @@ def test_recipes_out_of_range(fields, message):
         ({"kind": "step", "milestones": (2.0, 2.0)}, "must be positive and rising"),
         ({"kind": "step", "milestones": (0.0, 2.0)}, "must be positive and rising"),
         ({"kind": "cosine", "milestones": (1.0,)}, r"milestones = \[1.0\]: must be empty with kind=cosine"),
+        ({"kind": "exponential"}, "every = 0.0: must be > 0 with kind=exponential"),
+        ({"kind": "cosine", "every": 2.0}, "every = 2.0: must be > 0 with kind=exponential, and given only then"),
     ],
 )
 def test_schedules_out_of_range(fields, message):

@@ -18,20 +18,24 @@ NOT_IDENTITY = {"identity": False}
 class Schedule:
     """The learning rate over the training, as a factor of `lr`.
 
-    constant: 1. step: `factor`^(milestones passed). linear: 1 - progress (0 at the end).
-    cosine: ½(1 + cos(π·progress)). A warm-up multiplies the first `warmup` steps by (step+1)/warmup. `milestones` and
-    `warmup` are counted in `unit`; linear and cosine change at every step.
+    constant: 1. step: `factor`^(milestones passed). exponential: `factor`^(times that `every` has passed), TensorFlow's
+    staircase. linear: 1 - progress (0 at the end). cosine: ½(1 + cos(π·progress)). A warm-up multiplies the first
+    `warmup` steps by (step+1)/warmup. `milestones`, `every` and `warmup` are counted in `unit`; linear and cosine
+    change at every step.
     """
 
-    kind: Literal["constant", "step", "linear", "cosine"] = "constant"
+    kind: Literal["constant", "step", "linear", "cosine", "exponential"] = "constant"
     milestones: tuple[float, ...] = ()
     factor: float = 0.1
     unit: Literal["epochs", "steps"] = "epochs"
     warmup: float = 0.0
+    every: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.factor > 0, "factor", self.factor, "> 0")
         require(self.warmup >= 0, "warmup", self.warmup, ">= 0")
+        given = self.every > 0 if self.kind == "exponential" else self.every == 0
+        require(given, "every", self.every, "> 0 with kind=exponential, and given only then")
         ordered = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
         require(ordered, "milestones", list(self.milestones), "positive and rising")
         if self.kind == "step":
@@ -46,6 +50,8 @@ class Schedule:
         value = 1.0
         if self.kind == "step":
             value = self.factor ** sum(step >= milestone * per_unit for milestone in self.milestones)
+        elif self.kind == "exponential":
+            value = self.factor ** (step // (self.every * per_unit))
         elif self.kind == "linear":
             value = 1.0 - progress
         elif self.kind == "cosine":

@@ -221,6 +221,8 @@ def environment(device: torch.device, fleet: int = 1) -> dict[str, Any]:
         "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        # Whose networks and pixels depend on their versions, where a run may have used them.
+        **{name: sys.modules[name].__version__ for name in ("timm", "PIL") if name in sys.modules},
         "device": name,
         "fleet": fleet,  # runs that trained side by side: seconds and images/s are those of one among them
         "threads": torch.get_num_threads() if device.type == "cpu" else None,

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import safetensors.torch
+import timm
 
 from lskd import data
 
@@ -17,7 +18,7 @@ SMALL = (
     "seeds=[0,1]",
     "++experiment.settings={dataset: insects, dataset.holdout: 8, arch: timm, arch.model: test_resnet, "
     "arch.drop_rate: 0.2, recipe.batch_size: 16, recipe.accumulate: 2, recipe.epochs: 4, recipe.augment.crop: 32, "
-    "recipe.lr: 0.05, recipe.schedule: {kind: constant, milestones: [], warmup: 0}, recipe.precision: fp32}",
+    "recipe.lr: 0.05, recipe.schedule.warmup: 1, recipe.precision: fp32}",
     "runtime.progress=false",
     "runtime.threads=1",
     "runtime.workers=2",
@@ -84,6 +85,8 @@ def test_the_whole_experiment(lskd_run, write_photographs, monkeypatch, tmp_path
         assert (result["examples"], result["steps"]) == (32, 8)
         assert set(result["last"]) == {"test", "validation"} == set(result["best"])
         assert set(result["calibration"]["test"]["scaled"]) >= {"test", "validation"}
+    for path in (tmp_path / "results" / "runs").glob("*/env.json"):
+        assert json.loads(path.read_text())["timm"] == timm.__version__
     assert sorted(round(result["gamma"], 6) for result in results) == [0.0, 0.0, 0.1, 0.1]
 
     written = {path.stem for path in (tmp_path / "results").rglob("muller_*_imagenet*")}

@@ -281,3 +281,14 @@ def test_memory_is_predicted_by_the_part_of_a_batch(photographs):
     network = sum(value.nbytes for value in build_network(streamed_run(), spec).state_dict().values())
     average = few - predicted(batch_size=16, accumulate=2, ema=0.0)
     assert network <= average < 3 * network  # with what changes it
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_captured_steps_of_streamed_images_are_those_of_a_cpu(photographs):
+    """Pixels reach the place that a recorded step reads: enough steps for each kind of step to be replayed."""
+    spec, parts = photographs
+    run = streamed_run(PLAIN, epochs=8)
+    here, there = (train(run, spec, parts, shared=Shared(torch.device(kind))) for kind in ("cpu", "cuda"))
+    assert there.result["captured"]
+    for name, value in weights(there).items():
+        torch.testing.assert_close(value.cpu(), weights(here)[name], rtol=1e-2, atol=1e-3)

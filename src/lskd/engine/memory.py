@@ -58,7 +58,8 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
 def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     """Bytes that are kept between steps, and the most that a step and an evaluation of `batch` images hold besides."""
     normalize = Normalize("per_image" if run.recipe.normalize.kind == "per_image" else "none")
-    size = batch * min(run.recipe.accumulate, 2)  # of many parts of a batch, two are like the others
+    in_parts = run.recipe.accumulate > 1
+    size = batch * (2 if in_parts else 1)
     recipe = dataclasses.replace(run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None)
     with Allocations() as memory:
         # As many images as there will be, of which only the first is looked at: a method may keep something for each.
@@ -77,16 +78,24 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
         training = Training(dataclasses.replace(run, recipe=recipe), spec, images, teacher)
         if teacher is not None:
             training.hold_logits(torch.zeros(batch, spec.num_classes))
+
+        def work() -> None:
+            """A step; of a batch in parts one of them, which are alike, and the update."""
+            if in_parts:
+                training.run_step(batch, size)
+                training.run_update()
+            else:
+                training.run_step(batch)
+
         step = 0
         for _ in range(1 if training.stage is None else 2):
             if step:
                 training.enter(None)
             training.train_mode()
-            if spec.streamed:
-                training.begin_epoch()
-            training.step()  # its gradients stay
+            if not in_parts:  # where gradients are there from the beginning
+                work()  # its gradients stay
             kept = memory.live
-            step = max(step, memory.most(training.step) - kept)
+            step = max(step, memory.most(work) - kept)
         seen = views.take(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
         held_out = seen if spec.streamed else centre(pixels[:batch], recipe.augment)
         evaluation = memory.most(lambda: evaluate(training, held_out)) - kept
