@@ -95,7 +95,7 @@ BAD = [
     ("hydra/launcher=nope", "hydra/launcher", "nope", "allowed: basic"),
     # Settings that contradict one another.
     ("method=kd", "method", "kd", "needs a teacher"),
-    ("teacher=mlp", "teacher", "mlp", "methods that do: kd, logit_matching"),
+    ("teacher=mlp", "teacher", "mlp", "kd, logit_matching, nst"),
     ("teacher_ls=true", "teacher_ls", "0.1", "give teacher=ARCH"),
     ("teacher_mode=batch_stats", "teacher_mode", "batch_stats", "there is no teacher"),
     ("temperature=2", "temperature", "2", "method=ce has no temperature"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -194,7 +195,12 @@ def test_features_are_fp32_in_a_run_of_bf16():
 
 def test_a_stage_has_a_log_of_its_own_and_no_step_of_the_recipe():
     told: list[tuple[int, int]] = []
-    outcome = fit(make_run(AB, "ab"), on_step=lambda step, total: told.append((step, total)))
+
+    def on_step(step: int, total: int) -> None:
+        told.append((step, total))
+        time.sleep(0.01 if step <= 8 else 0.0)  # what the stage takes is no part of the speed of the training proper
+
+    outcome = fit(make_run(AB, "ab"), on_step=on_step)
     records = [(r.get("stage"), r["epoch"], r["step"], r["lr"], set(r["train"])) for r in outcome.epochs]
     assert records == [
         ("boundaries", 0, 4, 0.05, {"boundaries"}), ("boundaries", 1, 8, 0.05, {"boundaries"}),
@@ -205,6 +211,9 @@ def test_a_stage_has_a_log_of_its_own_and_no_step_of_the_recipe():
     result = outcome.result
     assert (result["steps"], result["epochs"], result["initial"]["epochs"]) == (8, 2, 2)
     assert result["initial"]["train"] == outcome.epochs[1]["train"]
+    proper = result["seconds"] - result["initial"]["seconds"]
+    assert result["initial"]["seconds"] > 0.08
+    assert 2 * result["seconds_per_epoch"] == pytest.approx(proper, abs=2e-3)
     assert result["best"]["test"]["epoch"] in (0, 1)
     assert result["teacher_evaluated"] == "never"  # in the training proper
 
@@ -215,12 +224,19 @@ def test_a_stage_at_a_learning_rate_of_its_own():
     assert outcome.result["teacher_evaluated"] == "every step"
 
 
-@pytest.mark.parametrize(("name", "method", "trained"), [
-    ("ab", AB, {"stem", "stage1", "stage2", "stage3", "connectors"}), ("ft", FT, {"paraphraser"}),
+MAPS = {"stem", "stage1", "stage2", "stage3"}
+WRN = replace(ARCHS["wrn_16_2"], depth=10, widen=1)
+
+
+@pytest.mark.parametrize(("name", "method", "student", "trained", "proper"), [
+    ("ab", AB, STUDENT, {*MAPS, "connectors"}, {*MAPS, "head"}),
+    ("ab", AB, WRN, {*MAPS, "connectors"}, {*MAPS, "bn", "head"}),
+    ("ft", FT, STUDENT, {"paraphraser"}, {*MAPS, "translator", "head"}),
 ])  # fmt: skip
-def test_a_stage_trains_what_it_says(name, method, trained):
-    """And leaves all else, running statistics included; afterwards, everything is trained."""
-    training = make_training(make_run(method, name, weight_decay=WeightDecay(0.1)))
+def test_a_stage_trains_what_it_says(name, method, student, trained, proper):
+    """And leaves all else, running statistics included, like the batch norm that a Wide ResNet's `f3_pre` comes out of;
+    afterwards, everything is trained that the loss reaches."""
+    training = make_training(make_run(method, name, student, weight_decay=WeightDecay(0.1)))
 
     def state() -> dict[str, Tensor]:
         own = training.module.state_dict()
@@ -239,8 +255,7 @@ def test_a_stage_trains_what_it_says(name, method, trained):
     before = state()
     training.begin_epoch()
     training.step()
-    own = {"translator"} if name == "ft" else set()
-    assert changed(before) == {"stem", "stage1", "stage2", "stage3", "head", *own}
+    assert changed(before) == proper
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -394,6 +409,6 @@ def test_the_method_that_contributing_shows_trains(tmp_path, monkeypatch):
     (tmp_path / "projection.py").write_text(code)
     monkeypatch.setitem(METHODS, "projection", METHODS["ce"])  # so that it is gone afterwards
     load_plugin(str(tmp_path / "projection.py"))
-    outcome = fit(make_run(METHODS["projection"], "projection", epochs=40, lr=0.1))
+    outcome = fit(make_run(METHODS["projection"], "projection", epochs=12, lr=0.1))
     losses = [record["train"]["feature"] for record in outcome.epochs]
-    assert losses[-1] < 0.1 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]

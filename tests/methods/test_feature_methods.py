@@ -21,6 +21,7 @@ from lskd.data import Dataset, Part, Spec
 from lskd.engine import Shared, train
 from lskd.engine.seeds import generator_for, seed_for
 from lskd.engine.training import build_network
+from lskd.errors import InputError
 from lskd.methods import METHODS, Batch, Pair
 from lskd.methods.connectors import regressor
 from lskd.methods.overhaul import margins
@@ -499,3 +500,39 @@ def test_a_training_is_that_of_a_plain_loop(name):
         torch.testing.assert_close(value, network.state_dict()[key], rtol=2e-3, atol=2e-4, msg=key)
     start = build_network(run, SPEC).state_dict()["head.weight"]
     assert (outcome.network.head.weight - start).abs().max() > 1e-2  # far more than the tolerance
+
+
+# ---- knobs, and draws ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [
+        *((name, {"initial_epochs": 0}) for name in ("ab", "ft", "fsp")),
+        ("ft", {"rate": 0.0}), ("ft", {"initial_lr": 0.0}), ("cc", {"dimensions": 0}), ("vid", {"variance": 0.0}),
+        ("crd", {"negatives": 0}), ("crd", {"dimensions": 0}), ("crd", {"nce_temperature": 0.0}),
+        ("crd", {"momentum": 1.0}), ("ab", {"margin": -1.0}), ("ofd", {"weight": math.inf}), ("at", {"kd": -1.0}),
+    ],
+)  # fmt: skip
+def test_knobs_out_of_range(name, knobs):
+    [(knob, value)] = knobs.items()
+    with pytest.raises(InputError, match=f"{knob} = {value}: must be"):
+        dataclasses.replace(METHODS[name], **knobs)
+
+
+def test_negatives_are_other_images_of_other_classes_all_equally_often():
+    pair = Pair({"pool": (5,)}, {"pool": (7,)}, LABELS, K)
+    contrast = small("crd", negatives=6).build(pair)
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.tensor([0, 4])
+    drawn = torch.stack([contrast.draw(indices, generator) for _ in range(400)])  # (400, 2, 6) of 8 candidates
+    assert (LABELS[drawn] != LABELS[indices][:, None]).all()
+    assert all(len(set(row)) == 6 for row in drawn.flatten(0, 1).tolist())
+    counts = torch.stack([drawn[:, row].flatten().bincount(minlength=N) for row in (0, 1)])
+    share = counts[LABELS[indices][:, None] != LABELS].double() / 400
+    assert share.tolist() == pytest.approx([6 / 8] * 16, abs=0.08)
+
+
+def test_more_negatives_than_there_are_are_refused():
+    with pytest.raises(InputError, match="negatives = 9: must be <= 8, the images of other classes"):
+        small("crd", negatives=9).build(Pair({"pool": (5,)}, {"pool": (7,)}, LABELS, K))

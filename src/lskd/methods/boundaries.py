@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lskd.methods.feature_method import Combined, halving_backwards
-from lskd.methods.method import Batch, Pair, Stage, maps
+from lskd.methods.method import Batch, Pair, Stage, maps, require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,6 +27,10 @@ class ActivationBoundaries(Combined):
 
     margin: float = 1.0
     initial_epochs: int = 30
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.initial_epochs >= 1, "initial_epochs", self.initial_epochs, ">= 1")
 
     def initial(self) -> Stage | None:
         return Stage(

@@ -30,7 +30,8 @@ class Contrastive(FeatureMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.negatives >= 1, "negatives", self.negatives, ">= 1")
+        for name in ("dimensions", "negatives"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
         require(self.nce_temperature > 0, "nce_temperature", self.nce_temperature, "> 0")
         require(self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lskd.methods.feature_method import FeatureMethod
-from lskd.methods.method import Batch, Pair
+from lskd.methods.method import Batch, Pair, require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,6 +22,10 @@ class CorrelationCongruence(FeatureMethod):
 
     weight: float = 0.02
     dimensions: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.dimensions >= 1, "dimensions", self.dimensions, ">= 1")
 
     def taps(self, names: Sequence[str]) -> Sequence[str]:
         return ["pool"]

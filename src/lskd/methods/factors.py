@@ -33,6 +33,7 @@ class FactorTransfer(FeatureMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.rate > 0, "rate", self.rate, "> 0")
+        require(self.initial_epochs >= 1, "initial_epochs", self.initial_epochs, ">= 1")
         require(self.initial_lr > 0, "initial_lr", self.initial_lr, "> 0")
 
     def taps(self, names: Sequence[str]) -> Sequence[str]:

@@ -25,6 +25,10 @@ class SolutionFlow(Combined):
 
     initial_epochs: int = 30
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.initial_epochs >= 1, "initial_epochs", self.initial_epochs, ">= 1")
+
     def initial(self) -> Stage | None:
         return Stage("flow", self.initial_epochs, self.flow_loss, maps, student=maps)
 
