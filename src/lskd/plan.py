@@ -539,7 +539,8 @@ def teacher_table(run: Run, conf: Conf) -> tuple[int, int, int] | None:
     """(images, views, classes) of the table that a run's teacher fills; None where there is no use for one."""
     from lskd import data
 
-    if run.teacher is None or run.teacher_mode == "batch_stats" or run.recipe.augment.resized is not None:
+    looked_up = run.method.settings.teacher_use == "logits" and run.teacher_mode == "eval"
+    if run.teacher is None or not looked_up or run.recipe.augment.resized is not None:
         return None
     spec = data.spec(run.dataset.name, conf.cache)
     return training_examples(run, conf), math.prod(run.recipe.augment.shape(*spec.shape[1:])), spec.num_classes
@@ -551,9 +552,12 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
     for run in runs:
         if run.teacher is None:
             continue
-        what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"
-        if run.teacher_mode == "eval":
-            what = "evaluated at every step: streamed images are decoded once"
+        use = run.method.settings.teacher_use
+        what = "evaluated at every step: streamed images are decoded once"
+        if run.teacher_mode == "batch_stats":
+            what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"
+        elif use != "logits":
+            what = "evaluated at every step, for its features" if use == "features" else "not evaluated in training"
         if (table := teacher_table(run, conf)) is not None:
             images, views, classes = table
             size = f"{table_bytes(*table) / 1e9:.3g} GB"
