@@ -242,6 +242,10 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
         store.result(run)  # a damaged record is an error now, not when the last run has been trained
     print(describe(plan, runs, store, conf, details=bool(plan_only)), flush=True)
     if plan_only:
+        if plan is None and any(run.method.settings.reads_features for run in runs):
+            from lskd.run import check_buildable
+
+            check_buildable(runs, conf.cache)  # of an experiment's many kinds this is left to the training's start
         if plan_only == "commands":
             print("\n".join(commands(plan, runs)))
         if plan_only == "fleet":

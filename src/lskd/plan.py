@@ -557,7 +557,9 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
         if run.teacher_mode == "batch_stats":
             what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"
         elif use != "logits":
-            what = "evaluated at every step, for its features" if use == "features" else "not evaluated in training"
+            what = "evaluated at every step, for its features" + (
+                "" if use == "features" else ", before the training proper"
+            )
         if (table := teacher_table(run, conf)) is not None:
             images, views, classes = table
             size = f"{table_bytes(*table) / 1e9:.3g} GB"

@@ -28,7 +28,6 @@ from lskd.engine.observing import Looks
 from lskd.engine.optimizer import decayed_parameters, lr_factors
 from lskd.engine.training import build_network
 from lskd.errors import InputError
-from lskd.methods import Method
 from lskd.store import Store, write_atomically
 
 GLOBAL_DROPOUT = (nn.modules.dropout._DropoutNd, nn.RReLU)  # torch's modules that draw random numbers
@@ -90,8 +89,8 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     in classes of one size.
     """
     method = run.method.settings
-    if method.teacher_use != "features" and method.initial() is None and type(method).build is Method.build:
-        return None  # a loss of logits
+    if not method.reads_features:
+        return None
     spec, side = data.spec(run.dataset.name, cache), run.recipe.augment.crop
     try:
         with torch.device("meta"):

@@ -129,6 +129,11 @@ class Method:
         return None
 
     @property
+    def reads_features(self) -> bool:
+        """Whether the method has to do with more than logits, so that not every pair of networks suits it."""
+        return self.teacher_use == "features" or self.initial() is not None or type(self).build is not Method.build
+
+    @property
     def teacher_use(self) -> Literal["none", "logits", "features"]:
         """What `loss` reads of the teacher. A teacher's logits alone are looked up, its features are computed in every
         step, with the logits."""
