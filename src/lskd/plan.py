@@ -6,6 +6,7 @@ configuration under several seeds. Nothing here imports torch: a plan of hundred
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 from lskd.config import Observation, Run, table_bytes
 from lskd.errors import InputError, unknown
+from lskd.methods import METHODS
 from lskd.methods.method import require
 from lskd.observers import OBSERVERS
 from lskd.settings import Conf, build_run, merge, normal_form, override_words, parse_observation, teacher_form
@@ -28,9 +30,15 @@ OBSERVED = {name: observer for observer, settings in OBSERVERS.items() for name 
 SCALED = ("nll", "ece15", "temperature")  # what a record has of temperature-scaled outputs
 
 
+def watched() -> dict[str, str]:
+    """What methods may watch while they train (`Method.watches`), by name, in words."""
+    return {name: words for method in METHODS.values() for name, words in method.watches.items()}
+
+
 @dataclass(frozen=True)
 class Metric:
-    """Which number of a run's record a cell shows, or which that an observer gives (`lskd.observers`).
+    """Which number of a run's record a cell shows, or which that its method watches while it trains (`Method.watches`),
+    or that an observer gives (`lskd.observers`).
 
     epoch: "last" (the default of every paper unless it says otherwise), or the best one by top-1 on the validation part
     or on the test part ("best_on_test" only where the paper did so: the table's header then says it).
@@ -38,6 +46,8 @@ class Metric:
     scaled_on: temperature scaling, with the temperature of the least loss on that part: held-out, or ("evaluate", if
     `part` is) a posteriori. "" = outputs as they are.
     step: of an observer's numbers, those at this step; None = at the end of the training.
+    at_epoch: the number of this epoch, counted from 1, from the run's log; None = of the one that `epoch` says.
+    total: of what a method watches, the sum over the training images, as often as an epoch shows them; else the mean.
     """
 
     name: str = "top1"
@@ -45,14 +55,23 @@ class Metric:
     epoch: Literal["last", "best_on_validation", "best_on_test"] = "last"
     scaled_on: Literal["", "evaluate", "validation", "test"] = ""
     step: int | None = None
+    at_epoch: int | None = None
+    total: bool = False
     digits: int = 2
     unit: str = "%"
 
     def __post_init__(self) -> None:
-        if self.name not in METRICS and self.name not in OBSERVED:
-            raise unknown("name", self.name, [*METRICS, *OBSERVED])
+        of_method = watched()
+        if self.name not in METRICS and self.name not in OBSERVED and self.name not in of_method:
+            raise unknown("name", self.name, [*METRICS, *OBSERVED, *of_method])
         if self.name in OBSERVED:
             require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}; an observer has steps")
+        if self.name in of_method:  # a record keeps it of the last epoch alone
+            require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}")
+        require(not self.total or self.name in of_method, "total", True, f"given with {', '.join(of_method)} only")
+        if self.at_epoch is not None:
+            logged = self.name != "gamma" and self.name not in OBSERVED and not self.scaled_on and self.epoch == "last"
+            require(logged, "at_epoch", self.at_epoch, "given with what is logged in each epoch, and epoch=last, only")
         require(self.step is None or self.name in OBSERVED, "step", self.step, f"given with {', '.join(OBSERVED)} only")
         if self.scaled_on:
             require(self.name in SCALED, "name", self.name, f"one of {', '.join(SCALED)} with scaled_on")
@@ -67,6 +86,9 @@ class Metric:
         """The value in `result`, the record of `run`; None where the record has no such number."""
         if self.name == "gamma":
             return result.get("gamma")
+        if self.name in watched():
+            mean = result["train"].get(self.name)
+            return mean * result["examples"] if self.total and mean is not None else mean
         part = run.dataset.evaluate if self.part == "evaluate" else self.part
         if self.scaled_on:
             return self._calibration(run, result).get(self.name)
@@ -76,6 +98,11 @@ class Metric:
             return result["last"].get(part, {}).get(self.name)
         best = result["best"].get(self.epoch.removeprefix("best_on_"), {})
         return best.get(part, {}).get(self.name)
+
+    def logged(self, run: Run, result: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> float | None:
+        """The value at `at_epoch`, from the log `epochs` of `run` whose record is `result`; None if it is not there."""
+        line = next((line for line in epochs if line["epoch"] + 1 == self.at_epoch and "stage" not in line), None)
+        return None if line is None else self.of(run, {**result, "last": line, "train": line["train"]})
 
     def observed(self, run: Run, looks: Sequence[Mapping[str, Any]]) -> float | None:
         """The value in `looks`, what an observer saw of `run`; None where it did not look at that step."""
@@ -103,7 +130,7 @@ class Line:
 
     take: the cell is the run that the settings describe, or that run's teacher.
     over, values: (figures) the setting that varies along the series, and its values; over=step: the steps at which an
-        observer looked at one run.
+        observer looked at one run; over=epoch: the epochs of one run, counted from 1.
     style: (figures) matplotlib's line format, such as "o--".
     """
 
@@ -121,8 +148,9 @@ class Line:
 class Test:
     """One statistical statement about cells, tested over seeds (`lskd.report.claims`).
 
-    Operands are "row/column" (figures: "series/value"); "row/*" stands for every column, each of which must hold.
-    "series@x" is that series interpolated, seed by seed, at the x of the other operand.
+    Operands are "row/column" (figures: "series/value"); "row/*" stands for every column, or for `columns`, each of
+    which must hold. "series@x" is that series interpolated, seed by seed, at the x of the other operand. "cell - cell"
+    is the difference of two cells, seed by seed.
 
     less, greater: of < than, of > than. equal: |of - than| <= within. rising, falling: the slope of `of` over its
     columns' values, as far as `through`. below, above: of < within, of > within (a number of the paper's).
@@ -133,6 +161,7 @@ class Test:
     test: Literal["less", "greater", "equal", "rising", "falling", "below", "above"]
     of: str
     than: str = ""
+    columns: tuple[str, ...] = ()
     within: float | None = None
     through: tuple[float, ...] = ()
     metric: Metric | None = None
@@ -144,6 +173,11 @@ class Test:
         require(
             (self.within is not None) == bounded, "within", self.within, "given with equal, below, above, only then"
         )
+
+
+def terms(*operands: str) -> list[str]:
+    """The cells, series and rows in the operands of a `Test`."""
+    return [term for operand in operands if operand for term in operand.split(" - ")]
 
 
 @dataclass(frozen=True)
@@ -173,16 +207,17 @@ class Sheet:
     base: dict[str, Any] = field(default_factory=dict)
     metric: Metric = Metric()
     observe: dict[str, Any] = field(default_factory=dict)  # what gives the metrics: an observer's name and settings
-    # Tables: draw, too, the reliability diagrams of the cells that show a calibration error (`ece15`), or the projected
-    # penultimate activations of each cell's first seed.
-    diagram: Literal["", "reliability", "projection"] = ""
+    # Tables: draw, too, the reliability diagrams of the cells that show a calibration error (`ece15`), or what an
+    # observer saw of each cell's first seed: projected penultimate activations, or the matrix of class resemblance.
+    diagram: Literal["", "reliability", "projection", "matrix"] = ""
     levels: dict[str, float] | None = None  # figures: horizontal lines by what they stand for
     x: Metric | None = None  # figures: the horizontal axis, a metric of the run; None = the value of `over`
     x_label: str = ""
     y_label: str = ""
     # What the paper prints: row -> column -> number, or {value, std}; null where the paper's number is not at hand.
     paper: dict[str, Any] = field(default_factory=dict)
-    skip: dict[str, Any] = field(default_factory=dict)  # row -> columns that do not exist
+    # row -> column -> why there is no such cell: the table prints "n/a", and the reason below.
+    skip: dict[str, dict[str, str]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -195,12 +230,20 @@ class Sheet:
             given = bool(line.over and line.values)
             where = f"rows.{key}.over"
             require(given == (self.kind == "figure"), where, line.over, "given, with values, in a figure only")
+            whole = line.over not in ("step", "epoch") or all(value.is_integer() for value in line.values)
+            require(whole, f"rows.{key}.values", list(line.values), f"whole numbers with over={line.over}")
         require(self.kind == "table" or not self.diagram, "diagram", self.diagram, "given in a table only")
-        projected = self.diagram != "projection" or self.observe.get("name") == "penultimate"
-        require(projected, "diagram", self.diagram, "given with the observer penultimate")
+        observer = {"projection": "penultimate", "matrix": "resemblance"}.get(self.diagram)
+        fits = observer is None or self.observe.get("name") == observer
+        require(fits, "diagram", self.diagram, f"given with the observer {observer}")
         require(self.kind == "figure" or not self.levels, "levels", self.levels, "given in a figure only")
         columns = self.kind != "figure"
         require(bool(self.columns) == columns, "columns", list(self.columns), "given in a table, and only there")
+        for row, reasons in self.skip.items():
+            if row not in self.rows:
+                raise unknown("skip", row, self.rows)
+            if wrong := reasons.keys() - set(self._columns(row)):
+                raise unknown(f"skip.{row}", min(wrong), self._columns(row))
         keys = {f"{row}/{column}" for row, column in self.keys()}
         for row, printed in self.paper.items():
             if row not in self.rows:
@@ -216,15 +259,22 @@ class Sheet:
         """`InputError` unless the sheet has the cells that `test` is about."""
         keys = self.keys()
         wild = []  # the columns of each wildcard
-        for operand in filter(None, (test.of, test.than)):
+        differs = " - " in test.of + test.than
+        for operand in terms(test.of, test.than):
             row = operand.removesuffix("@x").removesuffix("/*")
+            require(row == operand or not differs, where, operand, "a cell, where a test is about differences of cells")
             known = list(self.rows) if row != operand else [f"{r}/{c}" for r, c in keys]
             if row not in known:
                 raise unknown(where, operand, known)
             has_x = self.kind == "figure" or not operand.endswith("@x")
             require(has_x, where, operand, "a cell; only figures have an x")
             if operand.endswith("/*"):
-                wild.append([column for r, column in keys if r == row])
+                wild.append([column for r, column in keys if r == row and (not test.columns or column in test.columns)])
+                for column in test.columns:
+                    if (row, column) not in keys:
+                        raise unknown(f"{where}.columns", column, (c for r, c in keys if r == row))
+        chosen = not test.columns or (bool(wild) and test.test not in ("rising", "falling"))
+        require(chosen, f"{where}.columns", list(test.columns), "given with row/*, and with no slope")
         require(len(wild) < 2 or wild[0] == wild[1], where, test.than, f"a row with the columns of {test.of}")
         both = test.of.endswith("@x") and test.than.endswith("@x")
         require(not both, where, test.than, "a cell: one of the two must say at which x")
@@ -240,11 +290,10 @@ class Sheet:
 
     def keys(self) -> list[tuple[str, str]]:
         """(row, column) of every cell, in reading order."""
-        columns = {
-            row: [f"{v:g}" for v in line.values] if self.kind == "figure" else list(self.columns)
-            for row, line in self.rows.items()
-        }
-        return [(row, c) for row in self.rows for c in columns[row] if c not in self.skip.get(row, ())]
+        return [(row, c) for row in self.rows for c in self._columns(row) if c not in self.skip.get(row, ())]
+
+    def _columns(self, row: str) -> list[str]:
+        return [f"{v:g}" for v in self.rows[row].values] if self.kind == "figure" else list(self.columns)
 
     @property
     def has_cells(self) -> bool:
@@ -270,7 +319,7 @@ class Experiment:
     # Sheets of other experiments whose observers look at these runs, too, where they are theirs: they need not be
     # trained again.
     observe_for: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)  # laid over every cell
+    settings: dict[str, Any] = field(default_factory=dict)  # laid over every cell; a teacher's, where there is one
     threads: int = 0  # CPU threads that suit its networks, where runtime.threads = 0 leaves the choice open
     # Not the paper's protocol, and why: the report says so, and prints no paper values beside these numbers.
     shortened: str = ""
@@ -321,6 +370,12 @@ class Plan:
 
     def command(self, run: Run) -> str:
         """The command line that trains exactly this run, where a cell of the plan describes it."""
+        return command_line(self._forms[run.id])
+
+    @functools.cached_property
+    def _forms(self) -> dict[str, dict[str, Any]]:
+        """The settings of each run in normal form, by its id."""
+        forms: dict[str, dict[str, Any]] = {}
         for grid in self.grids:
             for cell in grid.cells:
                 for seed, taken in zip(grid.seeds, cell.runs, strict=True):
@@ -328,12 +383,11 @@ class Plan:
                     if _take(grid.sheet, cell.row, cell.column) == "teacher":
                         form = teacher_form(form)
                     candidate: Run | None = taken
-                    while candidate is not None:
-                        if candidate.id == run.id:
-                            return command_line(form)
+                    while candidate is not None and candidate.id not in forms:
+                        forms[candidate.id] = form
                         candidate = candidate.teacher
                         form = teacher_form(form) if candidate is not None else form
-        raise KeyError(run.id)
+        return forms
 
 
 def load_experiment(content: Mapping[str, Any], name: str = "") -> Experiment:
@@ -342,7 +396,29 @@ def load_experiment(content: Mapping[str, Any], name: str = "") -> Experiment:
 
 
 def load_sheet(name: str, conf: Conf) -> Sheet:
-    return parse(Sheet, {"name": name, **conf.load("table", name)}, f"table.{name}")
+    return parse(Sheet, {"name": name, **without_nulls(conf.load("table", name))}, f"table.{name}")
+
+
+def without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A table's `content` without its null rows and columns, and what else there is of them: with `rows: {NAME: null}`
+    a file leaves out a row that it would have from its `defaults`, with `paper: {NAME: null}` only what the paper
+    prints of it.
+    """
+
+    def left(values: Any, gone: set[str]) -> Any:
+        mapping = isinstance(values, Mapping)
+        return {key: value for key, value in values.items() if key not in gone} if mapping else values
+
+    def nulls(key: str) -> set[str]:
+        lines = content.get(key)
+        return {name for name, line in lines.items() if line is None} if isinstance(lines, Mapping) else set()
+
+    rows, columns = nulls("rows"), nulls("columns")
+    kept = {key: left(value, columns if key == "columns" else rows) for key, value in content.items()}
+    for key in ("paper", "skip"):
+        if isinstance(kept.get(key), Mapping):
+            kept[key] = {row: left(of_row, columns) for row, of_row in kept[key].items() if of_row is not None}
+    return kept
 
 
 def make_plan(experiment: Experiment, conf: Conf) -> Plan:
@@ -368,17 +444,22 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
     cells = []
     for row, column in sheet.keys() if sheet.has_cells else ():
         line, x = sheet.rows[row], None
-        form = merge(merge({}, base), normal_form(line.run, f"{where}.rows.{row}.run"))
+        of_row = normal_form(line.run, f"{where}.rows.{row}.run")
+        form = merge(merge({}, base), of_row)
         if sheet.kind == "figure":
             x = next(value for value in line.values if f"{value:g}" == column)
-            if line.over != "step":
+            if line.over not in ("step", "epoch"):
                 merge(form, normal_form({line.over: x}, f"{where}.rows.{row}.over"))
             lines = [line]
         else:
             other = sheet.columns[column]
             merge(form, normal_form(other.run, f"{where}.columns.{column}.run"))
             lines = [other, line]
-        merge(form, {k: v for k, v in over_all.items() if k != "teacher" or form.get("teacher") is not None})
+            if of_row.get("teacher", ...) is None:  # a row without teachers, whatever they are in the columns
+                form["teacher"] = None
+                form.pop("teacher_mode", None)
+        of_teacher = () if form.get("teacher") is not None else ("teacher", "teacher_mode")
+        merge(form, {key: value for key, value in over_all.items() if key not in of_teacher})
         runs = []
         for seed in seeds:
             try:
@@ -394,7 +475,11 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
         if sheet.rows[row].over == "step":
             assert x is not None
             metric = replace(metric, step=int(x))
+        if sheet.rows[row].over == "epoch":
+            assert x is not None
+            metric = replace(metric, at_epoch=int(x))
         try:
+            check_recorded(metric, runs[0], conf)
             check_observed(metric, observation, runs[0], conf)
         except InputError as error:
             raise InputError(f"{where}, cell {row}/{column}: {error}") from None
@@ -402,11 +487,29 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
     return Grid(sheet, tuple(seeds), tuple(cells), observation)
 
 
+def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
+    """`InputError` unless `run` records the metric of its cell, if that is not an observer's."""
+    method = run.method
+    if metric.name in watched() and metric.name not in method.settings.watched:
+        watches = ", ".join(method.settings.watched) or "nothing"
+        raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
+    if metric.at_epoch is None:
+        return
+    examples, recipe = training_examples(run, conf), run.recipe
+    last = -(-recipe.total_steps(examples) // recipe.steps_per_epoch(examples))
+    require(1 <= metric.at_epoch <= last, "epoch", metric.at_epoch, f"from 1 to {last}")
+    every = 1 if metric.name in watched() or metric.part == "train" else recipe.evaluate_every
+    allowed = f"a multiple of {every}, or {last}: the epochs that are evaluated"
+    require(metric.at_epoch % every == 0 or metric.at_epoch == last, "epoch", metric.at_epoch, allowed)
+
+
 def check_observed(metric: Metric, observation: Observation | None, run: Run, conf: Conf) -> None:
     """`InputError` unless a sheet's observer, if it has one, can look at `run` and gives the metric of its cell."""
     from lskd import data
 
     if observation is not None:
+        if observation.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
+            raise InputError(f"observe.name = {observation.name}: the run must have a teacher, with teacher_mode=eval")
         try:
             observation.settings.check(data.spec(run.dataset.name, conf.cache))
         except InputError as error:
@@ -478,10 +581,13 @@ def unseen(run: Run, store: Store, observations: Observations) -> list[Observati
 
 
 def looks_suffice(run: Run, store: Store, observations: Observations) -> bool:
-    """Whether all that a finished run lacks can be seen of its weights, which are here: it need not be trained."""
+    """Whether all that a finished run lacks can be seen of its weights (and, if need be, of its teacher's), which are
+    here: it need not be trained."""
     if store.state(run) != "done" or not store.weights(run).is_file():
         return False
-    return not any(one.settings.every for one in unseen(run, store, observations))
+    lacking = [one.settings for one in unseen(run, store, observations)]
+    shown = run.teacher if any(one.needs_teacher for one in lacking) else None
+    return not any(one.every for one in lacking) and (shown is None or store.weights(shown).is_file())
 
 
 def command_line(form: Mapping[str, Any]) -> str:

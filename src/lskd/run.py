@@ -10,7 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,7 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
             continue
         checked.add(kind)
         try:
-            with torch.device("meta"):
-                network = build_network(run, data.spec(run.dataset.name, cache))
+            network = blank_network(run, data.spec(run.dataset.name, cache))
         except InputError as error:
             raise InputError(f"arch = {run.arch.name}: cannot be built for {run}: {error}") from None
         for name, module in network.named_modules():
@@ -93,11 +92,10 @@ def unsuitable(run: Run, cache: Path) -> str | None:
         return None
     spec, side = data.spec(run.dataset.name, cache), run.recipe.augment.crop
     try:
-        with torch.device("meta"):
-            student, teacher = build_network(run, spec), None
-            if run.teacher is not None:
-                teacher = build_network(run.teacher, data.spec(run.teacher.dataset.name, cache))
-            pixels = torch.empty(1, spec.shape[0], side or spec.shape[1], side or spec.shape[2])
+        student, teacher = blank_network(run, spec), None
+        if run.teacher is not None:
+            teacher = blank_network(run.teacher, data.spec(run.teacher.dataset.name, cache))
+        pixels = torch.empty(1, spec.shape[0], side or spec.shape[1], side or spec.shape[2], device="meta")
     except InputError:
         return None  # no network, and no matter of the method
     labels = torch.arange(run.dataset.limit or spec.train - run.dataset.holdout) % spec.num_classes
@@ -106,10 +104,23 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     try:
         pair = make_pair(method, student, teacher, pixels, labels, spec.num_classes)
         shapes = f" (student: {show_shapes(pair.student)}; teacher: {show_shapes(pair.teacher)})"
-        build_module(method, pair, run.seed)
+        with torch.device("meta"):
+            build_module(method, pair, run.seed)
     except InputError as error:
         return f"method = {run.method.name}: cannot train {names}: {error}{shapes}"
     return None
+
+
+BLANK: dict[Hashable, nn.Module] = {}  # an experiment has the same few networks hundreds of times
+
+
+def blank_network(run: Run, spec: data.Spec) -> nn.Module:
+    """The run's network without memory for its weights. It is kept, and not to be changed."""
+    kind = run.arch, spec, run.recipe.augment.crop
+    if kind not in BLANK:
+        with torch.device("meta"):
+            BLANK[kind] = build_network(run, spec)
+    return BLANK[kind]
 
 
 def show_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -144,7 +155,9 @@ def train_run(
     parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
     missing = [observation for observation in observations if store.looks(run, observation) is None]
     if store.state(run) == "done" and store.weights(run).is_file() and not any(o.settings.every for o in missing):
-        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared)
+        shown = run.teacher if any(o.settings.needs_teacher for o in missing) else None
+        teacher = load_network(shown, store, runtime) if shown is not None else None
+        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher)
         record_looks(run, store, missing, looks)
         return
     teacher, taught_by = None, None

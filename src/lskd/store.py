@@ -102,7 +102,12 @@ class Store:
     def epochs(self, run: Run) -> list[dict[str, Any]]:
         """The lines of the run's log."""
         path = self.log(run)
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{path}: is not one JSON object a line ({error}); restore it, or delete its directory to train again"
+            ) from None
 
     def results(self) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
         """(config, env, result) of every done run in the store, for estimates of cost; damaged ones are left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -39,18 +40,27 @@ def run_tapped(
     return logits, {name: value.float() for name, value in seen.items()}
 
 
+SHAPES: WeakKeyDictionary[nn.Module, dict[str, tuple[int, ...]]] = WeakKeyDictionary()  # of features seen, by tap
+
+
 @torch.no_grad()
 def shapes(network: nn.Module, taps: Iterable[Taps], pixels: Tensor, who: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of the features that `taps` name, without the batch, for images like `pixels` (1, C, H, W).
+    """The shapes of the features that `taps` name, without the batch, for images like `pixels` (1, C, H, W), which are
+    always of one size for one network: what it has shown once is known.
 
     `InputError`, which begins with `who`, for a tap that the network does not have. It is in eval mode afterwards.
     """
     try:
         names = list(dict.fromkeys(name for one in taps for name in tapped(network, one)))
-        _, features = run_tapped(network, names, lambda: network.eval()(pixels) if names else pixels)
+        known = SHAPES.setdefault(network, {})
+        network.eval()
+        if not known.keys() >= set(names):
+            everything = list(dict.fromkeys([*taps_of(network), *names]))
+            _, features = run_tapped(network, everything, lambda: network(pixels))
+            known.update((name, tuple(feature.shape[1:])) for name, feature in features.items())
     except InputError as error:
         raise InputError(f"{who}: {error}") from None
-    return {name: tuple(feature.shape[1:]) for name, feature in features.items()}
+    return {name: known[name] for name in names}
 
 
 def make_pair(

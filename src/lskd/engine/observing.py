@@ -73,6 +73,7 @@ def scene(training: Training, observation: Observation) -> Scene:
         evaluated=run.dataset.evaluate,
         class_names=training.class_names,
         generator=generator_for(run.seed, f"observe {observation.name}", training.step_number),
+        teacher=training.teacher.live if training.teacher is not None else None,
     )
 
 
@@ -87,14 +88,16 @@ def observe(
     network: nn.Module,
     observations: Sequence[Observation],
     shared: Shared,
+    teacher: nn.Module | None = None,
 ) -> Looks:
-    """What observers of trained networks see of `network`, which is the one of `run`."""
+    """What observers of trained networks see of `network`, which is the one of `run`, and of its `teacher`, which they
+    need if they say so."""
     set_precision(run.recipe.precision)
     with on_stream(new_stream(shared.device)):
         # How it was trained does not matter any more.
         recipe, method = replace(run.recipe, ema=0.0), Named("ce", METHODS["ce"])
         alone = replace(run, recipe=recipe, method=method, teacher=None, teacher_mode="eval")
-        training = Training(alone, spec, shared.images(run, parts))
+        training = Training(alone, spec, shared.images(run, parts), teacher)
         training.network.load_state_dict(network.state_dict())
         training.step_number = training.total_steps
         observing = Observing(observations, training)

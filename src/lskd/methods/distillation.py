@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -43,6 +43,7 @@ class Distillation(Method):
     """
 
     needs_teacher: ClassVar[bool] = True
+    watches: ClassVar[Mapping[str, str]] = {"rs": "regularization samples"}
 
     temperature: float = 4.0
     beta: float = 0.9
@@ -88,6 +89,10 @@ class Distillation(Method):
         rs = self.regularization_samples(batch)
         chance = rs * self.keep_rs + ~rs * self.keep_others
         return (batch.logits.new_empty(len(rs)).uniform_(generator=batch.generator) < chance).float()
+
+    @property
+    def watched(self) -> Collection[str]:
+        return [name for name in self.watches if name != "rs" or self.count_rs]
 
     def watch(self, batch: Batch) -> Mapping[str, Tensor]:
         return {"rs": self.regularization_samples(batch)} if self.count_rs else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -87,6 +87,8 @@ class Method:
     """
 
     needs_teacher: ClassVar[bool] = False
+    # The quantities that `watch` may give, by the name that a table's metric has, and what each is, in words.
+    watches: ClassVar[Mapping[str, str]] = {}
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         """The terms of the loss by name, each (B,) and already weighted. The loop minimises the mean of their sum."""
@@ -95,6 +97,11 @@ class Method:
     def watch(self, batch: Batch) -> Mapping[str, Tensor]:
         """Quantities to log beside the loss, by name, each (B,): averaged over each epoch, without gradient."""
         return {}
+
+    @property
+    def watched(self) -> Collection[str]:
+        """Which of `watches` it gives with these settings."""
+        return self.watches
 
     def teacher_probs(self, teacher_logits: Tensor) -> Tensor | None:
         """The teacher's distribution (B, K) that the student sees, for Müller's γ; None where there is none."""

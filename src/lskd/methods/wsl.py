@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lskd.losses import label_loss
 from lskd.methods.distillation import Distillation
@@ -23,6 +23,8 @@ class WeightedSoftLabels(Distillation):
     The paper's α is β here: 2.25 with T = 4 on CIFAR-100, 2.5 with T = 2 on ImageNet. Its Table 9 tries a sigmoid for
     w, whose argument it does not print: `weighting` has the candidates.
     """
+
+    watches: ClassVar[Mapping[str, str]] = {**Distillation.watches, "weight": "weight of the soft term"}
 
     beta: float = 2.25
     weights: Literal["complement", "add"] = "add"

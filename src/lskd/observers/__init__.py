@@ -9,10 +9,12 @@ from __future__ import annotations
 from lskd.observers.mutual_information import MutualInformation
 from lskd.observers.observer import Observer, Scene
 from lskd.observers.penultimate import Penultimate
+from lskd.observers.resemblance import Resemblance
 
 __all__ = ["OBSERVERS", "Observer", "Scene"]
 
 OBSERVERS: dict[str, Observer] = {
     "penultimate": Penultimate(),
     "mutual_information": MutualInformation(),
+    "resemblance": Resemblance(),
 }

@@ -28,6 +28,7 @@ class Scene:
     evaluated: str  # the part that the run is measured on
     class_names: tuple[str, ...]
     generator: torch.Generator  # on the CPU; a stream of its own for each run and step
+    teacher: Callable[[Tensor], Tensor] | None = None  # as `forward`, of the run's teacher in eval mode
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Observer:
 
     # The numbers that a look gives, by the name that a table's metric has, and what each is, in words.
     gives: ClassVar[Mapping[str, str]] = {}
+    needs_teacher: ClassVar[bool] = False  # whether `look` shows images to the teacher, too
 
     every: int = 0
 

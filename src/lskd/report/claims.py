@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lskd.plan import Cell, Claim, Grid, Metric, Test
+from lskd.plan import Cell, Claim, Grid, Metric, Test, terms
 from lskd.report import statistics
 from lskd.report.statistics import LEVEL, Estimate
 from lskd.report.values import Values
@@ -35,7 +35,7 @@ class Part:
     """A test about definite cells, what was found, and the verdict on it alone."""
 
     test: Test
-    of: str  # "row/column", "series@x", or "series/*" in a test of a slope
+    of: str  # "row/column", "row/column - row/column", "series@x", or "series/*" in a test of a slope
     than: str
     verdict: Verdict
     text: str  # what was found, in words
@@ -100,7 +100,8 @@ def expand(grid: Grid, test: Test) -> list[tuple[str, str]]:
     def at(operand: str, column: str) -> str:
         return f"{operand[:-1]}{column}" if operand.endswith("/*") else operand
 
-    return [(at(test.of, cell.column), at(test.than, cell.column)) for cell in _row(grid, wild[0])]
+    columns = test.columns or [cell.column for cell in _row(grid, wild[0])]
+    return [(at(test.of, column), at(test.than, column)) for column in columns]
 
 
 def region(test: Test) -> tuple[float, float]:
@@ -170,7 +171,7 @@ def _row(grid: Grid, row: str) -> list[Cell]:
 def _needed(grid: Grid, test: Test, of: str, than: str) -> list[Cell]:
     """All cells that a part looks at, those of `of` first."""
     cells = []
-    for operand in filter(None, (of, than)):
+    for operand in terms(of, than):
         if operand.endswith("@x"):
             cells += _row(grid, operand.removesuffix("@x"))
         elif operand.endswith("/*"):
@@ -187,6 +188,9 @@ def _operand(
     if operand.endswith("@x"):
         series = _row(grid, operand.removesuffix("@x"))
         return _interpolate(grid, series, grid.cell(*other.split("/")), metric, values)
+    if " - " in operand:
+        first, second = (values.of(grid, grid.cell(*term.split("/")), metric) for term in terms(operand))
+        return {seed: first[seed] - second[seed] for seed in first if seed in second}, False
     return values.of(grid, grid.cell(*operand.split("/")), metric), False
 
 

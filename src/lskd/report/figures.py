@@ -1,5 +1,5 @@
 """Figures as PNG and SVG: of a figure sheet each series' mean over seeds, with whiskers from minimum to maximum; of a
-table sheet with a `diagram` the reliability of its cells, or their projected penultimate activations.
+table sheet with a `diagram` the reliability of its cells, or what an observer saw of them.
 
 The files depend on the numbers alone (no dates, fixed ids in the SVG), so that unchanged results are unchanged files.
 """
@@ -15,9 +15,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lskd.data import DATASETS
+from lskd.data.superclasses import CIFAR100_SUPERCLASSES
 from lskd.errors import InputError
+from lskd.observers.resemblance import superclass_order
 from lskd.report.page import Page
-from lskd.report.tables import METRIC_TITLES, banner
+from lskd.report.tables import banner, metric_title
 from lskd.report.values import Summary
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
@@ -39,7 +42,7 @@ def drawable(page: Page) -> bool:
     """Whether there is a point to draw."""
     if page.sheet.kind == "figure":
         return any(_is_point(cell) for cell in page.cells)
-    return any(cell.diagrams or cell.projections for cell in page.cells)
+    return any(cell.diagrams or cell.last_looks for cell in page.cells)
 
 
 def write(page: Page, folder: Path) -> list[Path]:
@@ -102,11 +105,11 @@ def draw_projection(page: Page) -> Figure:
     observation = page.grid.observation
     assert observation is not None  # see `plan.Sheet`
     classes: tuple[str, ...] = observation.settings.classes  # type: ignore[attr-defined]
-    cells = list({tuple(cell.ids.values()): cell for cell in page.cells if cell.projections}.values())
+    cells = list({tuple(cell.ids.values()): cell for cell in page.cells if cell.last_looks}.values())
     figure = Figure(figsize=(6.2 * len(cells), 4.6), layout="constrained")
     panels = figure.subplots(1, 2 * len(cells), squeeze=False)[0]
     for cell, pair in zip(cells, panels.reshape(-1, 2), strict=True):
-        seed, look = min(cell.projections.items())
+        seed, look = min(cell.last_looks.items())
         parts = sorted((part for part in look if part != "step"), key=lambda part: part != "train")
         everything = np.concatenate([np.array(points) for part in parts for points in look[part]["points"]])
         middle = (everything.min(0) + everything.max(0)) / 2
@@ -128,7 +131,37 @@ def draw_projection(page: Page) -> Figure:
     return figure
 
 
-DRAW = {"": draw, "reliability": draw_reliability, "projection": draw_projection}
+def draw_matrix(page: Page) -> Figure:
+    """The class resemblance of each cell's first seed (Zhou et al. 2021, Figure 4), classes ordered by superclass,
+    beside the superclasses themselves. The diagonal, a class with itself, is left out."""
+    names = list(DATASETS["cifar100"].class_names)
+    order = [names.index(name) for name in superclass_order()]
+    groups = np.repeat(np.arange(len(CIFAR100_SUPERCLASSES)), [len(g) for g in CIFAR100_SUPERCLASSES.values()])
+    cells = list({tuple(cell.ids.values()): cell for cell in page.cells if cell.last_looks}.values())
+    figure = Figure(figsize=(4.6 * (len(cells) + 1), 5.6), layout="constrained")
+    panels = figure.subplots(1, len(cells) + 1, squeeze=False)[0]
+    drawn = [("superclasses", (groups[:, None] == groups).astype(float))]
+    for cell in cells:
+        seed, look = min(cell.last_looks.items())
+        matrix = np.array(look["train"]["matrix"])[np.ix_(order, order)]
+        drawn.append((f"{page.column_label(cell)}, seed {seed}", matrix))
+    for axes, (title, matrix) in zip(panels, drawn, strict=True):
+        np.fill_diagonal(matrix, np.nan)
+        # Colours reach the percentiles 2 and 98: a few pairs of classes would make all others look alike.
+        low, high = np.nanpercentile(matrix, [2, 98])
+        axes.imshow(matrix, cmap="viridis", vmin=low, vmax=high, interpolation="none")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("class k, by superclass", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(False)
+        places = [int(np.mean(np.nonzero(groups == group))) for group in range(len(CIFAR100_SUPERCLASSES))]
+        axes.set_yticks(places, CIFAR100_SUPERCLASSES if axes is panels[0] else [], fontsize=7)
+    panels[0].set_ylabel("class c of the images", fontsize=9)
+    _title(figure, None, page, "Mean of −∂(L_kd − L_ce)/∂z_k over training images of class c; brighter: k resembles c.")
+    return figure
+
+
+DRAW = {"": draw, "reliability": draw_reliability, "projection": draw_projection, "matrix": draw_matrix}
 
 
 def _bins(cell: Summary) -> int:
@@ -199,4 +232,4 @@ def _x_title(page: Page) -> str:
 
 
 def _titled(metric: str, unit: str) -> str:
-    return METRIC_TITLES[metric] + (f" ({unit})" if unit else "")
+    return metric_title(metric) + (f" ({unit})" if unit else "")

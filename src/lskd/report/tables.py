@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from lskd.config import Run
 from lskd.observers import OBSERVERS
-from lskd.plan import OBSERVED, Metric
+from lskd.plan import OBSERVED, Metric, watched
 from lskd.report.page import Page
 from lskd.report.values import Summary
 from lskd.strict import identity, show
@@ -43,6 +43,10 @@ EPOCHS = {
     "best_on_validation": "epoch with the best top-1 on the validation part",
     "best_on_test": "EPOCH WITH THE BEST TOP-1 ON THE TEST PART",
 }
+
+
+def metric_title(name: str) -> str:
+    return METRIC_TITLES.get(name) or watched()[name]
 
 
 def banner(page: Page) -> str:
@@ -98,9 +102,19 @@ def _body(page: Page) -> list[str]:
     parts = [_blocks(headers, rows, _label_columns(page), width), _conventions(page) if page.sheet.has_cells else ""]
     if page.findings:
         parts += ["## Claims", _claims(page)]
-    if page.sheet.notes:
-        parts += ["## Notes", _bullets(page.sheet.notes)]
+    if notes := [*page.sheet.notes, *_skipped(page)]:
+        parts += ["## Notes", _bullets(notes)]
     return parts
+
+
+def _skipped(page: Page) -> list[str]:
+    """Why cells do not exist: a line for each reason."""
+    cells: dict[str, list[str]] = defaultdict(list)
+    for row, reasons in page.sheet.skip.items():
+        for column, reason in reasons.items():
+            line = page.sheet.columns.get(column)
+            cells[reason].append(f"{page.row_label(row)} / {line.label if line is not None else column}")
+    return [f"{NOT_AT_HAND}: {', '.join(places)}: {reason}" for reason, places in cells.items()]
 
 
 def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], fixed: int, width: int) -> str:
@@ -146,15 +160,19 @@ def _conventions(page: Page) -> str:
 
 def describe(metric: Metric, run: Run) -> str:
     """A metric with its unit, part and epoch, as measured on `run`."""
-    title = METRIC_TITLES[metric.name] + (f" ({metric.unit})" if metric.unit else "")
+    title = metric_title(metric.name) + (f" ({metric.unit})" if metric.unit else "")
+    at = "the last epoch" if metric.at_epoch is None else "an epoch"
+    if metric.name in watched():
+        how = "sum" if metric.total else "mean"
+        return f"{title}, {how} over the training images of {at}, each as it was when it was trained on"
     if metric.name == "gamma":
         return f"{title} over the training part"
     part = run.dataset.evaluate if metric.part == "evaluate" else metric.part
     if metric.name in OBSERVED:
         return f"{title} on the {part} part"
     if part == "train":
-        return f"{title} while training, over the last epoch"
-    text = f"{title} on the {part} part, {EPOCHS[metric.epoch]}"
+        return f"{title} while training, over {at}"
+    text = f"{title} on the {part} part, {EPOCHS[metric.epoch] if metric.at_epoch is None else 'epoch by epoch'}"
     if not metric.scaled_on:
         return text
     other = run.dataset.evaluate if metric.scaled_on == "evaluate" else metric.scaled_on
@@ -257,7 +275,7 @@ def _crossed(page: Page) -> tuple[list[str], list[list[str]]]:
         kinds = {"ours": ours, "paper": paper, "Δ": delta} if page.has_paper else {"": ours}
         for kind, text in kinds.items():
             label = [page.row_label(row) if text is ours else "", *([kind] if page.has_paper else [])]
-            lines.append([*label, *(text(cell) if cell is not None else "" for cell in cells)])
+            lines.append([*label, *(text(cell) if cell is not None else NOT_AT_HAND for cell in cells)])
     return ["", *([""] if page.has_paper else []), *columns], lines
 
 

@@ -20,6 +20,7 @@ class Values:
         self.store = store
         self._records: dict[str, dict[str, Any] | None] = {}
         self._looks: dict[tuple[str, str], list[dict[str, Any]] | None] = {}
+        self._epochs: dict[str, list[dict[str, Any]]] = {}
 
     def record(self, run: Run) -> dict[str, Any] | None:
         """The record of a finished run, or None."""
@@ -33,6 +34,12 @@ class Values:
         if key not in self._looks:
             self._looks[key] = self.store.looks(run, observation)
         return self._looks[key]
+
+    def epochs(self, run: Run) -> list[dict[str, Any]]:
+        """The log of a run."""
+        if run.id not in self._epochs:
+            self._epochs[run.id] = self.store.epochs(run)
+        return self._epochs[run.id]
 
     def done(self, run: Run, observation: Observation | None = None) -> bool:
         """Whether the run is finished (and has been looked at)."""
@@ -52,6 +59,8 @@ class Values:
                     if metric.name in OBSERVED:
                         assert grid.observation is not None  # see `plan.check_observed`
                         number = metric.observed(run, self.looks(run, grid.observation) or ())
+                    elif metric.at_epoch is not None:
+                        number = metric.logged(run, record, self.epochs(run))
                     else:
                         number = metric.of(run, record)
                 except (AttributeError, KeyError, TypeError):
@@ -67,8 +76,8 @@ class Values:
         bins = {seed: cell.metric.reliability(run, record) for seed, (run, record) in records.items() if record}
         return {seed: diagram for seed, diagram in bins.items() if diagram is not None}
 
-    def projections(self, grid: Grid, cell: Cell) -> dict[int, dict[str, Any]]:
-        """The last look of the observer `penultimate` at each finished run of the cell, by its seed."""
+    def last_looks(self, grid: Grid, cell: Cell) -> dict[int, dict[str, Any]]:
+        """The last look of the sheet's observer at each finished run of the cell, by its seed."""
         assert grid.observation is not None  # see `Sheet`
         looks = {run.seed: self.looks(run, grid.observation) for run in cell.runs if self.done(run)}
         return {seed: seen[-1] for seed, seen in looks.items() if seen}
@@ -93,7 +102,7 @@ class Summary:
     paper: float | None = None
     paper_sd: float | None = None
     diagrams: Mapping[int, list[list[float]]] = field(default_factory=dict)  # reliability bins, by seed
-    projections: Mapping[int, dict[str, Any]] = field(default_factory=dict)  # projected activations by part, by seed
+    last_looks: Mapping[int, dict[str, Any]] = field(default_factory=dict)  # what an observer saw, by seed, to draw it
 
     @property
     def n(self) -> int:
@@ -140,5 +149,5 @@ def summarize(grid: Grid, cell: Cell, values: Values, *, with_paper: bool) -> Su
         paper=paper,
         paper_sd=paper_sd,
         diagrams=values.diagrams(cell) if sheet.diagram == "reliability" else {},
-        projections=values.projections(grid, cell) if sheet.diagram == "projection" else {},
+        last_looks=values.last_looks(grid, cell) if sheet.diagram in ("projection", "matrix") else {},
     )
