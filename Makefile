@@ -24,8 +24,9 @@ $(INSTALLED): pyproject.toml
 quickstart: $(INSTALLED) ## Environment, then a real experiment on bundled data, with its table, verdicts and figure
 	$(BIN)/lskd-run experiment=quickstart runtime.results=quickstart_results
 
+# A process a core, one thread each: the networks of the tests are too small for more.
 test: $(INSTALLED) ## Environment, then all fast tests (set LSKD_DATA to include those on real data)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 tables: $(INSTALLED) ## Tables and figures of every experiment, from results/
 	$(BIN)/lskd-report
