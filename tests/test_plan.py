@@ -10,8 +10,8 @@ import pytest
 
 from lskd.config import Run, table_bytes
 from lskd.errors import InputError
-from lskd.plan import Costs, Metric, grouped, teachers
-from lskd.settings import Conf, parse_run
+from lskd.plan import Costs, Metric, grouped, runs_of_seeds, teachers
+from lskd.settings import Conf, normal_form, parse_run
 from lskd.store import Store
 
 CONF = Conf()
@@ -78,6 +78,27 @@ def test_the_plan_says_how_teachers_are_evaluated():
         "(once an epoch, where memory has no room for that)",
         "1 teacher evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch",
     ]
+
+
+GRANDCHILD = {"arch": "resnet14", "method": "kd", "teacher": {"arch": "resnet20", "alpha": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "different"),
+    [
+        ({"arch": "resnet8"}, 3),
+        ({"arch": "resnet8", "method": "kd", "teacher": GRANDCHILD}, 9),
+        ({"arch": "resnet8", "method": "kd", "teacher": {**GRANDCHILD, "seed": 7}}, 3 + 1 + 1),
+        ({"arch": "resnet8", "method": "kd", "teacher": {**GRANDCHILD, "teacher.seed": 7}}, 3 + 3 + 1),
+        ({"arch": "resnet8", "seed": 7}, 1),
+    ],
+)
+def test_the_runs_of_several_seeds_are_those_of_each(settings, different):
+    form = normal_form({"dataset": "cifar100", **settings})
+    runs = runs_of_seeds(form, (0, 1, 5), CONF)
+    assert runs == [parse_run({"seed": seed, **form}, CONF) for seed in (0, 1, 5)]
+    generations = [(run, run.teacher, run.teacher and run.teacher.teacher) for run in runs]
+    assert len({one.id for three in generations for one in three if one is not None}) == different
 
 
 def test_a_run_costs_its_share_of_the_devices_time(tmp_path):

@@ -460,12 +460,12 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
                 form.pop("teacher_mode", None)
         of_teacher = () if form.get("teacher") is not None else ("teacher", "teacher_mode")
         merge(form, {key: value for key, value in over_all.items() if key not in of_teacher})
+        try:
+            seeded = runs_of_seeds(form, seeds, conf)
+        except InputError as error:
+            raise InputError(f"{where}, cell {row}/{column}: {error}") from None
         runs = []
-        for seed in seeds:
-            try:
-                run = build_run({"seed": seed, **form}, conf)
-            except InputError as error:
-                raise InputError(f"{where}, cell {row}/{column}: {error}") from None
+        for run in seeded:
             if _take(sheet, row, column) == "teacher":
                 if run.teacher is None:
                     raise InputError(f"{where}, cell {row}/{column}: take = teacher: the run has no teacher")
@@ -485,6 +485,22 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
             raise InputError(f"{where}, cell {row}/{column}: {error}") from None
         cells.append(Cell(row, column, form, tuple(runs), metric, x))
     return Grid(sheet, tuple(seeds), tuple(cells), observation)
+
+
+def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf) -> list[Run]:
+    """The run that `form` describes under each seed. Settings are checked once: the others differ in their seeds alone,
+    teachers' included, unless one of those is fixed."""
+    level: Mapping[str, Any] | None = form
+    while level is not None:
+        if "seed" in level:
+            return [build_run({"seed": seed, **form}, conf) for seed in seeds]
+        level = level.get("teacher")
+    first = build_run({"seed": seeds[0], **form}, conf)
+    return [first, *(reseeded(first, seed) for seed in seeds[1:])]
+
+
+def reseeded(run: Run, seed: int) -> Run:
+    return replace(run, seed=seed, teacher=None if run.teacher is None else reseeded(run.teacher, seed))
 
 
 def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
