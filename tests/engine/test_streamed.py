@@ -284,7 +284,7 @@ def test_memory_is_predicted_by_the_part_of_a_batch(photographs):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_captured_steps_of_streamed_images_are_those_of_a_cpu(photographs):
+def test_captured_steps_of_streamed_images_on_cuda_are_those_of_a_cpu(photographs):
     """Pixels reach the place that a recorded step reads: enough steps for each kind of step to be replayed."""
     spec, parts = photographs
     run = streamed_run(PLAIN, epochs=8)
