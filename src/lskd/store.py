@@ -86,15 +86,21 @@ class Store:
     def failure(self, run: Run) -> dict[str, Any] | None:
         return read_json(self.directory(run) / "failed.json")
 
-    def looks(self, run: Run, observation: Observation) -> list[dict[str, Any]] | None:
-        """What was seen of the run, one record a look in the order of steps; None where nobody has looked."""
+    def observed(self, run: Run, observation: Observation) -> dict[str, Any] | None:
+        """What was seen of the run: `looks`, a record each in the order of steps, and `weights_sha256`, the digest of the
+        network's last weights; None where nobody has looked."""
         path = self._observed(run, observation)
         record = read_json(path)
         if record is None:
             return None
         if record.get("observation") != observation.identity() or not isinstance(record.get("looks"), list):
             raise InputError(f"{path}: is not the record of {observation.identity()}; delete it to look again")
-        return record["looks"]
+        return record
+
+    def looks(self, run: Run, observation: Observation) -> list[dict[str, Any]] | None:
+        """The looks alone."""
+        record = self.observed(run, observation)
+        return None if record is None else record["looks"]
 
     def _observed(self, run: Run, observation: Observation) -> Path:
         return self.directory(run) / "observed" / f"{observation.key}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def test_a_finished_run_that_nobody_has_seen_is_not_done(lab: Any) -> None:
     assert (page.done, len(page.runs)) == (3, 6)
     hard = next(cell for cell in page.cells if (cell.cell.row, cell.cell.column) == ("spread", "hard"))
     assert (hard.mean, dict(hard.ids)) == (None, {})
+
+
+def test_a_page_says_when_another_training_was_seen_than_the_recorded_one(lab: Any) -> None:
+    grid = plane_table(lab)
+    see(lab, grid, "spread/hard", 0.5)
+    assert "3 of the 3 networks were trained again to be looked at" in text(lab.plan(grid), lab.store)
+    for run in grid.cell("spread", "hard").runs:
+        path = lab.store.directory(run) / "result.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "weights_sha256": "00"}))
+    assert "trained again" not in text(lab.plan(grid), lab.store)
 
 
 def test_a_record_of_something_else_is_an_error(lab: Any) -> None:

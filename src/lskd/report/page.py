@@ -21,6 +21,7 @@ class Page:
     findings: tuple[Finding, ...]
     runs: tuple[Run, ...]  # all that the sheet needs, teachers first
     done: int
+    seen_again: int  # finished runs of which an observer saw another training than the recorded one
     machines: tuple[tuple[str, int], ...]  # where the finished runs were made, and how many of them there
 
     @property
@@ -59,6 +60,9 @@ def make_page(experiment: Experiment, grid: Grid, values: Values) -> Page:
         findings=evaluate(grid, values),
         runs=runs,
         done=len(done),
+        seen_again=sum(
+            one is not None and values.seen_again(run, one) for run in done for one in [looked_at.get(run.id)]
+        ),
         machines=tuple(Counter(_machine(values, run) for run in done).most_common()),
     )
 

@@ -102,7 +102,7 @@ def _body(page: Page) -> list[str]:
     parts = [_blocks(headers, rows, _label_columns(page), width), _conventions(page) if page.sheet.has_cells else ""]
     if page.findings:
         parts += ["## Claims", _claims(page)]
-    if notes := [*page.sheet.notes, *_skipped(page)]:
+    if notes := [*page.sheet.notes, *_skipped(page), *_seen_again(page)]:
         parts += ["## Notes", _bullets(notes)]
     return parts
 
@@ -115,6 +115,16 @@ def _skipped(page: Page) -> list[str]:
             line = page.sheet.columns.get(column)
             cells[reason].append(f"{page.row_label(row)} / {line.label if line is not None else column}")
     return [f"{NOT_AT_HAND}: {', '.join(places)}: {reason}" for reason, places in cells.items()]
+
+
+def _seen_again(page: Page) -> list[str]:
+    """Which numbers are not of the networks whose records other tables show."""
+    if not page.seen_again:
+        return []
+    return [
+        f"{page.seen_again} of the {page.done} networks were trained again to be looked at, on another machine or with "
+        "other threads: what was seen is of networks with other last bits than those of the runs' records."
+    ]
 
 
 def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], fixed: int, width: int) -> str:

@@ -41,6 +41,12 @@ class Values:
             self._epochs[run.id] = self.store.epochs(run)
         return self._epochs[run.id]
 
+    def seen_again(self, run: Run, observation: Observation | None) -> bool:
+        """Whether an observer saw another training of the run than the one of its record, with other last bits."""
+        seen = None if observation is None else self.store.observed(run, observation)
+        record = self.record(run)
+        return record is not None and seen is not None and seen["weights_sha256"] != record.get("weights_sha256")
+
     def done(self, run: Run, observation: Observation | None = None) -> bool:
         """Whether the run is finished (and has been looked at)."""
         return self.record(run) is not None and (observation is None or self.looks(run, observation) is not None)
