@@ -87,8 +87,8 @@ class Store:
         return read_json(self.directory(run) / "failed.json")
 
     def observed(self, run: Run, observation: Observation) -> dict[str, Any] | None:
-        """What was seen of the run: `looks`, a record each in the order of steps, and `weights_sha256`, the digest of the
-        network's last weights; None where nobody has looked."""
+        """What was seen of the run: `looks`, a record each in the order of steps, and `weights_sha256`, the digest of
+        the network's last weights; None where nobody has looked."""
         path = self._observed(run, observation)
         record = read_json(path)
         if record is None:
