@@ -283,7 +283,8 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
 def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf, *, details: bool) -> str:
     """The plan in words: what it is for, how many runs are done and to do, and how long they will take."""
     observations = plan.observations if plan is not None else {}
-    missing = to_train(runs, store, observations)
+    pending = to_train(runs, store, observations)
+    missing = [run for run in pending if not looks_suffice(run, store, observations)]
     costs = Costs(store)
     lines = []
     if plan is not None:
@@ -308,8 +309,6 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
         watched = Counter(one for run in runs for one in observations.get(run.id, ()))
         lines += [f"  {count} runs observed: {show(one.identity())}" for one, count in watched.items()]
         lines.append("")
-    look_at = [run for run in missing if looks_suffice(run, store, observations)]
-    missing = [run for run in missing if run not in look_at]
     states = Counter(store.state(run) for run in missing)
     unobserved = sum(store.state(run) == "done" and bool(unseen(run, store, observations)) for run in missing)
     noun = "run" if len(runs) == 1 else "runs"
@@ -318,7 +317,7 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
         (states["started"], "of them begun"),
         (states["done"] - unobserved, "of them finished teachers whose weights are not here"),
         (unobserved, "of them finished runs that nobody has observed"),
-        (len(look_at), "of the done ones to be observed"),
+        (len(pending) - len(missing), "of the done ones to be observed"),
         (states["diverged"], "diverged"),
     ):
         text += f", {count} {what}" if count else ""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lskd.config import Named, Observation, Run
 from lskd.data import Part, Spec
+from lskd.data.stream import LARGEST, Stream
 from lskd.engine.capture import new_stream, on_stream
 from lskd.engine.seeds import generator_for
 from lskd.engine.shared import Shared
@@ -54,10 +55,13 @@ class Observing:
 def scene(training: Training, observation: Observation) -> Scene:
     """What `observation` may see of `training` as it is."""
     views, held_out, run = training.images.views, training.images.held_out, training.run
+    batch = EVALUATION_BATCH[training.device.type]
 
     def plain(part: str, indices: Tensor) -> Tensor:
         images = views if part == "train" else held_out[part].images
-        return images[indices] if isinstance(images, Tensor) else images.take(indices, _all(images.plain, indices))
+        if isinstance(images, Tensor):
+            return images[indices]
+        return images.take(indices, torch.full_like(indices, images.plain))
 
     def augmented(indices: Tensor, generator: torch.Generator) -> Tensor:
         drawn = views.draw(generator)
@@ -66,7 +70,7 @@ def scene(training: Training, observation: Observation) -> Scene:
     return Scene(
         network=training.trained,
         forward=lambda pixels: training.forward(training.trained, pixels),
-        batch=EVALUATION_BATCH[training.device.type],
+        batch=min(batch, LARGEST) if isinstance(views, Stream) else batch,  # as in an evaluation
         labels={"train": training.images.labels, **{name: part.labels for name, part in held_out.items()}},
         plain=plain,
         augmented=augmented,
@@ -75,10 +79,6 @@ def scene(training: Training, observation: Observation) -> Scene:
         generator=generator_for(run.seed, f"observe {observation.name}", training.step_number),
         teacher=training.teacher.live if training.teacher is not None else None,
     )
-
-
-def _all(value: int, indices: Tensor) -> Tensor:
-    return torch.full_like(indices, value)
 
 
 def observe(

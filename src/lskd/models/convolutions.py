@@ -20,6 +20,16 @@ def depthwise(channels: int, stride: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     return conv, nn.BatchNorm2d(channels)
 
 
+def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Around a block: the identity, or a 1x1 convolution with batch norm where the block changes the shape."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
 def kaiming_fan_out_(network: nn.Module) -> None:
     """Weights of all convolutions from N(0, 2 / (k^2 * out_channels)) (He et al. 2015), also of grouped ones.
 

@@ -19,7 +19,7 @@ class Values:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._records: dict[str, dict[str, Any] | None] = {}
-        self._looks: dict[tuple[str, str], list[dict[str, Any]] | None] = {}
+        self._observed: dict[tuple[str, str], dict[str, Any] | None] = {}
         self._epochs: dict[str, list[dict[str, Any]]] = {}
 
     def record(self, run: Run) -> dict[str, Any] | None:
@@ -28,12 +28,16 @@ class Values:
             self._records[run.id] = self.store.result(run)
         return self._records[run.id]
 
-    def looks(self, run: Run, observation: Observation) -> list[dict[str, Any]] | None:
-        """What an observer saw of a run, or None."""
+    def observed(self, run: Run, observation: Observation) -> dict[str, Any] | None:
+        """The record of what an observer saw of a run, or None."""
         key = run.id, observation.key
-        if key not in self._looks:
-            self._looks[key] = self.store.looks(run, observation)
-        return self._looks[key]
+        if key not in self._observed:
+            self._observed[key] = self.store.observed(run, observation)
+        return self._observed[key]
+
+    def looks(self, run: Run, observation: Observation) -> list[dict[str, Any]]:
+        """The looks in it; none if there is none."""
+        return (self.observed(run, observation) or {}).get("looks", [])
 
     def epochs(self, run: Run) -> list[dict[str, Any]]:
         """The log of a run."""
@@ -43,13 +47,13 @@ class Values:
 
     def seen_again(self, run: Run, observation: Observation | None) -> bool:
         """Whether an observer saw another training of the run than the one of its record, with other last bits."""
-        seen = None if observation is None else self.store.observed(run, observation)
+        seen = None if observation is None else self.observed(run, observation)
         record = self.record(run)
         return record is not None and seen is not None and seen["weights_sha256"] != record.get("weights_sha256")
 
     def done(self, run: Run, observation: Observation | None = None) -> bool:
         """Whether the run is finished (and has been looked at)."""
-        return self.record(run) is not None and (observation is None or self.looks(run, observation) is not None)
+        return self.record(run) is not None and (observation is None or self.observed(run, observation) is not None)
 
     def of(self, grid: Grid, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
         """The metric (the cell's own unless another is given) of each finished run of the cell, by its seed.
@@ -64,7 +68,7 @@ class Values:
                 try:
                     if metric.name in OBSERVED:
                         assert grid.observation is not None  # see `plan.check_observed`
-                        number = metric.observed(run, self.looks(run, grid.observation) or ())
+                        number = metric.observed(run, self.looks(run, grid.observation))
                     elif metric.at_epoch is not None:
                         number = metric.logged(run, record, self.epochs(run))
                     else:
