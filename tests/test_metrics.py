@@ -28,11 +28,11 @@ def draw(n: int, classes: int, seed: int = 0, scale: float = 2.0) -> tuple[torch
 
 
 def calibration_error(probs: np.ndarray, labels: np.ndarray, bins: int) -> float:
-    """ECE bin by bin. Bins are [i/n, (i+1)/n), and a last one for a confidence of exactly 1, as in torchmetrics."""
+    """ECE bin by bin. Bins are [i/n, (i+1)/n), the last with 1."""
     edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
     confidence, correct = probs.max(1), probs.argmax(1) == labels
     total = 0.0
-    for low, high in zip(edges, [*edges[1:], np.float32(np.inf)], strict=True):
+    for low, high in zip(edges, [*edges[1:-1], np.float32(np.inf)], strict=False):
         chosen = (low <= confidence) & (confidence < high)
         if chosen.any():
             total += chosen.mean() * abs(correct[chosen].mean() - confidence[chosen].mean(dtype=np.float64))
@@ -118,15 +118,24 @@ def test_errors_of_one_bin_cancel():
 
 
 def test_logits_that_look_like_probabilities_are_logits():
-    """torchmetrics would take these for probabilities, and call the network overconfident by 0.4."""
+    """Some libraries take what lies in [0, 1] for probabilities, and would call the network overconfident by 0.4."""
     logits, labels = torch.tensor([[0.9, 0.1]] * 2), torch.tensor([0, 1])
     confidence = 1 / (1 + math.exp(-0.8))
     assert expected_calibration_error(logits, labels) == pytest.approx(confidence - 0.5, abs=1e-6)
     assert summary(logits, labels)["ece15"] == pytest.approx(confidence - 0.5, abs=1e-6)
 
 
-def test_reliability_bins_make_up_the_calibration_error():
-    logits, labels = draw(2000, 10, scale=3.0)
+def test_a_confidence_of_exactly_one_has_no_bin_of_its_own():
+    """Sure by 1.0 and right in 95 %, sure by 0.95 and always right: one bin, whose errors cancel (Guo 2017)."""
+    logits = torch.tensor([[200.0, 0.0]] * 100 + [with_confidence(0.95)] * 100)
+    labels = torch.tensor([1] * 5 + [0] * 195)
+    assert expected_calibration_error(logits, labels) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [3.0, 200.0])
+def test_reliability_bins_make_up_the_calibration_error(scale):
+    logits, labels = draw(2000, 10, scale=scale)
+    assert (logits.softmax(-1).amax(1) == 1).any() == (scale == 200.0)  # saturated
     diagram = reliability(logits, labels)
     assert len(diagram) == 15 and sum(entry[0] for entry in diagram) == 2000
     error = sum(n / 2000 * abs(entry[0] - entry[1]) for n, *entry in diagram if n)

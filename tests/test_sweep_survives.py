@@ -21,7 +21,7 @@ import pytest
 
 SERVER = """
 import json, os, sys, traceback
-import rich.progress, sklearn.datasets, torchmetrics.functional.classification
+import rich.progress, sklearn.datasets
 import lskd.cli, lskd.launch, lskd.report, lskd.run
 
 train = lskd.run.train_run
