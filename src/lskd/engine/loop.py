@@ -23,7 +23,7 @@ from lskd.data.stream import LARGEST, Stream
 from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.observing import Looks, Observing
 from lskd.engine.seeds import generator_for
-from lskd.engine.shared import Shared
+from lskd.engine.shared import Shared, teacher_normalizer
 from lskd.engine.teacher import EVALUATION_BATCH
 from lskd.engine.training import Training, set_precision
 from lskd.store import write_atomically
@@ -57,6 +57,7 @@ def train(
     parts: Mapping[str, Part],
     teacher_network: nn.Module | None = None,
     *,
+    taught_on: Tensor | None = None,
     shared: Shared,
     observations: Sequence[Observation] = (),
     checkpoint: Path | None = None,
@@ -66,6 +67,8 @@ def train(
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train `run` on `parts` ("train", and what there is of "validation" and "test"), on the device of `shared`.
+    `taught_on` are the training images of its teacher, where they are others than the student's and count
+    (`teacher_normalizer`).
 
     Several trainings may share the device, each in a thread of its own; their recipes must then agree in `precision`.
     With `checkpoint`, the state is written there every `checkpoint_seconds` and when `stop()` says so, and a state that
@@ -78,11 +81,13 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_stream(new_stream(shared.device)))
         images = shared.images(run, parts)
-        table = None
+        table = normalizer = None
         looked_up = run.teacher_mode == "eval" and run.method.settings.teacher_use == "logits"
         if teacher_network is not None and looked_up and isinstance(images.views, Views):
             table = stack.enter_context(shared.table(run, images.views, spec.num_classes))
-        training = Training(run, spec, images, teacher_network, table)
+        if teacher_network is not None:
+            normalizer = teacher_normalizer(run, images, parts["train"].images if taught_on is None else taught_on)
+        training = Training(run, spec, images, teacher_network, table, normalizer)
 
         seconds, epochs = 0.0, list[dict[str, Any]]()
         observing = Observing(observations, training, run)

@@ -31,6 +31,20 @@ class Images:
     held_out: dict[str, Part]
 
 
+def teacher_normalizer(run: Run, images: Images, taught_on: Tensor | None = None) -> Normalizer:
+    """The normalisation that the teacher of `run` was trained with, for the student's `images`. `taught_on` are its own
+    training images (N, C, H, W) uint8, needed where it is by their statistics, and the student's is not.
+    """
+    assert run.teacher is not None
+    normalize, device = run.teacher.recipe.normalize, images.labels.device
+    by_data = normalize.kind == "dataset"
+    if normalize == run.recipe.normalize and (run.teacher.dataset == run.dataset or not by_data):
+        return images.normalizer
+    assert taught_on is not None or not by_data
+    channels = images.views.channels
+    return Normalizer(normalize, taught_on if taught_on is not None else torch.empty(0, channels, 1, 1), device)
+
+
 @dataclass(eq=False)
 class Table:
     """A teacher's logits for every view of every training image, filled as they are needed."""
@@ -97,7 +111,7 @@ class Shared:
         """The table of the teacher of `run`, over the views that `run` draws; None where memory does not allow one."""
         assert run.teacher is not None
         recipe = run.recipe
-        key = (run.teacher.id, run.dataset, recipe.augment, recipe.normalize, recipe.precision)
+        key = (run.teacher.id, run.dataset, recipe.augment, recipe.precision)
         rows = len(views.images) * views.count
         with self._lock:
             table = self._tables.pop(key, None)
