@@ -108,7 +108,8 @@ _CIFAR100_NAMES = tuple(  # one string, because a hundred lines of one word each
 
 # A line a class: the name of its folder (WordNet's number of a synset), and the name by which torchvision calls it.
 _IMAGENET_NAMES = tuple(
-    line.split(maxsplit=1)[1] for line in Path(__file__).with_name("imagenet.txt").read_text().splitlines()
+    line.split(maxsplit=1)[1]
+    for line in Path(__file__).with_name("imagenet.txt").read_text(encoding="utf-8").splitlines()
 )
 
 # The digests are those of the original data, so `prepare` checks every pixel and label, whatever the source.

@@ -36,13 +36,14 @@ def teacher_normalizer(run: Run, images: Images, taught_on: Tensor | None = None
     training images (N, C, H, W) uint8, needed where it is by their statistics, and the student's is not.
     """
     assert run.teacher is not None
-    normalize, device = run.teacher.recipe.normalize, images.labels.device
+    normalize = run.teacher.recipe.normalize
     by_data = normalize.kind == "dataset"
     if normalize == run.recipe.normalize and (run.teacher.dataset == run.dataset or not by_data):
         return images.normalizer
-    assert taught_on is not None or not by_data
-    channels = images.views.channels
-    return Normalizer(normalize, taught_on if taught_on is not None else torch.empty(0, channels, 1, 1), device)
+    if not by_data:
+        taught_on = torch.empty(0, images.views.channels, 1, 1)  # how many channels there are is all that counts
+    assert taught_on is not None
+    return Normalizer(normalize, taught_on, images.labels.device)
 
 
 @dataclass(eq=False)
