@@ -166,7 +166,7 @@ def train_run(
         taught_by = {"id": run.teacher.id, "weights_sha256": file_sha256(store.weights(run.teacher))}
 
     rebuilding = store.result(run) is not None  # done before, but the weights were not kept: its log stays
-    store.begin(run, environment(shared.device, fleet))
+    store.begin(run, {**environment(shared.device, fleet), "code": run.code})
     outcome = train(
         run, spec, parts, teacher,
         shared=shared,

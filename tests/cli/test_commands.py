@@ -19,7 +19,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lskd import cli, data_cli
+from lskd.methods import METHODS
 from lskd.plan import load_experiment, make_plan
+from lskd.plugins import code_of
 from lskd.settings import Conf, shipped_conf
 from lskd.store import Store
 
@@ -245,7 +247,7 @@ def test_a_method_of_ones_own_is_one_short_file(lskd_run, tmp_path):
     finished = lskd_run(*words, "method.weight=0.2")
     assert finished.code == 0, finished.err
     [(config, _, result)] = Store(tmp_path / "results").results()
-    assert config["method"] == {"name": "confident", "weight": 0.2}
+    assert config["method"] == {"name": "confident", "weight": 0.2, "code": code_of(type(METHODS["confident"]))}
     assert set(result["train"]) == {"top1", "ce", "entropy"}
     assert "method.weight = -1.0: must be >= 0" in lskd_run(*words, "method.weight=-1").err
 
