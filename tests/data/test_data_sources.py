@@ -97,8 +97,9 @@ def test_two_configurations_are_ambiguous(arrays, write_parquet, tmp_path) -> No
             "must have a column image or img, has picture, label",
         ),
         ({"image": [{"bytes": b"", "path": None}], "class": [0]}, "must have a column label or fine_label, has image"),
-        ({"image": [b""], "label": [0]}, "column 'image' is binary: must be a struct"),
-        ({"image": [{"bytes": b"", "path": None}], "label": ["0"]}, "column 'label' is string: must be integers"),
+        ({"image": ["a"], "label": [0]}, "column 'image' is string: must be bytes, or a struct of bytes and path"),
+        ({"image": [b""], "label": [0.0]}, "column 'label' is double: must be integers or strings"),
+        ({"image": [b""], "label": [0]}, r"test\.parquet, row 0: not an image"),
         ({"image": [{"bytes": None, "path": "0.png"}], "label": [0]}, r"test\.parquet, row 0: not an image"),
         ({"image": [{"bytes": b"?", "path": None}], "label": [0]}, r"test\.parquet, row 0: not an image"),
         ({"image": [{"bytes": b"?", "path": None}], "label": pa.array([None], pa.int64())}, "rows without a value"),
@@ -179,6 +180,8 @@ def test_image_folder_errors(arrays, tmp_path) -> None:
     (tmp_path / "test" / "dog").mkdir()
     with pytest.raises(InputError, match="dog: no images"):
         sources.read_image_folder(tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / part / "dog").rmdir()
     (tmp_path / "train" / "ant" / "x.png").write_bytes(b"\x89PNG")
     with pytest.raises(InputError, match=r"x\.png: not an image"):
         sources.read_image_folder(tmp_path)
