@@ -235,18 +235,18 @@ def _walk(
     notes: Notes,
     bad: list[str],
 ) -> None:
-    """Add the images in `folder`, whose path in results is `below`. `around`: device and inode of the folders around it.
+    """Add the images in `folder`, whose path in results is `below`. `around`: device and inode of folders around it.
     This is done for each of a million files whenever a data set is opened, hence the few calls."""
     inside = []
     for entry in _entries(folder):
         name = f"{below}/{entry.name if _IS_UTF8 else _text(entry.name)}"
-        stem, dot, suffix = entry.name.rpartition(".")
+        _, dot, suffix = entry.name.rpartition(".")
         if entry.is_dir():
             if not _is_system(entry, notes, name):
                 inside.append((entry.path, name))
         elif entry.name[0] == ".":
             notes.add(HIDDEN, name)
-        elif not dot or suffix not in IMAGE_SUFFIXES and suffix.lower() not in IMAGE_SUFFIXES:
+        elif not dot or suffix.lower() not in IMAGE_SUFFIXES:
             usual = dot and re.fullmatch(r"[a-z][a-z0-9]{0,4}", suffix.lower())
             notes.add(f"files passed over that end in {f'.{suffix.lower()}' if usual else 'no suffix of images'}", name)
         else:
