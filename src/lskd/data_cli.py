@@ -90,12 +90,14 @@ def _cached(cache: Path) -> list[str]:
 
 
 def _summary(spec: data.Spec) -> str:
-    shape = "images of various sizes, streamed" if spec.streamed else "x".join(map(str, spec.shape))
-    return f"{spec.name}: {spec.num_classes} classes, {shape}, {data.counts(spec)}"
+    return f"{spec.name}: {spec.num_classes} classes, {data.sizes(spec)}"
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~NAME of nobody, or no home
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

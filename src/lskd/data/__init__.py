@@ -410,7 +410,7 @@ def import_folder(
     # `write` keeps what is there already, which is right only if it is the same data.
     if (old := disk.check_files(folder)).digest != new.digest:
         raise InputError(
-            f"name = {name!r}: other data was imported under this name ({counts(old)}; this is {counts(new)}): "
+            f"name = {name!r}: other data was imported under this name ({sizes(old)}; this is {sizes(new)}): "
             "use another name, or --force"
         )
     return new
@@ -440,10 +440,11 @@ def how_to_get(name: str) -> str:
     return f"`lskd-data prepare {name}`: {origin}"
 
 
-def counts(spec: Spec) -> str:
-    """How many images each part has, in words."""
+def sizes(spec: Spec) -> str:
+    """The size of the images, and how many each part has, in words."""
+    shape = "images of various sizes, streamed" if spec.streamed else "x".join(map(str, spec.shape))
     own = f"{spec.validation} validation, " if spec.validation else ""
-    return f"{spec.train} train, {own}{spec.test} test"
+    return f"{shape}, {spec.train} train, {own}{spec.test} test"
 
 
 def _folder(cache: Path, name: str) -> Path:

@@ -291,8 +291,9 @@ def read_built_in(name: str, data: Path) -> Index:
 
 def class_ids(name: str) -> tuple[str, ...]:
     """The names of the class folders of a built-in data set, in the order of the labels."""
-    text = Path(__file__).with_name(f"{name}.txt").read_text(encoding="utf-8")
-    return tuple(line.split()[0] for line in text.splitlines())
+    return tuple(
+        line.split()[0] for line in Path(__file__).with_name(f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    )
 
 
 def read(folder: Path, root: Path, parts: dict[str, str], class_names: tuple[str, ...], content: str) -> Index:
