@@ -61,6 +61,11 @@ class Notes:
     def add(self, kind: str, place: str) -> None:
         self.places.setdefault(kind, []).append(place)
 
+    def extend(self, more: Notes, below: str = "") -> None:
+        """`more`, whose places are `below` a folder."""
+        for kind, places in more.places.items():
+            self.places.setdefault(kind, []).extend(os.path.join(below, place) for place in places)
+
     def log(self, path: object) -> None:
         for kind, places in self.places.items():
             _log.warning("%s: %d %s: %s", path, len(places), kind, some(sorted(places), most=3))
@@ -188,10 +193,8 @@ def scan(root: Path, layout: Layout, notes: Notes) -> tuple[dict[str, Listing], 
             if not files and not more_bad:
                 raise InputError(f"{folders[label]}: no images{_but(more_notes)}")
             found += [(name, label, size, mtime) for name, size, mtime in files]
-            for kind, places in more_notes.places.items():
-                for place in places:
-                    notes.add(kind, f"{folder}/{place}".lstrip("/"))
-            bad += [f"{folder}/{reason}".lstrip("/") for reason in more_bad]
+            notes.extend(more_notes, folder)
+            bad += [os.path.join(folder, reason) for reason in more_bad]
         found.sort()
         names = np.array([file[0] for file in found], dtype=object)
         numbers = np.array([file[1:] for file in found], dtype=np.int64).reshape(-1, 3)
@@ -328,7 +331,7 @@ def look_again(root: Path, listings: Sequence[Listing]) -> tuple[np.ndarray, np.
             numbers = np.array([file[1:] for file in files], dtype=np.int64).reshape(-1, 2)
             known = places >= 0
             sizes[places[known]], mtimes[places[known]] = numbers[known].T
-            new += [f"{folder}/{files[place][0]}".lstrip("/") for place in np.flatnonzero(~known)]
+            new += [os.path.join(folder, files[place][0]) for place in np.flatnonzero(~known)]
         # Gone, or in an index of a version with another rule.
         for name, row in names.items():
             try:

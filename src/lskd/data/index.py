@@ -15,7 +15,7 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,8 @@ SAMPLE = 500  # files of each part whose content is known; of smaller parts all
 # (Were 3 % of them changed, 100 would show it in 95 cases of 100.)
 ENOUGH = 100
 TOLERANCE = 2_000_000_000  # ns: some file systems and archives keep times no finer
-READERS = 8  # threads that read files
+READERS = max(8, os.cpu_count() or 1)  # threads that read and decode files
+BLOCK = 10_000  # files that are given to them at once
 
 T = TypeVar("T")
 
@@ -134,7 +135,7 @@ def stamp(index: Index, more: Sequence[int] = ()) -> Index:
             return error
         return hashlib.sha256(content).digest()
 
-    found = _each(look, chosen)
+    found = list(_each(look, chosen))
     refuse(index.root, [str(error) for error in found if isinstance(error, InputError)], len(chosen))
     sha256 = np.frombuffer(b"".join(one for one in found if isinstance(one, bytes)), np.uint8).reshape(-1, 32)
     mtimes = np.concatenate([part.mtimes for part in index.parts.values()])
@@ -148,9 +149,10 @@ def _read(root: Path, name: str) -> bytes:
         raise InputError(f"{root}/{name}: cannot be read ({error.strerror})") from error
 
 
-def _each(act: Callable[[int], T], rows: Sequence[int]) -> list[T]:
+def _each(act: Callable[[int], T], rows: Sequence[int]) -> Iterator[T]:
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(act, rows))
+        for begin in range(0, len(rows), BLOCK):
+            yield from pool.map(act, rows[begin : begin + BLOCK])
 
 
 @dataclass(frozen=True)
@@ -174,38 +176,44 @@ class Changes:
 
 
 def find_changes(index: Index) -> Changes:
-    """How the files of an index differ from it: by their names, sizes, times and, of a sample, contents.
-
-    A file whose time has changed and whose content is not known is taken for the same only where many such files of its
-    part are known, and are the same: then it has been copied. Without stamps, names and sizes are all there is.
-    """
+    """How the files of an index differ from it: by names and sizes and, by its stamps, times and contents."""
     sizes, mtimes, new = look_again(index.root, list(index.parts.values()))
     before = np.concatenate([part.bytes for part in index.parts.values()])
-    gone, resized = sizes < 0, (sizes >= 0) & (sizes != before)
-    rewritten = np.zeros(len(sizes), dtype=bool)
     if index.stamps is not None:
-        files = index.files
-        known = [row for row in index.stamps.rows.tolist() if sizes[row] == before[row]]
-        sha256 = dict(zip(index.stamps.rows.tolist(), map(bytes, index.stamps.sha256), strict=True))
-        same = _each(lambda row: hashlib.sha256(_read(index.root, files[row])).digest() == sha256[row], known)
-        rewritten[known] = ~np.array(same, dtype=bool)
-        moved = (np.abs(mtimes - index.stamps.mtimes) > TOLERANCE) & (sizes == before)
-        unknown = moved.copy()
-        unknown[known] = False
-        begin = 0
-        for part in index.parts.values():
-            here = slice(begin, begin + len(part.names))
-            begin = here.stop
-            witnesses = (moved & ~unknown)[here].sum()
-            if unknown[here].any() and (rewritten[here].any() or witnesses < ENOUGH):
-                rewritten[here] |= unknown[here]
-            elif unknown[here].any():
-                _log.info(
-                    "%s: %d files have been copied or touched; those whose content is known (%d) have not changed",
-                    index.root / part.folder, moved[here].sum(), witnesses,
-                )  # fmt: skip
-    lost, other, anew = (np.flatnonzero(found).tolist() for found in (gone, resized, rewritten))
-    return Changes(lost, other, anew, sorted(new))
+        rewritten = _find_rewritten(index, index.stamps, sizes == before, mtimes)
+    else:
+        rewritten = np.zeros(len(sizes), dtype=bool)
+        _log.info("%s: indexed by an older version: names and sizes are all that is known of the images", index.root)
+    rows = (sizes < 0, (sizes >= 0) & (sizes != before), rewritten)
+    gone, other, anew = (np.flatnonzero(is_changed).tolist() for is_changed in rows)
+    return Changes(gone, other, anew, sorted(new))
+
+
+def _find_rewritten(index: Index, stamps: Stamps, is_same_size: np.ndarray, mtimes: np.ndarray) -> np.ndarray:
+    """(N,) bool: which files have another content, or may have.
+
+    A file whose time has changed and whose content is not known is taken for the same only where `ENOUGH` such files of
+    its part are known, and all of them are the same: then it has been copied.
+    """
+    files, is_known, rewritten = index.files, np.zeros(len(mtimes), dtype=bool), np.zeros(len(mtimes), dtype=bool)
+    contents = {row: sha for row, sha in zip(stamps.rows.tolist(), stamps.sha256, strict=True) if is_same_size[row]}
+    found = _each(lambda row: hashlib.sha256(_read(index.root, files[row])).digest(), list(contents))
+    for (row, sha256), now in zip(contents.items(), found, strict=True):
+        is_known[row], rewritten[row] = True, now != bytes(sha256)
+    has_moved = is_same_size & (np.abs(mtimes - stamps.mtimes) > TOLERANCE)
+    begin = 0
+    for part in index.parts.values():
+        rows = slice(begin, begin + len(part.names))
+        begin = rows.stop
+        unknown, witnesses = (has_moved & ~is_known)[rows], (has_moved & is_known)[rows].sum()
+        if not unknown.any():
+            continue
+        if rewritten[rows].any() or witnesses < ENOUGH:
+            rewritten[rows] |= unknown
+        else:
+            what = "%s: %d files were written anew, and taken for copies: %d were compared and have not changed"
+            _log.info(what, index.root / part.folder, unknown.sum() + witnesses, witnesses)
+    return rewritten
 
 
 def content_digest(index: Index) -> str:
@@ -219,11 +227,11 @@ def content_digest(index: Index) -> str:
 
 def check_images(index: Index) -> None:
     """Decode every image. Raises `InputError` naming all that cannot be used; says what is odd and equal."""
-    files, notes = index.files, Notes()
+    files, notes, bad = index.files, Notes(), list[str]()
     _log.info("%s: decoding %d images", index.root, len(files))
 
     def look(row: int) -> tuple[bytes, Notes] | InputError:
-        odd, content = Notes(), b""
+        odd = Notes()
         try:
             content = _read(index.root, files[row])
             open_image(io.BytesIO(content), files[row], odd)
@@ -231,21 +239,20 @@ def check_images(index: Index) -> None:
             return error
         return hashlib.sha256(content).digest(), odd
 
-    found = _each(look, range(len(files)))
-    refuse(index.root, [str(one) for one in found if isinstance(one, InputError)], len(files), most=None)
-    begin, parts = 0, {}
+    found, begin, parts = _each(look, range(len(files))), 0, {}
     for name, part in index.parts.items():
-        rows = slice(begin, begin + len(part.names))
-        begin = rows.stop
-        parts[name] = [
-            (one[0], file) for one, file in zip(found[rows], files[rows], strict=True) if isinstance(one, tuple)
-        ]
-    for one in found:
-        if isinstance(one, tuple):
-            for kind, places in one[1].places.items():
-                notes.places.setdefault(kind, []).extend(places)
+        parts[name] = list[tuple[bytes, str]]()
+        for file in files[begin : begin + len(part.names)]:
+            one = next(found)
+            if isinstance(one, InputError):
+                bad.append(str(one))
+            else:
+                parts[name].append((one[0], file))
+                notes.extend(one[1])
+        begin += len(part.names)
     note_duplicates(parts, notes)
     notes.log(index.root)
+    refuse(index.root, bad, len(files), most=None)
 
 
 def describe(name: str, index: Index) -> Spec:

@@ -115,7 +115,7 @@ def read(name: str, *, data: Path, download: bool) -> tuple[Arrays, str]:
             return read_torchvision(name, root), f"torchvision's files in {root / layout}"
     if shards := find_shards(data / name):
         shards.pop("validation", None)  # none of the built-in ones has it
-        return read_parquet(shards), f"parquet shards in {shards['train'][0].parent}"
+        return read_parquet(shards, quiet=True), f"parquet shards in {shards['train'][0].parent}"
 
     failure = ""
     if layout and download:
@@ -280,12 +280,15 @@ def read_parquet(
     size: int | None = None,
     columns: Columns = USUAL,
     split: tuple[float, int] | None = None,
+    *,
+    quiet: bool = False,
 ) -> Arrays:
     """Parquet files, as found by `find_shards`.
 
     Images are encoded: bytes, or structs {bytes, path} as on the hub, in the column `image` or `img` unless `columns`
     says otherwise. Labels, in `label` or `fine_label`, are integers from 0, or strings. Class names are those in the
-    files' metadata, else "0", "1", …; strings are names, numbered in alphabetical order.
+    files' metadata, else "0", "1", …; strings are names, numbered in alphabetical order. `quiet`: nothing is said of
+    what is odd.
     """
     root, notes = shards["train"][0].parent, Notes()
     _log.info("%s: decoding %d parquet files", root, sum(map(len, shards.values())))
@@ -302,7 +305,7 @@ def read_parquet(
         counts = [(path.name, len(file.labels)) for path, file in zip(shards[part], found, strict=True)]
         places = [f"{name}, row {row}" for name, count in counts for row in range(count)]
         parts[part] = Rows.of(decoder.stack(images.pop(part)), np.concatenate([file.labels for file in found]), places)
-    return _assemble(root, parts, names, notes, split)
+    return _assemble(root, parts, names, None if quiet else notes, split)
 
 
 class _File(NamedTuple):
@@ -440,17 +443,18 @@ def read_image_folder(path: Path, size: int | None = None, split: tuple[float, i
 
 
 def _assemble(
-    path: Path, parts: dict[str, Rows], names: tuple[str, ...], notes: Notes, split: tuple[float, int] | None
+    path: Path, parts: dict[str, Rows], names: tuple[str, ...], notes: Notes | None, split: tuple[float, int] | None
 ) -> Arrays:
-    """The parts together, a test part drawn if it is asked for; what was noted is said."""
+    """The parts together, a test part drawn if it is asked for. What is in `notes`, and duplicates, is said."""
     if split is not None:
         whole = parts["train"]
         # In the order of the content, so that the draw depends neither on the files' names nor on their order.
         order = np.array(sorted(range(len(whole.labels)), key=lambda row: (whole.digests[row], whole.labels[row])))
         test, train = draw_test(whole.labels[order], names, *split)
         parts = {"train": whole.pick(order[train]), "test": whole.pick(order[test])}
-    note_duplicates({part: zip(rows.digests, rows.places, strict=True) for part, rows in parts.items()}, notes)
-    notes.log(path)
+    if notes is not None:
+        note_duplicates({part: zip(rows.digests, rows.places, strict=True) for part, rows in parts.items()}, notes)
+        notes.log(path)
     validation = parts["validation"][:2] if "validation" in parts else (None, None)
     return Arrays(*parts["train"][:2], *parts["test"][:2], names, *validation)
 
@@ -527,9 +531,10 @@ class _Decoder:
             self._first = (image.size, mode, where)
         elif (image.size, mode) != self._first[:2]:
             (width, height), first_mode, first = self._first
+            either = ", or with --stream to crop them in training" if isinstance(file, Path) else ""
             raise InputError(
                 f"{shown(where)}: {image.width}x{image.height} {mode}: must be {width}x{height} {first_mode} as in "
-                f"{shown(first)}, or import with --size N to resize all, or with --stream to crop them in training"
+                f"{shown(first)}, or import with --size N to resize all{either}"
             )
         return [np.asarray(image)]
 
