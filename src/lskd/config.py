@@ -16,6 +16,7 @@ from lskd.methods import METHODS, Method
 from lskd.methods.method import require
 from lskd.models import ARCHS, Arch
 from lskd.observers import OBSERVERS, Observer
+from lskd.program import user_path
 from lskd.recipe import Recipe
 from lskd.strict import identity
 
@@ -162,11 +163,11 @@ class Runtime:
 
     @property
     def data_root(self) -> Path:
-        return Path(self.data).expanduser() if self.data else data.default_data_root()
+        return user_path(self.data) if self.data else data.default_data_root()
 
     @property
     def cache_root(self) -> Path:
-        return Path(self.cache).expanduser() if self.cache else data.default_cache_root()
+        return user_path(self.cache) if self.cache else data.default_cache_root()
 
 
 def table_bytes(images: int, views: int, classes: int) -> int:

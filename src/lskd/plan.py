@@ -232,6 +232,9 @@ class Sheet:
             require(given == (self.kind == "figure"), where, line.over, "given, with values, in a figure only")
             whole = line.over not in ("step", "epoch") or all(value.is_integer() for value in line.values)
             require(whole, f"rows.{key}.values", list(line.values), f"whole numbers with over={line.over}")
+            shown = {f"{value:g}" for value in line.values}
+            distinct = len(shown) == len(line.values)
+            require(distinct, f"rows.{key}.values", list(line.values), "all different, in their first 6 digits")
         require(self.kind == "table" or not self.diagram, "diagram", self.diagram, "given in a table only")
         observer = {"projection": "penultimate", "matrix": "resemblance"}.get(self.diagram)
         fits = observer is None or self.observe.get("name") == observer
@@ -368,9 +371,9 @@ class Plan:
     runs: tuple[Run, ...]
     observations: Observations = field(default_factory=dict)
 
-    def command(self, run: Run) -> str:
-        """The command line that trains exactly this run, where a cell of the plan describes it."""
-        return command_line(self._forms[run.id])
+    def command(self, run: Run, given: Sequence[str] = ()) -> str:
+        """The command line that trains exactly this run, where a cell of the plan describes it; `given`: see there."""
+        return command_line(self._forms[run.id], given)
 
     @functools.cached_property
     def _forms(self) -> dict[str, dict[str, Any]]:
@@ -382,11 +385,8 @@ class Plan:
                     form = {"seed": seed, **cell.settings}
                     if _take(grid.sheet, cell.row, cell.column) == "teacher":
                         form = teacher_form(form)
-                    candidate: Run | None = taken
-                    while candidate is not None and candidate.id not in forms:
-                        forms[candidate.id] = form
-                        candidate = candidate.teacher
-                        form = teacher_form(form) if candidate is not None else form
+                    if taken.id not in forms:
+                        forms |= lineage(taken, form)
         return forms
 
 
@@ -606,9 +606,18 @@ def looks_suffice(run: Run, store: Store, observations: Observations) -> bool:
     return not any(one.every for one in lacking) and (shown is None or store.weights(shown).is_file())
 
 
-def command_line(form: Mapping[str, Any]) -> str:
-    """`lskd-run …` for settings in normal form."""
-    return " ".join(["lskd-run", *map(_quote, override_words(form))])
+def lineage(run: Run, form: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings in normal form of `run`, which `form` describes, of its teacher, and so on, by their ids."""
+    forms = {run.id: form}
+    while run.teacher is not None:
+        run, form = run.teacher, teacher_form(form)
+        forms[run.id] = form
+    return forms
+
+
+def command_line(form: Mapping[str, Any], given: Sequence[str] = ()) -> str:
+    """`lskd-run …` for settings in normal form. `given`: words that are no settings, such as runtime.results=…"""
+    return " ".join(["lskd-run", *map(_quote, [*given, *override_words(form)])])
 
 
 def _quote(word: str) -> str:

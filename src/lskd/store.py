@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from lskd.config import Observation, Run
 from lskd.errors import InputError
+from lskd.program import user_path
 
 State = Literal["done", "diverged", "failed", "started", "missing"]
 
@@ -40,7 +41,7 @@ class Store:
     @staticmethod
     def at(results: str) -> Store:
         """The store that a `runtime.results` names: "" is $LSKD_RESULTS, else ./results."""
-        root = Path(results or os.environ.get("LSKD_RESULTS") or "results").expanduser()
+        root = user_path(results or os.environ.get("LSKD_RESULTS") or "results")
         if root.exists() and not root.is_dir():
             raise InputError(f"runtime.results = {str(root)!r}: is not a directory")
         return Store(root)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import shutil
 import uuid
 from dataclasses import asdict
@@ -23,10 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lskd.data import DATASETS, Spec, index
+from lskd.data import DATASETS, Spec, index, makeshift_cache_root
 from lskd.data.index import Index
 from lskd.data.sources import Arrays
 from lskd.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -93,6 +96,8 @@ def write(folder: Path, spec: Spec, content: Arrays | Index, *, source: str, rep
     stem = f".{folder.name}.{uuid.uuid4().hex}"
     # A sibling, because a rename is atomic only within one file system.
     temporary, replaced = folder.with_name(stem), folder.with_name(f"{stem}.old")
+    if folder.parent.parent == makeshift_cache_root():
+        _log.warning("there is no home directory, so %s keeps the decoded data; set LSKD_CACHE", folder.parent.parent)
     try:
         temporary.mkdir(parents=True)
         meta = {**asdict(spec), "source": source}
