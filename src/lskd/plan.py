@@ -521,13 +521,11 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
 
 def check_observed(metric: Metric, observation: Observation | None, run: Run, conf: Conf) -> None:
     """`InputError` unless a sheet's observer, if it has one, can look at `run` and gives the metric of its cell."""
-    from lskd import data
-
     if observation is not None:
         if observation.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
             raise InputError(f"observe.name = {observation.name}: the run must have a teacher, with teacher_mode=eval")
         try:
-            observation.settings.check(data.spec(run.dataset.name, conf.cache))
+            observation.settings.check(conf.spec(run.dataset.name))
         except InputError as error:
             raise InputError(f"observe.{error}") from None
     if metric.name not in OBSERVED:
@@ -660,20 +658,16 @@ def cost_key(config: Mapping[str, Any]) -> str:
 
 def training_examples(run: Run, conf: Conf) -> int:
     """Images in the run's training part."""
-    from lskd import data
-
-    spec = data.spec(run.dataset.name, conf.cache)
+    spec = conf.spec(run.dataset.name)
     return run.dataset.limit or spec.train - run.dataset.holdout
 
 
 def teacher_table(run: Run, conf: Conf) -> tuple[int, int, int] | None:
     """(images, views, classes) of the table that a run's teacher fills; None where there is no use for one."""
-    from lskd import data
-
     looked_up = run.method.settings.teacher_use == "logits" and run.teacher_mode == "eval"
     if run.teacher is None or not looked_up or run.recipe.augment.resized is not None:
         return None
-    spec = data.spec(run.dataset.name, conf.cache)
+    spec = conf.spec(run.dataset.name)
     return training_examples(run, conf), math.prod(run.recipe.augment.shape(*spec.shape[1:])), spec.num_classes
 
 

@@ -48,6 +48,7 @@ class Conf:
 
     directories: tuple[Path, ...] = field(default_factory=lambda: (shipped_conf(),))
     cache: Path = field(default_factory=data.default_cache_root)
+    specs: Mapping[str, Spec] = field(default_factory=dict)  # of imported data sets that the cache need not have
     _loaded: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def names(self, group: str) -> list[str]:
@@ -56,9 +57,21 @@ class Conf:
         registered: dict[str, Iterable[str]] = {
             "arch": ARCHS,
             "method": METHODS,
-            "dataset": data.imported(self.cache),
+            "dataset": self._imported(),
         }
         return sorted(found | set(registered.get(group, {})))
+
+    def spec(self, name: str) -> Spec:
+        """What a data set is, whether its images are here or not; see `data.spec`."""
+        try:
+            return data.spec(name, self.cache)
+        except InputError:
+            if name in self.specs:
+                return self.specs[name]
+            raise
+
+    def _imported(self) -> dict[str, Spec]:
+        return {**self.specs, **data.imported(self.cache)}
 
     def load(self, group: str, name: str) -> dict[str, Any]:
         """The content of conf/`group`/`name`.yaml; `defaults: [other]` in it starts from other files of the group."""
@@ -80,7 +93,7 @@ class Conf:
                 elif group in ("table", "experiment"):
                     merged.pop("name", None)
                 return merge(merged, content)
-        if group == "dataset" and name in (own := data.imported(self.cache)):
+        if group == "dataset" and name in (own := self._imported()):
             usual = "standard_streamed" if own[name].streamed else "standard"
             return {"name": name, "digest": own[name].digest, "recipe": usual}
         if name in (ARCHS if group == "arch" else METHODS if group == "method" else ()):  # registered, without a file
@@ -244,7 +257,7 @@ def _apply_short(form: dict[str, Any], head: str, value: Any, where: str) -> Non
         if not isinstance(target, dict):
             raise InputError(f"{part} = {show(target)}: must be a mapping, or left out where {head} is given")
     if leaf in target and target[leaf] != value:
-        raise _disagree(where, value, SHORT[head], target[leaf])
+        raise _disagree(where, value, f"{where.removesuffix(head)}{SHORT[head]}", target[leaf])
     target[leaf] = value
 
 
@@ -291,7 +304,7 @@ def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Sp
     values = _resolve("dataset", given, conf, where)
     usual_recipe = values.pop("recipe", None)
     dataset = parse(Dataset, values, where)
-    spec = data.spec(dataset.name, conf.cache)
+    spec = conf.spec(dataset.name)
     if dataset.name not in data.DATASETS and dataset.digest != spec.digest:
         if dataset.digest:
             raise InputError(f"{where}.digest = {dataset.digest!r}: the imported {dataset.name} is {spec.digest!r}")
@@ -333,7 +346,7 @@ def _teacher(form: Mapping[str, Any], seed: int, spec: Spec, conf: Conf, path: s
             f"{what}: the teacher has no network; give teacher=ARCH, one of {', '.join(conf.names('arch'))}"
         )
     teacher = build_run(teacher_form({**form, "seed": seed}), conf, where)
-    teaches = data.spec(teacher.dataset.name, conf.cache).num_classes
+    teaches = conf.spec(teacher.dataset.name).num_classes
     if teaches != spec.num_classes:
         raise InputError(
             f"{where}.dataset = {teacher.dataset.name}: its {teaches} classes do not match "

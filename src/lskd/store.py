@@ -1,5 +1,6 @@
 """results/: the only module that knows its file names.
 
+results/datasets/NAME.json    what an imported data set is, but for its images                  (tracked)
 results/runs/<id>/
     config.json        exactly what was hashed into the id                                        (tracked)
     env.json           where it was trained: commit, versions, device, command                    (tracked)
@@ -21,13 +22,15 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lskd.config import Observation, Run
+from lskd.data import Spec
 from lskd.errors import InputError
 from lskd.program import user_path
+from lskd.strict import parse
 
 State = Literal["done", "diverged", "failed", "started", "missing"]
 
@@ -126,6 +129,11 @@ class Store:
             if config and env and result:
                 yield config, env, result
 
+    def specs(self) -> dict[str, Spec]:
+        """The imported data sets of the runs in the store, by name."""
+        paths = sorted(self.root.glob("datasets/*.json"))
+        return {path.stem: parse(Spec, read_json(path) or {}, str(path)) for path in paths}
+
     # ---- writing -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -165,6 +173,12 @@ class Store:
         write_json(directory / name, {"id": run.id, **result})
         for leftover in ("failed.json", "checkpoint.pt"):
             (directory / leftover).unlink(missing_ok=True)
+
+    def describe(self, spec: Spec) -> None:
+        """Record what an imported data set is, so that its runs can be reported where its images are not."""
+        path = self.root / "datasets" / f"{spec.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(spec))
 
     def observe(self, run: Run, observation: Observation, looks: list[dict[str, Any]], weights_sha256: str) -> None:
         """Record what was seen of the run, and of which weights at the end."""
