@@ -35,6 +35,7 @@ from lskd.models import ARCHS
 from lskd.plan import (
     Costs,
     Plan,
+    by_other_code,
     command_line,
     grouped,
     in_order,
@@ -47,7 +48,7 @@ from lskd.plan import (
     training_examples,
     unseen,
 )
-from lskd.plugins import load_installed_plugins, load_plugin
+from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, guarded, user_path
 from lskd.recipe import Recipe
 from lskd.settings import GROUPS, RUN_KEYS, SHORT, Conf, no_such_file, normal_form, parse_run, shipped_conf
@@ -181,7 +182,7 @@ def prepare_groups(words: list[str]) -> None:
     """Make what is registered without a YAML file a choice of its group: plugins' entries and imported data sets."""
     plugin, cache = typed_early(words, "plugin", "runtime.cache")
     if plugin:
-        load_plugin(str(plugin))
+        load_plugins(plugin)
     load_installed_plugins()
     conf = Conf(cache=Runtime(cache=str(cache or "")).cache_root)
     for group in ("arch", "method", "dataset"):
@@ -243,7 +244,7 @@ def interpret(
             raise unknown_top_key(str(key), content[key])
     check_keys(content)
     if content["plugin"]:
-        load_plugin(str(content["plugin"]))
+        load_plugins(content["plugin"])
     runtime = parse(Runtime, content.get("runtime", {}), "runtime")
     conf = Conf(search_path(hydra_config), runtime.cache_root)
     plan_only = content["plan"] or False
@@ -400,6 +401,7 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
             ]
             if plan.experiment.cost:
                 lines.append(f"  cost: {plan.experiment.cost}")
+    older = by_other_code(missing, store)
     if details:
         lines.append("")
         for label, group in grouped(runs):
@@ -408,6 +410,9 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
             seeds = ",".join(str(run.seed) for run in group)
             lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
         lines += [f"  {line}" for line in teachers(runs, conf)]
+        for label, group in grouped(run for run in missing if run.id in older):
+            ids = ", ".join(id for run in group for id in older[run.id])
+            lines.append(f"  trained by other code: {label}, {len(group)} of {len(runs)} runs (as {ids})")
         watched = Counter(one for run in runs for one in observations.get(run.id, ()))
         lines += [f"  {count} runs observed: {show(one.identity())}" for one, count in watched.items()]
         lines.append("")
@@ -419,6 +424,7 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
         (states["started"], "of them begun"),
         (states["done"] - unobserved, "of them finished teachers whose weights are not here"),
         (unobserved, "of them finished runs that nobody has observed"),
+        (len(older), "of them trained by other code"),
         (len(pending) - len(missing), "of the done ones to be observed"),
         (states["diverged"], "diverged"),
     ):

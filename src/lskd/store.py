@@ -129,6 +129,13 @@ class Store:
             if config and env and result:
                 yield config, env, result
 
+    def configs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(id, config) of every done run in the store; damaged ones are left out."""
+        for path in sorted(self.root.glob("runs/*/result.json")):
+            with contextlib.suppress(InputError):
+                if config := read_json(path.parent / "config.json"):
+                    yield path.parent.name, config
+
     def specs(self) -> dict[str, Spec]:
         """The imported data sets of the runs in the store, by name."""
         paths = sorted(self.root.glob("datasets/*.json"))

@@ -86,6 +86,9 @@ class Method:
     Only `loss` is required. What else a method needs it declares, by the other methods.
     """
 
+    # Of the code: who changes what a run computes raises it by 1 in the class where the change is, and runs of the code
+    # before count as others. It is part of the identity where it is not 1 (`lskd.plugins.version_of`).
+    version: ClassVar[int] = 1
     needs_teacher: ClassVar[bool] = False
     # The quantities that `watch` may give, by the name that a table's metric has, and what each is, in words.
     watches: ClassVar[Mapping[str, str]] = {}
