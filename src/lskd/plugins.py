@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lskd.errors import InputError
+from lskd.program import user_path
 
 FILE = "plugin:"  # begins the name of the module that a file becomes
 
@@ -33,7 +34,7 @@ def load_plugins(given: str | Iterable[str]) -> None:
 def load_plugin(name: str) -> None:
     """Import a user's module (a dotted name, or a path to a .py file), which adds to METHODS, ARCHS, OBSERVERS or
     DATASETS. A file may import what lies beside it."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     module = f"{FILE}{path.resolve()}"  # a file may be called anything, even random.py
     try:
         if name.endswith(".py"):
