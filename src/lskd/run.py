@@ -136,12 +136,12 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     method = run.method.settings
     if not method.reads_features:
         return None
-    spec, side = data.spec(run.dataset.name, cache), run.recipe.augment.crop
+    spec = data.spec(run.dataset.name, cache)
     try:
         student, teacher = blank_network(run, spec), None
         if run.teacher is not None:
             teacher = blank_network(run.teacher, data.spec(run.teacher.dataset.name, cache))
-        pixels = torch.empty(1, spec.shape[0], side or spec.shape[1], side or spec.shape[2], device="meta")
+        pixels = torch.empty(1, *run.recipe.input_shape(spec.shape), device="meta")
     except InputError:
         return None  # no network, and no matter of the method
     labels = torch.arange(images(run, cache)) % spec.num_classes
@@ -216,6 +216,14 @@ def _load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, P
     return data.load(dataset, data=raw, cache=cache)
 
 
+def taught_elsewhere(run: Run) -> data.Dataset | None:
+    """The data of the run's teacher, where its images are normalised by their statistics and the run's own data are
+    others."""
+    teacher = run.teacher
+    needed = teacher is not None and teacher.recipe.normalize.kind == "dataset" and teacher.dataset != run.dataset
+    return teacher.dataset if teacher is not None and needed else None
+
+
 def train_run(
     run: Run,
     store: Store,
@@ -235,11 +243,14 @@ def train_run(
     """
     spec = data.spec(run.dataset.name, runtime.cache_root)
     parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
+    taught_on = None
+    if (elsewhere := taught_elsewhere(run)) is not None:
+        taught_on = load_parts(elsewhere, runtime.data_root, runtime.cache_root)["train"].images
     missing = [observation for observation in observations if not store.seen(run, observation)]
     if store.state(run) == "done" and store.weights(run).is_file() and not any(o.settings.every for o in missing):
         shown = run.teacher if any(o.settings.needs_teacher for o in missing) else None
         teacher = load_network(shown, store, runtime) if shown is not None else None
-        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher)
+        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)
         record_looks(run, store, missing, looks)
         return
     teacher, taught_by = None, None
@@ -253,6 +264,7 @@ def train_run(
         store.describe(spec)
     outcome = train(
         run, spec, parts, teacher,
+        taught_on=taught_on,
         shared=shared,
         observations=missing,
         checkpoint=store.checkpoint(run),
