@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -261,6 +262,8 @@ def train_run(
     done = store.result(run) is not None  # what is recorded stays meanwhile
     rebuilding = done and not again  # for weights that were not kept: and it stays
     store.begin(run, {**environment(shared.device, fleet), "code": run.code})
+    if run.dataset.digest:
+        store.describe(spec)
     outcome = train(
         run, spec, parts, teacher,
         taught_on=taught_on,
@@ -363,7 +366,6 @@ def _sha256(path: Path) -> str:
 def environment(device: torch.device, fleet: int = 1) -> dict[str, Any]:
     """Where a run is trained: code, versions, hardware, command. No host names and no paths: it is published."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return {
         "lskd": lskd.__version__,
         "commit": commit(),
@@ -374,11 +376,25 @@ def environment(device: torch.device, fleet: int = 1) -> dict[str, Any]:
         "device": name,
         "fleet": fleet,  # runs that trained side by side: seconds and images/s are those of one among them
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        # As it was typed: without the ++ that lskd.cli puts before some words.
-        "command": shlex.join(
-            word for word in (w.removeprefix("++") for w in words) if not word.startswith("runtime.")
-        ),
+        "command": published(sys.argv),
     }
+
+
+HOW = re.compile(r"runtime\b|hydra\.")  # words that say where and how, never what
+FOLDERS = re.compile(r"(?<![\w.~$}/-])(~[\w-]*|\.{1,2})?/([^/\s,;'\"()\[\]{}]*/)*")
+
+
+def published(command: Sequence[str]) -> str:
+    """A command line without what it tells of this machine: of paths the last name is kept, of words that say where and
+    how nothing. Otherwise as it was typed, without the ++ that `lskd.cli` puts before some words."""
+    words: list[str] = []
+    for word in (word.removeprefix("++") for word in command):
+        is_path = not words or words[-1] in ("--config-dir", "-cd") or word.startswith(("plugin=", "--config-dir="))
+        if is_path:  # be it a relative one
+            word = re.sub(r"[^=,'\"\[\]]*/(?=[^/])", "", word.rstrip("/"))
+        if not HOW.match(word):
+            words.append(FOLDERS.sub("", word))
+    return shlex.join(words)
 
 
 @functools.cache
