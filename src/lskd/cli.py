@@ -31,6 +31,7 @@ from lskd.models import ARCHS
 from lskd.plan import (
     Costs,
     Plan,
+    by_other_code,
     damages,
     grouped,
     in_order,
@@ -42,7 +43,7 @@ from lskd.plan import (
     training_examples,
     unseen,
 )
-from lskd.plugins import load_installed_plugins, load_plugin
+from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.recipe import Recipe
 from lskd.settings import GROUPS, RUN_KEYS, SHORT, Conf, parse_run, shipped_conf
 from lskd.store import Store
@@ -133,7 +134,7 @@ def prepare_groups(words: list[str]) -> None:
     """Make what is registered without a YAML file a choice of its group: plugins' entries and imported data sets."""
     given = dict(word.lstrip("+").partition("=")[::2] for word in words)
     if given.get("plugin", "null") != "null":
-        load_plugin(given["plugin"].strip("'\""))
+        load_plugins(given["plugin"])
     load_installed_plugins()
     conf = Conf(cache=Runtime(cache=given.get("runtime.cache", "")).cache_root)
     for group in ("arch", "method", "dataset"):
@@ -172,7 +173,7 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
         if key not in TOP_KEYS:
             raise unknown_top_key(str(key), content[key])
     if content["plugin"]:
-        load_plugin(str(content["plugin"]))
+        load_plugins(content["plugin"])
     runtime = parse(Runtime, content.get("runtime", {}), "runtime")
     conf = Conf(search_path(hydra_config), runtime.cache_root)
     plan_only = content["plan"] or False
@@ -302,6 +303,7 @@ def describe(
             ]
             if plan.experiment.cost:
                 lines.append(f"  cost: {plan.experiment.cost}")
+    older = by_other_code(missing, store)
     if details:
         lines.append("")
         for label, group in grouped(runs):
@@ -310,6 +312,9 @@ def describe(
             seeds = ",".join(str(run.seed) for run in group)
             lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
         lines += [f"  {line}" for line in teachers(runs, conf)]
+        for label, group in grouped(run for run in missing if run.id in older):
+            ids = ", ".join(id for run in group for id in older[run.id])
+            lines.append(f"  trained by other code: {label}, {len(group)} of {len(runs)} runs (as {ids})")
         watched = Counter(one for run in runs for one in observations.get(run.id, ()))
         lines += [f"  {count} runs observed: {show(one.identity())}" for one, count in watched.items()]
         lines.append("")
@@ -324,6 +329,7 @@ def describe(
         (states["started"], "of them begun"),
         (states["done"] - unobserved, "of them finished teachers whose weights are not here"),
         (unobserved, "of them finished runs that nobody has observed"),
+        (len(older), "of them trained by other code"),
         (len(pending) - len(missing), "of the done ones to be observed"),
         (states["diverged"], "diverged"),
     ):

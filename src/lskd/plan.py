@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from lskd.config import Observation, Run, cost_key, table_bytes
+from lskd.config import Observation, Run, cost_key, table_bytes, without_code
 from lskd.errors import InputError, unknown
 from lskd.methods import METHODS
 from lskd.methods.method import require
@@ -562,7 +562,7 @@ def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 def generation(run: Run) -> int:
     """0 without a teacher, else one more than the teacher's: a run waits for those of the generation before."""
-    return 0 if run.teacher is None else 1 + generation(run.teacher)
+    return run.generation
 
 
 def to_train(runs: Sequence[Run], store: Store, observations: Observations = MappingProxyType({})) -> list[Run]:
@@ -619,6 +619,27 @@ def looks_suffice(run: Run, store: Store, observations: Observations) -> bool:
     lacking = [one.settings for one in unseen(run, store, observations)]
     shown = run.teacher if any(one.needs_teacher for one in lacking) else None
     return not any(one.every for one in lacking) and (shown is None or store.weights(shown).is_file())
+
+
+def by_other_code(runs: Iterable[Run], store: Store) -> dict[str, list[str]]:
+    """Of each of `runs` the ids of finished runs that differ from it in nothing but the code that computed them.
+
+    Looked for are older ones, of runs whose code is not the first version of the package's own."""
+    wanted: dict[str, str] = {}
+    for run in runs:
+        given = run.identity()
+        if without_code(given) != given:
+            wanted[_plain_words(given)] = run.id
+    found: dict[str, list[str]] = {}
+    for id, config in store.configs() if wanted else ():
+        new = wanted.get(_plain_words(config))
+        if new is not None and new != id:
+            found.setdefault(new, []).append(id)
+    return found
+
+
+def _plain_words(config: Mapping[str, Any]) -> str:
+    return json.dumps(without_code(config), sort_keys=True)
 
 
 def command_line(form: Mapping[str, Any]) -> str:

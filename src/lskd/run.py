@@ -150,7 +150,7 @@ def unsuitable(run: Run, cache: Path) -> str | None:
         pair = make_pair(method, student, teacher, pixels, labels, spec.num_classes)
         shapes = f" (student: {show_shapes(pair.student)}; teacher: {show_shapes(pair.teacher)})"
         with torch.device("meta"):
-            build_module(method, pair, run.seed)
+            build_module(method, pair, run.stream_seed)
     except InputError as error:
         return f"method = {run.method.name}: cannot train {names}: {error}{shapes}"
     return None
@@ -247,7 +247,7 @@ def train_run(
         taught_by = {"id": run.teacher.id, "weights_sha256": file_sha256(store.weights(run.teacher))}
 
     rebuilding = store.result(run) is not None  # done before, but the weights were not kept: its log stays
-    store.begin(run, environment(shared.device, fleet))
+    store.begin(run, {**environment(shared.device, fleet), "code": run.code})
     outcome = train(
         run, spec, parts, teacher,
         shared=shared,

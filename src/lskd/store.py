@@ -185,6 +185,13 @@ class Store:
             except InputError:
                 continue
 
+    def configs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(id, config) of every done run in the store; damaged ones are left out."""
+        for path in sorted(self.root.glob("runs/*/result.json")):
+            with contextlib.suppress(InputError):
+                if config := read_json(path.parent / "config.json"):
+                    yield path.parent.name, config
+
     # ---- writing -------------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:

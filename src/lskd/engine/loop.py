@@ -87,7 +87,7 @@ def train(
 
         def from_the_start() -> tuple[Training, Observing]:
             training = Training(run, spec, images, teacher_network, table)
-            return training, Observing(observations, training)
+            return training, Observing(observations, training, run)
 
         training, observing = from_the_start()
         seconds, epochs = 0.0, list[dict[str, Any]]()
@@ -215,7 +215,7 @@ def gamma(training: Training) -> float | None:
         return run.smoothing.alpha * (k / (k - 1) if run.smoothing.mass == "others" else 1.0)
     if method.teacher_probs(torch.zeros(1, training.num_classes)) is None:  # no need to ask the teacher
         return None
-    views = images.views.draw(generator_for(run.seed, "augment", 0))
+    views = images.views.draw(generator_for(run.stream_seed, "augment", 0))
     chunks: Iterable[Tensor]
     if isinstance(images.views, Stream):
         size = STATISTICS_BATCH if run.teacher_mode == "batch_stats" else LARGEST
