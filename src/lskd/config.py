@@ -208,7 +208,7 @@ def cost_key(identity: Mapping[str, Any]) -> str:
     code, and what the teacher has learned from (of a teacher count its network and how it is fed).
     """
     identity = without_code(identity)
-    kind = {key: identity[key] for key in ("dataset", "arch", "teacher_mode") if key in identity}
+    kind: dict[str, Any] = {key: identity[key] for key in ("dataset", "arch", "teacher_mode") if key in identity}
     kind["method"] = {key: value for key, value in identity["method"].items() if not key.endswith("temperature")}
     kind["recipe"] = {key: value for key, value in identity["recipe"].items() if key not in _FREE}
     if teacher := identity.get("teacher"):

@@ -7,6 +7,7 @@ configuration under several seeds. Nothing here imports torch: a plan of hundred
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 import shlex
