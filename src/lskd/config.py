@@ -22,6 +22,7 @@ from lskd.models import SHIPPED as SHIPPED_ARCHS
 from lskd.observers import SHIPPED as SHIPPED_OBSERVERS
 from lskd.observers import Observer
 from lskd.plugins import code_of, version_of
+from lskd.program import user_path
 from lskd.recipe import Recipe
 from lskd.strict import all_fields, identity
 
@@ -260,11 +261,11 @@ class Runtime:
 
     @property
     def data_root(self) -> Path:
-        return Path(self.data).expanduser() if self.data else data.default_data_root()
+        return user_path(self.data) if self.data else data.default_data_root()
 
     @property
     def cache_root(self) -> Path:
-        return Path(self.cache).expanduser() if self.cache else data.default_cache_root()
+        return user_path(self.cache) if self.cache else data.default_cache_root()
 
 
 def table_bytes(images: int, views: int, classes: int) -> int:

@@ -73,14 +73,15 @@ def carry_out(
     if not pending:
         return Outcomes(damaged=damaged)
     from lskd import data
-    from lskd.run import check_buildable, load_network, resolve_device
+    from lskd.run import check_buildable, load_network, resolve_device, taught_elsewhere
 
     device = resolve_device(runtime.device)
     check_buildable(pending, conf.cache)
     ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and is_ready(run.teacher, store)}
     for run in ready.values():
         load_network(run, store, runtime)
-    for dataset in dict.fromkeys(run.dataset.name for run in pending):
+    needed = [one for run in pending for one in (run.dataset, taught_elsewhere(run)) if one is not None]
+    for dataset in dict.fromkeys(one.name for one in needed):
         data.prepare(dataset, data=runtime.data_root, cache=runtime.cache_root)
     store.check_writable()
 

@@ -232,6 +232,9 @@ class Sheet:
             require(given == (self.kind == "figure"), where, line.over, "given, with values, in a figure only")
             whole = line.over not in ("step", "epoch") or all(value.is_integer() for value in line.values)
             require(whole, f"rows.{key}.values", list(line.values), f"whole numbers with over={line.over}")
+            shown = {f"{value:g}" for value in line.values}
+            distinct = len(shown) == len(line.values)
+            require(distinct, f"rows.{key}.values", list(line.values), "all different, in their first 6 digits")
         require(self.kind == "table" or not self.diagram, "diagram", self.diagram, "given in a table only")
         observer = {"projection": "penultimate", "matrix": "resemblance"}.get(self.diagram)
         fits = observer is None or self.observe.get("name") == observer
@@ -368,9 +371,9 @@ class Plan:
     runs: tuple[Run, ...]
     observations: Observations = field(default_factory=dict)
 
-    def command(self, run: Run) -> str:
-        """The command line that trains exactly this run, where a cell of the plan describes it."""
-        return command_line(self._forms[run.id])
+    def command(self, run: Run, given: Sequence[str] = ()) -> str:
+        """The command line that trains exactly this run, where a cell of the plan describes it; `given`: see there."""
+        return command_line(self._forms[run.id], given)
 
     @functools.cached_property
     def _forms(self) -> dict[str, dict[str, Any]]:
@@ -382,11 +385,8 @@ class Plan:
                     form = {"seed": seed, **cell.settings}
                     if _take(grid.sheet, cell.row, cell.column) == "teacher":
                         form = teacher_form(form)
-                    candidate: Run | None = taken
-                    while candidate is not None and candidate.id not in forms:
-                        forms[candidate.id] = form
-                        candidate = candidate.teacher
-                        form = teacher_form(form) if candidate is not None else form
+                    if taken.id not in forms:
+                        forms |= lineage(taken, form)
         return forms
 
 
@@ -521,13 +521,11 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
 
 def check_observed(metric: Metric, observation: Observation | None, run: Run, conf: Conf) -> None:
     """`InputError` unless a sheet's observer, if it has one, can look at `run` and gives the metric of its cell."""
-    from lskd import data
-
     if observation is not None:
         if observation.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
             raise InputError(f"observe.name = {observation.name}: the run must have a teacher, with teacher_mode=eval")
         try:
-            observation.settings.check(data.spec(run.dataset.name, conf.cache))
+            observation.settings.check(conf.spec(run.dataset.name))
         except InputError as error:
             raise InputError(f"observe.{error}") from None
     if metric.name not in OBSERVED:
@@ -643,9 +641,18 @@ def _plain_words(config: Mapping[str, Any]) -> str:
     return json.dumps(without_code(config), sort_keys=True)
 
 
-def command_line(form: Mapping[str, Any]) -> str:
-    """`lskd-run …` for settings in normal form."""
-    return " ".join(["lskd-run", *map(_quote, override_words(form))])
+def lineage(run: Run, form: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings in normal form of `run`, which `form` describes, of its teacher, and so on, by their ids."""
+    forms = {run.id: form}
+    while run.teacher is not None:
+        run, form = run.teacher, teacher_form(form)
+        forms[run.id] = form
+    return forms
+
+
+def command_line(form: Mapping[str, Any], given: Sequence[str] = ()) -> str:
+    """`lskd-run …` for settings in normal form. `given`: words that are no settings, such as runtime.results=…"""
+    return " ".join(["lskd-run", *map(_quote, [*given, *override_words(form)])])
 
 
 def _quote(word: str) -> str:
@@ -719,20 +726,16 @@ def all_steps(run: Run, examples: int) -> int:
 
 def training_examples(run: Run, conf: Conf) -> int:
     """Images in the run's training part."""
-    from lskd import data
-
-    spec = data.spec(run.dataset.name, conf.cache)
+    spec = conf.spec(run.dataset.name)
     return run.dataset.limit or spec.train - run.dataset.holdout
 
 
 def teacher_table(run: Run, conf: Conf) -> tuple[int, int, int] | None:
     """(images, views, classes) of the table that a run's teacher fills; None where there is no use for one."""
-    from lskd import data
-
     looked_up = run.method.settings.teacher_use == "logits" and run.teacher_mode == "eval"
     if run.teacher is None or not looked_up or run.recipe.augment.resized is not None:
         return None
-    spec = data.spec(run.dataset.name, conf.cache)
+    spec = conf.spec(run.dataset.name)
     return training_examples(run, conf), math.prod(run.recipe.augment.shape(*spec.shape[1:])), spec.num_classes
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -135,12 +136,12 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     method = run.method.settings
     if not method.reads_features:
         return None
-    spec, side = data.spec(run.dataset.name, cache), run.recipe.augment.crop
+    spec = data.spec(run.dataset.name, cache)
     try:
         student, teacher = blank_network(run, spec), None
         if run.teacher is not None:
             teacher = blank_network(run.teacher, data.spec(run.teacher.dataset.name, cache))
-        pixels = torch.empty(1, spec.shape[0], side or spec.shape[1], side or spec.shape[2], device="meta")
+        pixels = torch.empty(1, *run.recipe.input_shape(spec.shape), device="meta")
     except InputError:
         return None  # no network, and no matter of the method
     labels = torch.arange(images(run, cache)) % spec.num_classes
@@ -215,6 +216,14 @@ def _load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, P
     return data.load(dataset, data=raw, cache=cache)
 
 
+def taught_elsewhere(run: Run) -> data.Dataset | None:
+    """The data of the run's teacher, where its images are normalised by their statistics and the run's own data are
+    others."""
+    teacher = run.teacher
+    needed = teacher is not None and teacher.recipe.normalize.kind == "dataset" and teacher.dataset != run.dataset
+    return teacher.dataset if teacher is not None and needed else None
+
+
 def train_run(
     run: Run,
     store: Store,
@@ -234,11 +243,14 @@ def train_run(
     """
     spec = data.spec(run.dataset.name, runtime.cache_root)
     parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
+    taught_on = None
+    if (elsewhere := taught_elsewhere(run)) is not None:
+        taught_on = load_parts(elsewhere, runtime.data_root, runtime.cache_root)["train"].images
     missing = [observation for observation in observations if not store.seen(run, observation)]
     if store.state(run) == "done" and store.weights(run).is_file() and not any(o.settings.every for o in missing):
         shown = run.teacher if any(o.settings.needs_teacher for o in missing) else None
         teacher = load_network(shown, store, runtime) if shown is not None else None
-        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher)
+        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)
         record_looks(run, store, missing, looks)
         return
     teacher, taught_by = None, None
@@ -248,8 +260,11 @@ def train_run(
 
     rebuilding = store.result(run) is not None  # done before, but the weights were not kept: its log stays
     store.begin(run, {**environment(shared.device, fleet), "code": run.code})
+    if run.dataset.digest:
+        store.describe(spec)
     outcome = train(
         run, spec, parts, teacher,
+        taught_on=taught_on,
         shared=shared,
         observations=missing,
         checkpoint=store.checkpoint(run),
@@ -314,7 +329,6 @@ def file_sha256(path: Path) -> str:
 def environment(device: torch.device, fleet: int = 1) -> dict[str, Any]:
     """Where a run is trained: code, versions, hardware, command. No host names and no paths: it is published."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return {
         "lskd": lskd.__version__,
         "commit": commit(),
@@ -325,11 +339,25 @@ def environment(device: torch.device, fleet: int = 1) -> dict[str, Any]:
         "device": name,
         "fleet": fleet,  # runs that trained side by side: seconds and images/s are those of one among them
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        # As it was typed: without the ++ that lskd.cli puts before some words.
-        "command": shlex.join(
-            word for word in (w.removeprefix("++") for w in words) if not word.startswith("runtime.")
-        ),
+        "command": published(sys.argv),
     }
+
+
+HOW = re.compile(r"runtime\b|hydra\.")  # words that say where and how, never what
+FOLDERS = re.compile(r"(?<![\w.~$}/-])(~[\w-]*|\.{1,2})?/([^/\s,;'\"()\[\]{}]*/)*")
+
+
+def published(command: Sequence[str]) -> str:
+    """A command line without what it tells of this machine: of paths the last name is kept, of words that say where and
+    how nothing. Otherwise as it was typed, without the ++ that `lskd.cli` puts before some words."""
+    words: list[str] = []
+    for word in (word.removeprefix("++") for word in command):
+        is_path = not words or words[-1] in ("--config-dir", "-cd") or word.startswith(("plugin=", "--config-dir="))
+        if is_path:  # be it a relative one
+            word = re.sub(r"[^=,'\"\[\]]*/(?=[^/])", "", word.rstrip("/"))
+        if not HOW.match(word):
+            words.append(FOLDERS.sub("", word))
+    return shlex.join(words)
 
 
 @functools.cache

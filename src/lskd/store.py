@@ -1,5 +1,6 @@
 """results/: the only module that knows its file names.
 
+results/datasets/NAME.json    what an imported data set is, but for its images                  (tracked)
 results/runs/<id>/
     config.json        exactly what was hashed into the id                                        (tracked)
     env.json           where it was trained: commit, versions, device, command                    (tracked)
@@ -26,13 +27,15 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lskd.config import Observation, Run
+from lskd.data import Spec
 from lskd.errors import InputError
-from lskd.strict import show
+from lskd.program import user_path
+from lskd.strict import parse, show
 
 State = Literal["done", "diverged", "failed", "started", "missing", "damaged"]
 
@@ -58,7 +61,7 @@ class Store:
     @staticmethod
     def at(results: str) -> Store:
         """The store that a `runtime.results` names: "" is $LSKD_RESULTS, else ./results."""
-        root = Path(results or os.environ.get("LSKD_RESULTS") or "results").expanduser()
+        root = user_path(results or os.environ.get("LSKD_RESULTS") or "results")
         if root.exists() and not root.is_dir():
             raise InputError(f"runtime.results = {str(root)!r}: is not a directory")
         return Store(root)
@@ -194,6 +197,11 @@ class Store:
                 if config := read_json(path.parent / "config.json"):
                     yield path.parent.name, config
 
+    def specs(self) -> dict[str, Spec]:
+        """The imported data sets of the runs in the store, by name."""
+        paths = sorted(self.root.glob("datasets/*.json"))
+        return {path.stem: parse(Spec, read_json(path) or {}, str(path)) for path in paths}
+
     # ---- writing -------------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
@@ -283,6 +291,12 @@ class Store:
                 raise ClaimLost(f"{run} was finished by another process") from None
         for leftover in ("failed.json", "checkpoint.pt"):
             (directory / leftover).unlink(missing_ok=True)
+
+    def describe(self, spec: Spec) -> None:
+        """Record what an imported data set is, so that its runs can be reported where its images are not."""
+        path = self.root / "datasets" / f"{spec.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(spec))
 
     def observe(self, run: Run, observation: Observation, looks: list[dict[str, Any]], weights_sha256: str) -> None:
         """Record what was seen of the run, and of which weights at the end."""

@@ -21,7 +21,7 @@ from lskd.plan import Plan
 from lskd.report import tables
 from lskd.report.page import Page, make_page
 from lskd.report.values import Values
-from lskd.store import Store
+from lskd.store import Store, write_atomically
 
 if TYPE_CHECKING:
     import pandas
@@ -82,7 +82,7 @@ def write(plan: Plan, store: Store, out: Path) -> list[Path]:
             }
             for suffix, content in contents.items():
                 path = table_folder / f"{page.sheet.name}.{suffix}"
-                path.write_text(content, encoding="utf-8")
+                _write(path, content)
                 written.append(path)
             written += images
     except OSError as error:
@@ -103,16 +103,20 @@ def write_index(reports: Iterable[Report], out: Path) -> Path:
             links = " ".join(f"[{path.suffix[1:]}]({_link(path, folder)})" for path in files if path.is_file())
             shortened = " (shortened)" if report.plan.experiment.shortened else ""
             runs = f"{page.done}/{len(page.runs)}" if page.sheet.has_cells else "none"
-            cells = [f"`{name}`{shortened}", page.sheet.title, runs, page.verdicts(), links]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            cells = [f"`{name}`{shortened}", tables.plain(page.sheet.title), runs, page.verdicts(), links]
+            lines.append(f"| {' | '.join(cells)} |")
     header = ["# Tables", "", "| experiment | sheet | runs | claims | files |", "|---|---|---|---|---|"]
     path = folder / "README.md"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([*header, *lines, ""]), encoding="utf-8")
+        _write(path, "\n".join([*header, *lines, ""]))
     except OSError as error:
         raise _cannot_write(out, error) from None
     return path
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _link(target: Path, folder: Path) -> str:

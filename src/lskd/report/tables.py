@@ -7,6 +7,7 @@ sheet wants says so. A figure's points are a long table.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from tabulate import tabulate
 from lskd.config import Run
 from lskd.observers import OBSERVERS
 from lskd.plan import OBSERVED, Metric, watched
+from lskd.report.characters import plain, tex
 from lskd.report.page import Page
 from lskd.report.values import Summary
 from lskd.strict import identity, show
@@ -62,7 +64,7 @@ def banner(page: Page) -> str:
 
 def markdown(page: Page, runs: str, figure: str = "") -> str:
     """The whole page. `runs` and `figure` are links, relative to the page, to the runs' directory and the figure."""
-    parts = [*_head(page), f"![{page.sheet.title}]({figure})" if figure else "", *_body(page)]
+    parts = [*_head(page), f"![{plain(page.sheet.title)}]({figure})" if figure else "", *_body(page)]
     parts += ["## Protocol" if page.runs else "", *_recipes(page), _machines(page), _run_links(page, runs)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -82,9 +84,9 @@ SELECTED_ON_TEST = (
 def _head(page: Page) -> list[str]:
     """All that must be read before the numbers."""
     experiment, sheet = page.experiment, page.sheet
-    source = f"{sheet.source}. " if sheet.source else ""
-    lines = [f"> **{banner(page)}**"] if experiment.shortened else []
-    lines += [f"# {sheet.title}"]
+    source = f"{plain(sheet.source)}. " if sheet.source else ""
+    lines = [f"> **{plain(banner(page))}**"] if experiment.shortened else []
+    lines += [f"# {plain(sheet.title)}"]
     if not sheet.has_cells:
         return [*lines, f"{source}As the paper prints it; nothing of it is run here."]
     lines += [f"{source}{page.done} of {len(page.runs)} runs done: `lskd-run experiment={experiment.name}`"]
@@ -99,7 +101,8 @@ def _body(page: Page) -> list[str]:
     headers, rows = layout(page)
     # A figure's points are few columns, which must stay side by side.
     width = WIDTH if page.sheet.kind == "table" else 0
-    parts = [_blocks(headers, rows, _label_columns(page), width), _conventions(page) if page.sheet.has_cells else ""]
+    parts = [_blocks(headers, rows, _label_columns(page), width)]
+    parts += [plain(_conventions(page))] if page.sheet.has_cells else []
     if page.findings:
         parts += ["## Claims", _claims(page)]
     if notes := [*page.sheet.notes, *_skipped(page), *_seen_again(page)]:
@@ -113,7 +116,7 @@ def _skipped(page: Page) -> list[str]:
     for row, reasons in page.sheet.skip.items():
         for column, reason in reasons.items():
             line = page.sheet.columns.get(column)
-            cells[reason].append(f"{page.row_label(row)} / {line.label if line is not None else column}")
+            cells[reason].append(plain(f"{page.row_label(row)} / {line.label if line is not None else column}"))
     return [f"{NOT_AT_HAND}: {', '.join(places)}: {reason}" for reason, places in cells.items()]
 
 
@@ -138,8 +141,8 @@ def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], fixed: int, w
     tables = []
     for block in blocks:
         chosen = [*range(fixed), *block]
-        body = [[row[i].replace("|", "\\|") for i in chosen] for row in rows]
-        head = [headers[i].replace("|", "\\|") for i in chosen]
+        body = [[plain(row[i]) for i in chosen] for row in rows]
+        head = [plain(headers[i]) for i in chosen]
         align = ["left"] * fixed + ["right"] * len(block)
         tables.append(tabulate(body, head, tablefmt="pipe", colalign=align, disable_numparse=True))
     return "\n\n".join(tables)
@@ -243,7 +246,7 @@ def _run_links(page: Page, runs: str) -> str:
 
 
 def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join("- " + re.sub(r"\s*\n\s*", " ", line) for line in lines)
 
 
 def _count(number: int, noun: str) -> str:
@@ -402,17 +405,6 @@ def _record(page: Page, cell: Summary) -> dict[str, object]:
 
 # ---- LaTeX --------------------------------------------------------------------------------------------------------
 
-# What pdfLaTeX cannot take as it is. One pass, so that the replacements are not escaped again.
-TEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$",
-        "×": r"$\times$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "²": "$^2$", "·": r"$\cdot$", "–": "--",
-        "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "λ": r"$\lambda$", "τ": r"$\tau$", "Δ": r"$\Delta$",
-        "“": "``", "”": "''",
-    }
-)  # fmt: skip
-
 
 def latex(page: Page) -> str:
     r"""A table environment for `\usepackage{booktabs}`. The warning of a shortened experiment is in its caption."""
@@ -424,7 +416,7 @@ def latex(page: Page) -> str:
         r"% Written by lskd-report. Needs \usepackage{booktabs}.",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{caption.translate(TEX)}}}",
+        rf"\caption{{{tex(caption)}}}",
         rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(headers) - labels)}}}",
         r"\toprule",
         _tex_line(headers),
@@ -438,4 +430,5 @@ def latex(page: Page) -> str:
 
 
 def _tex_line(cells: Sequence[str]) -> str:
-    return " & ".join(cell.translate(TEX) for cell in cells) + r" \\"
+    line = " & ".join(map(tex, cells)) + r" \\"
+    return "{}" + line if line[0] in "[*" else line  # which the \\ before it would take for its argument
