@@ -85,6 +85,8 @@ class Store:
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def state(self, run: Run) -> State:
+        if not os.path.lexists(f"{self.root}/runs/{run.id}"):  # at once: a sweep asks it of all that waits, and often
+            return "missing"
         directory = self.directory(run)
         if self.damage(run) is not None:
             return "damaged"
@@ -438,7 +440,10 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, new: bool =
     With `new`, a `FileExistsError` where there is one already."""
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask makes of a file, which safetensors hides from the group
         write(temporary)
+        temporary.chmod(mode)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         if new and not _linked(temporary, path):

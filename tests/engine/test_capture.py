@@ -288,7 +288,7 @@ def test_a_step_that_cannot_be_captured_runs_eagerly_and_says_so(capture, caplog
             captured(4)
     assert [what for what, _ in trace] == ["eager"] * 3 + ["captured"] + ["eager"] * 3
     [record] = caplog.records
-    assert "cannot be captured (operation not permitted when stream is capturing): running it eagerly" in record.message
+    assert "(RuntimeError: operation not permitted when stream is capturing): running it eagerly" in record.message
 
 
 def test_a_capture_without_memory_is_the_fleets_to_solve(capture):
