@@ -12,9 +12,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lskd.errors import InputError, unknown
@@ -37,7 +39,8 @@ class Dataset:
     holdout_seed: seed of the draws for `holdout` and `limit`.
     limit: use only this many training images, class-balanced, drawn after the hold-out; 0 = all.
     evaluate: the part whose metrics are reported.
-    digest: content of a user's own data, whose name does not say which data it is; empty for built-in data sets.
+    digest: content of a user's own data, imported or of a plug-in, whose name does not say which data it is; empty for
+        built-in data sets.
     """
 
     name: str
@@ -168,6 +171,7 @@ DATASETS: dict[str, Spec] = {
         digest="",
     ),
 }
+SHIPPED: Mapping[str, Spec] = MappingProxyType(dict(DATASETS))  # whatever a plug-in puts in their places
 
 
 # Where a data set that is not here comes from, in words.
@@ -254,7 +258,7 @@ def check(dataset: Dataset, spec: Spec) -> None:
             f"limit = {dataset.limit}: must be <= {spec.train - dataset.holdout}, "
             f"the training images of {spec.name} ({spec.train}) less holdout = {dataset.holdout}"
         )
-    if dataset.digest and spec.name in DATASETS:
+    if dataset.digest and SHIPPED.get(spec.name) == spec:
         raise InputError(f"digest = {dataset.digest!r}: must be empty for {spec.name}, which is built in")
     if dataset.digest and dataset.digest != spec.digest:
         raise InputError(f"digest = {dataset.digest!r}: must be {spec.digest!r}, that of the imported {spec.name}")
