@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
 
 from lskd import program
-from lskd.config import Runtime
+from lskd.config import Run, Runtime
 from lskd.data import Dataset
 from lskd.errors import InputError, choices, unknown
 from lskd.methods import METHODS
@@ -142,6 +142,8 @@ def open_word(word: str) -> str:
     ++ every key gets through to the strict parser, which knows all fields, and says what is allowed for a misspelt one.
     """
     dotted = re.match(r"(\w+)\.[^=]+=", word)
+    if word.startswith("runtime.retrain="):  # an id may look like a number: 123456789012, 1234e5678901
+        word = re.sub(r"""(?<![\w'"])[0-9a-f]{12}(?![\w'"])""", r"'\g<0>'", word)
     return f"++{word}" if dotted and dotted[1] in TOP_KEYS else word
 
 
@@ -216,7 +218,10 @@ def command(config: DictConfig) -> None:
     """Run what one composed configuration asks for (under -m: one job of the sweep)."""
     hydra_config: Any = HydraConfig.get()
     try:
-        code = execute(*interpret(config, hydra_config))
+        plan, runs, runtime, conf, plan_only, lines = interpret(config, hydra_config)
+        if runtime.retrain and hydra_config.mode == RunMode.RUN:  # of a sweep, all jobs are asked for at its start
+            again(runs, runtime, only_check=bool(plan_only))
+        code = execute(plan, runs, runtime, conf, plan_only, lines)
     except InputError as error:
         if hydra_config.mode == RunMode.MULTIRUN and not hydra_config.launcher._target_.endswith("BasicLauncher"):
             raise  # other launchers carry exceptions from their processes to `main`, which an exit would kill
@@ -227,6 +232,16 @@ def command(config: DictConfig) -> None:
         raise RunsFailed  # an exception lets Hydra go on with the other jobs of the sweep
     if code:
         sys.exit(code)
+
+
+def again(runs: Iterable[Run], runtime: Runtime, *, only_check: bool) -> None:
+    """What `runtime.retrain` asks for of `runs`."""
+    from lskd.launch import chosen_again, retrain
+
+    if not only_check:
+        retrain(runs, Store.at(runtime.results), runtime.retrain)
+    elif chosen := chosen_again(runs, runtime.retrain):
+        print(f"runtime.retrain: of these, {len(chosen)} would be trained again if they are done, or begun anew")
 
 
 class RunsFailed(Exception):
@@ -432,6 +447,7 @@ def describe(
         (states["done"] - unobserved, "of them finished teachers whose weights are not here"),
         (unobserved, "of them finished runs that nobody has observed"),
         (len(older), "of them trained by other code"),
+        (sum(store.request(run) is not None for run in missing), "of them asked for again"),
         (len(pending) - len(missing), "of the done ones to be observed"),
         (states["diverged"], "diverged"),
     ):
@@ -478,6 +494,8 @@ class CheckSweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            if config.runtime.retrain:
+                fail("runtime.retrain: is for sweeps over given values, whose runs are known at the start")
             return  # other sweepers choose their values as they go
         try:
             self.check(config)
@@ -488,6 +506,7 @@ class CheckSweep(Callback):
 
     def check(self, config: DictConfig) -> None:
         runs: dict[str, Any] = {}
+        asked: dict[Runtime, dict[str, Run]] = {}  # for again
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         loader = GlobalHydra.instance().config_loader()
@@ -500,9 +519,13 @@ class CheckSweep(Callback):
                 settings = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
                 plan, needed, runtime, conf, plan_only, _ = interpret(settings, job.hydra)
                 observations = plan.observations if plan is not None else {}
+                if runtime.retrain and not plan_only:
+                    asked.setdefault(runtime, {}).update((run.id, run) for run in needed)
                 if not plan_only:
                     runs.update((run.id, run) for run in to_train(needed, Store.at(runtime.results), observations))
         if runs:
             from lskd.run import check_buildable
 
             check_buildable(runs.values(), conf.cache)
+        for given, of_jobs in asked.items():
+            again(of_jobs.values(), given, only_check=False)

@@ -55,7 +55,13 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        return convert(next(option for option in options if option is not type(None)), value, path)
+        kinds = [option for option in options if option is not type(None)]
+        if bool in kinds and len(kinds) > 1:  # bool | tuple[X, ...]: one X is a list of it
+            if isinstance(value, bool):
+                return value
+            kinds.remove(bool)
+            value = value if isinstance(value, (list, tuple)) else [value]
+        return convert(kinds[0], value, path)
     if origin is Literal:
         options = typing.get_args(hint)
         if isinstance(value, bool) or value not in options:
