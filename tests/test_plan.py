@@ -10,7 +10,7 @@ import pytest
 
 from lskd.config import Run, table_bytes
 from lskd.errors import InputError
-from lskd.plan import Costs, Metric, grouped, runs_of_seeds, teachers
+from lskd.plan import Costs, Metric, grouped, load_sheet, make_grid, runs_of_seeds, teachers, without_nulls
 from lskd.settings import Conf, normal_form, parse_run
 from lskd.store import Store
 
@@ -131,3 +131,36 @@ def test_runs_of_one_label_are_told_apart_by_what_differs_but_the_seed():
         ("resnet8 on cifar100, kd T=4 from resnet14, method.beta=0.7", students[2:]),
     ]
     assert [label for label, _ in grouped(several)] == ["resnet8 on cifar100"]
+
+
+# ---- settings of a cell alone ---------------------------------------------------------------------------------------
+
+
+def test_a_cell_has_settings_of_its_own():
+    sheet = load_sheet("wsl_table6", CONF)
+    cells = {"ls": {"kd": {"temperature": 2, "teacher_ls": 0.3}}}
+    was, grid = make_grid(sheet, CONF), make_grid(replace(sheet, cells=cells), CONF)
+    changed = [(cell.row, cell.column) for cell, before in zip(grid.cells, was.cells, strict=True) if cell != before]
+    assert changed == [("ls", "kd")]
+    run = grid.cell("ls", "kd").runs[0]
+    assert run.teacher is not None
+    assert (run.method.settings.temperature, run.teacher.smoothing.alpha) == (2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"lss": {"kd": {}}}, "cells = 'lss': did you mean 'ls'"),
+        ({"ls": {"pupil": {}}}, "cells.ls = 'pupil': allowed: kd, kd_wsl, teacher, wsl"),
+        ({"ls": {"kd": {"temperature": 0}}}, "table.wsl_table6, cell ls/kd: method.temperature = 0.0: must be > 0"),
+        ({"ls": {"kd": {"temprature": 2}}}, "table.wsl_table6.cells.ls.kd.temprature = 2: unknown key"),
+    ],
+)
+def test_settings_of_no_cell_or_out_of_range_are_refused(cells, message):
+    with pytest.raises(InputError, match=message):
+        make_grid(replace(load_sheet("wsl_table6", CONF), cells=cells), CONF)
+
+
+def test_cells_of_a_row_that_is_left_out_go_with_it():
+    content = {"rows": {"a": None, "b": {}}, "cells": {"a": {"x": {}}, "b": {"x": {"alpha": 0.1}}}}
+    assert without_nulls(content)["cells"] == {"b": {"x": {"alpha": 0.1}}}

@@ -54,7 +54,10 @@ def test_every_run_is_planned_once(name):
 
 def test_all_experiments_are_counted():
     overhaul = {"wsl_rs_overhaul", "wsl_rkd_overhaul", "wsl_forms_overhaul"}  # as without
-    assert {name for name in CONF.names("experiment") if name.startswith("wsl_")} == RUNS.keys() | overhaul
+    assert {name for name in CONF.names("experiment") if name.startswith("wsl_")} == RUNS.keys() | overhaul | {
+        "wsl_quoted"
+    }
+    assert not plan_of("wsl_quoted").runs
     for name in overhaul:
         assert len(plan_of(name).runs) == RUNS[name.removesuffix("_overhaul")][0]
 
@@ -77,6 +80,23 @@ def test_an_experiment_has_one_protocol(name):
         assert (run.recipe.nesterov, run.recipe.augment.padding == "reflect") == 2 * (kind == "overhaul",)
         batch_stats = kind == "overhaul" and run.teacher is not None
         assert run.teacher_mode == ("batch_stats" if batch_stats else "eval")
+
+
+def test_the_paraphraser_of_factor_transfer_has_the_benchmarks_learning_rate():
+    """0.01 for ResNet and WRN students, else the recipe's: 0.05 for VGG, 0.01 for the light networks."""
+    found = {
+        (run.arch.name, run.method.settings.initial_lr)
+        for run in plan_of("wsl_cifar100").runs
+        if run.method.name == "ft"
+    }
+    assert {arch for arch, lr in found if lr == 0.05} == {"vgg8"}
+    assert {lr for arch, lr in found if arch != "vgg8"} == {0.01}
+
+
+def test_momentum_starts_afresh_in_the_overhaul_repositorys_protocol():
+    for name in ("wsl_cifar100", "wsl_cifar100_overhaul"):
+        resets = {run.recipe.schedule.reset_momentum for run in plan_of(name).runs}
+        assert resets == {name.endswith("_overhaul")}
 
 
 def test_figure_4_looks_at_runs_of_table_3():

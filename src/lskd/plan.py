@@ -218,6 +218,8 @@ class Sheet:
     paper: dict[str, Any] = field(default_factory=dict)
     # row -> column -> why there is no such cell: the table prints "n/a", and the reason below.
     skip: dict[str, dict[str, str]] = field(default_factory=dict)
+    # row -> column -> settings of that cell alone, laid over those of its row and column.
+    cells: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -239,11 +241,13 @@ class Sheet:
         require(self.kind == "figure" or not self.levels, "levels", self.levels, "given in a figure only")
         columns = self.kind != "figure"
         require(bool(self.columns) == columns, "columns", list(self.columns), "given in a table, and only there")
-        for row, reasons in self.skip.items():
-            if row not in self.rows:
-                raise unknown("skip", row, self.rows)
-            if wrong := reasons.keys() - set(self._columns(row)):
-                raise unknown(f"skip.{row}", min(wrong), self._columns(row))
+        for key, of_rows in (("skip", self.skip), ("cells", self.cells)):
+            for row, of_columns in of_rows.items():
+                if row not in self.rows:
+                    raise unknown(key, row, self.rows)
+                if wrong := of_columns.keys() - set(self._columns(row)):
+                    raise unknown(f"{key}.{row}", min(wrong), self._columns(row))
+        require(runs or not self.cells, "cells", list(self.cells), "given where there are runs")
         keys = {f"{row}/{column}" for row, column in self.keys()}
         for row, printed in self.paper.items():
             if row not in self.rows:
@@ -415,7 +419,7 @@ def without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
 
     rows, columns = nulls("rows"), nulls("columns")
     kept = {key: left(value, columns if key == "columns" else rows) for key, value in content.items()}
-    for key in ("paper", "skip"):
+    for key in ("paper", "skip", "cells"):
         if isinstance(kept.get(key), Mapping):
             kept[key] = {row: left(of_row, columns) for row, of_row in kept[key].items() if of_row is not None}
     return kept
@@ -459,6 +463,8 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
                 form["teacher"] = None
                 form.pop("teacher_mode", None)
         of_teacher = () if form.get("teacher") is not None else ("teacher", "teacher_mode")
+        if own := sheet.cells.get(row, {}).get(column):
+            merge(form, normal_form(own, f"{where}.cells.{row}.{column}"))
         merge(form, {key: value for key, value in over_all.items() if key not in of_teacher})
         try:
             seeded = runs_of_seeds(form, seeds, conf)
