@@ -104,12 +104,16 @@ class Metric:
         line = next((line for line in epochs if line["epoch"] + 1 == self.at_epoch and "stage" not in line), None)
         return None if line is None else self.of(run, {**result, "last": line, "train": line["train"]})
 
-    def observed(self, run: Run, looks: Sequence[Mapping[str, Any]]) -> float | None:
-        """The value in `looks`, what an observer saw of `run`; None where it did not look at that step."""
+    def seen(self, run: Run, looks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        """What there is of its part in `looks`, what an observer saw of `run`; None if it did not look at that step."""
         if self.step is not None:
             looks = [look for look in looks if look["step"] == self.step]
         part = run.dataset.evaluate if self.part == "evaluate" else self.part
-        return looks[-1].get(part, {}).get(self.name) if looks else None
+        return looks[-1].get(part) if looks else None
+
+    def observed(self, run: Run, looks: Sequence[Mapping[str, Any]]) -> float | None:
+        """The value in `looks`; None where there is none."""
+        return (self.seen(run, looks) or {}).get(self.name)
 
     def reliability(self, run: Run, result: Mapping[str, Any]) -> list[list[float]] | None:
         """The bins (`metrics.reliability`) behind a calibration error; None where the record has none."""

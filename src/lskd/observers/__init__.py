@@ -9,6 +9,7 @@ from __future__ import annotations
 from lskd.observers.mutual_information import MutualInformation
 from lskd.observers.observer import Observer, Scene
 from lskd.observers.penultimate import Penultimate
+from lskd.observers.predictions import Predictions
 from lskd.observers.resemblance import Resemblance
 
 __all__ = ["OBSERVERS", "Observer", "Scene"]
@@ -17,4 +18,5 @@ OBSERVERS: dict[str, Observer] = {
     "penultimate": Penultimate(),
     "mutual_information": MutualInformation(),
     "resemblance": Resemblance(),
+    "predictions": Predictions(),
 }

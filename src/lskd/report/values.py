@@ -8,6 +8,7 @@ from typing import Any
 
 from lskd.config import Observation, Run
 from lskd.errors import InputError
+from lskd.observers import OBSERVERS
 from lskd.plan import OBSERVED, Cell, Grid, Metric
 from lskd.report import statistics
 from lskd.store import Store
@@ -61,6 +62,8 @@ class Values:
         A cell whose teacher has a fixed seed holds one run several times; by seed it counts once.
         """
         metric = metric or cell.metric
+        if metric.name in OBSERVED and OBSERVERS[OBSERVED[metric.name]].over_runs:
+            return self._over_runs(grid, cell, metric)
         numbers = {}
         for run in cell.runs:
             record = self.record(run)
@@ -79,6 +82,15 @@ class Values:
                 if number is not None:
                     numbers[run.seed] = number
         return numbers
+
+    def _over_runs(self, grid: Grid, cell: Cell, metric: Metric) -> dict[int, float]:
+        """The numbers that follow from looks at all runs of the cell; none of fewer than two."""
+        assert grid.observation is not None  # see `plan.check_observed`
+        seen = {run.seed: metric.seen(run, self.looks(run, grid.observation)) for run in cell.runs if self.done(run)}
+        looks = {seed: look for seed, look in seen.items() if look is not None}
+        if len(looks) < 2:
+            return {}
+        return dict(zip(looks, grid.observation.settings.numbers(metric.name, list(looks.values())), strict=True))
 
     def diagrams(self, cell: Cell) -> dict[int, list[list[float]]]:
         """The reliability bins of each finished run of a cell that shows a calibration error, by its seed."""
