@@ -54,6 +54,11 @@ class Run:
     teacher: Run | None = None
     # The teacher's batch norm while it teaches: its running statistics, or those of each batch (some official codes).
     teacher_mode: Literal["eval", "batch_stats"] = "eval"
+    # Random streams of a run with a teacher. own: no network of a lineage (a run, its teacher, the teacher's teacher)
+    # shares one with another. shared: streams come from the seed alone, so that a student of its teacher's architecture
+    # starts from the same weights, and every student sees the same views in the same order as its teacher did.
+    # (`lskd.settings` makes own the default; here it is shared, which the first runs were trained with.)
+    streams: Literal["shared", "own"] = "shared"
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
@@ -83,7 +88,21 @@ class Run:
             values["teacher"] = self.teacher.identity()
         if self.teacher_mode != "eval":
             values["teacher_mode"] = self.teacher_mode
+        if self.teacher is not None and self.streams != "shared":
+            values["streams"] = self.streams
         return values
+
+    @property
+    def generation(self) -> int:
+        """The number of its ancestors: 0 without a teacher, 1 for the student of such a run, and so on."""
+        return 0 if self.teacher is None else 1 + self.teacher.generation
+
+    @property
+    def stream_seed(self) -> str:
+        """What all its random streams are named after (`lskd.engine.seeds`): the seed, and with streams=own the
+        generation, if it is not 0: "3", "3/1"."""
+        own = self.streams == "own" and self.generation
+        return f"{self.seed}/{self.generation}" if own else str(self.seed)
 
     @functools.cached_property
     def id(self) -> str:

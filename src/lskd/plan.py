@@ -573,7 +573,7 @@ def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 def generation(run: Run) -> int:
     """0 without a teacher, else one more than the teacher's: a run waits for those of the generation before."""
-    return 0 if run.teacher is None else 1 + generation(run.teacher)
+    return run.generation
 
 
 def to_train(runs: Sequence[Run], store: Store, observations: Observations = MappingProxyType({})) -> list[Run]:

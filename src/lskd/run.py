@@ -105,7 +105,7 @@ def unsuitable(run: Run, cache: Path) -> str | None:
         pair = make_pair(method, student, teacher, pixels, labels, spec.num_classes)
         shapes = f" (student: {show_shapes(pair.student)}; teacher: {show_shapes(pair.teacher)})"
         with torch.device("meta"):
-            build_module(method, pair, run.seed)
+            build_module(method, pair, run.stream_seed)
     except InputError as error:
         return f"method = {run.method.name}: cannot train {names}: {error}{shapes}"
     return None

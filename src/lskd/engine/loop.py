@@ -85,7 +85,7 @@ def train(
         training = Training(run, spec, images, teacher_network, table)
 
         seconds, epochs = 0.0, list[dict[str, Any]]()
-        observing = Observing(observations, training)
+        observing = Observing(observations, training, run)
         if checkpoint is not None and (saved := load_checkpoint(checkpoint, run, observing.looks)):
             training.restore(saved)
             seconds, epochs, observing.looks = saved["seconds"], saved["epochs"], saved["looks"]
@@ -205,7 +205,7 @@ def gamma(training: Training) -> float | None:
         return run.smoothing.alpha * (k / (k - 1) if run.smoothing.mass == "others" else 1.0)
     if method.teacher_probs(torch.zeros(1, training.num_classes)) is None:  # no need to ask the teacher
         return None
-    views = images.views.draw(generator_for(run.seed, "augment", 0))
+    views = images.views.draw(generator_for(run.stream_seed, "augment", 0))
     chunks: Iterable[Tensor]
     if isinstance(images.views, Stream):
         size = STATISTICS_BATCH if run.teacher_mode == "batch_stats" else LARGEST
