@@ -10,7 +10,7 @@ import pytest
 
 from lskd.config import Run, table_bytes
 from lskd.errors import InputError
-from lskd.plan import Costs, Metric, grouped, load_sheet, make_grid, runs_of_seeds, teachers, without_nulls
+from lskd.plan import Costs, Metric, gap, grouped, load_sheet, make_grid, runs_of_seeds, teachers, without_nulls
 from lskd.settings import Conf, normal_form, parse_run
 from lskd.store import Store
 
@@ -61,11 +61,35 @@ def test_a_record_of_before_calibration_has_no_scaled_metrics():
         {"name": "temperature"},
         {"name": "ece15", "scaled_on": "test", "epoch": "best_on_test"},
         {"name": "nll", "scaled_on": "test", "part": "train"},
+        {"name": "gap", "part": "train"},
+        {"name": "least_gap", "epoch": "best_on_validation"},
+        {"name": "gap", "at_epoch": 3},
     ],
 )
 def test_what_is_not_recorded_scaled_cannot_be_asked_for(fields):
     with pytest.raises(InputError):
         Metric(**fields)
+
+
+# Bins as [examples, confidence, accuracy]: over-confident in all but one, which holds 1 of 200 examples.
+BINS = [[0], [1, 0.3, 1.0], [39, 0.5, 0.4], [160, 0.9, 0.75]]
+
+
+@pytest.mark.parametrize(("name", "value"), [("gap", (-0.7 + 39 * 0.1 + 160 * 0.15) / 200), ("least_gap", 0.1)])
+def test_the_sign_of_a_calibration_error(name, value):
+    record = {"last": {}, "calibration": {"validation": {"reliability": BINS}, "test": {"scaled": {"test": {}}}}}
+    assert Metric(name).of(make_run(), record) == pytest.approx(value)
+    assert Metric(name, part="test").of(make_run(), record) is None
+    assert Metric(name, part="test", scaled_on="test").of(make_run(), record) is None
+    assert Metric(name).of(make_run(), {"last": {}}) is None  # of before calibration
+
+
+def test_bins_of_one_sign_make_up_the_calibration_error():
+    """|gap| ≤ ECE, and equal where no bin has the other sign (`lskd.metrics` has the same bins)."""
+    bins = [entry for entry in BINS if entry[0] != 1]
+    error = sum(n * abs(confidence - accuracy) for n, confidence, accuracy in bins[1:]) / 199
+    assert gap(bins) == pytest.approx(error)
+    assert gap(BINS) < sum(n * abs(confidence - accuracy) for n, confidence, accuracy in BINS[1:]) / 200
 
 
 def test_the_plan_says_how_teachers_are_evaluated():

@@ -25,14 +25,29 @@ from lskd.settings import Conf, build_run, merge, normal_form, override_words, p
 from lskd.store import Store
 from lskd.strict import parse, show
 
-METRICS = ("top1", "error", "top5", "nll", "ece15", "gamma", "temperature")
+METRICS = ("top1", "error", "top5", "nll", "ece15", "gap", "least_gap", "gamma", "temperature")
 OBSERVED = {name: observer for observer, settings in OBSERVERS.items() for name in settings.gives}
-SCALED = ("nll", "ece15", "temperature")  # what a record has of temperature-scaled outputs
+BINNED = ("gap", "least_gap")  # what follows from a record's reliability diagram
+SCALED = ("nll", "ece15", "temperature", *BINNED)  # what a record has of temperature-scaled outputs
 
 
 def watched() -> dict[str, str]:
     """What methods may watch while they train (`Method.watches`), by name, in words."""
     return {name: words for method in METHODS.values() for name, words in method.watches.items()}
+
+
+def gap(bins: Sequence[Sequence[float]]) -> float:
+    """Mean confidence less accuracy, from the bins of a reliability diagram (`metrics.reliability`): above 0 where a
+    network is over-confident. The calibration error is the mean over the bins of its size, this one of it as it is."""
+    filled = [entry for entry in bins if entry[0]]
+    return sum(n * (confidence - accuracy) for n, confidence, accuracy in filled) / sum(n for n, *_ in filled)
+
+
+def least_gap(bins: Sequence[Sequence[float]], share: float = 0.01) -> float:
+    """The least gap of a bin that holds at least `share` of the examples: above 0 where a network is over-confident at
+    every confidence. (In a bin of a few examples, chance decides.)"""
+    least = share * sum(entry[0] for entry in bins)
+    return min(entry[1] - entry[2] for entry in bins if entry[0] and entry[0] >= least)
 
 
 @dataclass(frozen=True)
@@ -70,13 +85,16 @@ class Metric:
             require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}")
         require(not self.total or self.name in of_method, "total", True, f"given with {', '.join(of_method)} only")
         if self.at_epoch is not None:
-            logged = self.name != "gamma" and self.name not in OBSERVED and not self.scaled_on and self.epoch == "last"
+            logged = self.name not in ("gamma", *OBSERVED, *BINNED) and not self.scaled_on and self.epoch == "last"
             require(logged, "at_epoch", self.at_epoch, "given with what is logged in each epoch, and epoch=last, only")
         require(self.step is None or self.name in OBSERVED, "step", self.step, f"given with {', '.join(OBSERVED)} only")
         if self.scaled_on:
             require(self.name in SCALED, "name", self.name, f"one of {', '.join(SCALED)} with scaled_on")
             plain = self.epoch == "last" and self.part != "train"
             require(plain, "scaled_on", self.scaled_on, "empty but for the last epoch and held-out parts")
+        if self.name in BINNED:
+            require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}")
+            require(self.part != "train", "part", self.part, f"a held-out part with name={self.name}")
         require(self.name != "temperature" or bool(self.scaled_on), "scaled_on", "", "given with name=temperature")
         require(self.digits >= 0, "digits", self.digits, ">= 0")
         if self.part == "train":  # a record keeps the training part of the last epoch alone
@@ -90,6 +108,9 @@ class Metric:
             mean = result["train"].get(self.name)
             return mean * result["examples"] if self.total and mean is not None else mean
         part = run.dataset.evaluate if self.part == "evaluate" else self.part
+        if self.name in BINNED:
+            bins = self._calibration(run, result).get("reliability")
+            return None if bins is None else {"gap": gap, "least_gap": least_gap}[self.name](bins)
         if self.scaled_on:
             return self._calibration(run, result).get(self.name)
         if part == "train":

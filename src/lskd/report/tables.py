@@ -34,6 +34,8 @@ METRIC_TITLES = {
     "top5": "top-5 accuracy",
     "nll": "negative log-likelihood",
     "ece15": "expected calibration error (15 bins)",
+    "gap": "confidence less accuracy",
+    "least_gap": "least gap between confidence and accuracy, of the bins (of 15) with at least 1 % of the images",
     "gamma": "equivalent label smoothing γ",
     "temperature": "temperature of the least negative log-likelihood",
     **{name: words for observer in OBSERVERS.values() for name, words in observer.gives.items()},
