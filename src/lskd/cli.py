@@ -200,8 +200,11 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
             raise InputError(
                 f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]"
             )
-        content["experiment"]["seeds"] = content["seeds"]
-    plan = make_plan(load_experiment(content["experiment"], name), conf)
+    experiment = load_experiment(content["experiment"], name)
+    asked = load_experiment({**content["experiment"], "seeds": content["seeds"] or []}, name).seeds
+    if any(word.lstrip("+").startswith("experiment.settings") for word in hydra_config.overrides.task):
+        experiment = replace(experiment, protocol="own")  # no longer the paper's, whatever its file says
+    plan = make_plan(experiment, conf, asked)
     runtime = replace(runtime, threads=runtime.threads or plan.experiment.threads)
     return plan, plan.runs, runtime, conf, plan_only
 

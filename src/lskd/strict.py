@@ -49,13 +49,15 @@ def unknown_key(where: str, value: object, key: str, allowed: typing.Iterable[st
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], dict[str, X], or a dataclass."""
+    """`value` as `hint`: int, float, bool, str, Literal, X | None, X | tuple[X, ...], tuple[X, ...], dict[str, X], or a dataclass."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        return convert(next(option for option in options if option is not type(None)), value, path)
+        lists = [option for option in options if typing.get_origin(option) is tuple]
+        others = [option for option in options if option is not type(None) and option not in lists]
+        return convert((lists if isinstance(value, (list, tuple)) and lists else others)[0], value, path)
     if origin is Literal:
         options = typing.get_args(hint)
         if isinstance(value, bool) or value not in options:

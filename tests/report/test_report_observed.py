@@ -149,7 +149,7 @@ def test_a_series_over_steps_is_one_run_seen_several_times(lab: Any) -> None:
 @pytest.mark.parametrize(
     ("sheet", "message"),
     [
-        ({"rows": {"hard": {**OVER_STEPS, "values": [0, 15]}}}, r"hard/15: step = 15: must be a multiple of 10"),
+        ({"rows": {"hard": {**OVER_STEPS, "values": [0, 10, 15]}}}, r"hard/15: step = 15: must be a multiple of 10"),
         ({"observe": {}}, r"metric.name = mutual_information: must be in a table with observe: {name: mut"),
         ({"observe": {"name": "eye"}}, r"observe.name = 'eye': allowed: mutual_information, penultimate"),
         ({"observe": {**INFORMATION, "classes": ["0", "x"]}}, r"hard/0: observe.classes = 'x': allowed: 0, 1, 2"),

@@ -43,30 +43,28 @@ def test_equal_values_have_an_interval_without_width_and_no_p_value() -> None:
 
 def test_paired_difference_uses_shared_seeds_only() -> None:
     a, b = {0: 3.0, 1: 5.0, 2: 9.0, 7: 100.0}, {2: 6.0, 1: 4.0, 0: 1.0, 8: -100.0}
-    estimate = statistics.difference(a, b)
+    estimate = statistics.paired([(1.0, a), (-1.0, b)])
     expected = scipy.stats.ttest_rel([3, 5, 9], [1, 4, 6])
     assert (estimate.mean, estimate.n, estimate.df) == (2.0, (3,), 2)
     assert estimate.p_value() == pytest.approx(expected.pvalue)
     assert estimate.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
 
-def test_welch_where_no_seed_is_shared() -> None:
+def welch(a: list[float], b: list[float]) -> statistics.Estimate:
+    return statistics.independent([(1.0, dict(enumerate(a))), (-1.0, dict(enumerate(b)))])
+
+
+def test_independent_cells_have_variances_of_their_own() -> None:
     # u = 2/2 = 1, v = 8/2 = 4: df = 25 / (1/1 + 16/1) = 25/17.
-    by_hand = statistics.difference({0: 0.0, 1: 2.0}, {2: 5.0, 3: 9.0})
+    by_hand = welch([0.0, 2.0], [5.0, 9.0])
     assert (by_hand.mean, by_hand.error) == (-6.0, pytest.approx(math.sqrt(5)))
     assert by_hand.df == pytest.approx(25 / 17)
 
     a, b = [3.0, 5.0, 9.0, 4.0], [1.0, 4.0, 6.5]
-    estimate = statistics.welch_difference(a, b)
+    estimate = welch(a, b)
     expected = scipy.stats.ttest_ind(a, b, equal_var=False)
     assert estimate.n == (4, 3)
     assert estimate.p_value() == pytest.approx(expected.pvalue)
     assert estimate.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert statistics.welch_difference(a, [1.0]).interval() is None
-    assert not statistics.welch_difference([1.0, 1.0], [2.0, 2.0]).has_spread
-
-
-def test_slope_by_hand() -> None:
-    # m_x = 2, m_y = 5/3: Σ(x - m_x)(y - m_y) = (-2)(-5/3) + 0·(4/3) + 2·(1/3) = 4; Σ(x - m_x)² = 8.
-    assert statistics.slope([0, 2, 4], [0, 3, 2]) == pytest.approx(4 / 8)
-    assert statistics.slope([0, 1, 3], [5, 7, 11]) == pytest.approx(2)
+    assert welch(a, [1.0]).interval() is None
+    assert not welch([1.0, 1.0], [2.0, 2.0]).has_spread
