@@ -73,9 +73,9 @@ def estimate(draws: Tensor, y: Tensor) -> float:
     with μ_x the mean of the draws of x and σ² the mean of (draw - μ_x)² over all of them (Müller 2019, version 3,
     equation 4). Where nothing is left to chance (σ = 0) it is the limit, log N if all differ.
 
-    It is biased, because μ_x is the mean of few draws: where Y is a class and noise (the truth is log 2), a y of its own
-    gives about log 2 - 1/(L-1) - ½ log(1-1/L), and one of the L draws log 2 - ½ log(1-1/L): with the paper's five draws
-    0.555 and 0.805 for 0.693.
+    It is biased, because μ_x is the mean of few draws: where Y is a class and noise, and the truth log 2, a y of its
+    own gives about log 2 - 1/(L-1) - ½ log(1-1/L), and one of the L draws log 2 - ½ log(1-1/L): with the paper's five
+    draws 0.555 and 0.805 for 0.693.
     """
     means = draws.mean(1)
     variance = (draws - means[:, None]).square().mean()

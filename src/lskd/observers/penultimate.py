@@ -38,7 +38,7 @@ class Penultimate(Observer):
         "cluster_spread": "spread within classes of projected penultimate activations over the templates' distance",
         "cluster_overlap": "spread within classes of projected penultimate activations over the class means' distance",
         "projection_scale": "root mean squared distance of projected penultimate activations from their mean",
-        "arc_thickness": "spread of the first two classes away from the third's mean, over that along the arc around it",
+        "arc_thickness": "spread of the first two classes away from the third's mean over that along the arc around it",
     }
 
     classes: tuple[str, ...] = ()
