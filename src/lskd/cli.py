@@ -30,6 +30,7 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.plan import (
     Costs,
+    Grid,
     Plan,
     grouped,
     in_order,
@@ -195,11 +196,8 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
                 f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
                 f"its runs use experiment.settings.{key}=…"
             )
-    if content["seeds"] is not None:
-        if not content["seeds"]:
-            raise InputError(
-                f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]"
-            )
+    if content["seeds"] is not None and not content["seeds"]:
+        raise InputError(f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]")
     experiment = load_experiment(content["experiment"], name)
     asked = load_experiment({**content["experiment"], "seeds": content["seeds"] or []}, name).seeds
     if any(word.lstrip("+").startswith("experiment.settings") for word in hydra_config.overrides.task):
@@ -295,10 +293,9 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
         if plan.experiment.shortened:
             lines.append(f"  SHORTENED, not the paper's protocol: {plan.experiment.shortened}")
         if details:
-            lines += [
-                f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)"
-                for grid in plan.grids
-            ]
+            for grid in plan.grids:
+                lines.append(f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)")
+                lines += [f"    {line}" for line in power(grid, store)]
             if plan.experiment.cost:
                 lines.append(f"  cost: {plan.experiment.cost}")
     if details:
@@ -335,6 +332,16 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
         else:
             text += "; time unknown until one of each kind has run"
     return "\n".join([*lines, text])
+
+
+def power(grid: Grid, store: Store) -> list[str]:
+    """What the claims of a sheet can decide at its seeds, a line each."""
+    if not grid.sheet.claims:
+        return []
+    from lskd.report.power import lines
+    from lskd.report.values import Values
+
+    return list(lines(grid, Values(store)))
 
 
 def commands(plan: Plan | None, runs: tuple[Any, ...]) -> list[str]:

@@ -7,6 +7,7 @@ configuration under several seeds. Nothing here imports torch: a plan of hundred
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -189,8 +190,9 @@ class Term:
 
     def at(self, key: str) -> Term:
         """One of the cells that a "*" stands for."""
-        by_wild = {"columns": {"column": key}, "rows": {"row": key}}
-        return replace(self, **by_wild[self.wild]) if self.wild else self
+        if self.wild == "columns":
+            return replace(self, column=key)
+        return replace(self, row=key) if self.wild == "rows" else self
 
 
 Operand = tuple[Term, ...]  # the first less the others
@@ -212,8 +214,8 @@ def read_operand(text: str) -> Operand:
 
 ORDERS = ("rising", "falling")
 ASSOCIATIONS = ("correlated", "anticorrelated")
-# What each test of a difference (or of a level) says of `of` - `than`, and of a series' neighbours or of a peak.
-COMPARISONS = ("less", "greater", "equal", "below", "above", "not_rising", "not_falling", "largest", "smallest")
+STEPS = ("not_rising", "not_falling")  # of each step along a row
+PEAKS = ("largest", "smallest")
 
 
 @dataclass(frozen=True)
@@ -255,24 +257,15 @@ class Test:
     metric: Metric | None = None
 
     def __post_init__(self) -> None:
+        require(bool(self.of), "of", self.of, "given")
         pairwise = self.test in ("less", "greater", "equal", *ASSOCIATIONS)
         require(bool(self.than) == pairwise, "than", self.than, f"{'' if pairwise else 'not '}given with {self.test}")
-        bounded = self.test in ("equal", "below", "above", "not_rising", "not_falling")
-        require(
-            (self.within is not None) == bounded,
-            "within",
-            self.within,
-            f"{'' if bounded else 'not '}given with {self.test}",
-        )
-        require(
-            bool(self.margin) == bounded,
-            "margin",
-            self.margin,
-            f"{'paper or ours' if bounded else 'not given'} with {self.test}",
-        )
-        if self.test in ("equal", "not_rising", "not_falling"):
-            require((self.within or 0) > 0, "within", self.within, "> 0")
-        require(bool(self.of), "of", self.of, "given")
+        bounded = self.test in ("equal", "below", "above", *STEPS)
+        given = f"{'' if bounded else 'not '}given with {self.test}"
+        require((self.within is not None) == bounded, "within", self.within, given)
+        require(bool(self.margin) == bounded, "margin", self.margin, f"{given}: paper or ours" if bounded else given)
+        tolerance = self.test in ("equal", *STEPS)
+        require(not tolerance or (self.within or 0) > 0, "within", self.within, f"> 0 with {self.test}")
 
     @property
     def operands(self) -> list[tuple[Operand, Operand]]:
@@ -283,8 +276,8 @@ class Test:
 
 @dataclass(frozen=True)
 class Statement:
-    """A part of a test, about definite cells: a comparison of two operands (`than` is empty where there is but one), or,
-    in orders and associations, of rows or columns of cells."""
+    """A part of a test, about definite cells: a comparison of two operands (`than` is empty where there is but one),
+    or, in orders and associations, of rows or columns of cells."""
 
     test: Test
     of: Operand
@@ -305,8 +298,11 @@ class Statement:
     @property
     def signs(self) -> list[float]:
         """With which each of the terms counts in `of` - `than`."""
-        of, than = ([1.0] + [-1.0] * (len(operand) - 1) for operand in (self.of, self.than or self.of))
-        return of + [-sign for sign in than if self.than]
+        return [
+            side if first else -side
+            for side, operand in ((1.0, self.of), (-1.0, self.than))
+            for first in (i == 0 for i in range(len(operand)))
+        ]
 
 
 @dataclass(frozen=True)
@@ -360,7 +356,7 @@ class Sheet:
     x: Metric | None = None  # figures: the horizontal axis, a metric of the run; None = the value of `over`
     x_label: str = ""
     y_label: str = ""
-    # What the paper prints: row -> column -> number, or {value, std, runs}; null where the paper's number is not at hand.
+    # What the paper prints: row -> column -> number, or {value, std, runs}; null where its number is not at hand.
     paper: dict[str, Any] = field(default_factory=dict)
     paper_runs: int | None = None  # how many runs are behind each of the paper's numbers; None: it does not say
     # What others got who repeated the paper: row -> column -> {value, std, runs, source}, or a list of them. A line of
@@ -428,18 +424,18 @@ class Sheet:
     def statements(self, test: Test, where: str = "") -> list[Statement]:
         """The parts of `test`; `InputError` unless the sheet has the cells that it is about."""
         found: list[Statement] = []
-        of_series = test.test in (*ORDERS, *ASSOCIATIONS, "not_rising", "not_falling")
+        of_series = test.test in (*ORDERS, *ASSOCIATIONS, *STEPS)
         for of, than in test.operands:
             for term in of + than:
                 self._check(term, where)
             if of_series:
                 found += self._of_series(test, of, than, where)
-            elif test.test in ("largest", "smallest"):
+            elif test.test in PEAKS:
                 found += self._of_peak(test, of, where)
             else:
                 found += self._of_cells(test, of, than, where)
         wild = {term.wild for of, than in test.operands for term in of + than}
-        chosen = not test.columns or "columns" in wild or test.test in ("largest", "smallest")
+        chosen = not test.columns or "columns" in wild or test.test in PEAKS
         require(chosen, f"{where}.columns", list(test.columns), "given with row/* only")
         require(not test.rows or "rows" in wild, f"{where}.rows", list(test.rows), "given with */column only")
         ordered = of_series and test.test not in ASSOCIATIONS and self.kind == "figure"
@@ -505,7 +501,7 @@ class Sheet:
             require(len(keys) > 2, where, str(of[0]), "at least three cells; of two, one is greater or less")
             return [Statement(test, of)]
         cells = [(of[0].at(key),) for key in keys]
-        return [Statement(test, later, earlier) for earlier, later in zip(cells, cells[1:], strict=False)]
+        return [Statement(test, later, earlier) for earlier, later in itertools.pairwise(cells)]
 
     def _of_peak(self, test: Test, of: Operand, where: str) -> list[Statement]:
         single = len(of) == 1 and of[0].kind == "cell" and not of[0].wild
@@ -514,18 +510,17 @@ class Sheet:
         return [Statement(test, of, (Term(of[0].row, key),)) for key in others]
 
     def series(self, term: Term, test: Test, where: str = "", *, skipped: bool = False) -> list[str]:
-        """The columns (or rows) that a wildcard stands for in `test`, in reading order; with `skipped`, those that do not
-        exist, too."""
+        """The columns (or rows) that a wildcard stands for in `test`, in reading order; with `skipped`, those that do
+        not exist, too."""
         existing = set(self.keys())
         if term.wild == "rows":
             known, chosen = [row for row in self.rows if term.column in self._columns(row)], test.rows
         else:
             known, chosen = self._columns(term.row), test.columns
+            if self.kind == "figure":
+                known = [f"{value:g}" for value in sorted(self.rows[term.row].values)]
             if test.through:
-                known, chosen = (
-                    [f"{value:g}" for value in sorted(self.rows[term.row].values)],
-                    tuple(f"{value:g}" for value in test.through),
-                )
+                chosen = tuple(f"{value:g}" for value in test.through)
         for key in chosen:
             if key not in known:
                 raise unknown(f"{where}.{'through' if test.through else term.wild}", key, known)
@@ -599,7 +594,7 @@ class Experiment:
     threads: int = 0  # CPU threads that suit its networks, where runtime.threads = 0 leaves the choice open
     # Not the paper's protocol, and why: the report says so, and prints no paper values beside these numbers.
     shortened: str = ""
-    # Whose protocol it is. What is found at one of our own (so is every shortened one) neither reproduces nor contradicts
+    # Whose protocol it is. What is found at one of our own (every shortened one is) neither reproduces nor contradicts
     # a paper: it agrees or disagrees at this protocol.
     protocol: Literal["paper", "own"] = "paper"
 

@@ -49,7 +49,8 @@ def unknown_key(where: str, value: object, key: str, allowed: typing.Iterable[st
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as `hint`: int, float, bool, str, Literal, X | None, X | tuple[X, ...], tuple[X, ...], dict[str, X], or a dataclass."""
+    """`value` as `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], X | tuple[X, ...], dict[str, X], or a
+    dataclass."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(hint)

@@ -215,7 +215,7 @@ def test_an_order_is_tested_by_ranks_within_seeds(lab: Any) -> None:
     # Every seed has the one order of six that is claimed: p = 2/6³.
     assert up.p == pytest.approx(2 / 6**3)
     assert up.parts[0].text.startswith(
-        "Page's L = 42, 2 of 2 steps rising on average, ends differ by 3.07 [2.92, 3.21]"
+        "Page’s L = 42, 2 of 2 steps rising on average, ends differ by 3.07 [2.92, 3.21]"
     )
     assert up.parts[0].statement == "small/* rising"
 
@@ -293,7 +293,7 @@ def test_a_test_can_look_at_another_metric(lab: Any) -> None:
         ({"test": "rising", "of": "ls/*"}, "at least three cells"),
         ({"test": "rising", "of": "ls/small"}, "a whole row"),
         ({"test": "below", "of": "ls/small", "within": 1.0, "margin": "ours", "through": [1]}, "the order of a series"),
-        ({"test": "below", "of": "ls/small", "within": 1.0}, "margin = '': must be paper or ours with below"),
+        ({"test": "below", "of": "ls/small", "within": 1.0}, "margin = '': must be given with below: paper or ours"),
         ({"test": "equal", "of": "ls/small", "than": "hard/small", "within": -1.0, "margin": "ours"}, "within = -1.0"),
         ({"test": "less", "of": "ls/small"}, "than = \\(\\): must be given with less"),
         ({"test": "less", "of": "ls/small", "than": "hard/small", "at_least": 2}, "at_least = 2: must be from 1 to 1"),

@@ -6,18 +6,18 @@ region a number lies, the mean over seeds of `of` - `than` (or of `of` alone):
     less, smallest (-∞, 0)   greater, largest (0, ∞)   equal (-within, within)   below (-∞, within)   above (within, ∞)
     not_falling (-within, ∞)   not_rising (-∞, within)                  of each step along a row
 
-An order (rising, falling) is tested by Page's L, and no step may contradict it; an association by rank correlation within
-each seed. One rule judges all of them:
+An order (rising, falling) is tested by Page's L, and no step may contradict it; an association by rank correlation
+within each seed. One rule judges all of them:
 
-- p is the p-value of the statement, *against* that of its opposite; superiority counts both sides, a margin one, so that
-  0.05 is the limit of both: a statement holds where p ≤ 0.05 (the 95 % interval lies in the region; of a margin the 90 %
-  interval), and fails where against ≤ 0.05 (the 95 % interval lies wholly outside).
+- p is the p-value of the statement, *against* that of its opposite; superiority counts both sides, a margin one, so
+  that 0.05 is the limit of both: a statement holds where p ≤ 0.05 (the 95 % interval lies in the region; of a margin
+  the 90 % interval), and fails where against ≤ 0.05 (the 95 % interval lies wholly outside).
 - Of a test at least `at_least` statements must hold, by default all: a partial conjunction (`statistics.at_least`).
 - A claim holds where all its tests do: an intersection-union test needs no correction, for it errs only if a false part
   passes. It fails where any test does, at the Bonferroni-corrected level: of many parts some would fail by chance.
 
-Nothing is decided on fewer than 3 seeds in a cell; where all seeds agree to the last digit, so that nothing shows how far
-chance reaches; beyond the ends of a series (`series@x`); or on the survivors of divergence.
+Nothing is decided on fewer than 3 seeds in a cell; where all seeds agree to the last digit, so that nothing shows how
+far chance reaches; beyond the ends of a series (`series@x`); or on the survivors of divergence.
 
 The words: *reproduced* and *contradicted* at a paper's protocol, *agrees* and *disagrees* at one of our own; both with
 *so far* while the seeds are not those that were declared, all of them. Else *undecided*, or *not run*.
@@ -25,6 +25,7 @@ The words: *reproduced* and *contradicted* at a paper's protocol, *agrees* and *
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -100,8 +101,8 @@ class Count:
 class Finding:
     """A claim with the verdict on it.
 
-    p, against: of the whole claim, corrected for its parts; 1 where a part decides nothing. n: the fewest runs in one of
-    its cells. final: whether the runs of all its cells are those that were declared.
+    p, against: of the whole claim, corrected for its parts; 1 where a part decides nothing. n: the fewest runs in one
+    of its cells. final: whether the runs of all its cells are those that were declared.
     """
 
     claim: Claim
@@ -290,12 +291,16 @@ class Evidence:
             reason = f"spreads differ, p = {common.equal:.3f}"
         return statistics.paired(contrast), f"paired, not pooled: {reason}"
 
+    def alike(self, metric: Metric) -> list[Cell]:
+        """The different cells of the sheet that show this metric; those of the same runs count once."""
+        cells = [cell for cell in self.grid.cells if _number(cell.metric) == _number(metric)]
+        return list({tuple(run.id for run in cell.runs): cell for cell in cells}.values())
+
     def pool(self, metric: Metric) -> Pool | None:
-        """The spread of all different cells of the sheet that show this metric."""
+        """The spread that they share."""
         key = _number(metric)
         if key not in self._pools:
-            cells = {tuple(r.id for r in c.runs): c for c in self.grid.cells if _number(c.metric) == key}
-            samples = [numbers for numbers in map(self.numbers, cells.values()) if numbers]
+            samples = [numbers for numbers in map(self.numbers, self.alike(metric)) if numbers]
             most = max((len(numbers) for numbers in samples), default=0)
             self._pools[key] = statistics.pool([numbers for numbers in samples if len(numbers) == most])
         return self._pools[key]
@@ -416,23 +421,22 @@ def _order(statement: Statement, cells: list[Cell], evidence: Evidence) -> Teste
     sign = 1.0 if test.test == "rising" else -1.0
     steps = [
         evidence.contrast([(sign, later), (-sign, earlier)], metric)[0]
-        for earlier, later in zip(samples, samples[1:], strict=False)
+        for earlier, later in itertools.pairwise(samples)
     ]
     effect, how = evidence.contrast([(1.0, samples[-1]), (-1.0, samples[0])], metric)
     if effect is None or min(effect.n) < LEAST:
         return effect, None, None, f"ends differ by {_show(effect.mean, metric.digits) if effect else '?'}", ""
+    rows = [[sign * sample[seed] for sample in samples] for seed in seeds]
     if independent:
-        name, trend = "Jonckheere's J", statistics.jonckheere
         rows = [[sign * x for x in sample.values()] for sample in samples]
-    else:
-        name, trend = "Page's L", statistics.page_trend
-        rows = [[sign * sample[seed] for sample in samples] for seed in seeds]
+    trend = statistics.jonckheere if independent else statistics.page_trend
     value, up = trend(rows)
     _, down = trend([[-x for x in row] for row in rows])
     wrong_way = [2 * p for step in steps if step is not None and (p := step.p_below(0.0)) is not None]
     p = 1.0 if min(wrong_way, default=1.0) <= LIMIT else min(1.0, 2 * up)
     against = min(1.0, (len(steps) + 1) * min([2 * down, *wrong_way]))
     right = sum(step is not None and step.mean > 0 for step in steps)
+    name = "Jonckheere’s J" if independent else "Page’s L"
     text = f"{name} = {value:g}, {right} of {len(steps)} steps {test.test} on average, ends differ by "
     text += _show(effect.mean, metric.digits)
     if interval := effect.interval():

@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _fail(error)
     if any(r.done for r in reports):
         try:
-            path = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
-            print(f"wrote {path}")
+            for path in report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out):
+                print(f"wrote {path}")
         except InputError as error:
             code = _fail(error)
     return code

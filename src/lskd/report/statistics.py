@@ -1,15 +1,16 @@
-"""What a handful of seeds says: about a mean, a difference, an order, an association, and a number that somebody printed.
+"""What a handful of seeds says of a mean, a difference, an order, an association, and a number that somebody printed.
 
 The rule, in short (docs/statistics.md has the reasons and the references):
 
-- x₁ … xₙ are the numbers of n runs that differ in their seeds alone; m is their mean; s is their sample standard deviation
-  (n - 1 in the denominator); t(q, df) is the q-quantile of Student's distribution. Where n = 1 nothing is known about the
-  spread: standard deviation, interval and p-value are None, never 0.
-- A contrast Σ cᵢ mᵢ of cells is estimated by a declared model of its spread: *paired* (of the differences seed by seed),
-  *independent* (each cell's own) or *pooled* (one spread for all cells of a sheet).
-- Superiority is two-sided at 95 %; equality is two one-sided tests (TOST) at 5 % each, which is a 90 % interval within the
-  margin. p-values are on one scale: at most 0.05 where, and only where, the statement holds.
-- An order is Page's L test within seeds (Jonckheere's of independent samples), an association Spearman's ρ within seeds.
+- x₁ … xₙ are the numbers of n runs that differ in their seeds alone; m is their mean; s is their sample standard
+  deviation (n - 1 in the denominator); t(q, df) is the q-quantile of Student's distribution. Where n = 1 nothing is
+  known about the spread: standard deviation, interval and p-value are None, never 0.
+- A contrast Σ cᵢ mᵢ of cells is estimated by a declared model of its spread: *paired* (of the differences seed by
+  seed), *independent* (each cell's own) or *pooled* (one spread for all cells of a sheet).
+- Superiority is two-sided at 95 %; equality is two one-sided tests (TOST) at 5 % each, which is a 90 % interval within
+  the margin. p-values are on one scale: at most 0.05 where, and only where, the statement holds.
+- An order is Page's L test within seeds (Jonckheere's of independent samples), an association Spearman's ρ within
+  seeds.
 - What a paper prints is compared with a prediction interval, because it has an error of its own.
 """
 
@@ -63,7 +64,7 @@ class Estimate:
             return None
         from scipy.special import stdtr  # here and below: imported by those who have numbers, not by `--help`
 
-        assert self.error is not None
+        assert self.error is not None and self.df is not None
         return float(stdtr(self.df, -(self.mean - bound) / self.error))
 
     def p_below(self, bound: float) -> float | None:
@@ -122,7 +123,7 @@ def by_seed(contrast: Contrast) -> dict[int, float]:
 
 
 def paired(contrast: Contrast) -> Estimate:
-    """`one_sample` of the dₛ: what a seed does to all cells alike (initial weights, order of the data) cancels in them."""
+    """`one_sample` of the dₛ: what a seed does to all cells alike (initial weights, order of data) cancels there."""
     return one_sample(list(by_seed(contrast).values()))
 
 
@@ -218,8 +219,8 @@ def page_trend(rows: Sequence[Sequence[float]]) -> tuple[float, float]:
 def jonckheere(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
     """(J, one-sided p) of Jonckheere's (1954) test that independent samples rise in their order.
 
-    J = number of pairs (x from an earlier sample, y from a later) with y > x, ties as one half. Without ties the p-value
-    is exact: J is a sum of independent Mann-Whitney counts. With ties it is normal.
+    J = number of pairs (x from an earlier sample, y from a later) with y > x, ties as one half. Without ties the
+    p-value is exact: J is a sum of independent Mann-Whitney counts. With ties it is normal.
     """
     j = 0.0
     for i, later in enumerate(samples):
@@ -278,8 +279,8 @@ def _ranks(values: Sequence[float]) -> list[float]:
 def association(rhos: Sequence[float], points: int) -> tuple[Estimate, float, float]:
     """The mean of ρ over seeds, and one-sided p-values that it is above and below 0.
 
-    Student's t over the seeds; where all seeds have the same ρ, the null of no association within each seed: ρ has mean 0
-    and variance 1/(points - 1) there, and the mean over seeds is taken as normal.
+    Student's t over the seeds; where all seeds have the same ρ, the null of no association within each seed: ρ has mean
+    0 and variance 1/(points - 1) there, and the mean over seeds is taken as normal.
     """
     estimate = one_sample(rhos)
     above, below = estimate.p_above(0.0), estimate.p_below(0.0)
@@ -327,9 +328,9 @@ def prediction(
 ) -> Estimate | None:
     """Where a paper's number lies if it is of the same distribution: m with the error of the difference of the two.
 
-    error² = s²/n + s_p²/r + split. r is the number of runs behind the paper's number (not stated: one), s_p the standard
-    deviation that it prints, else our s; `split` the variance that an unknown held-out split adds (`split_variance`).
-    df = n - 1; where the paper prints both sd and runs ≥ 2, Welch's. None for n < 2.
+    error² = s²/n + s_p²/r + split. r is the number of runs behind the paper's number (not stated: one), s_p the
+    standard deviation that it prints, else our s; `split` the variance that an unknown held-out split adds
+    (`split_variance`). df = n - 1; where the paper prints both sd and runs ≥ 2, Welch's. None for n < 2.
     """
     n, s = len(values), standard_deviation(values)
     if s is None:
@@ -360,6 +361,14 @@ def smallest_difference(error: float, df: float, level: float = 1 - LEVEL, power
     return float(nctdtrinc(df, 1 - power, quantile(1 - level / 2, df))) * error
 
 
+def power(difference: float, error: float, df: float, level: float = 1 - LEVEL) -> float:
+    """P(t' > t(1 - level/2, df)), t' noncentral with difference/error: the chance to see a true difference."""
+    from scipy.special import nctdtr
+
+    return 1 - float(nctdtr(df, difference / error, quantile(1 - level / 2, df)))
+
+
+@functools.cache
 def power_of_equality(margin: float, error: float, df: float, level: float = 1 - MARGIN_LEVEL) -> float:
     """P(the 1 - level interval lies within ± margin) where the true difference is 0.
 

@@ -1,8 +1,8 @@
 """A sheet as Markdown, CSV and LaTeX.
 
-A cell shows ours as mean ± sample standard deviation (number of seeds), below it the paper's number, what others got who
-repeated it, and Δ = ours - paper with whether the paper's number lies inside or outside our 95 % prediction interval for
-it. A cell with fewer seeds than the sheet wants says so. A figure's points are a long table.
+A cell shows ours as mean ± sample standard deviation (number of seeds), below it the paper's number, what others got
+who repeated it, and Δ = ours - paper with whether the paper's number lies inside or outside our 95 % prediction
+interval for it. A cell with fewer seeds than the sheet wants says so. A figure's points are a long table.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def _marks(page: Page) -> dict[str, int]:
     """The mark of each source of replications: 1, 2, ... in reading order."""
     if not page.has_replications:
         return {}
-    numbers = [number for row, column in page.sheet.keys() for number in page.sheet.replicated(row, column)]
+    places = page.sheet.keys()
+    numbers = [number for row, column in places for number in page.sheet.replicated(row, column)]
     return {source: i for i, source in enumerate(dict.fromkeys(number.source for number in numbers), 1)}
 
 
@@ -190,8 +191,8 @@ def _comparison(page: Page) -> str:
     texts = [one if runs is None else "one run" if runs == 1 else f"a mean of {runs} runs" for runs in stated]
     reports = " or ".join(sorted(texts)) or one
     text = (
-        " Δ = ours − paper; inside, outside: where the paper's number lies with respect to our 95 % prediction interval "
-        f"for what it reports, {reports}"
+        " Δ = ours − paper; inside, outside: where the paper's number lies with respect to our 95 % prediction "
+        f"interval for what it reports, {reports}"
     )
     if any(cell.printed is not None and cell.printed.std is not None for cell in cells):
         text += ", with the standard deviation that it prints, where it does"
@@ -417,7 +418,8 @@ def frame(page: Page) -> pandas.DataFrame:
     import pandas
 
     if not page.sheet.has_cells:
-        return pandas.DataFrame([_quoted_record(page, row, column) for row, column in page.sheet.keys()])
+        places = page.sheet.keys()
+        return pandas.DataFrame([_quoted_record(page, row, column) for row, column in places])
     return pandas.DataFrame([_record(page, cell) for cell in page.cells])
 
 
