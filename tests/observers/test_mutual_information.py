@@ -76,8 +76,8 @@ def test_a_reused_draw_says_more_than_a_draw_of_its_own():
 
 @pytest.mark.parametrize("count", [5, 50])
 def test_what_few_draws_do_to_an_estimate(count):
-    """Two classes and noise, so that the truth is log 2. μ_x from L draws makes σ² low by 1/L, and what a draw of its
-    own is away from μ_x high by 1/L: log 2 - 1/(L-1) - ½ log(1-1/L), and for one of the L draws log 2 - ½ log(1-1/L)."""
+    """Two classes and noise, so that the truth is log 2. μ_x of L draws makes σ² low by 1/L, and what a draw of its
+    own is away from it high by 1/L: log 2 - 1/(L-1) - ½ log(1-1/L), and for one of the L draws log 2 - ½ log(1-1/L)."""
     generator, found = torch.Generator().manual_seed(0), []
     for _ in range(20):
         draws = torch.randn(600, count + 1, dtype=torch.float64, generator=generator)
