@@ -144,8 +144,15 @@ def evaluate(grid: Grid, values: Values, *, own: bool = False) -> tuple[Finding,
 def _evaluate(claim: Claim, evidence: Evidence, own: bool) -> Finding:
     grid = evidence.grid
     groups = [(test, grid.sheet.statements(test)) for test in claim.tests]
-    cells = list({id(cell): cell for _, group in groups for s in group for cell in evidence.cells(s)}.values())
-    final = grid.as_declared and all(evidence.complete(cell) for cell in cells)
+    needed = {
+        (cell.row, cell.column, test.metric): cell
+        for test, group in groups
+        for s in group
+        for cell in evidence.cells(s)
+    }
+    counted = [(cell, len(evidence.numbers(cell, metric))) for (*_, metric), cell in needed.items()]
+    # (One run may stand under several seeds.)
+    final = grid.as_declared and all(n == len({run.id for run in cell.runs}) for cell, n in counted)
     total = sum(len(group) for _, group in groups)
     parts, counts, p_values, opposites = [], [], [], []
     for test, group in groups:
@@ -159,7 +166,7 @@ def _evaluate(claim: Claim, evidence: Evidence, own: bool) -> Finding:
         parts += found
         if test.at_least is not None:
             counts.append(_count(k, found))
-    without_run = [f"{cell.row}/{cell.column}" for cell in cells if not evidence.any_done(cell)]
+    without_run = [f"{cell.row}/{cell.column}" for cell in needed.values() if not evidence.any_done(cell)]
     p, against = max(p_values), min(opposites)
     outcome: Outcome = "holds" if p <= LIMIT else "fails" if against <= LIMIT else "undecided"
     return Finding(
@@ -169,8 +176,8 @@ def _evaluate(claim: Claim, evidence: Evidence, own: bool) -> Finding:
         own=own,
         parts=tuple(parts),
         counts=tuple(counts),
-        missing=tuple(without_run),
-        n=min(len(values) for values in map(evidence.numbers, cells)),
+        missing=tuple(dict.fromkeys(without_run)),
+        n=min(n for _, n in counted),
         p=p,
         against=against,
     )
@@ -206,10 +213,6 @@ class Evidence:
 
     def any_done(self, cell: Cell) -> bool:
         return any(self.values.done(run, self.grid.observation) for run in cell.runs)
-
-    def complete(self, cell: Cell) -> bool:
-        """Whether there is a number of each of the cell's runs. (One run may stand under several seeds.)"""
-        return len(self.numbers(cell)) == len({run.id for run in cell.runs})
 
     def gaps(self, cells: list[Cell], metric: Metric | None) -> tuple[str, str]:
         """Which cells have diverged runs, and which have finished runs without the number, in words."""
@@ -277,19 +280,16 @@ class Evidence:
             return (statistics.independent(contrast), "independent: no seed is shared") if linear else (None, "")
         if declared == "paired":
             return statistics.paired(contrast), ""
-        if not linear:
+        if not linear or not math.isclose(sum(c for c, _ in contrast), 0.0, abs_tol=1e-9):
             return statistics.paired(contrast), f"paired, not {declared}: no contrast of cells"
-        common = self.pool(metric)
-        if common is not None and common.usable and math.isclose(sum(c for c, _ in contrast), 0.0):
-            # A cell that is not in the pool (fewer seeds than the others) has no share in its spread.
-            seeds = statistics.shared_seeds(numbers for _, numbers in contrast)
-            if len(seeds) >= common.n:
-                how = f"spread pooled over {common.k} cells, df {common.df}"
-                return common.estimate([(c, {s: numbers[s] for s in seeds}) for c, numbers in contrast]), how
-        reason = "fewer than 3 cells or seeds"
-        if common is not None and common.equal <= LIMIT:
-            reason = f"spreads differ, p = {common.equal:.3f}"
-        return statistics.paired(contrast), f"paired, not pooled: {reason}"
+        common, estimate = self.pool(metric), statistics.paired(contrast)
+        if common is None or not common.large_enough or estimate.n[0] < common.n:
+            return estimate, "paired, not pooled: fewer than 3 cells or seeds"
+        if common.equal <= LIMIT:
+            return estimate, f"paired, not pooled: the spreads of the cells differ, {show_p(common.equal)}"
+        if (p := common.covers(contrast)) <= statistics.COVERED:
+            return estimate, f"paired, not pooled: these cells spread more than the others, {show_p(p)}"
+        return common.estimate(contrast), f"spread pooled over {common.k} cells, df {common.df}"
 
     def alike(self, metric: Metric) -> list[Cell]:
         """The different cells of the sheet that show this metric; those of the same runs count once."""

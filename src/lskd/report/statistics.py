@@ -26,6 +26,8 @@ LEVEL = 0.95  # of superiority, of intervals of means, and of prediction interva
 MARGIN_LEVEL = 0.90  # of equality and of other statements about a margin: 5 % a side
 LEAST = 3  # runs in each cell below which nothing is decided
 POWER = 0.80
+# Cells share a spread where equal spreads are not rejected at 5 %, and where a contrast's own is not larger at 25 %.
+COVERED = 0.25
 
 # Standard errors below this are rounding, not spread: metrics are percentages, fractions or nats, in double precision.
 ROUNDING = 1e-9
@@ -162,10 +164,21 @@ class Pool:
         return (self.n - 1) * (self.k - 1)
 
     @property
-    def usable(self) -> bool:
-        """Whether it may be used: fixed beforehand as at least three cells and seeds, and equal spreads not rejected at
-        5 %. (Of two cells it is the paired test.)"""
-        return self.k >= 3 and self.n >= LEAST and self.equal > 0.05
+    def large_enough(self) -> bool:
+        """At least three cells and seeds. (Of two cells it is the paired test.)"""
+        return self.k >= 3 and self.n >= LEAST
+
+    def covers(self, contrast: Contrast) -> float:
+        """The one-sided p-value that the contrast's own spread over seeds is not larger than the pooled one, by F.
+
+        A test over the whole sheet sees little at n = 3 to 5; this one looks at the cells that matter."""
+        from scipy.special import fdtrc
+
+        values = list(by_seed(contrast).values())
+        expected = self.variance * sum(c**2 for c, _ in contrast)
+        if expected <= ROUNDING**2:
+            return 0.0
+        return float(fdtrc(len(values) - 1, self.df, statistics.variance(values) / expected))
 
     def estimate(self, contrast: Contrast) -> Estimate:
         """Σ cᵢ mᵢ with Σ cᵢ = 0, error √(variance · Σ cᵢ²/n)."""
@@ -330,25 +343,29 @@ def prediction(
 
     error² = s²/n + s_p²/r + split. r is the number of runs behind the paper's number (not stated: one), s_p the
     standard deviation that it prints, else our s; `split` the variance that an unknown held-out split adds
-    (`split_variance`). df = n - 1; where the paper prints both sd and runs ≥ 2, Welch's. None for n < 2.
+    (`split_variance`). Degrees of freedom are Satterthwaite's of these shares: n - 1 of both spreads, or r - 1 of the
+    paper's own where it states r ≥ 2; `split` is known. None for n < 2.
     """
     n, s = len(values), standard_deviation(values)
     if s is None:
         return None
     ours, theirs = s**2 / n, (s if sd is None else sd) ** 2 / (runs or 1)
-    df: float = n - 1
-    if sd is not None and runs is not None and runs > 1 and ours + theirs > 0:
-        df = (ours + theirs) ** 2 / (ours**2 / (n - 1) + theirs**2 / (runs - 1))
-    return Estimate(mean(values), math.sqrt(ours + theirs + split), df, (n,))
+    total = ours + theirs + split
+    if sd is not None and runs is not None and runs > 1:
+        squares = ours**2 / (n - 1) + theirs**2 / (runs - 1)
+    else:
+        squares = (ours + theirs) ** 2 / (n - 1)
+    return Estimate(mean(values), math.sqrt(total), total**2 / squares if squares else n - 1, (n,))
 
 
-def split_variance(rate: float, images: int) -> float:
-    """2 p(1 - p)/N: of the difference of a rate p on two random parts of N images each.
+def split_variance(rate: float, images: int, spread: float) -> float:
+    """2 · max(0, p(1 - p)/N - s²): of the difference of a rate p on two random parts of N images each, without what is
+    in the spread s over seeds already.
 
-    An upper bound: it leaves out that both are drawn from the same finite set, and that part of p(1 - p) is in the
-    spread over seeds already.
+    p(1 - p)/N is the variance of a rate on a random part, for one network. Some of it is chance within each image, new
+    with each seed, which is most of s² (Jordan 2023); the rest, how hard the images are, changes with the part alone.
     """
-    return 2 * rate * (1 - rate) / images
+    return 2 * max(0.0, rate * (1 - rate) / images - spread**2)
 
 
 # ---- power --------------------------------------------------------------------------------------------------------
