@@ -10,7 +10,20 @@ import pytest
 
 from lskd.config import Run, table_bytes
 from lskd.errors import InputError
-from lskd.plan import Costs, Metric, gap, grouped, load_sheet, make_grid, runs_of_seeds, teachers, without_nulls
+from lskd.plan import (
+    Costs,
+    Metric,
+    gap,
+    grouped,
+    load_experiment,
+    load_sheet,
+    make_grid,
+    make_plan,
+    reseeded,
+    runs_of_seeds,
+    teachers,
+    without_nulls,
+)
 from lskd.settings import Conf, normal_form, parse_run
 from lskd.store import Store
 
@@ -188,3 +201,25 @@ def test_settings_of_no_cell_or_out_of_range_are_refused(cells, message):
 def test_cells_of_a_row_that_is_left_out_go_with_it():
     content = {"rows": {"a": None, "b": {}}, "cells": {"a": {"x": {}}, "b": {"x": {"alpha": 0.1}}}}
     assert without_nulls(content)["cells"] == {"b": {"x": {"alpha": 0.1}}}
+
+
+# ---- experiments that ask again -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "runs"), [("quickstart_five", "quickstart", 120), ("muller_mnist", "muller_mnist_second", 20)]
+)
+def test_what_is_asked_again_is_asked_of_new_seeds(first, again, runs):
+    plans = [make_plan(load_experiment(CONF.load("experiment", name), name), CONF) for name in (first, again)]
+    seeds = [{run.seed for run in plan.runs} for plan in plans]
+    assert len(plans[1].runs) == runs
+    assert not seeds[0] & seeds[1]
+    teachers_of = [{replace(run, seed=0).id for run in plan.runs if run.teacher is None} for plan in plans]
+    assert teachers_of[0] == teachers_of[1]
+
+
+def test_the_second_stage_is_the_first_with_other_seeds():
+    first, second = (make_grid(load_sheet(name, CONF), CONF) for name in ("muller_mnist", "muller_mnist_second"))
+    for one, other in zip(first.cells, second.cells, strict=True):
+        assert [run.id for run in one.runs] == [reseeded(run, seed).id for seed, run in enumerate(other.runs)]
+    assert first.sheet.claims == second.sheet.claims
