@@ -72,7 +72,12 @@ def test_out_and_all_experiments(filled: Any, own: Path, tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     assert "| hard targets" in printed
     assert "muller_mnist: none of its 20 runs is here; lskd-run experiment=muller_mnist\n" in printed
-    assert sorted(path.name for path in (out / "tables").iterdir()) == ["README.md", "fiction", "muller_table1"]
+    assert sorted(path.name for path in (out / "tables").iterdir()) == [
+        "README.md",
+        "claims.md",
+        "fiction",
+        "muller_table1",
+    ]
     assert not (filled.store.root / "tables").exists()
 
 
