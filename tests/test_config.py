@@ -125,9 +125,11 @@ def test_golden_ids(experiment):
 
 def test_golden_id_of_a_command_line():
     settings = {**TAUGHT, "dataset": "cifar100", "arch": "resnet20", "teacher": "resnet56", "recipe": "crd"}
-    run = parse_run({**settings, "temperature": 4, "alpha": 0.1, "teacher_ls": True, "seed": 3}, CONF)
-    assert (run.id, run.teacher.id) == ("f6ce5e656797", run_of(**{**PLAIN, "dataset": "cifar100", "arch": "resnet56"},
-                                        recipe="crd", alpha=0.1, seed=3).id)  # fmt: skip
+    settings |= {"temperature": 4, "alpha": 0.1, "teacher_ls": True, "seed": 3}
+    run, shared = parse_run(settings, CONF), parse_run({**settings, "streams": "shared"}, CONF)
+    alone = run_of(dataset="cifar100", arch="resnet56", recipe="crd", alpha=0.1, seed=3)
+    assert (run.id, shared.id) == ("5c72d375ecb4", "f6ce5e656797")
+    assert run.teacher.id == shared.teacher.id == alone.id
 
 
 def test_numbers_are_the_same_however_they_are_written():
@@ -143,7 +145,7 @@ CHANGES = {
     "recipe.clip_norm": 1.0, "recipe.loss_scale": 3.0, "recipe.augment.pad": 2, "recipe.normalize.kind": "none",
     "recipe.precision": "bf16", "recipe.evaluate_every": 1, "alpha": 0.1, "smoothing.mass": "others", "seed": 1,
     "teacher": "mlp800", "teacher.arch.hidden": [3], "teacher.seed": 7, "teacher.recipe.lr": 0.3, "teacher_ls": 0.1,
-    "teacher_mode": "batch_stats",
+    "teacher_mode": "batch_stats", "streams": "shared",
 }  # fmt: skip
 
 
@@ -206,6 +208,18 @@ def test_teachers_have_teachers():
     )
     assert [run.seed, run.teacher.seed, run.teacher.teacher.seed] == [1, 1, 9]
     assert run.teacher.teacher == run_of(**PLAIN, seed=9)
+
+
+def test_random_streams_are_a_students_own_unless_it_says_otherwise():
+    chain = {**PLAIN, "method": "kd", "teacher": {**TAUGHT, "arch": "mlp800"}}
+    run, shared = run_of(**chain), run_of(**chain, streams="shared")
+    assert [r.streams for r in (run, run.teacher, run.teacher.teacher)] == ["own", "own", "shared"]
+    assert [r.streams for r in (shared, shared.teacher)] == ["shared", "shared"]
+    assert run.teacher.id != shared.teacher.id and run.teacher.teacher.id == shared.teacher.teacher.id
+    assert run.identity()["streams"] == "own" and "streams" not in shared.identity()
+    mixed = run_of(**chain, streams="shared", teacher__streams="own")
+    assert mixed.teacher == run.teacher and "streams" not in mixed.identity()
+    assert run_of(**PLAIN, streams="own") == run_of(**PLAIN, streams=None) == run_of(**PLAIN)
 
 
 def test_no_teacher_however_it_is_said():

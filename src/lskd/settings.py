@@ -110,7 +110,7 @@ def merge(into: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 
 # Short names a user may type, and the fields they stand for.
 SHORT = {"alpha": "smoothing.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.smoothing.alpha"}
-RUN_KEYS = (*GROUPS, "smoothing", "seed", "teacher", "teacher_mode", *SHORT)
+RUN_KEYS = (*GROUPS, "smoothing", "seed", "teacher", "teacher_mode", "streams", *SHORT)
 
 
 def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -222,9 +222,13 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     smoothing = parse(Smoothing, form.get("smoothing", {}), at("smoothing"))
     seed = convert(int, form.get("seed", 0), at("seed"))
     mode = convert(fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
+    given = form.get("streams")
+    streams = convert(fields(Run)["streams"], "own" if given is None else given, at("streams"))
     teacher = _teacher(form, seed, spec, conf, path)
+    if teacher is None:  # of the first generation: it has the streams of its seed either way
+        streams = "shared"
     with located(path):
-        return Run(dataset, arch, method, recipe, smoothing, seed, teacher, mode)
+        return Run(dataset, arch, method, recipe, smoothing, seed, teacher, mode, streams)
 
 
 def _is_choice(given: Mapping[str, Any]) -> bool:
@@ -238,9 +242,9 @@ def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Sp
     usual_recipe = values.pop("recipe", None)
     dataset = parse(Dataset, values, where)
     spec = data.spec(dataset.name, conf.cache)
-    if dataset.name not in data.DATASETS and dataset.digest != spec.digest:
+    if data.SHIPPED.get(dataset.name) != spec and dataset.digest != spec.digest:
         if dataset.digest:
-            raise InputError(f"{where}.digest = {dataset.digest!r}: the imported {dataset.name} is {spec.digest!r}")
+            raise InputError(f"{where}.digest = {dataset.digest!r}: the {dataset.name} here is {spec.digest!r}")
         dataset = replace(dataset, digest=spec.digest)
     with located(where):
         data.check(dataset, spec)
@@ -289,9 +293,10 @@ def _teacher(form: Mapping[str, Any], seed: int, spec: Spec, conf: Conf, path: s
 
 
 def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:
-    """The normal form of the teacher in `form`: its own settings over the student's data set, recipe, seed and mass."""
+    """The normal form of the teacher in `form`: its own settings over the student's data set, recipe, seed, streams
+    and mass."""
     own = form["teacher"]
-    inherited = {key: form[key] for key in ("dataset", "recipe", "seed") if key in form}
+    inherited = {key: form[key] for key in ("dataset", "recipe", "seed", "streams") if key in form}
     for group in ("dataset", "recipe"):  # a choice of its own starts afresh; single fields change the student's
         if _is_choice(own.get(group, {})):
             inherited.pop(group, None)
@@ -343,7 +348,7 @@ def override_words(form: Mapping[str, Any]) -> list[str]:
 
 
 def _words(form: Mapping[str, Any], prefix: str) -> Iterable[str]:
-    order = {key: i for i, key in enumerate(("", *GROUPS, "smoothing", "teacher", "teacher_mode", "seed"))}
+    order = {key: i for i, key in enumerate(("", *GROUPS, "smoothing", "teacher", "teacher_mode", "streams", "seed"))}
     for key, value in sorted(form.items(), key=lambda item: order.get(item[0], len(order))):
         where = f"{prefix}.{key}".lstrip(".") if key else prefix
         if where == "smoothing.alpha":

@@ -149,8 +149,8 @@ def draws_of(run: Run, views: Views) -> Draws:
     """What lskd's own loop draws for `run` on the images of `views`."""
 
     def draw(epoch: int) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(len(views.images), generator=generator_for(run.seed, "shuffle", epoch))
-        return order, views.draw(generator_for(run.seed, "augment", epoch)).cpu()
+        order = torch.randperm(len(views.images), generator=generator_for(run.stream_seed, "shuffle", epoch))
+        return order, views.draw(generator_for(run.stream_seed, "augment", epoch)).cpu()
 
     return draw
 

@@ -76,7 +76,7 @@ def make_pair(
     return Pair(of_student, of_teacher, labels, classes, teacher)
 
 
-def build_module(method: Method, pair: Pair, seed: int) -> nn.Module | None:
+def build_module(method: Method, pair: Pair, seed: int | str) -> nn.Module | None:
     """The method's own modules with their initial weights, which depend on the seed alone (not on the device)."""
     with initial_weights(seed, "method"):
         return method.build(pair)

@@ -26,10 +26,10 @@ Looks = dict[str, list[dict[str, Any]]]  # by the key of the observation, in the
 class Observing:
     """The observers of one training, and what they have seen of it so far."""
 
-    def __init__(self, observations: Sequence[Observation], training: Training) -> None:
-        self.training = training
+    def __init__(self, observations: Sequence[Observation], training: Training, run: Run) -> None:
+        self.training, self.run = training, run
         self.looks: Looks = {observation.key: [] for observation in observations}
-        end = training.run.recipe.total_steps(training.examples)
+        end = run.recipe.total_steps(training.examples)
         self._due: dict[int, list[Observation]] = {end: list(observations)}
         for observation in observations:
             if every := observation.settings.every:
@@ -47,14 +47,14 @@ class Observing:
         was_training = network.training
         network.eval()
         for observation in self._due.get(step, []):
-            seen = observation.settings.look(scene(self.training, observation))
+            seen = observation.settings.look(scene(self.training, observation, self.run))
             self.looks[observation.key].append({"step": step, **seen})
         network.train(was_training)
 
 
-def scene(training: Training, observation: Observation) -> Scene:
-    """What `observation` may see of `training` as it is."""
-    views, held_out, run = training.images.views, training.images.held_out, training.run
+def scene(training: Training, observation: Observation, run: Run) -> Scene:
+    """What `observation` may see of `training` as it is, the one of `run` or of its trained network alone."""
+    views, held_out = training.images.views, training.images.held_out
     batch = EVALUATION_BATCH[training.device.type]
 
     def plain(part: str, indices: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def scene(training: Training, observation: Observation) -> Scene:
         augmented=augmented,
         evaluated=run.dataset.evaluate,
         class_names=training.class_names,
-        generator=generator_for(run.seed, f"observe {observation.name}", training.step_number),
+        generator=generator_for(run.stream_seed, f"observe {observation.name}", training.step_number),
         teacher=training.teacher.live if training.teacher is not None else None,
     )
 
@@ -100,6 +100,6 @@ def observe(
         training = Training(alone, spec, shared.images(run, parts), teacher)
         training.network.load_state_dict(network.state_dict())
         training.step_number = training.total_steps
-        observing = Observing(observations, training)
+        observing = Observing(observations, training, run)
         observing.look()
         return observing.looks

@@ -47,7 +47,7 @@ class Training:
         self.steps_per_epoch = recipe.steps_per_epoch(self.examples)
 
         self.network = build_network(run, spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.generator = torch.Generator(device).manual_seed(seed_for(run.seed, "dropout"))
+        self.generator = torch.Generator(device).manual_seed(seed_for(run.stream_seed, "dropout"))
         for module in self.network.modules():
             if hasattr(module, "generator"):
                 module.generator = self.generator
@@ -56,7 +56,7 @@ class Training:
         views, method = images.views, run.method.settings
         pixels = torch.zeros(1, views.channels, views.height, views.width, device=device)
         pair = make_pair(method, self.network, teacher_network, pixels, images.labels.cpu(), spec.num_classes)
-        self.module = build_module(method, pair, run.seed)
+        self.module = build_module(method, pair, run.stream_seed)
         if self.module is not None:
             self.module = self.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher: Teacher | None = None
@@ -157,7 +157,7 @@ class Training:
 
     def begin_epoch(self) -> None:
         """Draw the order and the views of the present epoch, and have the teacher look at them."""
-        seed, epoch, recipe = self.run.seed, self.epoch, self.run.recipe
+        seed, epoch, recipe = self.run.stream_seed, self.epoch, self.run.recipe
         stage = "initial " if self.stage else ""
         order = torch.randperm(self.examples, generator=generator_for(seed, f"{stage}shuffle", epoch))
         drawn = self.images.views.draw(generator_for(seed, f"{stage}augment", epoch))
@@ -330,7 +330,7 @@ def build_network(run: Run, spec: Spec) -> nn.Module:
     """The run's network with its initial weights, which depend on the seed alone (not on the device)."""
     size = run.recipe.augment.crop
     shape = (spec.shape[0], size or spec.shape[1], size or spec.shape[2])
-    with initial_weights(run.seed, "init"):
+    with initial_weights(run.stream_seed, "init"):
         return run.arch.settings.build(shape, spec.num_classes)
 
 

@@ -6,15 +6,19 @@ with `observe: {name: …}`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from lskd.observers.mutual_information import MutualInformation
 from lskd.observers.observer import Observer, Scene
 from lskd.observers.penultimate import Penultimate
 from lskd.observers.resemblance import Resemblance
 
-__all__ = ["OBSERVERS", "Observer", "Scene"]
+__all__ = ["OBSERVERS", "SHIPPED", "Observer", "Scene"]
 
 OBSERVERS: dict[str, Observer] = {
     "penultimate": Penultimate(),
     "mutual_information": MutualInformation(),
     "resemblance": Resemblance(),
 }
+SHIPPED: Mapping[str, Observer] = MappingProxyType(dict(OBSERVERS))  # whatever a plug-in puts in their places
