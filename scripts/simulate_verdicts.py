@@ -1,4 +1,4 @@
-"""How often the verdicts err, by simulation: the rates that docs/statistics.md quotes. About five minutes on one core.
+"""How often the verdicts err, by simulation: the rates that docs/statistics.md quotes. Ten minutes on one core.
 
     python scripts/simulate_verdicts.py [replicates] [seed]
 

@@ -32,6 +32,8 @@ from lskd.plan import (
     Costs,
     Grid,
     Plan,
+    by_other_code,
+    damages,
     grouped,
     in_order,
     load_experiment,
@@ -42,7 +44,7 @@ from lskd.plan import (
     training_examples,
     unseen,
 )
-from lskd.plugins import load_installed_plugins, load_plugin
+from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.recipe import Recipe
 from lskd.settings import GROUPS, RUN_KEYS, SHORT, Conf, parse_run, shipped_conf
 from lskd.store import Store
@@ -133,7 +135,7 @@ def prepare_groups(words: list[str]) -> None:
     """Make what is registered without a YAML file a choice of its group: plugins' entries and imported data sets."""
     given = dict(word.lstrip("+").partition("=")[::2] for word in words)
     if given.get("plugin", "null") != "null":
-        load_plugin(given["plugin"].strip("'\""))
+        load_plugins(given["plugin"])
     load_installed_plugins()
     conf = Conf(cache=Runtime(cache=given.get("runtime.cache", "")).cache_root)
     for group in ("arch", "method", "dataset"):
@@ -172,7 +174,7 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
         if key not in TOP_KEYS:
             raise unknown_top_key(str(key), content[key])
     if content["plugin"]:
-        load_plugin(str(content["plugin"]))
+        load_plugins(content["plugin"])
     runtime = parse(Runtime, content.get("runtime", {}), "runtime")
     conf = Conf(search_path(hydra_config), runtime.cache_root)
     plan_only = content["plan"] or False
@@ -239,9 +241,9 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
     """Show, train what is missing, report. The exit code."""
     store = Store.at(runtime.results)
     observations = plan.observations if plan is not None else {}
-    for run in runs:
-        store.result(run)  # a damaged record is an error now, not when the last run has been trained
-    print(describe(plan, runs, store, conf, details=bool(plan_only)), flush=True)
+    print(describe(plan, runs, store, conf, runtime.device_type, details=bool(plan_only)), flush=True)
+    for reason in damages(runs, store, observations):
+        print(f"lskd-run: DAMAGED and left out: {reason}", file=sys.stderr, flush=True)
     if plan_only:
         if plan is None and any(run.method.settings.reads_features for run in runs):
             from lskd.run import check_buildable
@@ -262,7 +264,9 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
     for run, reason in outcomes.failed:
         print(f"lskd-run: FAILED {run} ({store.directory(run)}): {reason}", file=sys.stderr)
     for run in outcomes.blocked:
-        print(f"lskd-run: NOT RUN {run}: its teacher failed", file=sys.stderr)
+        damaged = run.teacher is not None and store.state(run.teacher) == "damaged"
+        why = "'s record is damaged" if damaged else " failed"
+        print(f"lskd-run: NOT RUN {run}: its teacher{why}", file=sys.stderr)
     if outcomes.interrupted:
         print("lskd-run: interrupted; the same command goes on from here", file=sys.stderr)
         return outcomes.exit_code
@@ -281,12 +285,13 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
     return outcomes.exit_code
 
 
-def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf, *, details: bool) -> str:
+def describe(
+    plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf, device_type: str, *, details: bool
+) -> str:
     """The plan in words: what it is for, how many runs are done and to do, and how long they will take."""
     observations = plan.observations if plan is not None else {}
     pending = to_train(runs, store, observations)
     missing = [run for run in pending if not looks_suffice(run, store, observations)]
-    costs = Costs(store)
     lines = []
     if plan is not None:
         lines.append(f"{plan.experiment.name}: {plan.experiment.title}")
@@ -298,6 +303,7 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
                 lines += [f"    {line}" for line in power(grid, store)]
             if plan.experiment.cost:
                 lines.append(f"  cost: {plan.experiment.cost}")
+    older = by_other_code(missing, store)
     if details:
         lines.append("")
         for label, group in grouped(runs):
@@ -306,17 +312,24 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
             seeds = ",".join(str(run.seed) for run in group)
             lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
         lines += [f"  {line}" for line in teachers(runs, conf)]
+        for label, group in grouped(run for run in missing if run.id in older):
+            ids = ", ".join(id for run in group for id in older[run.id])
+            lines.append(f"  trained by other code: {label}, {len(group)} of {len(runs)} runs (as {ids})")
         watched = Counter(one for run in runs for one in observations.get(run.id, ()))
         lines += [f"  {count} runs observed: {show(one.identity())}" for one, count in watched.items()]
         lines.append("")
     states = Counter(store.state(run) for run in missing)
     unobserved = sum(store.state(run) == "done" and bool(unseen(run, store, observations)) for run in missing)
     noun = "run" if len(runs) == 1 else "runs"
-    text = f"{len(runs)} {noun}: {len(runs) - len(missing) + states['done']} done, {len(missing)} to train"
+    damaged = sum(store.state(run) == "damaged" for run in runs)
+    done = len(runs) - len(missing) - damaged + states["done"]
+    text = f"{len(runs)} {noun}: {done} done, {len(missing)} to train"
     for count, what in (
+        (damaged, "damaged"),
         (states["started"], "of them begun"),
         (states["done"] - unobserved, "of them finished teachers whose weights are not here"),
         (unobserved, "of them finished runs that nobody has observed"),
+        (len(older), "of them trained by other code"),
         (len(pending) - len(missing), "of the done ones to be observed"),
         (states["diverged"], "diverged"),
     ):
@@ -324,6 +337,7 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
     if missing:
         from lskd.launch import duration
 
+        costs = Costs(store, missing, device_type)
         estimates = [costs.estimate(run, training_examples(run, conf)) for run in missing]
         known = [seconds for seconds in estimates if seconds is not None]
         if known:
@@ -353,7 +367,7 @@ def commands(plan: Plan | None, runs: tuple[Any, ...]) -> list[str]:
 
 def summary(run: Any, store: Store) -> str:
     """A finished single run in a few lines."""
-    result = store.result(run)
+    result = None if store.state(run) == "damaged" else store.result(run)
     if result is None:
         return f"{run}: not finished"
     lines = [f"{run}  ({store.directory(run)})"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -13,13 +15,21 @@ from lskd import data
 from lskd.data import Dataset
 from lskd.errors import InputError
 from lskd.methods import METHODS, Method
+from lskd.methods import SHIPPED as SHIPPED_METHODS
 from lskd.methods.method import require
 from lskd.models import ARCHS, Arch
-from lskd.observers import OBSERVERS, Observer
+from lskd.models import SHIPPED as SHIPPED_ARCHS
+from lskd.observers import SHIPPED as SHIPPED_OBSERVERS
+from lskd.observers import Observer
+from lskd.plugins import code_of, version_of
 from lskd.recipe import Recipe
-from lskd.strict import identity
+from lskd.strict import all_fields, identity
 
 T = TypeVar("T")
+
+# Of the code that all runs share: losses, targets, augmentation, data order, optimizer, schedule, metrics, the loop. As
+# `Method.version`: raised by 1 where a change makes another number of what a run records.
+ENGINE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,20 @@ class Named(Generic[T]):
 
     name: str
     settings: T
+
+    def described(self, shipped: Mapping[str, T]) -> dict[str, Any]:
+        """The JSON by which it is hashed: name, code, and the settings that are not those of the `shipped` entry of
+        that name. Of what is registered from outside the package all settings count: its defaults may change."""
+        prototype = shipped.get(self.name)
+        known = type(prototype) is type(self.settings)
+        settings = identity(self.settings, prototype) if known else all_fields(self.settings)
+        return {"name": self.name, **settings, **_code(type(self.settings))}
+
+
+def _code(kind: type) -> dict[str, Any]:
+    """Which code a class is, as far as it is not the one that came first."""
+    version, code = version_of(kind), code_of(kind)
+    return ({"version": version} if version != 1 else {}) | ({"code": code} if code is not None else {})
 
 
 @dataclass(frozen=True)
@@ -70,6 +94,9 @@ class Run:
             raise InputError(
                 f"teacher = {self.teacher.arch.name}: method={name} uses no teacher; methods that do: {allowed}"
             )
+        if self.method.settings.whole_batch and self.recipe.accumulate > 1:
+            rule = f"1 with method={name}, whose loss is of the whole batch and not of each of its parts"
+            raise InputError(f"recipe.accumulate = {self.recipe.accumulate}: must be {rule}")
         if self.teacher is None and self.teacher_mode != "eval":
             raise InputError(f"teacher_mode = {self.teacher_mode}: there is no teacher")
 
@@ -77,8 +104,8 @@ class Run:
         """The JSON that is hashed: every setting that can change numbers and is not at its default."""
         values: dict[str, Any] = {
             "dataset": identity(self.dataset),
-            "arch": {"name": self.arch.name, **identity(self.arch.settings, ARCHS[self.arch.name])},
-            "method": {"name": self.method.name, **identity(self.method.settings, METHODS[self.method.name])},
+            "arch": self.arch.described(SHIPPED_ARCHS),
+            "method": self.method.described(SHIPPED_METHODS),
             "recipe": identity(self.recipe),
             "seed": self.seed,
         }
@@ -90,7 +117,15 @@ class Run:
             values["teacher_mode"] = self.teacher_mode
         if self.teacher is not None and self.streams != "shared":
             values["streams"] = self.streams
+        if ENGINE_VERSION != 1:
+            values["engine"] = ENGINE_VERSION
         return values
+
+    @property
+    def code(self) -> dict[str, Any]:
+        """The versions of the code that trains it, and digests of what is not the package's own, for its record."""
+        parts = {"arch": type(self.arch.settings), "method": type(self.method.settings)}
+        return {"engine": ENGINE_VERSION, **{name: {"version": 1, **_code(kind)} for name, kind in parts.items()}}
 
     @property
     def generation(self) -> int:
@@ -108,6 +143,11 @@ class Run:
     def id(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of the identity as canonical JSON."""
         return _digest(self.identity())[:12]
+
+    @functools.cached_property
+    def cost_key(self) -> str:
+        """The same for runs whose steps cost the same: see `cost_key`."""
+        return cost_key(self.identity())
 
     @property
     def network(self) -> str:
@@ -137,13 +177,43 @@ class Observation(Named[Observer]):
     """What is to be looked at in a run, besides its metrics. It changes nothing of the run, nor its identity."""
 
     def identity(self) -> dict[str, Any]:
-        """The settings that are not at their defaults, under the observer's name."""
-        return {"name": self.name, **identity(self.settings, OBSERVERS[self.name])}
+        """The settings that are not at their defaults, under the observer's name, and its code."""
+        return self.described(SHIPPED_OBSERVERS)
 
     @functools.cached_property
     def key(self) -> str:
         """The name, and 6 hexadecimal digits of the SHA-256 of the identity as canonical JSON."""
         return f"{self.name}-{_digest(self.identity())[:6]}"
+
+
+def without_code(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a run, whatever code computes it: the same for two that differ in nothing else."""
+    kept = {key: value for key, value in identity.items() if key != "engine"}
+    for part in ("arch", "method"):
+        if isinstance(of_part := kept.get(part), Mapping):
+            kept[part] = {key: value for key, value in of_part.items() if key not in ("version", "code")}
+    if isinstance(teacher := kept.get("teacher"), Mapping):
+        kept["teacher"] = without_code(teacher)
+    return kept
+
+
+# Of a recipe, what changes neither the time nor the memory of a step: numbers that it reads, and how many there are.
+_FREE = ("lr", "schedule", "loss_scale", "epochs", "steps", "evaluate_every")
+
+
+def cost_key(identity: Mapping[str, Any]) -> str:
+    """The same for runs, given by their identities, whose steps take the same time and the same memory.
+
+    All settings count but those that only change numbers: the seed, smoothing, temperatures, `_FREE`, and what the
+    teacher has learned from (of a teacher count its network and how it is fed).
+    """
+    kind = {key: identity[key] for key in ("dataset", "arch", "teacher_mode") if key in identity}
+    kind["method"] = {key: value for key, value in identity["method"].items() if not key.endswith("temperature")}
+    kind["recipe"] = {key: value for key, value in identity["recipe"].items() if key not in _FREE}
+    if teacher := identity.get("teacher"):
+        fed = {key: teacher["recipe"].get(key) for key in ("augment", "normalize", "precision")}
+        kind["teacher"] = {"arch": teacher["arch"], "recipe": fed}
+    return json.dumps(kind, sort_keys=True)
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -178,6 +248,14 @@ class Runtime:
         require(self.workers >= 0, "workers", self.workers, ">= 0")
         cache = self.teacher_cache_gb
         require(cache is None or cache >= 0, "teacher_cache_gb", cache, ">= 0, or null for a quarter of the memory")
+
+    @property
+    def device_type(self) -> str:
+        """What `device` means here, "cpu" or "cuda", as far as that shows without torch, which is slow to import."""
+        if self.device != "auto":
+            return self.device.partition(":")[0]
+        driver = any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg"))  # the latter in WSL
+        return "cuda" if driver and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") else "cpu"
 
     @property
     def data_root(self) -> Path:

@@ -242,9 +242,9 @@ def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Sp
     usual_recipe = values.pop("recipe", None)
     dataset = parse(Dataset, values, where)
     spec = data.spec(dataset.name, conf.cache)
-    if dataset.name not in data.DATASETS and dataset.digest != spec.digest:
+    if data.SHIPPED.get(dataset.name) != spec and dataset.digest != spec.digest:
         if dataset.digest:
-            raise InputError(f"{where}.digest = {dataset.digest!r}: the imported {dataset.name} is {spec.digest!r}")
+            raise InputError(f"{where}.digest = {dataset.digest!r}: the {dataset.name} here is {spec.digest!r}")
         dataset = replace(dataset, digest=spec.digest)
     with located(where):
         data.check(dataset, spec)

@@ -113,6 +113,12 @@ def identity(instance: Any, defaults: Any = None) -> dict[str, Any]:
     return values
 
 
+def all_fields(instance: Any) -> dict[str, Any]:
+    """Every field that can change numbers, as plain JSON values: where defaults may change."""
+    kept = (f.name for f in dataclasses.fields(instance) if f.metadata.get("identity", True))
+    return {name: _plain(getattr(instance, name)) for name in kept}
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return identity(value)

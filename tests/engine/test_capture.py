@@ -46,7 +46,7 @@ NETWORKS = {
     "resnet8": CifarResNetArch(depth=8, stem=4, widths=(4, 6, 8)),
     "wrn_16_2": WideResNetArch(depth=10, widen=1),
     "alexnet": AlexNetArch(),
-    "resnet56_t2t": T2TResNetArch(),
+    "resnet56_t2t": T2TResNetArch(depth=14, stem=4, widths=(4, 6, 8)),
     "shufflenet_v1": ShuffleNetV1Arch(stem=12, widths=(24, 48, 72), blocks=(1, 2, 1)),
     "shufflenet_v2": ShuffleNetV2Arch(stem=4, widths=(8, 12, 16), blocks=(2, 2, 2), last=20),
 }

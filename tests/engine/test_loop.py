@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import lskd
 from lskd import metrics
 from lskd.config import Named, Run, Smoothing, table_bytes
 from lskd.data import Dataset, Part, Spec
@@ -693,7 +694,39 @@ def test_a_damaged_checkpoint_restarts_the_training(damage, tmp_path, caplog):
     told = []
     outcome = fit(run, checkpoint=checkpoint, on_step=lambda step, total: told.append(step))
     assert told[0] == 1
-    assert "checkpoint.pt cannot be read" in caplog.text
+    assert "checkpoint.pt cannot be used" in caplog.text
+    assert_same_training(outcome, fit(run))
+
+
+def without(key: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: {name: value for name, value in state.items() if name != key}
+
+
+def with_other(**values: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: {**state, **values}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(without, ("id", "step", "sums", "network", "optimizer", "generator", "average")),
+        *map(without, ("epochs", "looks", "seconds", "versions")),
+        with_other(versions={"lskd": lskd.__version__, "torch": "1.0"}),
+        with_other(versions={"lskd": "0.0", "torch": str(torch.__version__)}),
+        with_other(network={}),
+        with_other(optimizer=None),
+        with_other(sums=3),
+        lambda state: [1, 2],
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_restarts_the_training(change, tmp_path, caplog):
+    run, checkpoint = make_run(ema=0.5), tmp_path / "checkpoint.pt"
+    interrupt(run, checkpoint)
+    torch.save(change(torch.load(checkpoint, weights_only=True)), checkpoint)
+    told = []
+    outcome = fit(run, checkpoint=checkpoint, on_step=lambda step, total: told.append(step))
+    assert told[0] == 1
+    assert caplog.text.count("checkpoint.pt cannot be used (") == 1
     assert_same_training(outcome, fit(run))
 
 

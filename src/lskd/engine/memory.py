@@ -55,6 +55,15 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     return round(few["kept"] + max(step, evaluation))
 
 
+def failure_at(run: Run, spec: Spec, batch: int) -> Exception | None:
+    """What a step of `batch` images ends with, if it fails."""
+    try:
+        _measure(run, spec, batch)
+    except Exception as error:  # of networks and methods of all kinds
+        return error
+    return None
+
+
 def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     """Bytes that are kept between steps, and the most that a step and an evaluation of `batch` images hold besides."""
     normalize = Normalize("per_image" if run.recipe.normalize.kind == "per_image" else "none")
@@ -152,7 +161,7 @@ def device_bytes(device: torch.device) -> tuple[int, int]:
         return torch.cuda.mem_get_info(device)
     page, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
     try:
-        with open("/proc/meminfo") as file:
+        with open("/proc/meminfo", encoding="utf-8") as file:
             available = next(line for line in file if line.startswith("MemAvailable:"))
         return int(available.split()[1]) * 1024, total * page
     except (OSError, StopIteration):

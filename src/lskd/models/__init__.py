@@ -16,9 +16,11 @@ What every network promises:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 from lskd.errors import InputError
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Arch(ABC):
     """Knobs of a network family. They are part of a run's identity: change a default and old runs no longer match."""
+
+    version: ClassVar[int] = 1  # of the code, as `lskd.methods.method.Method.version`
 
     @abstractmethod
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -329,3 +333,4 @@ ARCHS: dict[str, Arch] = {
     # parameter unless asked for one; Müller et al. (2019) added it, and timm has it.
     "inception_v4": TimmArch("inception_v4", drop_rate=0.2, bn_momentum=0.0003),
 }
+SHIPPED: Mapping[str, Arch] = MappingProxyType(dict(ARCHS))  # whatever a plug-in puts in their places

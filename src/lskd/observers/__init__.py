@@ -6,13 +6,16 @@ with `observe: {name: …}`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from lskd.observers.mutual_information import MutualInformation
 from lskd.observers.observer import Observer, Scene
 from lskd.observers.penultimate import Penultimate
 from lskd.observers.predictions import Predictions
 from lskd.observers.resemblance import Resemblance
 
-__all__ = ["OBSERVERS", "Observer", "Scene"]
+__all__ = ["OBSERVERS", "SHIPPED", "Observer", "Scene"]
 
 OBSERVERS: dict[str, Observer] = {
     "penultimate": Penultimate(),
@@ -20,3 +23,4 @@ OBSERVERS: dict[str, Observer] = {
     "resemblance": Resemblance(),
     "predictions": Predictions(),
 }
+SHIPPED: Mapping[str, Observer] = MappingProxyType(dict(OBSERVERS))  # whatever a plug-in puts in their places

@@ -40,6 +40,7 @@ class Observer:
     is always looked at.
     """
 
+    version: ClassVar[int] = 1  # of the code, as `lskd.methods.method.Method.version`
     # The numbers that a look gives, by the name that a table's metric has, and what each is, in words.
     gives: ClassVar[Mapping[str, str]] = {}
     needs_teacher: ClassVar[bool] = False  # whether `look` shows images to the teacher, too

@@ -10,7 +10,7 @@ from pathlib import Path
 from lskd import report
 from lskd.errors import InputError
 from lskd.plan import load_experiment, make_plan
-from lskd.plugins import load_installed_plugins, load_plugin
+from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.settings import Conf, shipped_conf
 from lskd.store import Store
 
@@ -23,13 +23,13 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 after an error that the user can mend."""
+    """Run the command; the exit code is 0, or 2 after an error that the user can mend, 1 where it is a damaged record,
+    which is left out."""
     args = _parser().parse_args(argv)
 
     try:
         load_installed_plugins()
-        if args.plugin:
-            load_plugin(args.plugin)
+        load_plugins(args.plugin)
         if args.config_dir is not None and not args.config_dir.is_dir():
             raise InputError(f"--config-dir = {str(args.config_dir)!r}: is not a directory")
         conf = Conf((args.config_dir, shipped_conf()) if args.config_dir is not None else (shipped_conf(),))
@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             reports.append(_report(name, conf, store, out if name in chosen else None, quote=quote))
         except InputError as error:  # the others are printed all the same
             code = _fail(error)
+    for reason in dict.fromkeys(reason for r in reports for reason in r.damaged):
+        print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
+        code = code or 1
     if any(r.done for r in reports):
         try:
             for path in report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out):
@@ -91,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", default="", metavar="DIR", help="default: $LSKD_RESULTS, else ./results")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where tables/ and figures/ go (default: the results)")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="experiments and tables of your own")
-    parser.add_argument("--plugin", metavar="FILE", help="methods, networks or data sets of your own, as for lskd-run")
+    of_plugin = "methods, networks or data sets of your own, as for lskd-run; may be given several times"
+    parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help=of_plugin)
     return parser
 
 

@@ -1,0 +1,257 @@
+"""Code from outside the package, and what of a run's identity says which code it is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from lskd import config, data
+from lskd.config import Observation, Run
+from lskd.errors import InputError
+from lskd.methods import METHODS
+from lskd.methods.distillation import Distillation
+from lskd.methods.method import Method
+from lskd.models import ARCHS, MLPArch
+from lskd.observers import OBSERVERS, Observer
+from lskd.plan import by_other_code
+from lskd.plugins import code_of, load_plugins
+from lskd.settings import Conf, parse_observation, parse_run
+from lskd.store import Store
+
+Load = Callable[[Mapping[str, str]], None]
+
+TAUGHT = {"dataset": "digits", "arch": "mlp", "method": "mine", "teacher": "mlp"}
+MINE = '''
+"""My method."""
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lskd.losses import cross_entropy, soft_kl
+from lskd.methods import METHODS, Method
+
+
+@dataclass(frozen=True)
+class Mine(Method):
+    """KD of a kind."""
+
+    needs_teacher: ClassVar[bool] = True
+    temperature: float = 4.0
+
+    def loss(self, batch):
+        """The terms."""
+        T = self.temperature  # as in the paper
+        return {"soft": T * T * soft_kl(batch.logits, batch.teacher_logits, student_t=T, teacher_t=T)}
+
+
+METHODS["mine"] = Mine()
+'''
+HELPED = MINE.replace("from lskd.losses import cross_entropy, soft_kl", "from lskd.losses import soft_kl").replace(
+    '"""The terms."""', "from helper_of_mine import scale"
+).replace("T * T * soft_kl", "scale() * soft_kl")  # fmt: skip
+HELPER = "from constants_of_mine import TWO\n\n\ndef scale():\n    return TWO\n"
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """`load({"mine.py": …})` writes the files, and imports the first one as a new process would."""
+    registries: tuple[dict[str, Any], ...] = (METHODS, ARCHS, OBSERVERS, data.DATASETS)
+    before = [dict(registry) for registry in registries]
+    modules = set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def forget() -> None:
+        for registry, entries in zip(registries, before, strict=True):
+            registry.clear()
+            registry.update(entries)
+        for name in set(sys.modules) - modules:
+            del sys.modules[name]
+
+    def write_and_load(files: Mapping[str, str]) -> None:
+        forget()
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+        load_plugins(str(tmp_path / next(iter(files))))
+
+    yield write_and_load
+    forget()
+
+
+def run_of(**settings: Any) -> Run:
+    run = parse_run({**TAUGHT, **settings}, Conf())
+    assert run.id  # of the code as it is now
+    return run
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("# as in the paper", "# as we like it", True),
+        ('"""KD of a kind."""', '"""Another text."""', True),
+        ('"""My method."""\n', "", True),
+        ("        return {", "\n        return {  # on\n            ", True),
+        ("'soft'".replace("'", '"'), "'soft'", True),
+        ("T * T * soft_kl", "0 * soft_kl", False),
+        ("temperature: float = 4.0", "temperature: float = 1.0", False),
+        ("student_t=T", "student_t=1.0", False),
+    ],
+)
+def test_a_plugin_counts_with_its_code(load, old, new, same):
+    load({"mine.py": MINE})
+    before = run_of()
+    assert set(before.identity()["method"]) == {"name", "temperature", "code"}
+    assert before.code["method"] == {"version": 1, "code": before.identity()["method"]["code"]}
+    assert MINE.count(old) >= 1
+    load({"mine.py": MINE.replace(old, new)})
+    assert (run_of().id == before.id) == same
+    # Typed settings are one run, whatever the defaults are.
+    assert ("temperature" in old) or (run_of(temperature=2).identity()["method"]["temperature"] == 2.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "text", "same"),
+    [
+        ("helper_of_mine.py", HELPER.replace("TWO\n", "2 * TWO\n").replace("import 2 * TWO", "import TWO"), False),
+        ("helper_of_mine.py", HELPER + "# no more\n", True),
+        ("constants_of_mine.py", "TWO = 3\n", False),
+        ("unrelated.py", "TWO = 3\n", True),
+    ],
+)
+def test_what_a_plugin_imports_from_beside_it_counts(load, changed, text, same):
+    files = {"mine.py": HELPED, "helper_of_mine.py": HELPER, "constants_of_mine.py": "TWO = 2\n", "unrelated.py": ""}
+    load(files)
+    before = run_of()
+    assert "helper_of_mine" not in sys.modules  # nobody has imported it yet: the loss does
+    load({**files, changed: text})
+    assert (run_of().id == before.id) == same
+
+
+@pytest.mark.parametrize("changed", ["own/losses.py", "own/__init__.py", "own/x.py"])
+def test_a_package_counts_as_far_as_it_is_imported(load, changed):
+    inside = HELPED.replace("from helper_of_mine", "from .losses")
+    files = {"start.py": "import own.methods\n", "own/__init__.py": "", "own/methods.py": inside, "own/x.py": ""}
+    files["own/losses.py"] = "def scale():\n    return 2\n"
+    load(files)
+    before = run_of()
+    load({**files, changed: "def scale():\n    return 3\n"})
+    assert (run_of().id == before.id) == (changed == "own/x.py")
+
+
+def test_the_digest_of_a_plugin_is_the_same_everywhere(load):
+    """It must not depend on the folder, nor on the version of Python."""
+    load({"mine.py": MINE})
+    assert code_of(type(METHODS["mine"])) == "ff829b437182"
+
+
+SUBCLASS = """
+from dataclasses import dataclass
+from lskd.methods import METHODS
+from lskd.methods.distillation import Distillation
+
+@dataclass(frozen=True)
+class Mine(Distillation):
+    def loss(self, batch):
+        return {"zero": 0 * batch.logits.sum(-1)}
+
+METHODS["mine"] = METHODS["kd"] = Mine()
+"""
+
+
+def test_a_class_that_takes_a_shipped_name_is_another_method(load):
+    shipped = run_of(method="kd")
+    load({"mine.py": SUBCLASS})
+    first, renamed = run_of(method="kd"), run_of(method="mine")
+    load({"mine.py": SUBCLASS.replace("0 *", "1 *")})
+    assert len({shipped.id, first.id, renamed.id, run_of(method="kd").id}) == 4
+    assert first.identity()["method"]["temperature"] == 4.0
+
+
+def test_a_shipped_class_with_other_defaults_is_what_its_settings_say(monkeypatch):
+    typed, shipped = run_of(method="kd", temperature=9), run_of(method="kd")
+    monkeypatch.setitem(METHODS, "kd", Distillation(temperature=9.0))
+    assert run_of(method="kd").id == typed.id
+    assert run_of(method="kd", temperature=4).id == shipped.id
+    monkeypatch.setitem(METHODS, "mine", Distillation(temperature=9.0))
+    nine = run_of()
+    monkeypatch.setitem(METHODS, "mine", Distillation(temperature=8.0))
+    assert run_of().id != nine.id
+    assert "code" not in nine.identity()["method"]
+
+
+def test_versions_of_shipped_code_are_in_the_identity(monkeypatch):
+    run = run_of(method="wsl", arch="resnet8")
+    assert not {"version", "engine"} & set(json.dumps(run.identity()).split('"'))
+    ids = {run.id}
+    for owner in (type(METHODS["wsl"]), Method, type(ARCHS["resnet8"]), MLPArch):
+        monkeypatch.setattr(owner, "version", 2)
+        changed = run_of(method="wsl", arch="resnet8")
+        ids.add(changed.id)
+    assert changed.identity()["method"]["version"] == 3  # its own change, and that of all methods
+    assert changed.identity()["teacher"]["arch"]["version"] == 2
+    monkeypatch.setattr(config, "ENGINE_VERSION", 2)
+    last = run_of(method="wsl", arch="resnet8")
+    assert last.identity()["engine"] == last.identity()["teacher"]["engine"] == last.code["engine"] == 2
+    assert len(ids | {last.id}) == 6
+
+
+@dataclass(frozen=True)
+class Norm(Observer):
+    gives: ClassVar[Mapping[str, str]] = {"norm": "a norm"}
+    share: float = 0.5
+
+
+def test_an_observers_code_is_in_the_key_of_what_it_saw(monkeypatch):
+    shipped = Observation("resemblance", OBSERVERS["resemblance"])
+    assert shipped.identity() == {"name": "resemblance"}
+    monkeypatch.setattr(type(OBSERVERS["resemblance"]), "version", 2)
+    assert Observation("resemblance", OBSERVERS["resemblance"]).identity() == {"name": "resemblance", "version": 2}
+    monkeypatch.setitem(OBSERVERS, "norm", Norm())
+    named = parse_observation({"name": "norm"})
+    assert named.identity() == {"name": "norm", "every": 0, "share": 0.5, "code": code_of(Norm)}
+
+
+def test_data_of_a_plugin_count_with_their_digest(monkeypatch):
+    digits = data.DATASETS["digits"]
+    plain = run_of(method="kd")
+    for name, digest in (("digits", "1" * 64), ("mine", "1" * 64), ("mine", "2" * 64)):
+        monkeypatch.setitem(data.DATASETS, name, replace(digits, name=name, digest=digest))
+        run = run_of(method="kd", dataset={"name": name}, recipe="quickstart")
+        assert run.identity()["dataset"] == {"name": name, "digest": digest}
+        assert run.id != plain.id
+
+
+def test_a_class_without_a_file_is_refused(monkeypatch):
+    kind = dataclass(frozen=True)(type("Typed", (Method,), {"__module__": "nowhere"}))
+    monkeypatch.setitem(METHODS, "mine", kind())
+    with pytest.raises(InputError, match=r"Typed: is defined in no file"):
+        _ = run_of(teacher=None).id
+
+
+def test_a_setting_must_not_be_called_as_what_an_identity_is_made_of(load):
+    load({"mine.py": MINE.replace("temperature: float = 4.0", "temperature: float = 4.0\n    version: int = 1")})
+    with pytest.raises(
+        InputError, match=r"Mine.version: is what an identity is made of; give the setting another name"
+    ):
+        _ = run_of().id
+
+
+def test_a_plan_knows_runs_of_other_code(load, tmp_path):
+    store = Store(tmp_path / "results")
+    load({"mine.py": MINE})
+    old = run_of()
+    store.directory(old).mkdir(parents=True)
+    store.begin(old, {})
+    store.finish(old, {})
+    load({"mine.py": MINE.replace("T * T", "T")})
+    assert by_other_code([run_of(), run_of(seed=1)], store) == {run_of().id: [old.id]}
+
+
+def test_shipped_code_of_the_first_version_costs_no_look_at_the_store(monkeypatch):
+    monkeypatch.setattr(Store, "configs", lambda self: pytest.fail("read"))
+    assert by_other_code([run_of(method="kd")], Store(Path("nowhere"))) == {}
