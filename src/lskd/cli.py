@@ -34,6 +34,7 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.plan import (
     Costs,
+    Grid,
     Plan,
     by_other_code,
     command_line,
@@ -288,13 +289,13 @@ def interpret(
                 f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
                 f"its runs use experiment.settings.{key}=…"
             )
-    if content["seeds"] is not None:
-        if not content["seeds"]:
-            raise InputError(
-                f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]"
-            )
-        content["experiment"]["seeds"] = content["seeds"]
-    plan = make_plan(load_experiment(content["experiment"], name), conf)
+    if content["seeds"] is not None and not content["seeds"]:
+        raise InputError(f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]")
+    experiment = load_experiment(content["experiment"], name)
+    asked = load_experiment({**content["experiment"], "seeds": content["seeds"] or []}, name).seeds
+    if any(word.lstrip("+").startswith("experiment.settings") for word in hydra_config.overrides.task):
+        experiment = replace(experiment, protocol="own")  # no longer the paper's, whatever its file says
+    plan = make_plan(experiment, conf, asked)
     runtime = replace(runtime, threads=runtime.threads or plan.experiment.threads)
     lines = commands(plan, plan.runs, typed_words(hydra_config)) if plan_only == "commands" else []
     return plan, plan.runs, runtime, conf, plan_only, lines
@@ -414,10 +415,9 @@ def describe(
         if plan.experiment.shortened:
             lines.append(f"  SHORTENED, not the paper's protocol: {plan.experiment.shortened}")
         if details:
-            lines += [
-                f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)"
-                for grid in plan.grids
-            ]
+            for grid in plan.grids:
+                lines.append(f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)")
+                lines += [f"    {line}" for line in power(grid, store)]
             if plan.experiment.cost:
                 lines.append(f"  cost: {plan.experiment.cost}")
     older = by_other_code(missing, store)
@@ -464,6 +464,16 @@ def describe(
         else:
             text += "; time unknown until one of each kind has run"
     return "\n".join([*lines, text])
+
+
+def power(grid: Grid, store: Store) -> list[str]:
+    """What the claims of a sheet can decide at its seeds, a line each."""
+    if not grid.sheet.claims:
+        return []
+    from lskd.report.power import lines
+    from lskd.report.values import Values
+
+    return list(lines(grid, Values(store)))
 
 
 def commands(
