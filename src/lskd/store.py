@@ -315,10 +315,12 @@ class Store:
             (directory / leftover).unlink(missing_ok=True)
 
     def ask_again(self, run: Run, request: str) -> None:
-        """Have the run trained again from its start, if there is anything of it. The caller holds the claim. `request`
-        says in whose name: whoever finds it open goes on with it, and makes no other."""
-        directory = self.directory(run)
-        if self.state(run) != "missing" or (directory / "retrain.json").exists():
+        """Have the run trained again from its start, if there is anything of it that can be used. The caller holds the
+        claim. `request` says in whose name: whoever finds it open goes on with it, and makes no other."""
+        directory, state = self.directory(run), self.state(run)
+        if state == "damaged":
+            return
+        if state != "missing" or (directory / "retrain.json").exists():
             for begun in ("failed.json", "checkpoint.pt"):
                 (directory / begun).unlink(missing_ok=True)
             write_json(directory / "retrain.json", {"request": request})
