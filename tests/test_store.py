@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lskd.config import Observation, Run, Runtime
+from lskd.data import Spec
 from lskd.errors import InputError
 from lskd.launch import carry_out
 from lskd.observers.penultimate import Penultimate
@@ -159,6 +160,14 @@ def test_damaged_looks_are_named_and_not_made_again(store, looks):
     [named] = damages([RUN], store, wanted)
     assert named.startswith(f"{path}: ")
     assert to_train([RUN], store, wanted) == []
+
+
+def test_a_damaged_description_of_data_costs_that_alone(store):
+    spec = Spec("birds", "Birds", 2, (3, 8, 8), 30, 10, ("crow", "owl"), digest="00")
+    store.describe(spec)
+    (store.root / "datasets" / "bees.json").write_text("{")
+    (store.root / "datasets" / "bats.json").write_text('{"name": "bats"}')
+    assert store.specs() == {"birds": spec}
 
 
 def test_files_are_for_whom_the_umask_says(store):
