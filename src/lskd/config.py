@@ -238,6 +238,8 @@ class Runtime:
     teacher_cache_gb: float | None = None
     workers: int = 0  # threads that decode streamed images, for all runs together; 0 = one a core
     retry: bool = False  # train diverged runs again
+    # Train finished runs again: all of the plan (true), or those of these ids. See `lskd.launch.retrain`.
+    retrain: bool | tuple[str, ...] = False
     progress: bool = True
 
     def __post_init__(self) -> None:
