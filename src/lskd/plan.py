@@ -1019,8 +1019,7 @@ def all_steps(run: Run, examples: int) -> int:
 
 def training_examples(run: Run, conf: Conf) -> int:
     """Images in the run's training part."""
-    spec = conf.spec(run.dataset.name)
-    return run.dataset.limit or spec.train - run.dataset.holdout
+    return run.dataset.examples(conf.spec(run.dataset.name))
 
 
 def teacher_table(run: Run, conf: Conf) -> tuple[int, int, int] | None:

@@ -197,11 +197,11 @@ class Store:
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
         """(config, env, result) of the done runs in the store whose config is `wanted`, in the order of their ids.
         Damaged ones are left out. It reads as it goes: who has seen enough stops."""
-        for path in sorted(self.root.glob("runs/*/result.json")):
+        for directory in self._done():
             try:
-                config = read_json(path.with_name("config.json"))
+                config = read_json(directory / "config.json")
                 if config and wanted(config):
-                    env, result = read_json(path.with_name("env.json")), read_json(path)
+                    env, result = read_json(directory / "env.json"), read_json(directory / "result.json")
                     if env and result:
                         yield config, env, result
             except InputError:
@@ -209,15 +209,25 @@ class Store:
 
     def configs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(id, config) of every done run in the store; damaged ones are left out."""
-        for path in sorted(self.root.glob("runs/*/result.json")):
+        for directory in self._done():
             with contextlib.suppress(InputError):
-                if config := read_json(path.parent / "config.json"):
-                    yield path.parent.name, config
+                if config := read_json(directory / "config.json"):
+                    yield directory.name, config
+
+    def _done(self) -> Iterator[Path]:
+        """The directories of done runs, in the order of their ids."""
+        runs = self.root / "runs"
+        for id in sorted(os.listdir(runs)) if runs.is_dir() else ():
+            if os.path.exists(f"{runs}/{id}/result.json"):
+                yield runs / id
 
     def specs(self) -> dict[str, Spec]:
-        """The imported data sets of the runs in the store, by name."""
-        paths = sorted(self.root.glob("datasets/*.json"))
-        return {path.stem: parse(Spec, read_json(path) or {}, str(path)) for path in paths}
+        """The imported data sets of the runs in the store, by name; damaged ones are left out."""
+        specs = {}
+        for path in sorted(self.root.glob("datasets/*.json")):
+            with contextlib.suppress(InputError):
+                specs[path.stem] = parse(Spec, read_json(path) or {}, str(path))
+        return specs
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
