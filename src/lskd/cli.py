@@ -140,6 +140,10 @@ def open_word(word: str) -> str:
     Hydra refuses to set a key that no YAML file mentions, and files mention only what differs from the defaults. With
     ++ every key gets through to the strict parser, which knows all fields, and says what is allowed for a misspelt one.
     """
+    key, equals, value = word.partition("=")
+    if key.lstrip("+") in ("plugin", "runtime.data", "runtime.cache", "runtime.results"):
+        # Hydra reads no ~ that is not quoted.
+        word = key + equals + re.sub(r"(?<![^\[,\s])~[^\[\],'\"]*", r"'\g<0>'", value)
     dotted = re.match(r"(\w+)\.[^=]+=", word)
     return f"++{word}" if dotted and dotted[1] in TOP_KEYS else word
 
