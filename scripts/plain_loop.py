@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=available_cores())
     given = parser.parse_args()
     store, runtime, conf = Store.at(given.store), Runtime(), Conf()
-    content = json.loads(given.out.read_text()) if given.out.is_file() else {"runs": {}}
+    content = json.loads(given.out.read_text(encoding="utf-8")) if given.out.is_file() else {"runs": {}}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     plan = make_plan(load_experiment(conf.load("experiment", "precision"), "precision"), conf)
     for row in ("ce", "kd"):
@@ -50,7 +50,7 @@ def main() -> None:
                 print(f"{run}: {content['runs'][run.id]}", flush=True)
                 content["differences"] = differences(content["runs"])
                 text = json.dumps(content, indent=1) + "\n"
-                write_atomically(given.out, lambda path, text=text: path.write_text(text))
+                write_atomically(given.out, lambda path, text=text: path.write_text(text, encoding="utf-8"))
     for name, line in content["differences"].items():
         print(f"{name}: {line}")
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import rich.console
 import torch
 from torch import nn
 
 import lskd.engine
+import lskd.launch
 import lskd.run
 from lskd.config import Named, Observation, Run, Runtime
 from lskd.engine import Interrupted
 from lskd.errors import InputError
-from lskd.launch import GPU_FLEET, Fleet, by_teacher, carry_out
+from lskd.launch import GPU_FLEET, Fleet, Progress, by_teacher, carry_out, stopping
 from lskd.models import ARCHS, MLPArch
 from lskd.observers.mutual_information import MutualInformation
 from lskd.observers.penultimate import Penultimate
@@ -222,6 +230,134 @@ def test_the_record_says_how_many_trained_side_by_side(tmp_path):
     store = Store(tmp_path)
     carry_out(SEEDS[:2], store, runtime, Conf(cache=tmp_path / "cache"))
     assert [(store.env(run)["fleet"], store.env(run)["threads"]) for run in SEEDS[:2]] == [(2, 1), (2, 1)]
+
+
+def test_memory_that_cannot_be_predicted_is_told_once_a_kind(machine, monkeypatch, capsys):
+    machine()
+
+    def run_bytes(run: Run, spec: object, device_type: str) -> int:
+        raise RuntimeError("\nout of order\nmore")
+
+    monkeypatch.setattr(lskd.engine, "run_bytes", run_bytes)
+    assert begun(SEEDS, fleet(SEEDS)) == 4
+    assert capsys.readouterr().err == (
+        f"lskd-run: the memory of {SEEDS[0]} cannot be predicted (RuntimeError: out of order): it is taken for 0\n"
+    )
+
+
+def test_asking_for_room_again_and_again_costs_next_to_nothing(machine, monkeypatch):
+    """It is asked for every pending run, twice a second."""
+    machine(cores=8, free=4e9, per_run=1e9)
+    several = fleet(SEEDS, fleet=6)
+    assert begun(SEEDS, several) == 3
+    monkeypatch.setattr(Run, "identity", lambda run: pytest.fail("computed again"))
+    assert [several.room(run) for run in SEEDS] == [False] * 6
+
+
+# ---- the display, and signals -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def live(monkeypatch):
+    """A display on a terminal, which is drawn at each step: every look at the clock is a second later."""
+    clock = itertools.count()
+    monkeypatch.setattr(lskd.launch, "time", SimpleNamespace(perf_counter=lambda: float(next(clock)), sleep=time.sleep))
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+
+    def make(runs: list[Run], store: Store, fleet: int) -> Progress:
+        return Progress(runs, store, CONF, fleet, "cpu", show=True)
+
+    return make
+
+
+def test_lanes_tell_one_display_all_at_once(tmp_path, monkeypatch, live):
+    """Eight lanes begin, step and finish runs, and each asks for the time that is left."""
+    monkeypatch.setattr(Store, "result", lambda store, run: {"seconds": 6.0, "steps": 6})
+    runs = [make_run(seed, **{"recipe.batch_size": size}) for seed in range(60) for size in (8, 16, 32, 64)]
+    progress = live(runs, Store(tmp_path), 8)
+    todo, failures = iter(runs), list[BaseException]()
+    turn = threading.Lock()
+
+    def lane() -> None:
+        try:
+            while True:
+                with turn:
+                    run = next(todo, None)
+                if run is None:
+                    return
+                stepped = progress.started(run)
+                for step in range(1, 7):
+                    stepped(step, 6)
+                progress.finished(run, "")
+        except BaseException as error:
+            failures.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        lanes = [threading.Thread(target=lane) for _ in range(8)]
+        for one in lanes:
+            one.start()
+        for one in lanes:
+            one.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert failures == []
+    assert progress.seconds_left() == 0.0
+
+
+def test_a_finished_run_is_learned_from_alone(tmp_path, monkeypatch, live):
+    """Its record is read, and no other one: at 10,000 runs all records after each would be 10⁸."""
+    store = Store(tmp_path)
+    for run in SEEDS:
+        store.begin(run, {"threads": 1, "fleet": 2})
+        measured = {"test": {"top1": 50.0}}
+        record = {"last": measured, "best": {}, "train": {"top1": 50.0}, "steps": 2, "seconds": 2.0 * 8}
+        store.finish(run, record)
+    progress = live(SEEDS, store, 2)
+    total = make_run().recipe.total_steps(64)
+    assert progress.seconds_left() == pytest.approx(len(SEEDS) * total * 4.0)  # from the store: 8 s a step, of two
+    monkeypatch.setattr(Store, "results", lambda *args: pytest.fail("all records were read"))
+    monkeypatch.setattr(Store, "result", lambda store, run: {"steps": 2, "seconds": 2.0 * 6})
+    progress.finished(SEEDS[0], "")
+    assert progress.seconds_left() == pytest.approx(5 * total * 3.0)
+    progress.finished(SEEDS[1], "failed", lost=True)
+    assert progress.seconds_left() == pytest.approx(4 * total * 3.0)
+    stepped = progress.started(SEEDS[2])
+    stepped(1, 10)
+    stepped(2, 10)  # two steps in two seconds, of which two runs have each the half
+    assert progress.seconds_left() == pytest.approx(3 * total * 3.0 + 8 / 2)
+    progress.started(SEEDS[2])  # it found no memory, and begins again
+    assert progress.seconds_left() == pytest.approx(4 * total * 3.0)
+    assert len(progress.tasks) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_signals_ask_for_a_checkpoint(number):
+    before = signal.getsignal(number)
+    with stopping() as stop:
+        assert not stop.asked
+        os.kill(os.getpid(), number)
+        time.sleep(0)
+        assert stop.asked
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_signals_that_somebody_else_has_a_use_for_are_left_to_them(number):
+    """nohup, and launchers that requeue their jobs."""
+    told = []
+    for handler in (signal.SIG_IGN, lambda number, frame: told.append(number)):
+        before = signal.signal(number, handler)
+        try:
+            with stopping() as stop:
+                os.kill(os.getpid(), number)
+                time.sleep(0)
+                assert not stop.asked
+        finally:
+            signal.signal(number, before)
+    assert told == [number]
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
 
 
 # ---- observations -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def part(file: Path) -> str:
 
 def imports(file: Path) -> Iterator[str]:
     """The absolute names of all modules that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -67,6 +68,47 @@ def test_imports_point_down(file):
 
 def test_every_module_has_its_layer():
     assert {part(file) for file in FILES} == {*LEVEL, "__init__"}
+
+
+SOURCES = [*FILES, *sorted((Path(__file__).parents[1] / "scripts").glob("*.py"))]
+
+
+def says_its_encoding(call: ast.Call) -> bool:
+    """Whether `call`, if it reads or writes text, says which encoding that has."""
+    called = ast.unparse(call.func)
+    name = called.rpartition(".")[2]
+    words = {word.arg: word.value for word in call.keywords}
+    if "encoding" in words or called in ("Image.open", "os.open"):
+        return True
+    if name in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile"):
+        return any(isinstance(mode, ast.Constant) and "b" in str(mode.value) for mode in [*call.args, *words.values()])
+    return name not in ("read_text", "write_text") and not words.keys() & {"text", "universal_newlines"}
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.name)
+def test_text_is_utf_8_whatever_the_locale(file):
+    calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    wrong = [f"{file}:{call.lineno}: {ast.unparse(call)}" for call in calls if not says_its_encoding(call)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_asserts_check_nothing_that_a_user_gives(file):
+    """`python -O` drops them: they tell the type checker what something is, and do nothing else."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assert):
+            parts = node.test.values if isinstance(node.test, ast.BoolOp) else [node.test]
+            text = f"{file}:{node.lineno}: {ast.unparse(node)}"
+            assert all(re.search(r" is not None$|^isinstance\(", ast.unparse(part)) for part in parts), text
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda file: file.name)
+def test_tests_can_fail(file):
+    """`assert a == b if c else d` is `assert (a == b) if c else d`, which holds for any d but an empty one."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assert):
+            sure = (ast.IfExp, ast.Tuple, ast.Constant, ast.JoinedStr, ast.GeneratorExp, ast.Lambda)
+            assert not isinstance(node.test, sure), f"{file}:{node.lineno}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lskd.config import Run, table_bytes
+import lskd.store
+from lskd.config import Run, Runtime, cost_key, table_bytes
 from lskd.errors import InputError
-from lskd.plan import Costs, Metric, grouped, runs_of_seeds, teachers
+from lskd.plan import ENOUGH, Costs, Metric, grouped, runs_of_seeds, teachers
 from lskd.settings import Conf, normal_form, parse_run
-from lskd.store import Store
+from lskd.store import Store, read_json
 
 CONF = Conf()
 
@@ -107,12 +109,99 @@ def test_a_run_costs_its_share_of_the_devices_time(tmp_path):
     store.directory(run).mkdir(parents=True)
     for name, content in (
         ("config", run.identity()),
-        ("env", {"fleet": 2}),
+        ("env", {"fleet": 2, "threads": 1}),
         ("result", {"id": run.id, "seconds": 50.0, "steps": 50}),
     ):
         (store.directory(run) / f"{name}.json").write_text(json.dumps(content))
     other = make_run(seed=5)
-    assert Costs(store).estimate(other, 640) == pytest.approx(0.5 * other.recipe.total_steps(640))
+    assert Costs(store, [other], "cpu").estimate(other, 640) == pytest.approx(0.5 * other.recipe.total_steps(640))
+    assert Costs(store, [other], "cuda").estimate(other, 640) is None  # no GPU has run it
+
+
+RKD = {"method": "rkd", "teacher": {"arch": "resnet8x4"}, "arch": "resnet8"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "same"),
+    [
+        (RKD, {"teacher_mode": "batch_stats"}, False),
+        (RKD, {"recipe.ema": 0.9}, False),
+        (RKD, {"recipe.momentum": 0.0}, False),
+        (RKD, {"recipe.precision": "bf16"}, False),
+        (RKD, {"recipe.augment.pad": 2}, False),
+        (RKD, {"method.kd": 1.0}, False),  # then the teacher's logits are looked at
+        (RKD, {"dataset.limit": 640}, False),  # a memory of all images
+        ({**RKD, "method": "crd"}, {"method.negatives": 64}, False),
+        ({**RKD, "method": "ft"}, {"method.rate": 0.25}, False),
+        (RKD, {"teacher": {"arch": "resnet14"}}, False),
+        ({"arch": "mobilenet_v2"}, {"arch.width": 1.0}, False),
+        (RKD, {"seed": 5}, True),
+        (RKD, {"alpha": 0.1}, True),
+        (RKD, {"recipe.lr": 0.3, "recipe.epochs": 1, "recipe.schedule": {"kind": "cosine", "milestones": []}}, True),
+        (RKD, {"teacher": {"arch": "resnet8x4", "seed": 3, "smoothing.alpha": 0.1, "recipe.epochs": 1}}, True),
+        ({**RKD, "method": "kd"}, {"temperature": 7.0}, True),
+    ],
+)
+def test_runs_of_one_cost_differ_in_numbers_only(settings, more, same):
+    one, other = make_run(**settings), make_run(**{**settings, **more})
+    assert one.id != other.id
+    assert (one.cost_key == other.cost_key) == same
+    assert cost_key(json.loads(json.dumps(other.identity()))) == other.cost_key  # as a store has it
+
+
+def test_a_stage_before_the_training_costs_its_steps(tmp_path):
+    """FT trains 30 epochs more than its recipe says: a short run tells what a long one takes."""
+    settings = {**RKD, "method": "ft", "recipe.batch_size": 64}
+    store, run, longer = Store(tmp_path), make_run(**settings, **{"recipe.epochs": 1}), make_run(**settings)
+    assert run.recipe.total_steps(640) == 10
+    store.begin(run, {"threads": 1})
+    measured = {"test": {"top1": 50.0}}
+    store.finish(
+        run,
+        {"last": measured, "best": {"test": {"epoch": 0, **measured}}, "train": {"top1": 50.0}}
+        | {"examples": 640, "steps": 10, "seconds": 620.0, "initial": {"epochs": 30, "seconds": 600.0}},
+    )
+    costs = Costs(store, [longer], "cpu")
+    assert costs.estimate(longer, 640) == pytest.approx(2.0 * (30 * 10 + longer.recipe.total_steps(640)))
+
+
+def test_estimates_read_a_few_records_of_each_kind(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    ours, others = [make_run(seed=seed) for seed in range(20)], [make_run(arch="vgg8", seed=seed) for seed in range(20)]
+    for run in ours + others:
+        store.begin(run, {"threads": 1})
+        (store.directory(run) / "result.json").write_text(json.dumps({"id": run.id, "seconds": 9.0, "steps": 3}))
+    read = []
+    monkeypatch.setattr(lskd.store, "read_json", lambda path: read.append(path.name) or read_json(path))
+    assert Costs(store, ours[:3], "cpu").seconds_per_step == {ours[0].cost_key: 3.0}
+    assert Counter(read)["result.json"] == ENOUGH and Counter(read)["config.json"] < 40
+    read.clear()
+    Costs(store, [], "cpu")
+    assert read == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"seconds": "9"}, {"steps": None}, {"seconds": float("nan")}, {"initial": 3}, {"steps": "x"}]
+)
+def test_a_damaged_record_costs_no_estimate(tmp_path, change):
+    store, run = Store(tmp_path), make_run()
+    store.begin(run, {"threads": 1})
+    (store.directory(run) / "result.json").write_text(json.dumps({"id": run.id, "seconds": 9.0, "steps": 3} | change))
+    (tmp_path / "runs" / "elsewhere").mkdir()
+    for name in ("config", "env", "result"):
+        (tmp_path / "runs" / "elsewhere" / f"{name}.json").write_text('{"recipe": 3}')
+    assert Costs(store, [run], "cpu").seconds_per_step == {}
+
+
+def test_what_a_device_is_shows_without_torch(monkeypatch):
+    there: set[str] = set()
+    monkeypatch.setattr("lskd.config.os.path.exists", lambda path: path in there)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [Runtime(device=name).device_type for name in ("auto", "cpu", "cuda:1")] == ["cpu", "cpu", "cuda"]
+    there.add("/dev/nvidiactl")
+    assert Runtime().device_type == "cuda"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert Runtime().device_type == "cpu"
 
 
 def test_runs_of_one_label_are_told_apart_by_what_differs_but_the_seed():

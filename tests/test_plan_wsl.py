@@ -72,7 +72,7 @@ def test_experiments_share_their_runs():
 def test_an_experiment_has_one_protocol(name):
     kind = "overhaul" if name.endswith("_overhaul") else "crd_short" if name.endswith("_short") else "crd"
     for run in plan_of(name).runs:
-        assert run.recipe.name == f"{kind}_light" if run.arch.name in LIGHT else kind
+        assert run.recipe.name == (f"{kind}_light" if run.arch.name in LIGHT else kind)
         assert run.recipe.lr == (0.01 if run.arch.name in LIGHT else 0.05)
         assert (run.recipe.nesterov, run.recipe.augment.padding == "reflect") == 2 * (kind == "overhaul",)
         batch_stats = kind == "overhaul" and run.teacher is not None

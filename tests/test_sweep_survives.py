@@ -199,7 +199,7 @@ def test_killed_again_and_again(make_sweep, expected):
     left = {path.name for path in sweep.directory.glob("results/runs/*/*")} | {
         path.name for path in sweep.directory.glob("results/runs/*/.*")
     }
-    assert left == {"config.json", "env.json", "log.jsonl", "result.json", "model.safetensors", "claim"}
+    assert left == {"config.json", "env.json", "log.jsonl", "result.json", "model.safetensors"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

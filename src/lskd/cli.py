@@ -37,6 +37,7 @@ from lskd.plan import (
     Plan,
     by_other_code,
     command_line,
+    damages,
     grouped,
     in_order,
     lineage,
@@ -347,9 +348,9 @@ def execute(
     """Show, train what is missing, report. The exit code."""
     store = Store.at(runtime.results)
     observations = plan.observations if plan is not None else {}
-    for run in runs:
-        store.result(run)  # a damaged record is an error now, not when the last run has been trained
-    print(describe(plan, runs, store, conf, details=bool(plan_only)), flush=True)
+    print(describe(plan, runs, store, conf, runtime.device_type, details=bool(plan_only)), flush=True)
+    for reason in damages(runs, store, observations):
+        print(f"lskd-run: DAMAGED and left out: {reason}", file=sys.stderr, flush=True)
     if plan_only:
         if plan is None and any(run.method.settings.reads_features for run in runs):
             from lskd.run import check_buildable
@@ -370,7 +371,9 @@ def execute(
     for run, reason in outcomes.failed:
         print(f"lskd-run: FAILED {run} ({store.directory(run)}): {own_words(reason)}", file=sys.stderr)
     for run in outcomes.blocked:
-        print(f"lskd-run: NOT RUN {run}: its teacher failed", file=sys.stderr)
+        damaged = run.teacher is not None and store.state(run.teacher) == "damaged"
+        why = "'s record is damaged" if damaged else " failed"
+        print(f"lskd-run: NOT RUN {run}: its teacher{why}", file=sys.stderr)
     if outcomes.interrupted:
         print("lskd-run: interrupted; the same command goes on from here", file=sys.stderr)
         return outcomes.exit_code
@@ -387,12 +390,13 @@ def execute(
     return outcomes.exit_code
 
 
-def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf, *, details: bool) -> str:
+def describe(
+    plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf, device_type: str, *, details: bool
+) -> str:
     """The plan in words: what it is for, how many runs are done and to do, and how long they will take."""
     observations = plan.observations if plan is not None else {}
     pending = to_train(runs, store, observations)
     missing = [run for run in pending if not looks_suffice(run, store, observations)]
-    costs = Costs(store)
     lines = []
     if plan is not None:
         lines.append(f"{plan.experiment.name}: {plan.experiment.title}")
@@ -423,8 +427,11 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
     states = Counter(store.state(run) for run in missing)
     unobserved = sum(store.state(run) == "done" and bool(unseen(run, store, observations)) for run in missing)
     noun = "run" if len(runs) == 1 else "runs"
-    text = f"{len(runs)} {noun}: {len(runs) - len(missing) + states['done']} done, {len(missing)} to train"
+    damaged = sum(store.state(run) == "damaged" for run in runs)
+    done = len(runs) - len(missing) - damaged + states["done"]
+    text = f"{len(runs)} {noun}: {done} done, {len(missing)} to train"
     for count, what in (
+        (damaged, "damaged"),
         (states["started"], "of them begun"),
         (states["done"] - unobserved, "of them finished teachers whose weights are not here"),
         (unobserved, "of them finished runs that nobody has observed"),
@@ -436,6 +443,7 @@ def describe(plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf,
     if missing:
         from lskd.launch import duration
 
+        costs = Costs(store, missing, device_type)
         estimates = [costs.estimate(run, training_examples(run, conf)) for run in missing]
         known = [seconds for seconds in estimates if seconds is not None]
         if known:
@@ -458,7 +466,7 @@ def commands(
 
 def summary(run: Any, store: Store) -> str:
     """A finished single run in a few lines."""
-    result = store.result(run)
+    result = None if store.state(run) == "damaged" else store.result(run)
     if result is None:
         return f"{run}: not finished"
     lines = [f"{run}  ({store.directory(run)})"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,9 @@ class Run:
             raise InputError(
                 f"teacher = {self.teacher.arch.name}: method={name} uses no teacher; methods that do: {allowed}"
             )
+        if self.method.settings.whole_batch and self.recipe.accumulate > 1:
+            rule = f"1 with method={name}, whose loss is of the whole batch and not of each of its parts"
+            raise InputError(f"recipe.accumulate = {self.recipe.accumulate}: must be {rule}")
         if self.teacher is None and self.teacher_mode != "eval":
             raise InputError(f"teacher_mode = {self.teacher_mode}: there is no teacher")
 
@@ -140,6 +144,11 @@ class Run:
     def id(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of the identity as canonical JSON."""
         return _digest(self.identity())[:12]
+
+    @functools.cached_property
+    def cost_key(self) -> str:
+        """The same for runs whose steps cost the same: see `cost_key`."""
+        return cost_key(self.identity())
 
     @property
     def network(self) -> str:
@@ -189,6 +198,25 @@ def without_code(identity: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+# Of a recipe, what changes neither the time nor the memory of a step: numbers that it reads, and how many there are.
+_FREE = ("lr", "schedule", "loss_scale", "epochs", "steps", "evaluate_every")
+
+
+def cost_key(identity: Mapping[str, Any]) -> str:
+    """The same for runs, given by their identities, whose steps take the same time and the same memory.
+
+    All settings count but those that only change numbers: the seed, smoothing, temperatures, `_FREE`, and what the
+    teacher has learned from (of a teacher count its network and how it is fed).
+    """
+    kind = {key: identity[key] for key in ("dataset", "arch", "teacher_mode") if key in identity}
+    kind["method"] = {key: value for key, value in identity["method"].items() if not key.endswith("temperature")}
+    kind["recipe"] = {key: value for key, value in identity["recipe"].items() if key not in _FREE}
+    if teacher := identity.get("teacher"):
+        fed = {key: teacher["recipe"].get(key) for key in ("augment", "normalize", "precision")}
+        kind["teacher"] = {"arch": teacher["arch"], "recipe": fed}
+    return json.dumps(kind, sort_keys=True)
+
+
 def _digest(content: dict[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -221,6 +249,14 @@ class Runtime:
         require(self.workers >= 0, "workers", self.workers, ">= 0")
         cache = self.teacher_cache_gb
         require(cache is None or cache >= 0, "teacher_cache_gb", cache, ">= 0, or null for a quarter of the memory")
+
+    @property
+    def device_type(self) -> str:
+        """What `device` means here, "cpu" or "cuda", as far as that shows without torch, which is slow to import."""
+        if self.device != "auto":
+            return self.device.partition(":")[0]
+        driver = any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg"))  # the latter in WSL
+        return "cuda" if driver and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") else "cpu"
 
     @property
     def data_root(self) -> Path:

@@ -19,6 +19,9 @@ examples:
   lskd-data import flowers ./flowers --size 64
                                             your own images: flowers/train/<class>/*.jpg, flowers/test/<class>/*.jpg,
                                             or Hugging Face style parquet: train-*.parquet, test-*.parquet
+                                            (beside test/, a validation part of its own: val/, valid/, dev/)
+  lskd-data import fruit ./fruit --split 0.2
+                                            fruit/<class>/*.jpg: a fifth of each class is drawn as the test part
   lskd-data import birds ./birds --stream   too large for memory: the images stay in ./birds, which is indexed
   lskd-data list
 
@@ -44,12 +47,26 @@ def _run(args: argparse.Namespace) -> int:
             return _each(args.names or _cached(cache), lambda name: data.verify(name, cache=cache, data=raw))
         if args.command == "import":
             spec = data.import_folder(
-                args.name, args.path, cache=cache, size=args.size, stream=args.stream, force=args.force
+                args.name,
+                args.path,
+                cache=cache,
+                size=args.size,
+                stream=args.stream,
+                force=args.force,
+                split=args.split,
+                seed=args.seed,
+                image_column=args.image_column,
+                label_column=args.label_column,
             )
             print(f"{_summary(spec)}\nuse it: lskd-run dataset={spec.name}")
+            if spec.validation:
+                print(f"or its validation part: lskd-run dataset={spec.name} dataset.evaluate=validation")
+            if spec.streamed:
+                print(f"decode every image once, to find broken ones: lskd-data verify {spec.name}")
             return 0
         for spec in {**data.DATASETS, **data.imported(cache)}.values():
-            print(f"{_summary(spec)}{'' if (cache / 'data' / spec.name).is_dir() else ' (not prepared)'}")
+            is_here = (cache / "data" / spec.name).is_dir()
+            print(_summary(spec) if is_here else f"{_summary(spec)} (not prepared)\n  {data.how_to_get(spec.name)}")
         return 0
     except InputError as error:
         return _fail(error)
@@ -76,17 +93,23 @@ def _cached(cache: Path) -> list[str]:
 
 
 def _summary(spec: data.Spec) -> str:
-    shape = "images of various sizes, streamed" if spec.streamed else "x".join(map(str, spec.shape))
-    return f"{spec.name}: {spec.num_classes} classes, {shape}, {spec.train} train, {spec.test} test"
+    return f"{spec.name}: {spec.num_classes} classes, {data.sizes(spec)}"
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~NAME of nobody, or no home
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
     roots = argparse.ArgumentParser(add_help=False)
     roots.add_argument(
-        "--data", type=Path, metavar="DIR", help="downloaded files (default: $LSKD_DATA, else CACHE/raw)"
+        "--data", type=_path, metavar="DIR", help="downloaded files (default: $LSKD_DATA, else CACHE/raw)"
     )
     roots.add_argument(
-        "--cache", type=Path, metavar="DIR", help="decoded data (default: $LSKD_CACHE, else ~/.cache/lskd)"
+        "--cache", type=_path, metavar="DIR", help="decoded data (default: $LSKD_CACHE, else ~/.cache/lskd)"
     )
 
     parser = argparse.ArgumentParser(
@@ -102,18 +125,27 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("names", nargs="+", metavar="NAME", help=", ".join(data.DATASETS))
     command.add_argument("--force", action="store_true", help="replace what is in the cache")
 
-    command = commands.add_parser("verify", parents=[roots], help="check data sets in the cache, pixel by pixel")
+    command = commands.add_parser("verify", parents=[roots], help="check data sets, pixel by pixel")
     command.add_argument("names", nargs="*", metavar="NAME", help="default: all in the cache")
 
     command = commands.add_parser("import", parents=[roots], help="decode data of your own into the cache")
     command.add_argument("name", metavar="NAME", help="its name from now on: a-z, 0-9, _")
     command.add_argument(
-        "path", type=Path, metavar="PATH", help="folder with train/<class>/ and test/<class>/, or parquet"
+        "path", type=_path, metavar="PATH", help="folder with train/<class>/ and test/<class>/, or parquet"
     )
     command.add_argument("--size", type=int, metavar="N", help="resize all images to N x N")
     command.add_argument(
         "--stream", action="store_true", help="index images of any size where they are, to decode them in training"
     )
+    command.add_argument(
+        "--split",
+        type=float,
+        metavar="SHARE",
+        help="draw this share of each class as the test part, where there is none",
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of that draw (default: 0)")
+    for what in ("image", "label"):
+        command.add_argument(f"--{what}-column", default="", metavar="COLUMN", help=f"parquet's column with {what}s")
     command.add_argument("--force", action="store_true", help="replace other data of this name")
 
     commands.add_parser("list", parents=[roots], help="show the data sets there are")

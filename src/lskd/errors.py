@@ -18,6 +18,12 @@ def unknown(kind: str, given: object, allowed: Iterable[str]) -> InputError:
     return InputError(f"{kind} = {given!r}: {choices(given, allowed)}")
 
 
+def one_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its message that says something."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def choices(given: object, allowed: Iterable[str]) -> str:
     """What stands instead of `given`: "did you mean 'x'? allowed: x, y"."""
     names = sorted(allowed)

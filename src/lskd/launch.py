@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -17,13 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import FrameType, MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lskd.config import Run, Runtime, table_bytes
+from lskd.errors import InputError, one_line
 from lskd.plan import (
     Costs,
     Observations,
-    cost_key,
+    all_steps,
     generation,
     is_complete,
     looks_suffice,
@@ -32,7 +34,7 @@ from lskd.plan import (
     training_examples,
 )
 from lskd.settings import Conf
-from lskd.store import Store
+from lskd.store import ClaimLost, Store
 
 if TYPE_CHECKING:
     import torch
@@ -48,12 +50,13 @@ class Outcomes:
 
     trained: list[Run] = field(default_factory=list)
     failed: list[tuple[Run, str]] = field(default_factory=list)  # with the reason, on one line
-    blocked: list[Run] = field(default_factory=list)  # the teacher failed
+    blocked: list[Run] = field(default_factory=list)  # the teacher failed, or its record is damaged
+    damaged: list[Run] = field(default_factory=list)  # their records are, and were left as they are
     interrupted: bool = False
 
     @property
     def exit_code(self) -> int:
-        return 130 if self.interrupted else 1 if self.failed or self.blocked else 0
+        return 130 if self.interrupted else 1 if self.failed or self.blocked or self.damaged else 0
 
 
 def carry_out(
@@ -66,22 +69,27 @@ def carry_out(
     """Train what is missing of `runs`, and make the `observations` of them. Bad input is an `InputError` before any
     training; a run that fails or diverges is recorded and the others go on."""
     pending = to_train(runs, store, observations)
+    damaged = [run for run in runs if store.state(run) == "damaged"]
     if not pending:
-        return Outcomes()
+        return Outcomes(damaged=damaged)
     from lskd import data
-    from lskd.run import check_buildable, load_network, resolve_device
+    from lskd.run import check_buildable, load_network, resolve_device, taught_elsewhere
 
     device = resolve_device(runtime.device)
     check_buildable(pending, conf.cache)
     ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and is_ready(run.teacher, store)}
     for run in ready.values():
         load_network(run, store, runtime)
-    for dataset in dict.fromkeys(run.dataset.name for run in pending):
+    needed = [one for run in pending for one in (run.dataset, taught_elsewhere(run)) if one is not None]
+    for dataset in dict.fromkeys(one.name for one in needed):
         data.prepare(dataset, data=runtime.data_root, cache=runtime.cache_root)
+    store.check_writable()
 
     fleet = Fleet(runs, runtime, device, conf)
-    with stopping() as stop, Progress(pending, store, conf, fleet.size, show=runtime.progress) as progress:
-        return Sweep(store, runtime, fleet, stop, progress, observations).carry_out(pending)
+    shown = Progress(pending, store, conf, fleet.size, device.type, show=runtime.progress)
+    with stopping() as stop, shown as progress:
+        sweep = Sweep(store, runtime, fleet, stop, progress, observations, Outcomes(damaged=damaged))
+        return sweep.carry_out(pending)
 
 
 class Fleet:
@@ -127,7 +135,7 @@ class Fleet:
             f"{self.shared.device}: {self.size} run{'s' * (self.size > 1)} side by side{threads}; "
             f"{self.memory / 1e9:.1f} GB for them, {self.shared.teacher_memory / 1e9:.1f} GB for teachers' logits"
         ]
-        for run in {cost_key(run.identity()): run for run in runs}.values():
+        for run in {run.cost_key: run for run in runs}.values():
             label = str(run).rpartition(", seed ")[0]
             lines.append(f"  {self.bytes(run) / 1e9:6.3f} GB a run  {label}")
         return "\n".join(lines)
@@ -150,17 +158,18 @@ class Fleet:
 
     def bytes(self, run: Run) -> int:
         """Predicted memory of one run; 0 for one that cannot take a step."""
-        from lskd import data
-        from lskd.engine import run_bytes
+        if run.cost_key not in self._bytes:
+            from lskd import data
+            from lskd.engine import run_bytes
 
-        kind = cost_key(run.identity())
-        if kind not in self._bytes:
             spec = data.spec(run.dataset.name, self.conf.cache)
             try:
-                self._bytes[kind] = run_bytes(run, spec, self.shared.device.type)
-            except Exception:  # a method or network that does not work: its run will fail, and say why
-                self._bytes[kind] = 0
-        return self._bytes[kind]
+                self._bytes[run.cost_key] = run_bytes(run, spec, self.shared.device.type)
+            except Exception as error:  # of a method or network that does not work, as its run will say; or of ours
+                self._bytes[run.cost_key] = 0
+                why = f"{one_line(error)}): it is taken for 0"
+                print(f"lskd-run: the memory of {run} cannot be predicted ({why}", file=sys.stderr, flush=True)
+        return self._bytes[run.cost_key]
 
     def shrink(self, begun: int) -> bool:
         """A run found no memory though it was predicted to. There are to be fewer now than when it was `begun`; False
@@ -233,10 +242,18 @@ class Sweep:
             message = (self.store.failure(run) or {}).get("message", "diverged")
             return self.lose(run, f"{message} (runtime.retry=true tries again)")
         if run.teacher is not None and not is_ready(run.teacher, self.store) and not looks_only:
+            if self.store.state(run.teacher) == "damaged":
+                self.outcomes.blocked.append(run)
+                return self.lose(run)
             return "wait"  # it is being trained, here or by another process
         with contextlib.ExitStack() as stack:
-            if not stack.enter_context(self.store.claim(run)):
-                return "wait"
+            try:
+                if not stack.enter_context(self.store.claim(run)):
+                    return "wait"
+            except OSError as error:
+                return self.lose(run, f"cannot be claimed: {error.strerror}")
+            if (damage := self.store.damage(run)) is not None:  # since the sweep began
+                return self.lose(run, damage)
             if is_complete(run, self.store, self.observations, weights=True):
                 self.progress.finished(run, "done by another process")
                 return "over"
@@ -259,24 +276,30 @@ class Sweep:
             )  # fmt: skip
         except Interrupted:
             return "over"
+        except ClaimLost:
+            return "again"  # when that process is done with it
         except Diverged as error:
-            self.store.fail(run, {"reason": "diverged", "message": str(error)})
-            return self.lose(run, f"diverged: {error}")
+            return self.fail(run, f"diverged: {error}", {"reason": "diverged", "message": str(error)})
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError) and self.fleet.shrink(fleet):
                 return "again"
-            message = f"{type(error).__name__}: {error}".splitlines()[0]
-            self.store.fail(run, {"reason": "failed", "message": message, "traceback": traceback.format_exc()})
-            return self.lose(run, message)
+            message = one_line(error)
+            failure = {"reason": "failed", "message": message, "traceback": traceback.format_exc()}
+            return self.fail(run, message, failure)
         self.outcomes.trained.append(run)
         self.progress.finished(run, f"{time.perf_counter() - begun:.1f} s")
         return "over"
+
+    def fail(self, run: Run, reason: str, failure: dict[str, Any]) -> Literal["over"]:
+        with contextlib.suppress(OSError):  # a full disk: then it is said, and not recorded
+            self.store.fail(run, failure)
+        return self.lose(run, reason)
 
     def lose(self, run: Run, reason: str = "") -> Literal["over"]:
         self.lost.add(run.id)
         if reason:
             self.outcomes.failed.append((run, reason))
-        self.progress.finished(run, reason or "not run: its teacher failed")
+        self.progress.finished(run, reason or "not run: its teacher failed", lost=True)
         return "over"
 
 
@@ -306,8 +329,12 @@ class Stop:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM ask for a stop at the next step, with a checkpoint; a second Ctrl-C stops at once."""
+    """Ctrl-C, SIGTERM, SIGHUP (a closed terminal) and SIGUSR1 (of clusters, before a time limit) ask for a stop at the
+    next step, with a checkpoint; a second Ctrl-C stops at once. The last two only where nobody else has a use for them:
+    nohup ignores SIGHUP, and launchers requeue their jobs at signals of their choice."""
     stop = Stop()
+    signals = [signal.SIGINT, signal.SIGTERM]
+    signals += [one for one in (signal.SIGHUP, signal.SIGUSR1) if signal.getsignal(one) is signal.SIG_DFL]
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.asked and number == signal.SIGINT:
@@ -315,7 +342,7 @@ def stopping() -> Iterator[Stop]:
         stop.asked = True
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, ask) for number in signals}
     except ValueError:  # not in the main thread (some launchers): then the launcher decides
         yield stop
         return
@@ -327,9 +354,14 @@ def stopping() -> Iterator[Stop]:
 
 
 class Progress:
-    """One display for all runs: steps, epochs and images/s of those in training, time left. Off a terminal, lines."""
+    """One display for all runs: steps, epochs and images/s of those in training, time left. Off a terminal, lines.
 
-    def __init__(self, runs: Sequence[Run], store: Store, conf: Conf, fleet: int, *, show: bool) -> None:
+    Lanes call it from threads of their own: what it knows is read and changed under one lock.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], store: Store, conf: Conf, fleet: int, device_type: str, *, show: bool
+    ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Display
@@ -342,11 +374,16 @@ class Progress:
             TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
             console=console, disable=not self.live, transient=True,
         )  # fmt: skip
+        self.lock = threading.RLock()
         self.store, self.conf, self.fleet = store, conf, fleet
-        self.left = {run.id: run for run in runs}
-        self.share = dict.fromkeys(self.left, 0.0)  # of each run's steps, done
-        self.learn_costs()
+        self.left = {run.id for run in runs}
         self.total = len(self.left)
+        self.costs = Costs(store, runs if self.live else (), device_type)
+        self.waiting: Counter[str] = Counter()  # steps of the runs that have not begun, by kind
+        self.training: dict[str, float] = {}  # seconds left of those that have
+        if self.live:
+            for run in runs:
+                self.waiting[run.cost_key] += self._steps(run)
         self.overall = self.display.add_task("runs", total=self.total, rate="")
         self.tasks: dict[str, TaskID] = {}
 
@@ -359,6 +396,9 @@ class Progress:
         if self.live:
             self.display.stop()
 
+    def _steps(self, run: Run) -> int:
+        return all_steps(run, training_examples(run, self.conf))
+
     def started(self, run: Run) -> Callable[[int, int], None]:
         """Show `run`; what it returns is to be told the number of steps done and their total."""
         if not self.live:
@@ -366,7 +406,9 @@ class Progress:
         begun = drawn = time.perf_counter()
         first: int | None = None  # the step at which the run begins, or goes on
         steps_per_epoch = run.recipe.steps_per_epoch(training_examples(run, self.conf))
-        task = self.tasks[run.id] = self.display.add_task(str(run), total=None, rate="")
+        with self.lock:
+            self._forget(run)  # it may have begun before, and found no memory
+            task = self.tasks[run.id] = self.display.add_task(str(run), total=None, rate="")
 
         def stepped(step: int, total: int) -> None:
             nonlocal first, drawn
@@ -376,35 +418,48 @@ class Progress:
             if now - drawn > 0.1:
                 drawn = now
                 rate = (step - first) / max(now - begun, 1e-9)
-                self.share[run.id] = step / total
-                self.estimates[run.id] = total / rate / self.fleet
                 epochs = f"epoch {step // steps_per_epoch + 1} of {-(-total // steps_per_epoch)}"
                 text = f"{epochs}, {rate * run.recipe.batch_size:,.0f} images/s"
+                with self.lock:
+                    if run.id not in self.training:
+                        self.waiting[run.cost_key] -= self._steps(run)
+                    self.training[run.id] = (total - step) / rate / self.fleet
+                    left = self.seconds_left()
                 self.display.update(task, total=total, completed=step, rate=text)
-                left = self.seconds_left()
                 self.display.update(self.overall, rate=f"{duration(left)} left" if left is not None else "")
 
         return stepped
 
-    def learn_costs(self) -> None:
-        costs = Costs(self.store)
-        self.estimates = {key: costs.estimate(run, training_examples(run, self.conf)) for key, run in self.left.items()}
-
     def seconds_left(self) -> float | None:
         """Seconds for what remains, once a finished run of each kind has shown how long its kind takes."""
-        left = [(self.estimates[key], 1.0 - self.share[key]) for key in list(self.left)]
-        return None if any(seconds is None for seconds, _ in left) else sum(s * share for s, share in left if s)
+        with self.lock:
+            kinds = [(self.costs.seconds_per_step.get(kind), steps) for kind, steps in self.waiting.items() if steps]
+            if any(seconds is None for seconds, _ in kinds):
+                return None
+            return sum(self.training.values()) + sum(seconds * steps for seconds, steps in kinds if seconds)
 
-    def finished(self, run: Run, note: str) -> None:
-        self.left.pop(run.id, None)
-        if self.live:  # it reads every record in the store
-            self.learn_costs()
-        done = self.total - len(self.left)
-        self.display.update(self.overall, completed=done)
+    def finished(self, run: Run, note: str, *, lost: bool = False) -> None:
+        """`run` needs no further look: it is done, or `lost`."""
+        with self.lock:
+            if self.live and run.id in self.left:
+                self._forget(run)
+                self.waiting[run.cost_key] -= self._steps(run)
+                if not lost:
+                    with contextlib.suppress(InputError):
+                        self.costs.learn(run, self.store)
+            self.left.discard(run.id)
+            done = self.total - len(self.left)
+            self.display.update(self.overall, completed=done)
+            if self.lines:
+                with contextlib.suppress(OSError):  # nobody reads any more
+                    print(f"[{done}/{self.total}] {run}: {note}", file=sys.stderr, flush=True)
+
+    def _forget(self, run: Run) -> None:
+        """`run` is not in training."""
+        if self.training.pop(run.id, None) is not None:
+            self.waiting[run.cost_key] += self._steps(run)
         if run.id in self.tasks:
             self.display.remove_task(self.tasks.pop(run.id))
-        if self.lines:
-            print(f"[{done}/{self.total}] {run}: {note}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from lskd.config import Observation, Run, table_bytes, without_code
+from lskd.config import Observation, Run, cost_key, table_bytes, without_code
 from lskd.errors import InputError, unknown
 from lskd.methods import METHODS
 from lskd.methods.method import require
@@ -567,11 +567,13 @@ def generation(run: Run) -> int:
 def to_train(runs: Sequence[Run], store: Store, observations: Observations = MappingProxyType({})) -> list[Run]:
     """Those of `runs`, and of their teachers, that there is something to do for: the missing ones, finished teachers of
     missing students whose weights are not here (results are shared without weights), and finished ones that an observer
-    has not looked at."""
+    has not looked at. What is damaged is left as it is."""
     needed: dict[str, Run] = {}
 
     def want(run: Run, weights: bool) -> None:
         if run.id in needed or is_complete(run, store, observations, weights=weights):
+            return
+        if store.state(run) == "damaged":
             return
         if run.teacher is not None and not looks_suffice(run, store, observations):
             want(run.teacher, True)
@@ -580,6 +582,20 @@ def to_train(runs: Sequence[Run], store: Store, observations: Observations = Map
     for run in runs:
         want(run, False)
     return list(needed.values())
+
+
+def damages(runs: Iterable[Run], store: Store, observations: Observations = MappingProxyType({})) -> list[str]:
+    """What in the store's records of `runs` cannot be used, each in one line that says what to do."""
+    found = []
+    for run in runs:
+        if (reason := store.damage(run)) is not None:
+            found.append(reason)
+        for one in observations.get(run.id, ()):
+            try:
+                store.looks(run, one)
+            except InputError as error:
+                found.append(str(error))
+    return found
 
 
 def is_complete(run: Run, store: Store, observations: Observations, *, weights: bool) -> bool:
@@ -591,7 +607,7 @@ def is_complete(run: Run, store: Store, observations: Observations, *, weights: 
 
 def unseen(run: Run, store: Store, observations: Observations) -> list[Observation]:
     """The observations of `run` that have not been made."""
-    return [one for one in observations.get(run.id, ()) if store.looks(run, one) is None]
+    return [one for one in observations.get(run.id, ()) if not store.seen(run, one)]
 
 
 def looks_suffice(run: Run, store: Store, observations: Observations) -> bool:
@@ -650,31 +666,62 @@ def _quote(word: str) -> str:
 
 
 class Costs:
-    """Seconds of the device that runs take, from the finished runs in a store: those of a step of the same networks
-    and data, divided by the number of runs that trained side by side."""
+    """Seconds of the device that runs take: those of a step of finished runs of the same kind (`Run.cost_key`) on a
+    device of the same type, divided by the number of runs that trained side by side."""
 
-    def __init__(self, store: Store, device: str | None = None) -> None:
-        samples: dict[str, list[float]] = {}
-        for config, env, result in store.results():
-            if device is None or env.get("device") == device:
-                seconds = result["seconds"] / env.get("fleet", 1)
-                samples.setdefault(cost_key(config), []).append(seconds / max(result["steps"], 1))
-        self.seconds_per_step = {key: sorted(values)[len(values) // 2] for key, values in samples.items()}
+    def __init__(self, store: Store, runs: Iterable[Run], device_type: str) -> None:
+        """From the records in `store`, `ENOUGH` of each kind that `runs` are of. `device_type`: "cpu" or "cuda"."""
+        samples: dict[str, list[float]] = {run.cost_key: [] for run in runs}
+        lacking = set(samples)
+        for config, env, result in store.results(lambda config: _kind(config) in lacking) if lacking else ():
+            seconds = seconds_per_step(config, env, result)
+            if seconds is not None and (env.get("threads") is None) == (device_type == "cuda"):
+                key = cost_key(config)
+                samples[key].append(seconds)
+                if len(samples[key]) == ENOUGH:
+                    lacking.remove(key)
+            if not lacking:
+                break
+        self.seconds_per_step = {key: sorted(values)[len(values) // 2] for key, values in samples.items() if values}
+
+    def learn(self, run: Run, store: Store) -> None:
+        """Of `run`, which has finished here and now, how long its kind takes."""
+        seconds = seconds_per_step(run.identity(), store.env(run), store.result(run) or {})
+        if seconds is not None:
+            self.seconds_per_step[run.cost_key] = seconds
 
     def estimate(self, run: Run, examples: int) -> float | None:
-        per_step = self.seconds_per_step.get(cost_key(run.identity()))
-        return None if per_step is None else per_step * run.recipe.total_steps(examples)
+        per_step = self.seconds_per_step.get(run.cost_key)
+        return None if per_step is None else per_step * all_steps(run, examples)
 
 
-def cost_key(config: Mapping[str, Any]) -> str:
-    """The same for runs whose steps cost the same."""
-    teacher = config.get("teacher")
-    recipe = config["recipe"]
-    crop = recipe.get("augment", {}).get("crop", 0)
-    networks = [config["arch"], teacher and teacher["arch"], config["method"]["name"], crop]
-    batch = [recipe["batch_size"], recipe.get("accumulate", 1)]
-    kind = [config["dataset"]["name"], networks, batch, recipe.get("precision", "fp32")]
-    return json.dumps(kind, sort_keys=True)
+ENOUGH = 5  # finished runs of a kind, to know what it costs
+
+
+def _kind(config: dict[str, Any]) -> str | None:
+    try:
+        return cost_key(config)
+    except (AttributeError, KeyError, TypeError):  # of another version, or no run's at all
+        return None
+
+
+def seconds_per_step(config: Mapping[str, Any], env: Mapping[str, Any], result: Mapping[str, Any]) -> float | None:
+    """Of a finished run, those of a stage before the training proper among its steps; None where records do not say."""
+    try:
+        steps = result["steps"]
+        if initial := result.get("initial"):
+            steps += initial["epochs"] * math.ceil(result["examples"] / config["recipe"]["batch_size"])
+        seconds = float(result["seconds"] / env.get("fleet", 1) / max(steps, 1))
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError):
+        return None
+    return seconds if math.isfinite(seconds) else None
+
+
+def all_steps(run: Run, examples: int) -> int:
+    """The steps of a run, those of a stage before the training proper among them."""
+    initial = run.method.settings.initial()
+    before = 0 if initial is None else initial.epochs * run.recipe.steps_per_epoch(examples)
+    return before + run.recipe.total_steps(examples)
 
 
 def training_examples(run: Run, conf: Conf) -> int:

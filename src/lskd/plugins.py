@@ -79,10 +79,10 @@ def code_of(kind: type) -> str | None:
     import, directly or not, from beside them: from their folder, or from their package. Comments, docstrings and layout
     do not count. Nor do installed packages, and what is read or imported by other means than an import statement.
     """
-    own = [one for one in kind.__mro__ if not _is_ours(one) and any(map(_is_ours, one.__mro__))]
-    if not own:
+    if _is_ours(kind):
         return None
-    meanings = {path: _meaning(path) for one in own for path in _sources(one)}
+    bases = [one for one in kind.__mro__[1:] if not _is_ours(one) and any(map(_is_ours, one.__mro__))]
+    meanings = {path: _meaning(path) for one in (kind, *bases) for path in _sources(one)}
     return hashlib.sha256("\n".join(sorted(meanings.values())).encode()).hexdigest()[:12]
 
 

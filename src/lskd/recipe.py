@@ -109,7 +109,8 @@ class Recipe:
     augment: Augment = Augment()
     normalize: Normalize = Normalize()
     # Numerics. fp32: IEEE single precision throughout (no TF32). tf32: TF32 matrix products where the device has them.
-    # bf16: autocast, with fp32 master weights, batch norm and losses.
+    # bf16: autocast, with fp32 master weights, batch norm and losses. It is that of all that the run computes, of its
+    # teacher's logits too, however the teacher was trained.
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     accumulate: int = 1
     ema: float = 0.0
@@ -144,6 +145,11 @@ class Recipe:
     def micro_batch(self) -> int:
         """Images that go through the network at once."""
         return self.batch_size // self.accumulate
+
+    def input_shape(self, images: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(C, H, W) of what the network sees of `images` of that shape."""
+        channels, height, width = images
+        return channels, self.augment.crop or height, self.augment.crop or width
 
     def steps_per_epoch(self, examples: int) -> int:
         """Steps of one pass over `examples`; the last batch may be smaller."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import safetensors.torch
@@ -25,10 +27,11 @@ from lskd.config import Observation, Run, Runtime
 from lskd.data import Part
 from lskd.engine import Shared, observe, train
 from lskd.engine.features import build_module, make_pair
+from lskd.engine.memory import failure_at
 from lskd.engine.observing import Looks
 from lskd.engine.optimizer import decayed_parameters, lr_factors
 from lskd.engine.training import build_network
-from lskd.errors import InputError
+from lskd.errors import InputError, one_line
 from lskd.store import Store, write_atomically
 
 GLOBAL_DROPOUT = (nn.modules.dropout._DropoutNd, nn.RReLU)  # torch's modules that draw random numbers
@@ -49,21 +52,61 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def available_cores() -> int:
-    """Cores that this process may use (a cluster's job may have fewer than the machine)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_cores(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Cores that this process may use: a cluster's job may have fewer than the machine, and a container a share of
+    them (`cgroup_cores`, which is rounded up)."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13: what -X cpu_count says counts
+        cores = os.process_cpu_count() or 1
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cgroup_cores(cgroups, own))))
+
+
+def cgroup_cores(cgroups: Path, own: Path) -> float:
+    """Cores whose time the control groups of this process, which `own` names, allow: the least that one of them or of
+    those around it does; infinite where none limits it.
+
+    Version 2 has the microseconds that are allowed in a period, and the period, in cpu.max, version 1 each in a file.
+    In a container the names may be those outside; what is mounted at `cgroups` then is its own group.
+    """
+    least = math.inf
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return least
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for mount in (cgroups / controllers, cgroups / "cpu") if controllers else (cgroups, cgroups / "unified"):
+            group = PurePosixPath(path)
+            for name in (group, *group.parents):
+                folder = mount / str(name).lstrip("/")
+                files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+                try:
+                    text = " ".join((folder / file).read_text(encoding="utf-8") for file in files)
+                    quota, period = map(float, text.split())  # "max", or -1: no limit
+                except (OSError, ValueError):
+                    continue
+                if quota > 0 and period > 0:
+                    least = min(least, quota / period)
+    return least
 
 
 def check_buildable(runs: Iterable[Run], cache: Path) -> None:
     """Build each kind of network among `runs` without memory, so that one that cannot be built, or has no parameters of
     the names that its recipe gives, or that its method cannot serve, is an error before anything trains."""
-    checked, served = set(), set()
+    checked, served, alone = set(), set(), set()
     for run in runs:
         taught = repr((run.method, run.arch, run.teacher and run.teacher.arch, run.dataset, run.recipe.augment.crop))
         if taught not in served and (reason := unsuitable(run, cache)) is not None:
             raise InputError(reason)
         served.add(taught)
         recipe = run.recipe
+        parts = taught, run.teacher_mode, recipe.batch_size, recipe.accumulate, recipe.total_steps(images(run, cache))
+        if parts not in alone and (reason := lone_image(run, cache)) is not None:
+            raise InputError(reason)
+        alone.add(parts)
         kind = (run.arch, run.dataset.name, recipe.augment.crop, repr(recipe.lr_factors), recipe.weight_decay)
         if kind in checked:
             continue
@@ -78,6 +121,8 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
                     f"arch = {run.arch.name}: {name} is {type(module).__name__}, which draws from torch's global "
                     "generator, so that runs side by side would change one another; use lskd.models.dropout.Dropout"
                 )
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise InputError(f"arch = {run.arch.name}: has no parameter to train")
         lr_factors(dict(network.named_parameters()), recipe.lr_factors)
         decayed_parameters(network, recipe.weight_decay)
 
@@ -91,15 +136,15 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     method = run.method.settings
     if not method.reads_features:
         return None
-    spec, side = data.spec(run.dataset.name, cache), run.recipe.augment.crop
+    spec = data.spec(run.dataset.name, cache)
     try:
         student, teacher = blank_network(run, spec), None
         if run.teacher is not None:
             teacher = blank_network(run.teacher, data.spec(run.teacher.dataset.name, cache))
-        pixels = torch.empty(1, spec.shape[0], side or spec.shape[1], side or spec.shape[2], device="meta")
+        pixels = torch.empty(1, *run.recipe.input_shape(spec.shape), device="meta")
     except InputError:
         return None  # no network, and no matter of the method
-    labels = torch.arange(run.dataset.limit or spec.train - run.dataset.holdout) % spec.num_classes
+    labels = torch.arange(images(run, cache)) % spec.num_classes
     names = f"{run.network} from {run.teacher.network}" if run.teacher else run.network
     shapes = ""
     try:
@@ -110,6 +155,33 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     except InputError as error:
         return f"method = {run.method.name}: cannot train {names}: {error}{shapes}"
     return None
+
+
+def images(run: Run, cache: Path) -> int:
+    """Images in the run's training part."""
+    return run.dataset.limit or data.spec(run.dataset.name, cache).train - run.dataset.holdout
+
+
+def lone_image(run: Run, cache: Path) -> str | None:
+    """Why `run` cannot train with the single image that its epochs end with, in one line; None if it can, or if they
+    end with more. Batch norm cannot, where one value a channel is left of it: that shows in the very step, which is
+    taken here."""
+    recipe, count = run.recipe, images(run, cache)
+    last = count % recipe.micro_batch or recipe.micro_batch
+    reached = run.method.settings.initial() or recipe.total_steps(count) >= recipe.steps_per_epoch(count)
+    if last > 1 or not (reached or recipe.micro_batch == 1):
+        return None
+    spec = data.spec(run.dataset.name, cache)
+    error = failure_at(run, spec, 1)
+    if error is None or failure_at(run, spec, 2) is not None:  # what fails with any batch fails in its run, and is told
+        return None
+    larger = range(recipe.micro_batch + 1, 2 * recipe.micro_batch + 3)
+    better = next((size for size in larger if count % size != 1), larger[0]) * recipe.accumulate
+    accumulate = f", recipe.accumulate = {recipe.accumulate}" if recipe.accumulate > 1 else ""
+    return (
+        f"recipe.batch_size = {recipe.batch_size}{accumulate}: leaves one of the {count:,} images alone at the end of "
+        f"each epoch, with which {run.network} cannot be trained ({one_line(error)}); batch_size={better} leaves more"
+    )
 
 
 BLANK: dict[Hashable, nn.Module] = {}  # an experiment has the same few networks hundreds of times
@@ -129,10 +201,27 @@ def show_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
-@functools.lru_cache(maxsize=4)
+LOADING: dict[Hashable, threading.Lock] = {}
+
+
 def load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, Part]:
-    """The data of a run; kept, because the runs of an experiment share it."""
+    """The data of a run; kept, because the runs of an experiment share it. Of those that ask side by side one loads it,
+    and the others wait."""
+    with LOADING.setdefault((dataset, raw, cache), threading.Lock()):
+        return _load_parts(dataset, raw, cache)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, Part]:
     return data.load(dataset, data=raw, cache=cache)
+
+
+def taught_elsewhere(run: Run) -> data.Dataset | None:
+    """The data of the run's teacher, where its images are normalised by their statistics and the run's own data are
+    others."""
+    teacher = run.teacher
+    needed = teacher is not None and teacher.recipe.normalize.kind == "dataset" and teacher.dataset != run.dataset
+    return teacher.dataset if teacher is not None and needed else None
 
 
 def train_run(
@@ -154,11 +243,14 @@ def train_run(
     """
     spec = data.spec(run.dataset.name, runtime.cache_root)
     parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
-    missing = [observation for observation in observations if store.looks(run, observation) is None]
+    taught_on = None
+    if (elsewhere := taught_elsewhere(run)) is not None:
+        taught_on = load_parts(elsewhere, runtime.data_root, runtime.cache_root)["train"].images
+    missing = [observation for observation in observations if not store.seen(run, observation)]
     if store.state(run) == "done" and store.weights(run).is_file() and not any(o.settings.every for o in missing):
         shown = run.teacher if any(o.settings.needs_teacher for o in missing) else None
         teacher = load_network(shown, store, runtime) if shown is not None else None
-        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher)
+        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)
         record_looks(run, store, missing, looks)
         return
     teacher, taught_by = None, None
@@ -172,6 +264,7 @@ def train_run(
         store.describe(spec)
     outcome = train(
         run, spec, parts, teacher,
+        taught_on=taught_on,
         shared=shared,
         observations=missing,
         checkpoint=store.checkpoint(run),
@@ -181,7 +274,11 @@ def train_run(
         stop=stop,
     )  # fmt: skip
 
-    weights = {name: tensor.cpu().contiguous() for name, tensor in outcome.network.state_dict().items()}
+    # Copies: a layer that the network has under several names is saved under each.
+    weights = {name: tensor.cpu().contiguous().clone() for name, tensor in outcome.network.state_dict().items()}
+    store.check_claim(run)  # before anything of another process is written over
+    if not rebuilding:
+        write_log(store.log(run), outcome.epochs, whole=True)
     write_atomically(store.weights(run), lambda path: safetensors.torch.save_file(weights, path))
     result = {**outcome.result, "weights_sha256": file_sha256(store.weights(run))}
     if taught_by is not None:
@@ -208,15 +305,17 @@ def load_network(run: Run, store: Store, runtime: Runtime) -> nn.Module:
     return network
 
 
-def write_log(path: Path, epochs: list[dict[str, Any]]) -> None:
-    """The epochs so far, one JSON object a line: appended to what is there, rewritten where a resumed run went back."""
-    there = path.read_text().count("\n") if path.is_file() else 0
-    if there == len(epochs) - 1:
-        with open(path, "a") as file:
-            file.write(json.dumps(epochs[-1], ensure_ascii=False) + "\n")
-    else:
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in epochs)
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+def write_log(path: Path, epochs: list[dict[str, Any]], *, whole: bool = False) -> None:
+    """The epochs so far, one JSON object a line: the last one appended to what is there, or (`whole`, and where
+    something else is there: a resumed run went back, a line was cut) all of them written, if they are not there."""
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in epochs]
+    there = path.read_bytes() if path.is_file() else b""
+    text, before = "".join(lines).encode(), "".join(lines[:-1]).encode()
+    if there == before and not whole:
+        with open(path, "ab") as file:
+            file.write(lines[-1].encode())
+    elif there != text:
+        write_atomically(path, lambda temporary: temporary.write_bytes(text))
 
 
 def file_sha256(path: Path) -> str:
@@ -264,7 +363,7 @@ def published(command: Sequence[str]) -> str:
 @functools.cache
 def cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -277,7 +376,8 @@ def commit() -> str | None:
         here = Path(__file__).parent
 
         def git(*words: str) -> str:
-            return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout
+            command = ["git", "-C", str(here), *words]
+            return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
 
         if not git("ls-files", "run.py").strip():  # installed inside somebody else's repository
             return None

@@ -291,7 +291,7 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     mode = convert(fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
     given = form.get("streams")
     streams = convert(fields(Run)["streams"], "own" if given is None else given, at("streams"))
-    teacher = _teacher(form, seed, spec, conf, path)
+    teacher = _teacher(form, seed, recipe, spec, conf, path)
     if teacher is None:  # of the first generation: it has the streams of its seed either way
         streams = "shared"
     with located(path):
@@ -335,8 +335,8 @@ def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, wh
     return recipe
 
 
-def _teacher(form: Mapping[str, Any], seed: int, spec: Spec, conf: Conf, path: str) -> Run | None:
-    """The run of the teacher that `form` describes; None where there is none."""
+def _teacher(form: Mapping[str, Any], seed: int, recipe: Recipe, spec: Spec, conf: Conf, path: str) -> Run | None:
+    """The run of the teacher that `form` describes; None where there is none. `recipe` and `spec` are its student's."""
     own = form.get("teacher")
     where = f"{path}.teacher".lstrip(".")
     if own is None:
@@ -355,6 +355,15 @@ def _teacher(form: Mapping[str, Any], seed: int, spec: Spec, conf: Conf, path: s
         raise InputError(
             f"{where}.dataset = {teacher.dataset.name}: its {teaches} classes do not match "
             f"the {spec.num_classes} of {spec.name}"
+        )
+    its, shown = (
+        "×".join(map(str, one.input_shape(of.shape)))
+        for one, of in ((teacher.recipe, data.spec(teacher.dataset.name, conf.cache)), (recipe, spec))
+    )
+    if its != shown:
+        raise InputError(
+            f"{where}.recipe.augment.crop = {teacher.recipe.augment.crop}: the teacher takes images of {its}, and its "
+            f"student's (recipe.augment.crop = {recipe.augment.crop}) are {shown}: must be of one size"
         )
     return teacher
 

@@ -11,18 +11,23 @@ results/runs/<id>/
     observed/KEY.json  what an observer saw of it (`lskd.observers`)                              (tracked)
     model.safetensors  weights                                                                    (ignored)
     checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
-    claim              locked by the process that is training the run                             (ignored)
+
+results/.claims/<id>   locked by the process that is training the run; the file says which        (ignored)
+
+What is damaged, or of something else, is named and never used, and never overwritten.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import math
 import os
 import socket
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,9 +35,16 @@ from lskd.config import Observation, Run
 from lskd.data import Spec
 from lskd.errors import InputError
 from lskd.program import user_path
-from lskd.strict import parse
+from lskd.strict import parse, show
 
-State = Literal["done", "diverged", "failed", "started", "missing"]
+State = Literal["done", "diverged", "failed", "started", "missing", "damaged"]
+
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what flock says on some NFS, Lustre and FUSE mounts
+RESTORE = "restore it, or delete its directory to train again"
+
+
+class ClaimLost(Exception):
+    """The run is another process's by now: its claim was deleted while it trained here, or locks do not hold."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,11 @@ class Store:
     """The results below `root`."""
 
     root: Path
+    # Runs whose claims are held: the descriptor of the locked file, and whether they were done when training began.
+    _held: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    _were_done: set[str] = field(default_factory=set, repr=False, compare=False)
+    # What `damage` found, with the state of the files that it looked at.
+    _damage: dict[str, tuple[object, str | None]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def at(results: str) -> Store:
@@ -65,30 +82,57 @@ class Store:
 
     def state(self, run: Run) -> State:
         directory = self.directory(run)
+        if self.damage(run) is not None:
+            return "damaged"
         if (directory / "result.json").is_file():
             return "done"
-        if failure := read_json(directory / "failed.json"):
+        if failure := self.failure(run):
             return "diverged" if failure.get("reason") == "diverged" else "failed"
         return "started" if (directory / "checkpoint.pt").is_file() else "missing"
 
-    def result(self, run: Run) -> dict[str, Any] | None:
-        """The record of a done run, or None. A record of another configuration is an `InputError`, never used."""
+    def damage(self, run: Run) -> str | None:
+        """Why what is here of the run cannot be used, in a line that says what to do; None where nothing is wrong."""
         directory = self.directory(run)
-        result = read_json(directory / "result.json")
+        files = _version(directory / "result.json"), _version(directory / "config.json")
+        known = self._damage.get(run.id)
+        if known is None or known[0] != files:
+            try:
+                self.result(run)
+                known = files, None
+            except InputError as error:
+                known = files, str(error)
+            self._damage[run.id] = known
+        return known[1]
+
+    def result(self, run: Run) -> dict[str, Any] | None:
+        """The record of a done run, or None. What is damaged, or of another run, is an `InputError`, never used."""
+        directory = self.directory(run)
+        if not directory.is_dir():
+            if os.path.lexists(directory):
+                raise InputError(f"{directory}: is not a directory, as that of a run is; move it away")
+            return None
+        result, written = read_json(directory / "result.json"), read_json(directory / "config.json")
+        if written != run.identity() and (result is not None or written is not None):
+            raise InputError(f"{directory}/config.json: is not the configuration of run {run.id}; move it away")
         if result is not None:
-            written = read_json(directory / "config.json")
-            if written != run.identity():
-                raise InputError(f"{directory}/config.json: is not the configuration of run {run.id}; move it away")
             if result.get("id") != run.id:
                 raise InputError(f"{directory}/result.json: is not the record of run {run.id}; move it away")
+            if reason := fault(result):
+                raise InputError(f"{directory}/result.json: is damaged: {reason}; {RESTORE}")
         return result
 
     def env(self, run: Run) -> dict[str, Any]:
         """Where the run was trained; empty where that is not known."""
-        return read_json(self.directory(run) / "env.json") or {}
+        with contextlib.suppress(InputError):  # a damaged one costs nobody's numbers
+            return read_json(self.directory(run) / "env.json") or {}
+        return {}
 
     def failure(self, run: Run) -> dict[str, Any] | None:
-        return read_json(self.directory(run) / "failed.json")
+        """Why the run failed or diverged; None if it did not."""
+        try:
+            return read_json(self.directory(run) / "failed.json")
+        except InputError as error:
+            return {"reason": "failed", "message": str(error)}
 
     def observed(self, run: Run, observation: Observation) -> dict[str, Any] | None:
         """What was seen of the run: `looks`, a record each in the order of steps, and `weights_sha256`, the digest of
@@ -97,14 +141,22 @@ class Store:
         record = read_json(path)
         if record is None:
             return None
-        if record.get("observation") != observation.identity() or not isinstance(record.get("looks"), list):
+        looks = record.get("looks")
+        whole = isinstance(looks, list) and all(isinstance(look, dict) and "step" in look for look in looks)
+        if record.get("observation") != observation.identity() or not whole:
             raise InputError(f"{path}: is not the record of {observation.identity()}; delete it to look again")
+        for reason in wrong_numbers(looks, "looks"):
+            raise InputError(f"{path}: is damaged: {reason}; delete it to look again")
         return record
 
     def looks(self, run: Run, observation: Observation) -> list[dict[str, Any]] | None:
         """The looks alone."""
         record = self.observed(run, observation)
         return None if record is None else record["looks"]
+
+    def seen(self, run: Run, observation: Observation) -> bool:
+        """Whether there is such a record, be it damaged."""
+        return os.path.lexists(self._observed(run, observation))
 
     def _observed(self, run: Run, observation: Observation) -> Path:
         return self.directory(run) / "observed" / f"{observation.key}.json"
@@ -113,21 +165,28 @@ class Store:
         """The lines of the run's log."""
         path = self.log(run)
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{path}: is not one JSON object a line ({error}); restore it, or delete its directory to train again"
-            ) from None
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+            lines = [json.loads(line) for line in text.splitlines()]
+            if any(not isinstance(line, dict) or "epoch" not in line for line in lines):
+                raise ValueError("a line is none of an epoch")
+        except (OSError, ValueError) as error:  # JSON's and UTF-8's errors are ValueErrors
+            raise InputError(f"{path}: is not one JSON object a line ({error}); {RESTORE}") from None
+        return lines
 
-    def results(self) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
-        """(config, env, result) of every done run in the store, for estimates of cost; damaged ones are left out."""
+    def results(
+        self, wanted: Callable[[dict[str, Any]], bool] = lambda config: True
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+        """(config, env, result) of the done runs in the store whose config is `wanted`, in the order of their ids.
+        Damaged ones are left out. It reads as it goes: who has seen enough stops."""
         for path in sorted(self.root.glob("runs/*/result.json")):
             try:
-                config, env, result = (read_json(path.parent / f"{name}.json") for name in ("config", "env", "result"))
+                config = read_json(path.with_name("config.json"))
+                if config and wanted(config):
+                    env, result = read_json(path.with_name("env.json")), read_json(path)
+                    if env and result:
+                        yield config, env, result
             except InputError:
                 continue
-            if config and env and result:
-                yield config, env, result
 
     def configs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(id, config) of every done run in the store; damaged ones are left out."""
@@ -143,41 +202,91 @@ class Store:
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
+    def check_writable(self) -> None:
+        """`InputError` unless runs can be claimed and recorded here: on a disk that is full or read-only, or on a file
+        system without locks, they cannot."""
+        probe = self._claims / f"probe {socket.gethostname()} {os.getpid()}"
+        try:
+            (self.root / "runs").mkdir(parents=True, exist_ok=True)
+            with _locked(probe) as file:
+                if file is not None:
+                    os.write(file, b" " * 4096)
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+            where = f"runtime.results = {str(self.root)!r}"
+            if error.errno in NO_LOCKS:
+                raise InputError(
+                    f"{where}: is on a file system without locks ({error.strerror}), which keep a run from being "
+                    "trained twice; give a directory on another one"
+                ) from None
+            raise InputError(f"{where}: cannot be written: {error.strerror}") from None
+
     @contextlib.contextmanager
     def claim(self, run: Run) -> Iterator[bool]:
-        """Whether this process now holds the run. Released at the end of the block, or when the process dies."""
-        directory = self.directory(run)
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            file = open(directory / "claim", "a+")  # noqa: SIM115 (it is closed below, and stays open in between)
-        except OSError as error:
-            raise InputError(f"runtime.results = {str(self.root)!r}: cannot be written: {error.strerror}") from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        """Whether this process now holds the run. Released at the end of the block, or when the process dies.
+
+        What is locked is no part of the run's directory, so that cleaning up there, or deleting it, frees no run that
+        is being trained. Whoever deletes `.claims` may have a run trained twice, but only one of them finishes it: see
+        `check_claim`.
+        """
+        with _locked(self._claims / run.id) as file:
+            if file is None:
                 yield False
                 return
-            file.seek(0)
-            file.truncate()
-            file.write(f"{socket.gethostname()} {os.getpid()}\n")
-            file.flush()
-            yield True
+            with contextlib.suppress(OSError):  # it is for people to read
+                os.truncate(file, 0)
+                os.write(file, f"{socket.gethostname()} {os.getpid()}\n".encode())
+            self._held[run.id] = file
+            try:
+                yield True
+            finally:
+                del self._held[run.id]
+
+    @property
+    def _claims(self) -> Path:
+        return self.root / ".claims"
+
+    def check_claim(self, run: Run) -> None:
+        """`ClaimLost` unless the run is still this process's to finish: its claim is the file that is locked here, and
+        no other process has finished it since its training began."""
+        lost = run.id in self._held and not _is_at(self._held[run.id], self._claims / run.id)
+        if lost or (run.id not in self._were_done and (self.directory(run) / "result.json").exists()):
+            raise ClaimLost(f"{run} is trained by another process")
 
     def begin(self, run: Run, env: dict[str, Any]) -> None:
         """Record what is about to be trained, and where. The caller holds the claim."""
         directory = self.directory(run)
+        directory.mkdir(parents=True, exist_ok=True)
         for remains in directory.glob(".*.tmp"):  # of `write_atomically` in a process that was killed
             remains.unlink(missing_ok=True)
-        write_json(directory / "config.json", run.identity())
-        if self.result(run) is None:
+        self._were_done.discard(run.id)
+        if self.result(run) is not None:
+            self._were_done.add(run.id)
+        else:
+            write_json(directory / "config.json", run.identity())
             write_json(directory / "env.json", env)
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
-        """Make the run done. The record of a run that was done before stays; training it again is `rebuilt.json`."""
+        """Make the run done. The record of a run that was done before stays; training it again is `rebuilt.json`.
+
+        Of two processes that finish a run at once, which locks prevent where they hold, one has done it. The other one
+        raises `ClaimLost`, and takes its weights away if they have replaced those of the record.
+        """
         directory = self.directory(run)
-        name = "rebuilt.json" if (directory / "result.json").is_file() else "result.json"
-        write_json(directory / name, {"id": run.id, **result})
+        self.check_claim(run)
+        record = {"id": run.id, **result}
+        if run.id in self._were_done:
+            write_json(directory / "rebuilt.json", record)
+        else:
+            try:
+                write_json(directory / "result.json", record, new=True)
+            except FileExistsError:
+                of_record = (read_json(directory / "result.json") or {}).get("weights_sha256")
+                if of_record != result.get("weights_sha256"):
+                    self.weights(run).unlink(missing_ok=True)
+                raise ClaimLost(f"{run} was finished by another process") from None
         for leftover in ("failed.json", "checkpoint.pt"):
             (directory / leftover).unlink(missing_ok=True)
 
@@ -200,33 +309,125 @@ class Store:
             self.checkpoint(run).unlink(missing_ok=True)
 
 
+PERCENT, SHARE, NOT_NEGATIVE = (0.0, 100.0), (0.0, 1.0), (0.0, math.inf)
+LIMITS = {"top1": PERCENT, "top5": PERCENT, "error": PERCENT, "ece15": SHARE, "nll": NOT_NEGATIVE}
+
+
+def fault(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with the record of a finished run, as in "last.test.top1 = 12345: must be a number in [0, 100]";
+    None if nothing is."""
+    for key in ("last", "best", "train"):
+        if not isinstance(record.get(key), dict):
+            return f"{key} = {show(record.get(key))}: must be a mapping"
+    for key in ("last", "best", "train", "calibration"):
+        for reason in wrong_numbers(record.get(key, {}), key):
+            return reason
+    for key in ("examples", "steps", "epochs", "seconds", "gamma"):
+        if record.get(key) is not None:
+            for reason in wrong_numbers(record[key], key):
+                return reason
+    return None
+
+
+def wrong_numbers(value: Any, where: str) -> Iterator[str]:
+    """Of the numbers in nested mappings and lists, what is wrong with those that are none, or out of their range."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from wrong_numbers(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from wrong_numbers(item, f"{where}[{place}]")
+    else:
+        low, high = LIMITS.get(where.rpartition(".")[2], (-math.inf, math.inf))
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and low <= value <= high):
+            limits = f" in [{low:g}, {high:g}]" if high < math.inf else " >= 0" if low == 0.0 else ""
+            yield f"{where} = {show(value)}: must be a finite number{limits}"
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int | None]:
+    """The descriptor of `path`, which is made if need be, while it is locked here; None where another process, or
+    another thread, has it locked."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # to write: NFS locks nothing else
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            if _is_at(file, path):  # else it was deleted between the two lines above
+                yield file
+                return
+        finally:
+            os.close(file)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether the open `file` is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`; None where there is no such file."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: is not valid JSON ({error}); restore it, or delete its directory to train again"
-        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # JSON's and UTF-8's errors are ValueErrors
+        raise InputError(f"{path}: is not valid JSON ({error}); {RESTORE}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: is not a JSON object; restore it, or delete its directory to train again")
+        raise InputError(f"{path}: is not a JSON object; {RESTORE}")
     return content
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any], *, new: bool = False) -> None:
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"), new=new)
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """`write(temporary path)`, flushed to the disk, then renamed: `path` is absent, old or whole, never half there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_atomically(path: Path, write: Callable[[Path], object], *, new: bool = False) -> None:
+    """`write(temporary path)`, flushed to the disk, then renamed: `path` is absent, old or whole, never half there.
+    With `new`, a `FileExistsError` where there is one already."""
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if new and not _linked(temporary, path):
+            if path.exists():
+                raise FileExistsError(path)
+            os.replace(temporary, path)
+        elif not new:
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _linked(file: Path, path: Path) -> bool:
+    """Whether `file` is now at `path`, too; False on file systems without links. `FileExistsError` if one is there."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        return False
+    return True

@@ -111,9 +111,25 @@ def identity(instance: Any, defaults: Any = None) -> dict[str, Any]:
 
 
 def all_fields(instance: Any) -> dict[str, Any]:
-    """Every field that can change numbers, as plain JSON values: where defaults may change."""
+    """Every field that can change numbers, as plain JSON values: for an identity of what has no defaults that stay.
+    Functions and classes stand there by name."""
     kept = (f.name for f in dataclasses.fields(instance) if f.metadata.get("identity", True))
-    return {name: _plain(getattr(instance, name)) for name in kept}
+    return {name: _written(getattr(instance, name), f"{type(instance).__name__}.{name}") for name in kept}
+
+
+def _written(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_written(item, where) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _written(item, where) for key, item in value.items()}
+    if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
+        return value.__qualname__  # the module of a file depends on where the file is
+    if dataclasses.is_dataclass(value):
+        return all_fields(value)
+    allowed = "a number, a string, true, false, a list, a mapping, a dataclass, a function or a class"
+    raise InputError(f"{where} = {value!r}: must be {allowed}, to be part of a run's identity")
 
 
 def _plain(value: Any) -> Any:

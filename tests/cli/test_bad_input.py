@@ -100,6 +100,18 @@ BAD = [
     ("teacher_mode=batch_stats", "teacher_mode", "batch_stats", "there is no teacher"),
     ("temperature=2", "temperature", "2", "method=ce has no temperature"),
     (("method=kd", "teacher={arch:mlp,dataset:cifar100}"), "teacher.dataset", "cifar100", "100 classes do not match"),
+    (
+        ("method=kd", "teacher={arch:mlp,recipe:quickstart}", "recipe.augment.crop=6"),
+        "teacher.recipe.augment.crop",
+        "0",
+        "takes images of 1×8×8, and its student's (recipe.augment.crop = 6) are 1×6×6",
+    ),
+    (
+        ("method=kd", "teacher={arch:mlp,dataset:cifar10,recipe:crd}"),
+        "teacher.recipe.augment.crop",
+        "0",
+        "3×32×32",
+    ),
     (("alpha=0.1", "smoothing.alpha=0.2"), "alpha", "0.1", "smoothing.alpha = 0.2"),
     (("recipe.epochs=3", "recipe.steps=10"), "epochs", "3", "exactly one"),
     ("recipe.epochs=null", "epochs", "None", "exactly one"),
@@ -107,6 +119,12 @@ BAD = [
     ("recipe.schedule.kind=step", "recipe.schedule.milestones", "[]", "given with kind=step"),
     ("recipe.normalize={kind:fixed,mean:[.5,.5,.5],std:[1,1,1]}", "recipe.normalize.mean", "0.5, 0.5", "one a channel"),
     ("recipe.normalize={kind:fixed,mean:[.5],std:[1,1]}", "recipe.normalize", "0.5", "one of each a channel"),
+    (
+        ("method=sp", "teacher=resnet8", "arch=resnet8", "recipe.accumulate=2"),
+        "recipe.accumulate",
+        "2",
+        "1 with method=sp, whose loss is of the whole batch",
+    ),
     ("dataset.evaluate=validation", "dataset.evaluate", "validation", "holdout"),
     ("recipe.lr_factors={foo.*:0.1}", "recipe.lr_factors", "foo.*", "there are layers.0.weight"),
     ("recipe.weight_decay={rate:1,to:named,names:[bar.*]}", "recipe.weight_decay.names", "bar.*", "there are layers.0"),
@@ -293,20 +311,34 @@ def student(trained, tmp_path):
     return trained[0]
 
 
-@pytest.mark.parametrize("file", ["config.json", "result.json", "model.safetensors"])
 @pytest.mark.parametrize("content", ["", "[]", '{"seed": 17}'])
-def test_a_damaged_file_is_named_before_anything_trains(lskd_run, tmp_path, student, file, content):
+def test_damaged_weights_are_named_before_anything_trains(lskd_run, tmp_path, student, content):
+    store = Store(tmp_path / "results")
+    store.weights(student.teacher).write_text(content)
+    check(lskd_run(*STUDENT), str(store.weights(student.teacher)))
+    assert store.state(student) == "missing"
+
+
+@pytest.mark.parametrize("file", ["config.json", "result.json"])
+@pytest.mark.parametrize("content", ["", "[]", '{"seed": 17}'])
+def test_a_damaged_record_is_named_and_stays(lskd_run, tmp_path, student, file, content):
     store = Store(tmp_path / "results")
     damaged = store.directory(student.teacher) / file
     damaged.write_text(content)
-    check(lskd_run(*STUDENT), str(damaged))
-    assert store.state(student) == "missing"
+    finished = lskd_run(*STUDENT)
+    assert "2 runs: 0 done, 1 to train, 1 damaged" in finished.out
+    assert finished.err.startswith(f"lskd-run: DAMAGED and left out: {damaged}: is not ")
+    assert "lskd-run: NOT RUN" in finished.err and "its teacher's record is damaged" in finished.err
+    assert (finished.code, damaged.read_text(), store.state(student)) == (1, content, "missing")
 
 
 def test_a_record_of_another_configuration_is_not_used(lskd_run, tmp_path, student):
     path = Store(tmp_path / "results").directory(student.teacher) / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 1}))
-    check(lskd_run("recipe.epochs=1"), str(path), "is not the configuration of run")
+    finished = lskd_run("recipe.epochs=1")
+    assert finished.code == 1
+    assert "is not the configuration of run" in finished.err and finished.err.count("\n") == 1
+    assert "1 run: 0 done, 0 to train, 1 damaged" in finished.out
 
 
 def test_the_same_teacher_undamaged_teaches(lskd_run, tmp_path, student):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,17 @@ from lskd.data.sources import Arrays
 
 class WriteParquet(Protocol):
     def __call__(
-        self, folder: Path, arrays: Arrays, *, image: str = ..., label: str = ..., shards: int = ..., names: bool = ...
+        self,
+        folder: Path,
+        arrays: Arrays,
+        *,
+        image: str = ...,
+        label: str = ...,
+        shards: int = ...,
+        names: bool = ...,
+        parts: Sequence[str] = ...,
+        flat: bool = ...,
+        text: bool = ...,
     ) -> None: ...
 
 
@@ -31,17 +42,30 @@ def _encode(image: np.ndarray) -> bytes:
 
 
 def _write_parquet(
-    folder: Path, arrays: Arrays, *, image: str = "image", label: str = "label", shards: int = 1, names: bool = True
+    folder: Path,
+    arrays: Arrays,
+    *,
+    image: str = "image",
+    label: str = "label",
+    shards: int = 1,
+    names: bool = True,
+    parts: Sequence[str] = ("train", "test"),
+    flat: bool = False,
+    text: bool = False,
 ) -> None:
+    """`parts` but "train" hold the test images; `flat`: bytes without a struct around them; `text`: labels as words."""
     folder.mkdir(parents=True, exist_ok=True)
     features = {"info": {"features": {label: {"names": list(arrays.class_names), "_type": "ClassLabel"}}}}
     metadata = {"huggingface": json.dumps(features)} if names else None
-    for part in ("train", "test"):
-        images, labels = getattr(arrays, f"{part}_images"), getattr(arrays, f"{part}_labels")
+    for part in parts:
+        held = "train" if part == "train" else "test"
+        images, labels = getattr(arrays, f"{held}_images"), getattr(arrays, f"{held}_labels")
         for shard, rows in enumerate(np.array_split(np.arange(len(labels)), shards)):
             columns = {
-                image: [{"bytes": _encode(images[row]), "path": None} for row in rows],
-                label: pa.array(labels[rows]),
+                image: [
+                    _encode(images[row]) if flat else {"bytes": _encode(images[row]), "path": None} for row in rows
+                ],
+                label: pa.array([arrays.class_names[one] for one in labels[rows]] if text else labels[rows]),
                 "coarse_label": pa.array(labels[rows] * 0),  # as in the hub's cifar100: must be ignored
             }
             table = pa.table(columns).replace_schema_metadata(metadata)

@@ -16,7 +16,30 @@ def test_prepare_verify_list(roots, tmp_path, capsys) -> None:
     assert main(["verify", *roots]) == 0
     assert main(["list", *roots]) == 0
     out = capsys.readouterr().out
-    assert "tiny: 3 classes, 3x6x5, 30 train, 9 test\n" in out and "60000 train, 10000 test (not prepared)\n" in out
+    assert "tiny: 3 classes, 3x6x5, 30 train, 9 test\n" in out
+    assert (
+        "60000 train, 10000 test (not prepared)\n  `lskd-data prepare mnist`: from $LSKD_DATA/mnist, else downloaded\n"
+    ) in out
+    assert "`lskd-data prepare imagenet`: put it, or a link to it, at $LSKD_DATA/imagenet: train/<class>/*.JPEG" in out
+
+
+def test_a_home_in_paths(tiny, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["import", "mine", "~/raw/tiny", "--cache=~/cache", "--data=~/raw"]) == 0
+    assert (tmp_path / "cache" / "data" / "mine").is_dir()
+    assert main(["prepare", "tiny", "--cache=~/cache", "--data=~/raw"]) == 0
+
+
+def test_import_of_parts_columns_and_splits(arrays, write_parquet, roots, tmp_path, capsys) -> None:
+    write_parquet(tmp_path / "own", arrays, image="picture", label="kind", parts=("train", "validation", "test"))
+    words = ["import", "own", str(tmp_path / "own"), *roots, "--image-column", "picture", "--label-column", "kind"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "own: 3 classes, 3x6x5, 30 train, 9 validation, 9 test\n" in out
+    assert "lskd-run dataset=own dataset.evaluate=validation\n" in out
+    write_parquet(tmp_path / "whole", arrays, parts=("train",))
+    assert main(["import", "whole", str(tmp_path / "whole"), *roots, "--split", "0.2", "--seed", "3"]) == 0
+    assert "whole: 3 classes, 3x6x5, 24 train, 6 test\n" in capsys.readouterr().out
 
 
 def test_roots_come_from_the_environment(tiny, tmp_path, monkeypatch, capsys) -> None:

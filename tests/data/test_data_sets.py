@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 import lskd
 from lskd import data
-from lskd.data import DATASETS, Dataset, cache, sources
+from lskd.data import DATASETS, Dataset, cache, scratch, sources
 from lskd.errors import InputError
 
 SRC = Path(lskd.__file__).parent.parent
@@ -43,7 +44,6 @@ def test_importing_is_cheap() -> None:
         ({"limit": -2}, "limit = -2: must be >= 0"),
         ({"holdout_seed": -1}, "holdout_seed = -1: must be >= 0"),
         ({"holdout_seed": 2**32}, f"holdout_seed = {2**32}: must be >= 0 and <= {2**32 - 1}"),
-        ({"evaluate": "validation"}, "evaluate = 'validation': must be 'test' when holdout = 0"),
         ({"evaluate": "tset"}, "evaluate = 'tset': did you mean 'test'"),
     ],
 )
@@ -56,6 +56,7 @@ def test_dataset_out_of_range(fields, message) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"evaluate": "validation"}, "evaluate = 'validation': must be 'test' when holdout = 0"),
         ({"holdout": 9}, "holdout = 9: must be 0, or >= 10, the classes of mnist"),
         ({"limit": 3}, "limit = 3: must be 0, or >= 10, the classes of mnist"),
         ({"holdout": 60_000}, "holdout = 60000: must be < 60000, the training images of mnist"),
@@ -211,6 +212,77 @@ def test_failure_while_writing_leaves_nothing(tiny, tmp_path, monkeypatch) -> No
     assert entries(tmp_path) == []
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lskd import data
+raw, cache = Path(sys.argv[1]), Path(sys.argv[2])
+import numpy as np
+save = np.save
+def save_and_die(path, array):
+    save(path, array)
+    if path.name == "test_images.npy":
+        print("half", flush=True)
+        sys.stdin.readline()
+        os.kill(os.getpid(), signal.SIGKILL)
+np.save = save_and_die
+data.import_folder("mine", raw, cache=cache)
+"""
+
+
+def test_what_a_killed_import_leaves_is_deleted_and_what_a_living_one_makes_is_not(tiny, tmp_path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tiny / "tiny"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(SRC)}, stdin=-1, stdout=-1, stderr=-1, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "half\n"
+    data.prepare("tiny", data=tiny, cache=tmp_path)
+    [unfinished, finished] = entries(tmp_path)
+    assert unfinished.startswith(".mine.") and finished == "tiny"
+    process.communicate("die\n")
+    data.prepare("tiny", data=tiny, cache=tmp_path)  # which has nothing to do
+    assert entries(tmp_path) == ["tiny"]
+
+
+def test_what_another_machine_makes_is_deleted_when_it_is_old(tmp_path) -> None:
+    places = [tmp_path / f".mine.{'0' * 32}{end}" for end in (".deadbeef", "", ".old")]
+    for place in places:
+        place.mkdir()
+    (tmp_path / ".mine.config").mkdir()  # no name of ours
+    scratch.clear(tmp_path)
+    assert all(place.is_dir() for place in places)
+    for place in tmp_path.iterdir():
+        os.utime(place, (0, 0))
+    scratch.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".mine.config"]
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_scratch_folders_without_locks_are_kept_until_they_are_old(locks, tmp_path, monkeypatch) -> None:
+    def refuse(lock: int, how: int) -> None:
+        raise OSError(38, "Function not implemented")
+
+    if not locks:
+        monkeypatch.setattr(scratch.fcntl, "flock", refuse)
+    with scratch.scratch(tmp_path, "mine") as place:
+        scratch.clear(tmp_path)
+        assert place.is_dir()
+        os.utime(place, (0, 0))
+        scratch.clear(tmp_path)
+        assert place.is_dir() == locks
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_was_about_to_be_replaced_comes_back(tmp_path) -> None:
+    """A process that dies between two renames."""
+    with scratch.scratch(tmp_path, "mine") as place:
+        (place / scratch.REPLACED).mkdir()
+        (place / scratch.REPLACED / "meta.json").touch()
+        shutil.copytree(place, tmp_path / f".mine.{'0' * 32}.{scratch._machine()}")
+    scratch.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"] and (tmp_path / "mine" / "meta.json").is_file()
+
+
 FILES = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy", "meta.json")
 
 
@@ -289,6 +361,17 @@ def test_import_under_a_name_that_is_taken(arrays, write_parquet, tmp_path) -> N
     [
         ("My-Data", None, "name = 'My-Data': must be made of a-z, 0-9 and _ only"),
         ("", None, "name = '': must be"),
+        ("a=1", None, "name = 'a=1': must be made of"),
+        ("a,b", None, "name = 'a,b': must be made of"),
+        ("null", None, "name = 'null': dataset=null would be read as a number, true, false or null"),
+        ("true", None, "name = 'true': dataset=true would be read"),
+        ("off", None, "name = 'off': dataset=off would be read"),
+        ("123", None, "name = '123': dataset=123 would be read"),
+        ("1e3", None, "name = '1e3': dataset=1e3 would be read"),
+        ("1_000", None, "name = '1_000': dataset=1_000 would be read"),
+        ("0x1f", None, "name = '0x1f': dataset=0x1f would be read"),
+        ("nan", None, "name = 'nan': dataset=nan would be read"),
+        ("cifar10_40k", None, "name = 'cifar10_40k': is a part of a built-in data set"),
         ("mnist", None, "name = 'mnist': is a built-in data set"),
         ("mine", 0, "size = 0: must be >= 1"),
     ],
@@ -296,6 +379,18 @@ def test_import_under_a_name_that_is_taken(arrays, write_parquet, tmp_path) -> N
 def test_import_of_a_bad_name_or_size(name, size, message, tmp_path) -> None:
     with pytest.raises(InputError, match=message):
         data.import_folder(name, tmp_path, cache=tmp_path, size=size)
+
+
+def test_names_of_shipped_choices_are_taken() -> None:
+    shipped = {path.stem for path in (SRC.parent / "conf" / "dataset").glob("*.yaml")}
+    assert shipped == {*DATASETS, *data._SHIPPED}
+
+
+@pytest.mark.parametrize("name", ["102flowers", "nulls", "e1", "true_or_not", "_1", "a1e3"])
+def test_names_that_only_look_like_values_are_names(name, arrays, write_parquet, tmp_path) -> None:
+    write_parquet(tmp_path / "shards", arrays)
+    data.import_folder(name, tmp_path / "shards", cache=tmp_path)
+    assert data.spec(name, tmp_path).train == 30
 
 
 def test_damaged_imports_are_left_out_of_the_list(arrays, write_parquet, tmp_path, caplog) -> None:

@@ -48,6 +48,102 @@ def test_parquet_without_shard_numbers_or_class_names(arrays, write_parquet, tmp
     assert "parquet" in source
 
 
+@pytest.mark.parametrize("below", ["", "default"])
+@pytest.mark.parametrize("part", ["test", "validation", "valid", "dev"])
+def test_parquet_as_the_hub_converts_it(below, part, arrays, write_parquet, tmp_path) -> None:
+    """train/0000.parquet, train/0001.parquet, …"""
+    write_parquet(tmp_path / "flat", arrays, shards=2)
+    for name, found in (("train", "train"), (part, "test")):
+        (tmp_path / "whole" / below / name).mkdir(parents=True)
+        for shard in range(2):
+            file = tmp_path / "flat" / f"{found}-{shard:05d}-of-00002.parquet"
+            file.rename(tmp_path / "whole" / below / name / f"{shard:04d}.parquet")
+    assert_same(sources.read_folder(tmp_path / "whole", size=None)[0], arrays)
+    (tmp_path / "whole" / below / "train" / "0000.parquet").unlink()
+    with pytest.raises(InputError, match=r"train: 0000\.parquet is missing"):
+        sources.read_folder(tmp_path / "whole", size=None)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_parquet_with_other_columns_bytes_and_words(flat, arrays, write_parquet, tmp_path) -> None:
+    write_parquet(tmp_path, arrays, image="picture", label="kind", names=False, flat=flat, text=True)
+    with pytest.raises(InputError, match="has picture, kind, coarse_label; --image-column says which"):
+        sources.read_folder(tmp_path, size=None)
+    with pytest.raises(InputError, match="must have a column knd, has picture, kind, coarse_label; --label-column"):
+        sources.read_folder(tmp_path, None, sources.Columns("picture", "knd"))
+    assert_same(sources.read_folder(tmp_path, None, sources.Columns("picture", "kind"))[0], arrays)
+
+
+def test_parquet_with_categories(arrays, write_parquet, tmp_path) -> None:
+    """As pandas writes a column of categories."""
+    write_parquet(tmp_path, arrays, names=False, text=True)
+    for path in tmp_path.iterdir():
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(1, "label", table["label"].combine_chunks().dictionary_encode()), path)
+    assert_same(sources.read_folder(tmp_path, size=None)[0], arrays)
+
+
+def test_a_validation_part_of_parquet(arrays, write_parquet, tmp_path) -> None:
+    write_parquet(tmp_path, arrays, parts=("train", "validation", "test"))
+    found, _ = sources.read_folder(tmp_path, size=None)
+    np.testing.assert_array_equal(found.validation_images, arrays.test_images)
+    np.testing.assert_array_equal(found.validation_labels, arrays.test_labels)
+    assert cache.canonical(found).parts == ("train", "test", "validation")
+
+
+def test_a_built_in_data_set_has_no_validation_part(tiny) -> None:
+    shard = tiny / "tiny" / "test-00000-of-00003.parquet"
+    shard.with_name("validation.parquet").write_bytes(shard.read_bytes())
+    assert read_tiny(tiny).parts == ("train", "test")
+
+
+def test_a_word_that_is_no_class_is_named_with_its_row(arrays, write_parquet, tmp_path) -> None:
+    write_parquet(tmp_path, arrays, names=False, text=True)
+    table = pq.read_table(tmp_path / "test-00000-of-00001.parquet")
+    labels = ["ant"] * 8 + ["ape"]
+    pq.write_table(table.set_column(1, "label", pa.array(labels)), tmp_path / "test-00000-of-00001.parquet")
+    with pytest.raises(InputError, match=r"parquet, row 8: label = 'ape': must be one of the training part's"):
+        sources.read_folder(tmp_path, size=None)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"), [(2_000_000_000, "label = 2000000000: must be < 30"), (30, "30: must be < 30")]
+)
+def test_identifiers_are_not_labels(label, message, arrays, write_parquet, tmp_path) -> None:
+    arrays.train_labels[3] = label
+    write_parquet(tmp_path, arrays, names=False)
+    with pytest.raises(InputError, match=f"{message}, the number of training images: labels count classes from 0"):
+        sources.read_folder(tmp_path, size=None)
+
+
+def test_gaps_in_labels_are_said(arrays, write_parquet, tmp_path, caplog) -> None:
+    arrays.train_labels[arrays.train_labels == 1] = 2
+    write_parquet(tmp_path, arrays, names=False)
+    assert sources.read_folder(tmp_path, size=None)[0].class_names == ("0", "1", "2")
+    assert "1 classes without a training image: 1" in caplog.text
+
+
+def test_parquet_of_one_class(arrays, write_parquet, tmp_path) -> None:
+    arrays.train_labels[:] = arrays.test_labels[:] = 0
+    write_parquet(tmp_path, arrays, names=False)
+    with pytest.raises(InputError, match="must have 2 or more classes, has 1"):
+        sources.read_folder(tmp_path, size=None)
+
+
+def test_all_bad_rows_are_named(arrays, write_parquet, tmp_path) -> None:
+    write_parquet(tmp_path, arrays)
+    path = tmp_path / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    images = [
+        {"bytes": None if row in (2, 17) else image["bytes"]} for row, image in enumerate(table["image"].to_pylist())
+    ]
+    pq.write_table(table.set_column(0, "image", pa.array(images)), path)
+    with pytest.raises(
+        InputError, match=r"2 of 39 images cannot be used: train-.*parquet, row 2: .*; train-.*, row 17: "
+    ):
+        sources.read_folder(tmp_path, size=None)
+
+
 def test_greyscale_parquet_has_one_channel(arrays, write_parquet, tmp_path) -> None:
     grey = arrays._replace(train_images=arrays.train_images[:, :1], test_images=arrays.test_images[:, :1])
     write_parquet(tmp_path / "tiny", grey)
@@ -97,8 +193,9 @@ def test_two_configurations_are_ambiguous(arrays, write_parquet, tmp_path) -> No
             "must have a column image or img, has picture, label",
         ),
         ({"image": [{"bytes": b"", "path": None}], "class": [0]}, "must have a column label or fine_label, has image"),
-        ({"image": [b""], "label": [0]}, "column 'image' is binary: must be a struct"),
-        ({"image": [{"bytes": b"", "path": None}], "label": ["0"]}, "column 'label' is string: must be integers"),
+        ({"image": ["a"], "label": [0]}, "column 'image' is string: must be bytes, or a struct of bytes and path"),
+        ({"image": [b""], "label": [0.0]}, "column 'label' is double: must be integers or strings"),
+        ({"image": [b""], "label": [0]}, r"test\.parquet, row 0: not an image"),
         ({"image": [{"bytes": None, "path": "0.png"}], "label": [0]}, r"test\.parquet, row 0: not an image"),
         ({"image": [{"bytes": b"?", "path": None}], "label": [0]}, r"test\.parquet, row 0: not an image"),
         ({"image": [{"bytes": b"?", "path": None}], "label": pa.array([None], pa.int64())}, "rows without a value"),
@@ -179,6 +276,8 @@ def test_image_folder_errors(arrays, tmp_path) -> None:
     (tmp_path / "test" / "dog").mkdir()
     with pytest.raises(InputError, match="dog: no images"):
         sources.read_image_folder(tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / part / "dog").rmdir()
     (tmp_path / "train" / "ant" / "x.png").write_bytes(b"\x89PNG")
     with pytest.raises(InputError, match=r"x\.png: not an image"):
         sources.read_image_folder(tmp_path)

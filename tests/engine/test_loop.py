@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import lskd
 from lskd import metrics
 from lskd.config import Named, Run, Smoothing, table_bytes
 from lskd.data import Dataset, Part, Spec
-from lskd.data.augment import Augment, Normalize, Views
+from lskd.data.augment import Augment, Normalize, Normalizer, Views
 from lskd.engine import Diverged, Interrupted, Outcome, Shared, train
 from lskd.engine.loop import best_epoch
 from lskd.engine.seeds import generator_for, seed_for
@@ -327,8 +328,8 @@ def test_initial_weights_do_not_depend_on_the_teacher():
     assert_identical(build_network(run, SPEC).state_dict(), build_network(make_run(), SPEC).state_dict())
 
 
-def plain_forward(network: nn.Module, pixels: Tensor) -> Tensor:
-    return network(pixels.float() / 255)
+def as_it_is(views: Views) -> Normalizer:
+    return Normalizer(Normalize(), views.images)
 
 
 def new_table(views: Views) -> Table:
@@ -343,8 +344,9 @@ def test_tabulated_logits_are_the_live_ones(arch):
     views = Views(PARTS["train"].images, Augment(pad=1, flip=True))
     network = make_teacher(arch)
     table = new_table(views)
-    tabulated = Teacher(network, views, plain_forward, mode="eval", table=table)
-    ahead = Teacher(network, views, plain_forward, mode="eval", table=None)
+    tabulated, ahead = (
+        Teacher(network, views, as_it_is(views), precision="fp32", mode="eval", table=t) for t in (table, None)
+    )
     epochs = [views.draw(generator_for(0, "augment", epoch)) for epoch in range(4)]
     epochs += [torch.full((11,), view) for view in range(18)]
     for drawn in epochs:
@@ -360,11 +362,9 @@ def test_a_view_is_evaluated_once():
     views = Views(PARTS["train"].images, Augment(pad=1, flip=True))
     evaluated: list[int] = []
 
-    def counting(network: nn.Module, pixels: Tensor) -> Tensor:
-        evaluated.append(len(pixels))
-        return plain_forward(network, pixels)
-
-    teacher = Teacher(make_teacher(), views, counting, mode="eval", table=new_table(views))
+    network = make_teacher()
+    network.register_forward_pre_hook(lambda module, given: evaluated.append(len(given[0])))
+    teacher = Teacher(network, views, as_it_is(views), precision="fp32", mode="eval", table=new_table(views))
     teacher.batch = 1
     for epoch in range(40):
         teacher.epoch(views.draw(generator_for(0, "augment", epoch)))
@@ -693,7 +693,39 @@ def test_a_damaged_checkpoint_restarts_the_training(damage, tmp_path, caplog):
     told = []
     outcome = fit(run, checkpoint=checkpoint, on_step=lambda step, total: told.append(step))
     assert told[0] == 1
-    assert "checkpoint.pt cannot be read" in caplog.text
+    assert "checkpoint.pt cannot be used" in caplog.text
+    assert_same_training(outcome, fit(run))
+
+
+def without(key: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: {name: value for name, value in state.items() if name != key}
+
+
+def with_other(**values: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: {**state, **values}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(without, ("id", "step", "sums", "network", "optimizer", "generator", "average")),
+        *map(without, ("epochs", "looks", "seconds", "versions")),
+        with_other(versions={"lskd": lskd.__version__, "torch": "1.0"}),
+        with_other(versions={"lskd": "0.0", "torch": str(torch.__version__)}),
+        with_other(network={}),
+        with_other(optimizer=None),
+        with_other(sums=3),
+        lambda state: [1, 2],
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_restarts_the_training(change, tmp_path, caplog):
+    run, checkpoint = make_run(ema=0.5), tmp_path / "checkpoint.pt"
+    interrupt(run, checkpoint)
+    torch.save(change(torch.load(checkpoint, weights_only=True)), checkpoint)
+    told = []
+    outcome = fit(run, checkpoint=checkpoint, on_step=lambda step, total: told.append(step))
+    assert told[0] == 1
+    assert caplog.text.count("checkpoint.pt cannot be used (") == 1
     assert_same_training(outcome, fit(run))
 
 

@@ -107,7 +107,7 @@ def test_shuffle_unit_by_definition(stride):
     x = torch.randn(5, 8 if stride == 2 else 24, 6, 6)
     made = F.relu(norm(F.conv2d(x, unit.conv1.weight, groups=2)))
     middle = made.shape[1]
-    assert middle == (24 - 8) // 4 if stride == 2 else 24 // 4
+    assert middle == ((24 - 8) // 4 if stride == 2 else 24 // 4)
     made = F.channel_shuffle(made, 2)
     made = F.relu(norm(F.conv2d(made, unit.conv2.weight, stride=stride, padding=1, groups=middle)))
     made = norm(F.conv2d(made, unit.conv3.weight, groups=2))

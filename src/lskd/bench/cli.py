@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lskd.config import Runtime
@@ -117,7 +118,8 @@ def run(args: argparse.Namespace) -> int:
         tell = functools.partial(say, f"{pair}:")
         report["pairs"][pair] = measure(runs[pair], about, device, options, machine, tell)
         if args.json is not None:  # at every pair: an interruption costs one
-            write_atomically(args.json, lambda path: path.write_text(json.dumps(report, indent=1) + "\n"))
+            content = json.dumps(report, indent=1) + "\n"
+            write_atomically(args.json, functools.partial(Path.write_text, data=content, encoding="utf-8"))
     print(text(report))
     if args.json is not None:
         print(f"wrote {args.json}")

@@ -36,7 +36,7 @@ class Dataset:
     """Which images a run trains on and is measured on: a part of the run's identity.
 
     name: a key of `DATASETS`, or of a data set that was imported.
-    holdout: training images held out, class-balanced, as the part "validation"; 0 = none.
+    holdout: training images held out, class-balanced, as the part "validation"; 0 = none, or the data's own.
     holdout_seed: seed of the draws for `holdout` and `limit`.
     limit: use only this many training images, class-balanced, drawn after the hold-out; 0 = all.
     evaluate: the part whose metrics are reported.
@@ -59,8 +59,6 @@ class Dataset:
             raise InputError(f"holdout_seed = {self.holdout_seed}: must be >= 0 and <= {MAX_SEED}")
         if self.evaluate not in ("test", "validation"):
             raise unknown("evaluate", self.evaluate, ("test", "validation"))
-        if self.evaluate == "validation" and self.holdout == 0:
-            raise InputError("evaluate = 'validation': must be 'test' when holdout = 0 (or set holdout to 1 or more)")
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,9 @@ class Spec:
     """What a data set is, known without opening its images.
 
     shape is (channels, height, width), with height = width = 0 where images have various sizes and are streamed:
-    decoded while the network trains, from files that stay where they are. train and test are numbers of images; digest
-    is `lskd.data.cache.digest` or, streamed, that of `lskd.data.index`; empty where nothing is known to compare with.
+    decoded while the network trains, from files that stay where they are. train, test and validation (0 unless the data
+    has such a part of its own) are numbers of images; digest is `lskd.data.cache.digest` or, streamed, that of
+    `lskd.data.index`; empty where nothing is known to compare with.
     """
 
     name: str
@@ -80,6 +79,11 @@ class Spec:
     test: int
     class_names: tuple[str, ...]
     digest: str
+    validation: int = 0
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("train", "test", "validation") if self.validation else ("train", "test")
 
     @property
     def streamed(self) -> bool:
@@ -110,7 +114,8 @@ _CIFAR100_NAMES = tuple(  # one string, because a hundred lines of one word each
 
 # A line a class: the name of its folder (WordNet's number of a synset), and the name by which torchvision calls it.
 _IMAGENET_NAMES = tuple(
-    line.split(maxsplit=1)[1] for line in Path(__file__).with_name("imagenet.txt").read_text().splitlines()
+    line.split(maxsplit=1)[1]
+    for line in Path(__file__).with_name("imagenet.txt").read_text(encoding="utf-8").splitlines()
 )
 
 # The digests are those of the original data, so `prepare` checks every pixel and label, whatever the source.
@@ -170,6 +175,31 @@ DATASETS: dict[str, Spec] = {
 SHIPPED: Mapping[str, Spec] = MappingProxyType(dict(DATASETS))  # whatever a plug-in puts in their places
 
 
+# Where a data set that is not here comes from, in words.
+_ORIGIN = {
+    "digits": "bundled with scikit-learn",
+    "imagenet": "put it, or a link to it, at $LSKD_DATA/imagenet: train/<class>/*.JPEG and val/<class>/*.JPEG",
+}
+
+# Names under which nothing can be imported: shipped choices of `dataset`, and what YAML and Hydra take for no name.
+_SHIPPED = {"cifar10_40k", "cifar100_40k", "imagenet_held_out"}
+_NO_NAMES = {
+    "null",
+    "true",
+    "false",
+    "yes",
+    "no",
+    "on",
+    "off",
+    "inf",
+    "nan",
+    "_self_",
+    "_global_",
+    "_group_",
+}
+_NUMBER = r"[0-9][0-9_]*(e[0-9_]+)?|0x[0-9a-f_]+|0o[0-7_]+|0b[01_]+"
+
+
 def default_cache_root() -> Path:
     """`LSKD_CACHE`, else `lskd` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`); for a user without a
     home directory `makeshift_cache_root()`."""
@@ -227,6 +257,10 @@ def check(dataset: Dataset, spec: Spec) -> None:
         count = getattr(dataset, field)
         if 0 < count < spec.num_classes:
             raise InputError(f"{field} = {count}: must be 0, or >= {spec.num_classes}, the classes of {spec.name}")
+    if dataset.holdout and spec.validation:
+        raise InputError(f"holdout = {dataset.holdout}: must be 0: {spec.name} has a validation part of its own")
+    if dataset.evaluate == "validation" and not dataset.holdout and not spec.validation:
+        raise InputError("evaluate = 'validation': must be 'test' when holdout = 0 (or set holdout to 1 or more)")
     if dataset.holdout >= spec.train:
         raise InputError(f"holdout = {dataset.holdout}: must be < {spec.train}, the training images of {spec.name}")
     if dataset.holdout + dataset.limit > spec.train:
@@ -241,13 +275,16 @@ def check(dataset: Dataset, spec: Spec) -> None:
 
 
 def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
-    """The parts "train", "test" and, with a hold-out, "validation". A built-in data set is prepared if it is missing.
+    """The parts "train", "test" and, with a hold-out or of the data's own, "validation". A built-in data set is
+    prepared if it is missing.
 
-    Raises `InputError` if the data cannot be had, if the cache is damaged, or if `check` fails.
+    Raises `InputError` if the data cannot be had, if the cache is damaged, if streamed images have changed since they
+    were indexed, or if `check` fails.
     """
     import torch
 
     from lskd.data import cache as disk
+    from lskd.data.index import Files
     from lskd.data.splits import class_balanced
 
     known = spec(dataset.name, cache)
@@ -255,22 +292,27 @@ def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
     folder = _folder(cache, dataset.name)
     if not folder.exists():
         prepare(dataset.name, data=data, cache=cache)
-    arrays = disk.read_files(folder, data) if known.streamed else disk.read(folder)
+    found: dict[str, tuple[Any, np.ndarray]]
+    if known.streamed:
+        index = disk.check_index(folder, data)
+        found = {name: (Files(index.root / part.folder, part.names), part.labels) for name, part in index.parts.items()}
+    else:
+        arrays = disk.read(folder)
+        found = {name: (getattr(arrays, f"{name}_images"), getattr(arrays, f"{name}_labels")) for name in known.parts}
 
-    def part(images: Any, labels: np.ndarray) -> Part:
-        return Part(images if known.streamed else torch.from_numpy(images), torch.from_numpy(labels))
-
-    images, labels = arrays.train_images, arrays.train_labels
-    parts = {"test": part(arrays.test_images, arrays.test_labels)}
+    images, labels = found.pop("train")
     if dataset.holdout:
         chosen, rest = class_balanced(labels, dataset.holdout, dataset.holdout_seed)
-        parts["validation"] = part(images[chosen], labels[chosen])
+        found["validation"] = images[chosen], labels[chosen]
         images, labels = images[rest], labels[rest]
     if dataset.limit:
         chosen, _ = class_balanced(labels, dataset.limit, dataset.holdout_seed)
         images, labels = images[chosen], labels[chosen]
-    parts["train"] = part(images, labels)
-    return parts
+    found["train"] = images, labels
+    return {
+        name: Part(images if known.streamed else torch.from_numpy(images), torch.from_numpy(labels))
+        for name, (images, labels) in found.items()
+    }
 
 
 def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force: bool = False) -> Spec:
@@ -283,15 +325,16 @@ def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force:
     from lskd.data import cache as disk
     from lskd.data import sources
     from lskd.data.index import describe, read_built_in
+    from lskd.data.scratch import clear
 
     known, folder = spec(name, cache), _folder(cache, name)
     if name not in DATASETS and force:
         raise InputError(f"{name}: is not built in, so there is nothing to decode it from again; import it again")
+    clear(folder.parent)
     if folder.exists() and not force:
-        found = disk.check_files(folder)
-        if found.streamed:
-            disk.locate(folder, data)  # the images must be there, too
-        return found
+        if disk.check_files(folder).streamed:
+            disk.check_index(folder, data)  # the images must be there, too
+        return disk.read_spec(folder)
     if known.streamed:
         index = read_built_in(name, data)
         known = replace(known, digest=describe(name, index).digest)
@@ -306,61 +349,117 @@ def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force:
 
 def verify(name: str, *, cache: Path, data: Path | None = None) -> Spec:
     """Check a data set in the cache: its files, and its content against the digest. Raises `InputError` if damaged.
-    Of a streamed one the names and sizes of the images are checked (those of a built-in one in `data`)."""
+    Of a streamed one (a built-in one is in `data`) every image is decoded, and the error names all that cannot be."""
     from lskd.data import cache as disk
+    from lskd.data.index import check_images
+    from lskd.data.scratch import clear
 
     known, folder = spec(name, cache), _folder(cache, name)
+    clear(folder.parent)
     if known.streamed:
-        return disk.check_index(folder, data or default_data_root(cache))
-    disk.check_content(known, disk.read(folder), str(folder))
+        check_images(disk.check_index(folder, data or default_data_root(cache)))
+        return disk.read_spec(folder)
+    arrays = disk.read(folder)
+    disk.check_content(known, arrays, str(folder))
+    if name not in DATASETS:
+        disk.note_equal_rows(name, arrays)
     return known
 
 
 def import_folder(
-    name: str, path: Path, *, cache: Path, size: int | None = None, stream: bool = False, force: bool = False
+    name: str,
+    path: Path,
+    *,
+    cache: Path,
+    size: int | None = None,
+    stream: bool = False,
+    force: bool = False,
+    split: float | None = None,
+    seed: int = 0,
+    image_column: str = "",
+    label_column: str = "",
 ) -> Spec:
     """Decode a user's own data into the cache as the data set `name`.
 
     path: a folder of images `train/<class>/*.png`, `test/<class>/*.png` (or jpg …), or of Hugging Face style parquet.
+    Beside a part `test` there may be one for validation: `val`, `valid`, `validation` or `dev`.
     size: resize all images to this width and height; without it they must have one size and mode already.
     stream: leave the images where they are, whatever their sizes, and decode them while a network trains.
     force: replace another data set that was imported under this name.
+    split: draw this share of each class as the test part of data that has none (`<class>/*.png`), with `seed`.
+    image_column, label_column: of parquet files whose columns have other names than usual.
 
     Raises `InputError` for a bad name, a folder that cannot be read, or other content under this name.
     """
     from lskd.data import cache as disk
-    from lskd.data import sources
-    from lskd.data.index import Index, describe, scan
-    from lskd.data.sources import Arrays
+    from lskd.data import index, sources
+    from lskd.data.index import Index
+    from lskd.data.scratch import clear
+    from lskd.data.sources import Arrays, Columns
 
-    if not _is_name(name):
-        raise InputError(f"name = {name!r}: must be made of a-z, 0-9 and _ only")
-    if name in DATASETS:
-        raise InputError(f"name = {name!r}: is a built-in data set, use another name (or `lskd-data prepare {name}`)")
+    _check_new_name(name)
     if size is not None and size < 1:
         raise InputError(f"size = {size}: must be >= 1")
     if stream and size is not None:
         raise InputError(f"size = {size}: must be left out with --stream; a recipe's augment.crop says the size")
+    if split is not None and not 0 < split < 1:
+        raise InputError(f"split = {split:g}: must be > 0 and < 1, the test part's share of each class")
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed = {seed}: must be >= 0 and <= {MAX_SEED}")
+    drawn = None if split is None else (split, seed)
+    folder = _folder(cache, name)
+    clear(folder.parent)
     content: Arrays | Index
     if stream:
-        if not (path / "train").is_dir():
-            raise InputError(f"{path}: no data: must hold train/<class>/*.jpg and test/<class>/*.jpg")
-        content, source = scan(path), f"image folder {path}"
-        new = describe(name, content)
+        if image_column or label_column or sources.has_shards(path):
+            raise InputError(f"{path}: parquet files cannot be streamed: they hold their images; leave out --stream")
+        sources.check_is_folder(path, drawn)
+        content, is_stale = disk.follow(folder, index.make(path, split=drawn))
+        source, force = f"image folder {path}{sources.tell_split(drawn)}", force or is_stale
+        new = index.describe(name, content)
     else:
-        content, source = sources.read_folder(path, size)
+        content, source = sources.read_folder(path, size, Columns(image_column, label_column), drawn)
         content = disk.canonical(content)
         new = disk.describe(name, content)
-    folder = _folder(cache, name)
     disk.write(folder, new, content, source=source, replace=force)
     # `write` keeps what is there already, which is right only if it is the same data.
-    if disk.check_files(folder).digest != new.digest:
-        raise InputError(f"name = {name!r}: other data was imported under this name: use another name, or --force")
+    if (old := disk.check_files(folder)).digest != new.digest:
+        raise InputError(
+            f"name = {name!r}: other data was imported under this name ({sizes(old)}; this is {sizes(new)}): "
+            "use another name, or --force"
+        )
     return new
+
+
+def _check_new_name(name: str) -> None:
+    """Raise `InputError` if data cannot be imported, or not be used, under `name`."""
+    if not _is_name(name):
+        raise InputError(f"name = {name!r}: must be made of a-z, 0-9 and _ only")
+    if name in DATASETS:
+        raise InputError(f"name = {name!r}: is a built-in data set, use another name (or `lskd-data prepare {name}`)")
+    if name in _SHIPPED:
+        raise InputError(f"name = {name!r}: is a part of a built-in data set, use another name")
+    if name in _NO_NAMES or re.fullmatch(_NUMBER, name):
+        raise InputError(
+            f"name = {name!r}: dataset={name} would be read as a number, true, false or null, not as a name"
+        )
 
 
 def _is_name(name: str) -> bool:
     return re.fullmatch(r"[a-z0-9_]+", name) is not None
+
+
+def how_to_get(name: str) -> str:
+    """What to do for a built-in data set that is not in the cache, in words."""
+    origin = _ORIGIN.get(name, f"from $LSKD_DATA/{name}, else downloaded")
+    return f"`lskd-data prepare {name}`: {origin}"
+
+
+def sizes(spec: Spec) -> str:
+    """The size of the images, and how many each part has, in words."""
+    shape = "images of various sizes, streamed" if spec.streamed else "x".join(map(str, spec.shape))
+    own = f"{spec.validation} validation, " if spec.validation else ""
+    return f"{shape}, {spec.train} train, {own}{spec.test} test"
 
 
 def _folder(cache: Path, name: str) -> Path:

@@ -1,29 +1,46 @@
 """Data sets too large to decode ahead: images stay where they are, and `<cache>/data/<name>/` holds an index of them.
 
     train.tsv, test.tsv   a line a file: its label, its bytes, its path below the part's folder; sorted by path
-    meta.json             the `Spec`, the folder of the images, and bytes and SHA-256 of the two files
+    validation.tsv        likewise, where the data has such a part of its own
+    stamps.npz            when each file was written, and the SHA-256 of some of them (`Stamps`)
+    meta.json             the `Spec`, the folder of the images, and bytes and SHA-256 of the other files
 
-The digest is over paths, labels and sizes: no image is opened to make an index of a million.
+The digest is over paths, labels and sizes: an index of a million images is made without opening them. Whether they are
+still the same is asked each time they are used (`find_changes`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from lskd.data import DATASETS, Spec
-from lskd.data.sources import IMAGE_SUFFIXES, TEST_NAMES, find_classes
+from lskd.data.folders import Listing, Notes, draw_test, find_layout, look_again, refuse, scan, some, system_path
+from lskd.data.sources import note_duplicates, open_image
 from lskd.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-FILES = ("train.tsv", "test.tsv")
+ORDER = ("train", "test", "validation")  # of parts, in the digest and in stamps
+STAMPS = "stamps.npz"
+SAMPLE = 500  # files of each part whose content is known; of smaller parts all
+# So many of the sample must be among files that were written anew, and unchanged, before the others count as copied.
+# (Were 3 % of them changed, 100 would show it in 95 cases of 100.)
+ENOUGH = 100
+TOLERANCE = 2_000_000_000  # ns: some file systems and archives keep times no finer
+READERS = max(8, os.cpu_count() or 1)  # threads that read and decode files
+BLOCK = 10_000  # files that are given to them at once
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,79 +57,220 @@ class Files:
         return Files(self.folder, self.names[rows])
 
     def path(self, row: int) -> str:
-        return os.path.join(self.folder, self.names[row])
+        return os.path.join(self.folder, system_path(self.names[row]))
 
 
-class Listing(NamedTuple):
-    """One part: its folder's name, and of each file the path below it, the label and the size."""
+class Stamps(NamedTuple):
+    """What shows that files have not changed, though their sizes have not: for all parts, one after the other."""
 
-    folder: str
-    names: np.ndarray  # (N,) of str
-    labels: np.ndarray  # (N,) int64
-    bytes: np.ndarray  # (N,) int64
-
-    def text(self) -> str:
-        lines = zip(self.labels.tolist(), self.bytes.tolist(), self.names, strict=True)
-        return "".join(f"{label}\t{size}\t{name}\n" for label, size, name in lines)
+    mtimes: np.ndarray  # (N,) int64, ns
+    rows: np.ndarray  # (n,) int64: the files whose content is known
+    sha256: np.ndarray  # (n, 32) uint8
 
 
 class Index(NamedTuple):
-    """A data set of files."""
+    """A data set of files: its parts "train", "test" and perhaps "validation", in this order."""
 
     root: Path
-    train: Listing
-    test: Listing
+    parts: dict[str, Listing]
     class_names: tuple[str, ...]
+    stamps: Stamps | None = None  # None: made by a version that had none
+    # "", or the digest of known contents, which counts where files changed and kept their names and sizes.
+    content: str = ""
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of all files, one part after the other, below the root."""
+        return [os.path.join(part.folder, name) for part in self.parts.values() for name in part.names]
 
     def save(self, folder: Path) -> None:
-        for name, listing in zip(FILES, (self.train, self.test), strict=True):
-            (folder / name).write_text(listing.text(), encoding="utf-8")
+        for name, part in self.parts.items():
+            (folder / f"{name}.tsv").write_bytes(_text(part).encode("utf-8", "surrogateescape"))
+        if self.stamps is not None:
+            np.savez(folder / STAMPS, **self.stamps._asdict())
 
 
-def scan(root: Path, test_names: tuple[str, ...] = TEST_NAMES) -> Index:
-    """The images in `root`/train/<class>/ and, beside it, in the first of `test_names` that is there.
+def _text(part: Listing) -> str:
+    """A line a file. A line break in a name, which UTF-8 and systems allow, stands as the NUL that they do not."""
+    lines = zip(part.labels.tolist(), part.bytes.tolist(), part.names, strict=True)
+    return "".join(f"{label}\t{size}\t{name.replace(chr(10), chr(0))}\n" for label, size, name in lines)
 
-    Labels are the classes' positions in alphabetical order. Files that are not images by their suffix are passed over.
+
+def make(root: Path, *, split: tuple[float, int] | None = None, test_name: str | None = None) -> Index:
+    """The index of the images below `root`, without stamps; what was passed over is said. `split`: share and seed of a
+    test part that is drawn; `test_name`: the test part's folder, where it is known.
+
+    Labels are the classes' positions in alphabetical order. `lskd.data.folders` says which files count. Raises
+    `InputError` naming all files that cannot be images.
     """
-    test, names = find_classes(root, test_names)
+    notes = Notes()
+    layout = find_layout(root, notes, split=split is not None, test_name=test_name)
     _log.info("%s: listing images", root)
-    return Index(root, _scan_part(root, "train", names), _scan_part(root, test.name, names), tuple(names))
+    found, bad = scan(root, layout, notes)
+    notes.log(root)
+    refuse(root, bad, len(bad) + sum(len(part.names) for part in found.values()))
+    if split is not None:
+        whole = found["train"]
+        test, train = draw_test(whole.labels, layout.classes, *split)
+        found = {"train": whole.pick(train), "test": whole.pick(test)}
+    parts = {name: found[name] for name in ORDER if name in found}
+    return Index(root, parts, tuple(layout.classes))
 
 
-def _scan_part(root: Path, part: str, classes: list[str]) -> Listing:
-    found: list[tuple[str, int, int]] = []
-    for label, name in enumerate(classes):
-        before = len(found)
-        for folder, folders, files in os.walk(root / part / name, followlinks=True):
-            folders[:] = [one for one in folders if not one.startswith(".")]
-            below = Path(folder).relative_to(root / part).as_posix()
-            for file in files:
-                if not file.startswith(".") and os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
-                    found.append((f"{below}/{file}", label, os.stat(os.path.join(folder, file)).st_size))
-        if len(found) == before:
-            raise InputError(f"{root / part / name}: no images")
-    found.sort()
-    for name, _, _ in found:
-        if "\n" in name:
-            raise InputError(f"{root / part / name!r}: a line break in a file's name")
-    paths, labels, sizes = zip(*found, strict=True)
-    return Listing(part, np.array(paths, dtype=object), np.array(labels), np.array(sizes))
+def stamp(index: Index, more: Sequence[int] = ()) -> Index:
+    """The index with its stamps: of a seeded sample of the files, and of `more`. Raises `InputError` naming all of the
+    sample that cannot be decoded."""
+    begin, rows = 0, set(more)
+    for part in index.parts.values():
+        draw = np.random.RandomState(len(part.names)).permutation(len(part.names))[:SAMPLE]
+        rows |= {begin + int(row) for row in draw}
+        begin += len(part.names)
+    chosen, files = sorted(rows), index.files
+
+    def look(row: int) -> bytes | InputError:
+        content = _read(index.root, files[row])
+        try:
+            open_image(io.BytesIO(content), files[row])
+        except InputError as error:
+            return error
+        return hashlib.sha256(content).digest()
+
+    found = list(_each(look, chosen))
+    refuse(index.root, [str(error) for error in found if isinstance(error, InputError)], len(chosen))
+    sha256 = np.frombuffer(b"".join(one for one in found if isinstance(one, bytes)), np.uint8).reshape(-1, 32)
+    mtimes = np.concatenate([part.mtimes for part in index.parts.values()])
+    return index._replace(stamps=Stamps(mtimes, np.array(chosen, dtype=np.int64), sha256))
+
+
+def _read(root: Path, name: str) -> bytes:
+    try:
+        return (root / system_path(name)).read_bytes()
+    except OSError as error:
+        raise InputError(f"{root}/{name}: cannot be read ({error.strerror})") from error
+
+
+def _each(act: Callable[[int], T], rows: Sequence[int]) -> Iterator[T]:
+    with ThreadPoolExecutor(READERS) as pool:
+        for begin in range(0, len(rows), BLOCK):
+            yield from pool.map(act, rows[begin : begin + BLOCK])
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What has become of the files of an index: rows in it, and paths of images that are not in it."""
+
+    gone: list[int]
+    resized: list[int]
+    rewritten: list[int]  # of the same size; their content has changed, or may have
+    new: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.gone or self.resized or self.rewritten or self.new)
+
+    def describe(self, index: Index) -> str:
+        """In words: 3 rewritten (train/ant/0.png, …), 1 new (…)"""
+        files = index.files
+        words = (("gone", self.gone), ("of another size", self.resized), ("rewritten", self.rewritten))
+        named = [(word, [files[row] for row in rows]) for word, rows in words] + [("new", self.new)]
+        return ", ".join(f"{len(names)} {word} ({some(names, most=3)})" for word, names in named if names)
+
+
+def find_changes(index: Index) -> Changes:
+    """How the files of an index differ from it: by names and sizes and, by its stamps, times and contents."""
+    sizes, mtimes, new = look_again(index.root, list(index.parts.values()))
+    before = np.concatenate([part.bytes for part in index.parts.values()])
+    if index.stamps is not None:
+        rewritten = _find_rewritten(index, index.stamps, sizes == before, mtimes)
+    else:
+        rewritten = np.zeros(len(sizes), dtype=bool)
+        _log.info("%s: indexed by an older version: names and sizes are all that is known of the images", index.root)
+    rows = (sizes < 0, (sizes >= 0) & (sizes != before), rewritten)
+    gone, other, anew = (np.flatnonzero(is_changed).tolist() for is_changed in rows)
+    return Changes(gone, other, anew, sorted(new))
+
+
+def _find_rewritten(index: Index, stamps: Stamps, is_same_size: np.ndarray, mtimes: np.ndarray) -> np.ndarray:
+    """(N,) bool: which files have another content, or may have.
+
+    A file whose time has changed and whose content is not known is taken for the same only where `ENOUGH` such files of
+    its part are known, and all of them are the same: then it has been copied.
+    """
+    files, is_known, rewritten = index.files, np.zeros(len(mtimes), dtype=bool), np.zeros(len(mtimes), dtype=bool)
+    contents = {row: sha for row, sha in zip(stamps.rows.tolist(), stamps.sha256, strict=True) if is_same_size[row]}
+    found = _each(lambda row: hashlib.sha256(_read(index.root, files[row])).digest(), list(contents))
+    for (row, sha256), now in zip(contents.items(), found, strict=True):
+        is_known[row], rewritten[row] = True, now != bytes(sha256)
+    has_moved = is_same_size & (np.abs(mtimes - stamps.mtimes) > TOLERANCE)
+    begin = 0
+    for part in index.parts.values():
+        rows = slice(begin, begin + len(part.names))
+        begin = rows.stop
+        unknown, witnesses = (has_moved & ~is_known)[rows], (has_moved & is_known)[rows].sum()
+        if not unknown.any():
+            continue
+        if rewritten[rows].any() or witnesses < ENOUGH:
+            rewritten[rows] |= unknown
+        else:
+            what = "%s: %d files were written anew, and taken for copies: %d were compared and have not changed"
+            _log.info(what, index.root / part.folder, unknown.sum() + witnesses, witnesses)
+    return rewritten
+
+
+def content_digest(index: Index) -> str:
+    """The digest of the contents that are known."""
+    assert index.stamps is not None
+    files, sha = index.files, hashlib.sha256()
+    for row, digest in zip(index.stamps.rows.tolist(), index.stamps.sha256, strict=True):
+        sha.update(files[row].encode("utf-8", "surrogateescape") + b"\0" + bytes(digest))
+    return sha.hexdigest()
+
+
+def check_images(index: Index) -> None:
+    """Decode every image. Raises `InputError` naming all that cannot be used; says what is odd and equal."""
+    files, notes, bad = index.files, Notes(), list[str]()
+    _log.info("%s: decoding %d images", index.root, len(files))
+
+    def look(row: int) -> tuple[bytes, Notes] | InputError:
+        odd = Notes()
+        try:
+            content = _read(index.root, files[row])
+            open_image(io.BytesIO(content), files[row], odd)
+        except InputError as error:
+            return error
+        return hashlib.sha256(content).digest(), odd
+
+    found, begin, parts = _each(look, range(len(files))), 0, {}
+    for name, part in index.parts.items():
+        parts[name] = list[tuple[bytes, str]]()
+        for file in files[begin : begin + len(part.names)]:
+            one = next(found)
+            if isinstance(one, InputError):
+                bad.append(str(one))
+            else:
+                parts[name].append((one[0], file))
+                notes.extend(one[1])
+        begin += len(part.names)
+    note_duplicates(parts, notes)
+    notes.log(index.root)
+    refuse(index.root, bad, len(files), most=None)
 
 
 def describe(name: str, index: Index) -> Spec:
     """The `Spec` of an index. Images have various sizes, and three channels once decoded."""
     sha = hashlib.sha256()
-    for part, listing in (("train", index.train), ("test", index.test)):
-        sha.update(f"{part} {len(listing.names)}\n{listing.text()}".encode())
+    for part, listing in index.parts.items():
+        sha.update(f"{part} {len(listing.names)}\n{_text(listing)}".encode("utf-8", "surrogateescape"))
+    if index.content:
+        sha.update(f"content {index.content}\n".encode())
+    counts = {part: len(listing.names) for part, listing in index.parts.items()}
     return Spec(
         name=name,
         title=name,
         num_classes=len(index.class_names),
         shape=(3, 0, 0),
-        train=len(index.train.names),
-        test=len(index.test.names),
         class_names=index.class_names,
         digest=sha.hexdigest(),
+        **counts,
     )
 
 
@@ -125,28 +283,37 @@ def read_built_in(name: str, data: Path) -> Index:
             f"{name}: no data: looked for {folders}. Put {known.title} there, or a link to it (LSKD_DATA or --data "
             f"names the folder that holds {name}/); it cannot be downloaded without an account"
         )
-    index = scan(root, ("val",))
+    index = make(root, test_name="val")
     if differing := set(index.class_names) ^ set(class_ids(name)):
         raise InputError(
             f"{root / 'train'}: must hold the {known.num_classes} class folders of {known.title}, such as "
             f"{class_ids(name)[0]}; differs in {sorted(differing)[0]!r}"
         )
-    for listing, count in ((index.train, known.train), (index.test, known.test)):
+    for part, count in (("train", known.train), ("test", known.test)):
+        listing = index.parts[part]
         if len(listing.names) != count:
             raise InputError(f"{root / listing.folder}: {len(listing.names)} images: {known.title} has {count}")
-    return index._replace(class_names=known.class_names)
+    return stamp(index._replace(class_names=known.class_names))
 
 
 def class_ids(name: str) -> tuple[str, ...]:
     """The names of the class folders of a built-in data set, in the order of the labels."""
-    return tuple(line.split()[0] for line in Path(__file__).with_name(f"{name}.txt").read_text().splitlines())
+    return tuple(
+        line.split()[0] for line in Path(__file__).with_name(f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    )
 
 
-def read(folder: Path, root: Path, parts: dict[str, str]) -> tuple[tuple[Files, np.ndarray], tuple[Files, np.ndarray]]:
-    """(files, labels) of the training and of the test part, from the index in `folder`."""
-    read = []
-    for file, part in zip(FILES, ("train", "test"), strict=True):
-        rows = [line.split("\t", 2) for line in (folder / file).read_text(encoding="utf-8").split("\n")[:-1]]
-        names = np.array([name for _, _, name in rows], dtype=object)
-        read.append((Files(root / parts[part], names), np.array([int(label) for label, _, _ in rows])))
-    return read[0], read[1]
+def read(folder: Path, root: Path, parts: dict[str, str], class_names: tuple[str, ...], content: str) -> Index:
+    """The index in `folder`, of images below `root`; `parts` says in which folder there each part is."""
+    listings = {}
+    for part in sorted(parts, key=ORDER.index):
+        text = (folder / f"{part}.tsv").read_bytes().decode("utf-8", "surrogateescape")
+        rows = [line.split("\t", 2) for line in text.split("\n")[:-1]]
+        names = np.array([name.replace("\0", "\n") for _, _, name in rows], dtype=object)
+        labels, sizes = (np.array([int(row[column]) for row in rows], dtype=np.int64) for column in (0, 1))
+        listings[part] = Listing(parts[part], names, labels, sizes, np.zeros(len(rows), dtype=np.int64))
+    stamps = None
+    if (folder / STAMPS).is_file():
+        with np.load(folder / STAMPS, allow_pickle=False) as arrays:
+            stamps = Stamps(**arrays)
+    return Index(root, listings, class_names, stamps, content)

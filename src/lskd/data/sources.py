@@ -1,26 +1,41 @@
 """Where images come from: torchvision's files, Hugging Face style parquet, image folders, scikit-learn's digits.
 
-Each `read_…` returns `Arrays` in the order of its source, or raises `InputError` naming the file (and row) at fault.
+Each `read_…` returns `Arrays` in the order of its source, or raises `InputError` naming the files (and rows) at fault.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import io
 import json
 import logging
+import os
 import re
 import socket
 import tarfile
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lskd.data import DATASETS
+from lskd.data.folders import (
+    HELD_OUT,
+    TEST,
+    Notes,
+    assign_parts,
+    draw_test,
+    find_layout,
+    refuse,
+    scan,
+    shown,
+    some,
+    system_path,
+)
+from lskd.data.scratch import clear, scratch
 from lskd.data.splits import class_balanced
 from lskd.errors import InputError
 
@@ -39,6 +54,39 @@ class Arrays(NamedTuple):
     test_images: np.ndarray  # (M, C, H, W) uint8
     test_labels: np.ndarray  # (M,) int64
     class_names: tuple[str, ...]  # (K,)
+    validation_images: np.ndarray | None = None  # (L, C, H, W) uint8: a part of the data's own
+    validation_labels: np.ndarray | None = None  # (L,) int64
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("train", "test") if self.validation_images is None else ("train", "test", "validation")
+
+
+class Rows(NamedTuple):
+    """One part as it was read."""
+
+    images: np.ndarray  # (N, C, H, W) uint8
+    labels: np.ndarray  # (N,) int64
+    places: Sequence[str]  # where each image was
+    digests: Sequence[bytes]  # `image_digests`
+
+    @classmethod
+    def of(cls, images: np.ndarray, labels: np.ndarray, places: Sequence[str]) -> Rows:
+        return cls(images, labels, places, image_digests(images))
+
+    def pick(self, rows: np.ndarray) -> Rows:
+        places, digests = ([column[row] for row in rows] for column in (self.places, self.digests))
+        return Rows(self.images[rows], self.labels[rows], places, digests)
+
+
+class Columns(NamedTuple):
+    """The columns of parquet files with images and labels; "" = one of the usual names."""
+
+    image: str = ""
+    label: str = ""
+
+
+USUAL = Columns()
 
 
 # For each built-in data set: torchvision's class, and the folder below its root that holds its files.
@@ -49,12 +97,11 @@ _TORCHVISION = {
 }
 _DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte; urllib's default is to wait for ever
 
-TEST_NAMES = ("test", "val", "validation")  # a user's own test part: the first of these that exists
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"}
 _MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}  # PIL's 8-bit modes: these convert to RGB without surprises
 _GREY_MODES = {"1", "L", "LA"}
+_ORIENTATION = 0x0112  # EXIF's tag
 
 
 def read(name: str, *, data: Path, download: bool) -> tuple[Arrays, str]:
@@ -67,7 +114,8 @@ def read(name: str, *, data: Path, download: bool) -> tuple[Arrays, str]:
         if layout and (root / layout).is_dir():
             return read_torchvision(name, root), f"torchvision's files in {root / layout}"
     if shards := find_shards(data / name):
-        return read_parquet(shards), f"parquet shards in {shards['train'][0].parent}"
+        shards.pop("validation", None)  # none of the built-in ones has it
+        return read_parquet(shards, quiet=True), f"parquet shards in {shards['train'][0].parent}"
 
     failure = ""
     if layout and download:
@@ -86,15 +134,34 @@ def read(name: str, *, data: Path, download: bool) -> tuple[Arrays, str]:
     )
 
 
-def read_folder(path: Path, size: int | None) -> tuple[Arrays, str]:
-    """A user's own data, images or parquet, and its source in words. `size`: resize to this width and height."""
-    if shards := find_shards(path):
-        return read_parquet(shards, size), f"parquet files in {shards['train'][0].parent}"
-    if (path / "train").is_dir():
-        return read_image_folder(path, size), f"image folder {path}"
-    raise InputError(
-        f"{path}: no data: must hold train/<class>/*.png and test/<class>/*.png, or parquet train-*, test-*"
-    )
+def read_folder(
+    path: Path, size: int | None, columns: Columns = USUAL, split: tuple[float, int] | None = None
+) -> tuple[Arrays, str]:
+    """A user's own data, images or parquet, and its source in words. `size`: resize to this width and height; `split`:
+    share and seed of a test part that is drawn, class by class, where there is none."""
+    drawn = tell_split(split)
+    if shards := find_shards(path, split=split is not None):
+        return read_parquet(shards, size, columns, split), f"parquet files in {shards['train'][0].parent}{drawn}"
+    if columns != USUAL:
+        raise InputError(f"{path}: no train-*.parquet: --image-column and --label-column are for parquet files")
+    check_is_folder(path, split)
+    return read_image_folder(path, size, split), f"image folder {path}{drawn}"
+
+
+def tell_split(split: tuple[float, int] | None) -> str:
+    return f", a share of {split[0]:g} drawn with seed {split[1]} as its test part" if split else ""
+
+
+def check_is_folder(path: Path, split: tuple[float, int] | None) -> None:
+    """Raise `InputError` unless `path` looks like an image folder."""
+    if not path.is_dir():
+        raise InputError(f"{path}: {'not a folder' if path.exists() else 'not there'}")
+    if split is None and not (path / "train").is_dir():
+        there = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+        raise InputError(
+            f"{path}: no data: must hold train/<class>/*.png and test/<class>/*.png, or parquet train-*, test-*, or "
+            f"<class>/*.png with --split 0.2; has {some(there, most=5) or 'nothing'}"
+        )
 
 
 def read_digits() -> Arrays:
@@ -137,15 +204,15 @@ def _download(name: str, data: Path) -> None:
     class_name, layout = _TORCHVISION[name]
     top = Path(layout).parts[0]
     _log.info("%s: downloading into %s", name, data)
-    data.mkdir(parents=True, exist_ok=True)
+    clear(data)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)  # torchvision offers no argument for it
     try:
         # torchvision prints to stdout when it tries a second address; errors are reported by our caller.
-        with tempfile.TemporaryDirectory(dir=data) as temporary, contextlib.redirect_stdout(io.StringIO()):
+        with scratch(data, top) as temporary, contextlib.redirect_stdout(io.StringIO()):
             getattr(torchvision.datasets, class_name)(temporary, download=True)
             try:
-                (Path(temporary) / top).rename(data / top)
+                (temporary / top).rename(data / top)
             except OSError:  # another process was faster: its files are as good
                 if not (data / layout).is_dir():
                     raise
@@ -153,110 +220,155 @@ def _download(name: str, data: Path) -> None:
         socket.setdefaulttimeout(timeout)
 
 
-def find_shards(folder: Path) -> dict[str, list[Path]] | None:
-    """The parquet files of "train" and "test" in `folder` or one folder below it; None if there are none for "train".
+def find_shards(folder: Path, *, split: bool = False) -> dict[str, list[Path]] | None:
+    """The parquet files of "train", "test" and perhaps "validation" in `folder` or one folder below it; None if there
+    are none for "train".
 
-    Raises `InputError` if a numbered shard is missing, if there is no test part, or if two folders could be meant.
+    Raises `InputError` if a numbered shard is missing, if there is no test part (unless it is to be `split` off), or if
+    two folders could be meant.
     """
     below = sorted(path for path in folder.glob("*/") if path.is_dir() and not path.name.startswith("."))
     for candidates in ([folder], below):
-        found = [candidate for candidate in candidates if list(_part_files(candidate, "train"))]
+        found = [candidate for candidate in candidates if _part_files(candidate, "train")]
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise InputError(f"{folder}: several subfolders hold train-*.parquet: keep one of {names}")
         if found:
-            return {"train": _shards(found[0], ("train",)), "test": _shards(found[0], TEST_NAMES)}
+            present = [name for name in ("train", TEST, *HELD_OUT) if _part_files(found[0], name)]
+            parts = assign_parts(present, found[0], split=split)
+            return {part: _shards(found[0], name) for part, name in parts.items()}
     return None
 
 
-def _part_files(folder: Path, part: str) -> Iterator[Path]:
-    """`train.parquet` and `train-….parquet`, sorted by name."""
-    return (path for path in sorted(folder.glob("*.parquet")) if re.fullmatch(rf"{part}(-.*)?\.parquet", path.name))
+def has_shards(folder: Path) -> bool:
+    """Whether there are parquet files for "train" in `folder` or one folder below it."""
+    return any(_part_files(candidate, "train") for candidate in (folder, *folder.glob("*/")))
 
 
-def _shards(folder: Path, part_names: tuple[str, ...]) -> list[Path]:
-    """All files of the first part that exists, in order."""
-    for part in part_names:
-        files = list(_part_files(folder, part))
-        if files:
-            break
-    else:
-        raise InputError(f"{folder}: no test part: must hold test-*.parquet beside train-*.parquet")
-    # The hub's names: train-00000-of-00003.parquet, in older data sets with a hash after the numbers.
-    numbers = [re.match(r".*?-(\d+)-of-(\d+)\b", path.name) for path in files]
-    if not any(numbers):
+def _part_files(folder: Path, part: str) -> list[Path]:
+    """`train.parquet` and `train-….parquet`, sorted by name; else those in `train/`, as the hub converts data sets."""
+    named = [path for path in sorted(folder.glob("*.parquet")) if re.fullmatch(rf"{part}(-.*)?\.parquet", path.name)]
+    return named or sorted((folder / part).glob("*.parquet"))
+
+
+def _shards(folder: Path, part: str) -> list[Path]:
+    """All files of a part, in order. `InputError` if the numbers in their names say that some are missing."""
+    files = _part_files(folder, part)
+    # The hub's names: train-00000-of-00003.parquet, in older data sets with a hash after the numbers; or 0000.parquet.
+    if all(path.stem.isdecimal() for path in files):
+        numbers, width = [int(path.stem) for path in files], len(files[0].stem)
+        for index in range(max(numbers) + 1):
+            if index not in numbers:
+                raise InputError(f"{files[0].parent}: {index:0{width}d}.parquet is missing")
         return files
-    count = next(int(number[2]) for number in numbers if number)
-    present = [int(number[1]) if number and int(number[2]) == count else -1 for number in numbers]
+    matches = [re.match(r".*?-(\d+)-of-(\d+)\b", path.name) for path in files]
+    if not any(matches):
+        return files
+    count = next(int(match[2]) for match in matches if match)
+    present = [int(match[1]) if match and int(match[2]) == count else -1 for match in matches]
     for index in range(count):
         if index not in present:
-            raise InputError(f"{folder}: {part}-{index:05d}-of-{count:05d}.parquet is missing")
+            raise InputError(f"{files[0].parent}: {part}-{index:05d}-of-{count:05d}.parquet is missing")
     if len(files) != count:
         names = ", ".join(path.name for path in files)
-        raise InputError(f"{folder}: must hold the {count} numbered {part} shards only, not {names}")
+        raise InputError(f"{files[0].parent}: must hold the {count} numbered {part} shards only, not {names}")
     return files
 
 
-def read_parquet(shards: dict[str, list[Path]], size: int | None = None) -> Arrays:
-    """Hugging Face style parquet files, as found by `find_shards`.
+def read_parquet(
+    shards: Mapping[str, list[Path]],
+    size: int | None = None,
+    columns: Columns = USUAL,
+    split: tuple[float, int] | None = None,
+    *,
+    quiet: bool = False,
+) -> Arrays:
+    """Parquet files, as found by `find_shards`.
 
-    Columns: `image` or `img`, a struct {bytes, path} with the encoded image, and `label` or `fine_label`, integers from
-    0. Class names are those in the files' metadata, else "0", "1", …
+    Images are encoded: bytes, or structs {bytes, path} as on the hub, in the column `image` or `img` unless `columns`
+    says otherwise. Labels, in `label` or `fine_label`, are integers from 0, or strings. Class names are those in the
+    files' metadata, else "0", "1", …; strings are names, numbered in alphabetical order. `quiet`: nothing is said of
+    what is odd.
     """
-    _log.info("%s: decoding %d parquet files", shards["train"][0].parent, sum(map(len, shards.values())))
-    decoder = _Decoder(size)
-    files = {part: [_read_parquet_file(path, decoder) for path in shards[part]] for part in ("train", "test")}
-    largest_label = max(int(labels.max(initial=0)) for _, labels, _ in files["train"])
-    names = files["train"][0][2] or tuple(map(str, range(largest_label + 1)))
-    for part in files:
-        for path, (_, labels, _) in zip(shards[part], files[part], strict=True):
-            for row in np.flatnonzero((labels < 0) | (labels >= len(names))):
-                raise InputError(f"{path}, row {row}: label = {labels[row]}: must be >= 0 and < {len(names)}")
-
-    def join(part: str) -> tuple[np.ndarray, np.ndarray]:
-        images = [image for file_images, _, _ in files[part] for image in file_images]
-        if not images:
+    root, notes = shards["train"][0].parent, Notes()
+    _log.info("%s: decoding %d parquet files", root, sum(map(len, shards.values())))
+    decoder = _Decoder(size, notes)
+    files = {part: [_read_parquet_file(path, decoder, columns) for path in paths] for part, paths in shards.items()}
+    refuse(root, decoder.bad, decoder.count)
+    images = {part: [image for file in found for image in file.images] for part, found in files.items()}
+    for part in shards:
+        if not images[part]:
             raise InputError(f"{shards[part][0]}: no images")
-        return decoder.stack(images), np.concatenate([labels for _, labels, _ in files[part]])
+    names = _number_labels(shards, files, notes)
+    parts = {}
+    for part, found in files.items():
+        counts = [(path.name, len(file.labels)) for path, file in zip(shards[part], found, strict=True)]
+        places = [f"{name}, row {row}" for name, count in counts for row in range(count)]
+        parts[part] = Rows.of(decoder.stack(images.pop(part)), np.concatenate([file.labels for file in found]), places)
+    return _assemble(root, parts, names, None if quiet else notes, split)
 
-    return Arrays(*join("train"), *join("test"), names)
+
+class _File(NamedTuple):
+    """A parquet file: images, labels (N,), as int64 or as str, and class names if it says them."""
+
+    images: list[np.ndarray]
+    labels: np.ndarray
+    names: tuple[str, ...]
 
 
-def _read_parquet_file(path: Path, decoder: _Decoder) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
-    """Images, labels (N,) and, if the file says them, class names."""
+def _read_parquet_file(path: Path, decoder: _Decoder, columns: Columns) -> _File:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     images: list[np.ndarray] = []
-    labels = [np.empty(0, dtype=np.int64)]
+    labels: list[np.ndarray] = []
+    rows = 0
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            image_column = _find_column(schema, _IMAGE_COLUMNS, path)
-            label_column = _find_column(schema, _LABEL_COLUMNS, path)
-            image_type = schema.field(image_column).type
-            if not pa.types.is_struct(image_type) or image_type.get_field_index("bytes") < 0:
-                raise InputError(f"{path}: column {image_column!r} is {image_type}: must be a struct of bytes and path")
-            if not pa.types.is_integer(schema.field(label_column).type):
+            image_column = _find_column(schema, columns.image, _IMAGE_COLUMNS, "image", path)
+            label_column = _find_column(schema, columns.label, _LABEL_COLUMNS, "label", path)
+            image_type, label_type = schema.field(image_column).type, schema.field(label_column).type
+            is_struct = pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0
+            if not is_struct and not (pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type)):
                 raise InputError(
-                    f"{path}: column {label_column!r} is {schema.field(label_column).type}: must be integers"
+                    f"{path}: column {image_column!r} is {image_type}: must be bytes, or a struct of bytes and path"
                 )
+            is_text = _is_text(label_type)
+            if not is_text and not pa.types.is_integer(label_type):
+                raise InputError(f"{path}: column {label_column!r} is {label_type}: must be integers or strings")
             for batch in file.iter_batches(batch_size=1024, columns=[image_column, label_column]):
-                if batch.column(label_column).null_count:
+                found, encoded = batch.column(label_column), batch.column(image_column)
+                if found.null_count:
                     raise InputError(f"{path}: column {label_column!r} has rows without a value")
-                labels.append(batch.column(label_column).to_numpy().astype(np.int64))
-                for encoded in batch.column(image_column).field("bytes").to_pylist():
-                    images.append(decoder.decode(io.BytesIO(encoded or b""), f"{path}, row {len(images)}"))
+                if is_text:
+                    labels.append(np.array(found.cast(pa.string()).to_pylist(), dtype=object))
+                else:
+                    labels.append(found.to_numpy(zero_copy_only=False).astype(np.int64))
+                for one in (encoded.field("bytes") if is_struct else encoded).to_pylist():
+                    images += decoder.decode(io.BytesIO(one or b""), f"{path.name}, row {rows}")
+                    rows += 1
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: damaged or not a parquet file ({_one_line(error)})") from error
-    return images, np.concatenate(labels), _class_names(schema, label_column)
+    none = np.empty(0, dtype=object if is_text else np.int64)
+    return _File(images, np.concatenate([none, *labels]), _class_names(schema, label_column))
 
 
-def _find_column(schema: pa.Schema, names: tuple[str, ...], path: Path) -> str:
-    for name in names:
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _find_column(schema: pa.Schema, asked: str, usual: tuple[str, ...], what: str, path: Path) -> str:
+    for name in (asked,) if asked else usual:
         if name in schema.names:
             return name
-    raise InputError(f"{path}: must have a column {' or '.join(names)}, has {', '.join(schema.names)}")
+    raise InputError(
+        f"{path}: must have a column {asked or ' or '.join(usual)}, has {', '.join(schema.names)}; "
+        f"--{what}-column says which"
+    )
 
 
 def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...]:
@@ -268,63 +380,120 @@ def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...]:
         return ()
 
 
-def read_image_folder(path: Path, size: int | None = None) -> Arrays:
-    """`path/train/<class>/…` and `path/test/<class>/…` (or `val`), torchvision's ImageFolder layout.
-
-    Labels are the classes' positions in alphabetical order. Files that are not images by their suffix are passed over.
-    """
-    test, names = find_classes(path)
-    _log.info("%s: decoding images", path)
-    decoder = _Decoder(size)
-
-    def read_part(folder: Path) -> tuple[list[np.ndarray], np.ndarray]:
-        images: list[np.ndarray] = []
-        labels: list[int] = []
-        for label, name in enumerate(names):
-            files = sorted(file for file in (folder / name).rglob("[!.]*") if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not files:
-                raise InputError(f"{folder / name}: no images")
-            images += [decoder.decode(file, str(file)) for file in files]
-            labels += [label] * len(files)
-        return images, np.array(labels, dtype=np.int64)
-
-    train_images, train_labels = read_part(path / "train")
-    test_images, test_labels = read_part(test)
-    return Arrays(decoder.stack(train_images), train_labels, decoder.stack(test_images), test_labels, tuple(names))
-
-
-def find_classes(path: Path, test_names: tuple[str, ...] = TEST_NAMES) -> tuple[Path, list[str]]:
-    """The folder of the test part, and the class folders that `path`/train and it must both have, sorted."""
-    test = next((path / name for name in test_names if (path / name).is_dir()), None)
-    if test is None:
-        places = " or ".join(f"{name}/<class>/" for name in test_names)
-        raise InputError(f"{path}: no test part: must hold {places} beside train/<class>/")
-    names = _class_folders(path / "train")
+def _number_labels(shards: Mapping[str, list[Path]], files: dict[str, list[_File]], notes: Notes) -> tuple[str, ...]:
+    """The class names. Strings become numbers in `files`. `InputError` for a label that is none of the classes'."""
+    kinds = {file.labels.dtype for found in files.values() for file in found}
+    if len(kinds) > 1:
+        raise InputError(f"{shards['train'][0].parent}: labels are integers in some files and strings in others")
+    if kinds == {np.dtype(object)}:
+        names = tuple(sorted({label for file in files["train"] for label in file.labels}))
+        numbers = {name: number for number, name in enumerate(names)}
+        for part, found in files.items():
+            for place, file in enumerate(found):
+                for row, label in enumerate(file.labels):
+                    if label not in numbers:
+                        raise InputError(
+                            f"{shards[part][place]}, row {row}: label = {label!r}: must be one of the training part's"
+                        )
+                labels = np.array([numbers[label] for label in file.labels], dtype=np.int64)
+                files[part][place] = file._replace(labels=labels)
+    else:
+        largest = max(int(file.labels.max(initial=0)) for file in files["train"])
+        count = sum(len(file.labels) for file in files["train"])
+        names = files["train"][0].names
+        if not names and largest >= count:
+            raise InputError(
+                f"{shards['train'][0].parent}: label = {largest}: must be < {count}, the number of training images: "
+                "labels count classes from 0"
+            )
+        names = names or tuple(map(str, range(largest + 1)))
+        for part, found in files.items():
+            for path, file in zip(shards[part], found, strict=True):
+                for row in np.flatnonzero((file.labels < 0) | (file.labels >= len(names))).tolist():
+                    wrong = int(file.labels[row])
+                    raise InputError(f"{path}, row {row}: label = {wrong}: must be >= 0 and < {len(names)}")
+    present = set(np.concatenate([file.labels for file in files["train"]]).tolist())
+    for label, name in enumerate(names):
+        if label not in present:
+            notes.add("classes without a training image", f"{label} ({name})" if name != str(label) else name)
     if len(names) < 2:
-        raise InputError(f"{path / 'train'}: must hold a folder for each of 2 or more classes, has {len(names)}")
-    if differing := set(names) ^ set(_class_folders(test)):
-        raise InputError(
-            f"{path}: train and {test.name} must have the same classes, differ in {sorted(differing)[0]!r}"
-        )
-    return test, names
+        raise InputError(f"{shards['train'][0].parent}: must have 2 or more classes, has {len(names)}")
+    return names
 
 
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def read_image_folder(path: Path, size: int | None = None, split: tuple[float, int] | None = None) -> Arrays:
+    """`path/train/<class>/…` and `path/test/<class>/…` (or `val`), torchvision's ImageFolder layout; where a test part
+    is to be drawn, `path/<class>/…`, too.
+
+    Labels are the classes' positions in alphabetical order. `lskd.data.folders` says which files count.
+    """
+    notes = Notes()
+    layout = find_layout(path, notes, split=split is not None)
+    listings, bad = scan(path, layout, notes)
+    _log.info("%s: decoding images", path)
+    decoder = _Decoder(size, notes)
+    read = {}
+    for part, listing in listings.items():
+        places = [os.path.join(listing.folder, name) for name in listing.names]
+        images = [image for place in places for image in decoder.decode(path / system_path(place), place)]
+        read[part] = images, listing.labels, places
+    refuse(path, bad + decoder.bad, len(bad) + decoder.count)
+    parts = {part: Rows.of(decoder.stack(images), labels, places) for part, (images, labels, places) in read.items()}
+    return _assemble(path, parts, tuple(layout.classes), notes, split)
 
 
-def open_image(file: Path | str | io.BytesIO, where: str) -> Image.Image:
-    """An image, decoded. `InputError`, saying `where` it was, if it cannot be, or has more than 8 bits a channel."""
-    from PIL import Image
+def _assemble(
+    path: Path, parts: dict[str, Rows], names: tuple[str, ...], notes: Notes | None, split: tuple[float, int] | None
+) -> Arrays:
+    """The parts together, a test part drawn if it is asked for. What is in `notes`, and duplicates, is said."""
+    if split is not None:
+        whole = parts["train"]
+        # In the order of the content, so that the draw depends neither on the files' names nor on their order.
+        order = np.array(sorted(range(len(whole.labels)), key=lambda row: (whole.digests[row], whole.labels[row])))
+        test, train = draw_test(whole.labels[order], names, *split)
+        parts = {"train": whole.pick(order[train]), "test": whole.pick(order[test])}
+    if notes is not None:
+        note_duplicates({part: zip(rows.digests, rows.places, strict=True) for part, rows in parts.items()}, notes)
+        notes.log(path)
+    validation = parts["validation"][:2] if "validation" in parts else (None, None)
+    return Arrays(*parts["train"][:2], *parts["test"][:2], names, *validation)
+
+
+def note_duplicates(parts: Mapping[str, Iterable[tuple[bytes, str]]], notes: Notes) -> None:
+    """Note the images of other parts that are equal to one of "train". `parts`: digest and place of each image."""
+    train = dict(parts["train"])
+    for part, images in parts.items():
+        for digest, place in images if part != "train" else ():
+            if digest in train:
+                notes.add(f"{part} images equal to a training image", f"{place} = {train[digest]}")
+
+
+def open_image(file: Path | str | io.BytesIO, where: str, notes: Notes | None = None) -> Image.Image:
+    """An image, decoded; of an animation the first frame, and never turned by its EXIF orientation, as torchvision does
+    it. `InputError`, saying `where` it was, if it cannot be decoded, or has more than 8 bits a channel."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as image:
+            # A camera's second picture of the same (MPO) is no animation.
+            is_animated = notes is not None and image.format != "MPO" and getattr(image, "is_animated", False)
             image.load()
+    except UnidentifiedImageError as error:
+        raise InputError(f"{where}: not an image that can be decoded (its content is of no known format)") from error
     # PIL's decoders raise what the parser of the format raises: OSError, SyntaxError, ValueError, struct.error, …
     except Exception as error:
         raise InputError(f"{where}: not an image that can be decoded ({_one_line(error)})") from error
     if image.mode not in _MODES:
         raise InputError(f"{where}: mode {image.mode}: must be 8 bits a channel, grey or colour")
+    if notes is not None:
+        if is_animated:
+            notes.add("animated images, of which the first frame counts", where)
+        if "exif" in image.info and image.getexif().get(_ORIENTATION, 1) not in (0, 1):
+            notes.add("images that a viewer turns by their EXIF orientation and lskd, as torchvision, does not", where)
+        suffix = os.path.splitext(where)[1].lower()
+        expected = Image.registered_extensions().get(suffix, image.format)
+        if image.format not in (expected, "MPO" if expected == "JPEG" else expected):
+            notes.add("images of another format than their names say", f"{where} ({image.format})")
     return image
 
 
@@ -335,36 +504,49 @@ class _Decoder:
     CIFAR-10: 1.1 s for 10,000 images, 1.3 s to 1.7 s with two threads).
     """
 
-    def __init__(self, size: int | None) -> None:
-        self._size = size
+    def __init__(self, size: int | None, notes: Notes) -> None:
+        self.count = 0
+        self.bad: list[str] = []  # images that cannot be used, with the reasons
+        self._size, self._notes = size, notes
         self._first: tuple[tuple[int, int], str, str] | None = None  # size (W, H), mode, where it was
         self._all_grey = True
 
-    def decode(self, file: Path | io.BytesIO, where: str) -> np.ndarray:
-        """(H, W) or (H, W, 3) uint8. `where` names the image in errors."""
+    def decode(self, file: Path | io.BytesIO, where: str) -> list[np.ndarray]:
+        """[(H, W) or (H, W, 3) uint8], or nothing if it cannot be decoded. `where` names the image in errors."""
         from PIL import Image
 
-        image = open_image(file, where)
+        self.count += 1
+        try:
+            image = open_image(file, where, self._notes)
+        except InputError as error:
+            self.bad.append(str(error))
+            return []
         mode = image.mode
         if self._size is not None:
             self._all_grey &= mode in _GREY_MODES
             image = image.convert("RGB").resize((self._size, self._size), Image.Resampling.BILINEAR)
         elif mode not in ("L", "RGB"):
-            raise InputError(f"{where}: mode {mode}: must be L or RGB, or import with --size N to convert it")
+            raise InputError(f"{shown(where)}: mode {mode}: must be L or RGB, or import with --size N to convert it")
         elif self._first is None:
             self._first = (image.size, mode, where)
         elif (image.size, mode) != self._first[:2]:
             (width, height), first_mode, first = self._first
+            either = ", or with --stream to crop them in training" if isinstance(file, Path) else ""
             raise InputError(
-                f"{where}: {image.width}x{image.height} {mode}: must be {width}x{height} {first_mode} as in {first}, "
-                "or import with --size N to resize all"
+                f"{shown(where)}: {image.width}x{image.height} {mode}: must be {width}x{height} {first_mode} as in "
+                f"{shown(first)}, or import with --size N to resize all{either}"
             )
-        return np.asarray(image)
+        return [np.asarray(image)]
 
     def stack(self, images: list[np.ndarray]) -> np.ndarray:
         """(N, C, H, W), once all images have been decoded: resized ones keep one channel if all of them are grey."""
         stacked = _to_nchw(np.stack(images))
         return stacked[:, :1] if self._size is not None and self._all_grey else stacked
+
+
+def image_digests(images: np.ndarray) -> list[bytes]:
+    """The SHA-256 of each image's bytes."""
+    return [hashlib.sha256(image).digest() for image in np.ascontiguousarray(images, dtype=np.uint8)]
 
 
 def _to_nchw(images: np.ndarray) -> np.ndarray:

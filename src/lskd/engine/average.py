@@ -21,7 +21,11 @@ class Average:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        # A layer that has several names is in a state several times, and is averaged once.
+        pairs = {
+            mean.data_ptr(): (mean, weight)
+            for mean, weight in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
+        }.values()
         self.means, self.weights = map(list, zip(*(p for p in pairs if p[0].is_floating_point()), strict=True))
         self.counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 

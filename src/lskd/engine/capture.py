@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from lskd.errors import one_line
+
 WARM_UP = 3  # eager steps before a capture: libraries choose their algorithms, and lazy state comes into being
 ONE_AT_A_TIME = threading.Lock()  # captures of trainings that run side by side
 
@@ -70,7 +72,7 @@ class Captured:
         except RuntimeError as error:
             self.failed = True
             logging.getLogger(__name__).warning(
-                "a step cannot be captured (%s): running it eagerly, which is slower", str(error).splitlines()[0]
+                "a step cannot be captured (%s): running it eagerly, which is slower", one_line(error)
             )
             return
         self.graphs[sizes] = graph

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import lskd
 from lskd import metrics
 from lskd.config import Observation, Run
 from lskd.data import Part, Spec
@@ -23,9 +24,10 @@ from lskd.data.stream import LARGEST, Stream
 from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.observing import Looks, Observing
 from lskd.engine.seeds import generator_for
-from lskd.engine.shared import Shared
+from lskd.engine.shared import Shared, teacher_normalizer
 from lskd.engine.teacher import EVALUATION_BATCH
 from lskd.engine.training import Training, set_precision
+from lskd.errors import one_line
 from lskd.store import write_atomically
 from lskd.targets import equivalent_smoothing
 
@@ -57,6 +59,7 @@ def train(
     parts: Mapping[str, Part],
     teacher_network: nn.Module | None = None,
     *,
+    taught_on: Tensor | None = None,
     shared: Shared,
     observations: Sequence[Observation] = (),
     checkpoint: Path | None = None,
@@ -66,6 +69,8 @@ def train(
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train `run` on `parts` ("train", and what there is of "validation" and "test"), on the device of `shared`.
+    `taught_on` are the training images of its teacher, where they are others than the student's and count
+    (`teacher_normalizer`).
 
     Several trainings may share the device, each in a thread of its own; their recipes must then agree in `precision`.
     With `checkpoint`, the state is written there every `checkpoint_seconds` and when `stop()` says so, and a state that
@@ -78,18 +83,28 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_stream(new_stream(shared.device)))
         images = shared.images(run, parts)
-        table = None
+        table = normalizer = None
         looked_up = run.teacher_mode == "eval" and run.method.settings.teacher_use == "logits"
         if teacher_network is not None and looked_up and isinstance(images.views, Views):
             table = stack.enter_context(shared.table(run, images.views, spec.num_classes))
-        training = Training(run, spec, images, teacher_network, table)
+        if teacher_network is not None:
+            normalizer = teacher_normalizer(run, images, parts["train"].images if taught_on is None else taught_on)
 
+        def from_the_start() -> tuple[Training, Observing]:
+            training = Training(run, spec, images, teacher_network, table, normalizer)
+            return training, Observing(observations, training, run)
+
+        training, observing = from_the_start()
         seconds, epochs = 0.0, list[dict[str, Any]]()
-        observing = Observing(observations, training, run)
-        if checkpoint is not None and (saved := load_checkpoint(checkpoint, run, observing.looks)):
-            training.restore(saved)
-            seconds, epochs, observing.looks = saved["seconds"], saved["epochs"], saved["looks"]
-        elif observing.due():
+        saved = None if checkpoint is None else load_checkpoint(checkpoint, run, observing.looks)
+        if saved is not None:
+            try:
+                training.restore(saved)
+                seconds, epochs, observing.looks = saved["seconds"], saved["epochs"], saved["looks"]
+            except Exception as error:  # it is of this run, and yet does not fit it
+                _start_again(checkpoint, error)
+                saved, (training, observing) = None, from_the_start()
+        if saved is None and observing.due():
             observing.look()
         outputs: dict[str, tuple[Tensor, Tensor]] = {}  # logits and labels of the held-out parts, at the last epoch
         saved_at = began_at = time.perf_counter()
@@ -101,8 +116,8 @@ def train(
             if checkpoint is not None and (asked or now - saved_at > checkpoint_seconds):
                 saved_at = now
                 kept = {"epochs": epochs, "looks": observing.looks}
-                state = {**training.state(), **kept, "seconds": seconds + now - began_at}
-                write_atomically(checkpoint, lambda path: torch.save(state, path))
+                state = {**training.state(), **kept, "seconds": seconds + now - began_at, "versions": VERSIONS}
+                write_atomically(checkpoint, lambda path: _save(state, path))
             if asked:
                 raise Interrupted
 
@@ -240,15 +255,35 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def load_checkpoint(path: Path, run: Run, looks: Looks) -> dict[str, Any] | None:
-    """The state in `path` if it is one of `run`, seen by the observers of `looks` so far. An unreadable one costs the
-    work since the start, not the run."""
+    """The state in `path` if it is one of `run`, seen by the observers of `looks` so far, and was written by the same
+    versions: with others the numbers after it might not be those of the whole run. Any other one costs the work since
+    the start, not the run."""
     if not path.is_file():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return state if state["id"] == run.id and state["looks"].keys() == looks.keys() else None
+        if state["id"] != run.id or state["looks"].keys() != looks.keys():
+            return None
+        if state["versions"] != VERSIONS:
+            raise ValueError(f"it is of {_show(state['versions'])}, and this is {_show(VERSIONS)}")
+        return state
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        logging.getLogger(__name__).warning(
-            "%s cannot be read (%s): starting the run again", path, type(error).__name__
-        )
+        _start_again(path, error)
         return None
+
+
+VERSIONS = {"lskd": lskd.__version__, "torch": str(torch.__version__)}
+
+
+def _show(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _start_again(path: Path | None, why: Exception) -> None:
+    logging.getLogger(__name__).warning("%s cannot be used (%s): starting the run again", path, one_line(why))
+
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    """Through a file of ours: of a full disk torch says nothing that a reader could understand."""
+    with open(path, "wb") as file:
+        torch.save(state, file)

@@ -55,9 +55,21 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     return round(few["kept"] + max(step, evaluation))
 
 
+def failure_at(run: Run, spec: Spec, batch: int) -> Exception | None:
+    """What a step of `batch` images ends with, if it fails."""
+    try:
+        _measure(run, spec, batch)
+    except Exception as error:  # of networks and methods of all kinds
+        return error
+    return None
+
+
 def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     """Bytes that are kept between steps, and the most that a step and an evaluation of `batch` images hold besides."""
-    normalize = Normalize("per_image" if run.recipe.normalize.kind == "per_image" else "none")
+    ours, its = (
+        Normalize("per_image" if one is not None and one.recipe.normalize.kind == "per_image" else "none")
+        for one in (run, run.teacher)
+    )
     in_parts = run.recipe.accumulate > 1
     size = batch * (2 if in_parts else 1)
     recipe = dataclasses.replace(run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None)
@@ -72,10 +84,12 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
             views = Views(pixels, recipe.augment)
             views.images = views.images[:1].expand(examples, -1, -1, -1)
         labels = torch.arange(examples) % spec.num_classes
-        images = Images(views, labels, Normalizer(normalize, pixels), held_out={})
+        images = Images(views, labels, Normalizer(ours, pixels), held_out={})
         shared = memory.live
         teacher = build_network(run.teacher, spec) if run.teacher is not None else None
-        training = Training(dataclasses.replace(run, recipe=recipe), spec, images, teacher)
+        training = Training(
+            dataclasses.replace(run, recipe=recipe), spec, images, teacher, normalizer=Normalizer(its, pixels)
+        )
         if teacher is not None:
             training.hold_logits(torch.zeros(batch, spec.num_classes))
 
@@ -152,7 +166,7 @@ def device_bytes(device: torch.device) -> tuple[int, int]:
         return torch.cuda.mem_get_info(device)
     page, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
     try:
-        with open("/proc/meminfo") as file:
+        with open("/proc/meminfo", encoding="utf-8") as file:
             available = next(line for line in file if line.startswith("MemAvailable:"))
         return int(available.split()[1]) * 1024, total * page
     except (OSError, StopIteration):

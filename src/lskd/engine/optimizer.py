@@ -79,7 +79,8 @@ class SGD:
         if self.decayed:
             decayed = [p for p in self.decayed if p.grad is not None]  # what the loss does not reach stays as it is
             gradients = [p.grad for p in decayed if p.grad is not None]
-            torch._foreach_add_(gradients, decayed, alpha=self.decay_rate)
+            if gradients:
+                torch._foreach_add_(gradients, decayed, alpha=self.decay_rate)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         for group in self.sgd.param_groups:

@@ -17,8 +17,8 @@ from lskd.engine.capture import Captured
 from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
 from lskd.engine.optimizer import SGD
 from lskd.engine.seeds import generator_for, initial_weights, seed_for
-from lskd.engine.shared import Images, Table
-from lskd.engine.teacher import Teacher
+from lskd.engine.shared import Images, Table, teacher_normalizer
+from lskd.engine.teacher import Teacher, forward
 from lskd.methods import Batch, Stage
 from lskd.targets import smooth_labels
 
@@ -38,7 +38,9 @@ class Training:
         images: Images,
         teacher_network: nn.Module | None = None,
         table: Table | None = None,
+        normalizer: Normalizer | None = None,
     ) -> None:
+        """`normalizer` is the teacher's (`teacher_normalizer`), which finds it itself where it needs no images."""
         recipe = run.recipe
         self.run, self.num_classes, self.images = run, spec.num_classes, images
         self.class_names = spec.class_names
@@ -61,7 +63,10 @@ class Training:
             self.module = self.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher: Teacher | None = None
         if teacher_network is not None:
-            self.teacher = Teacher(teacher_network, views, self.forward, mode=run.teacher_mode, table=table)
+            self.teacher = Teacher(
+                teacher_network, views, normalizer or teacher_normalizer(run, images),
+                precision=recipe.precision, mode=run.teacher_mode, table=table,
+            )  # fmt: skip
 
         # What the step reads, at fixed addresses.
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
@@ -320,18 +325,10 @@ class Training:
             self.average.network.load_state_dict(state["average"])
 
 
-def forward(network: nn.Module, pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:
-    """uint8 (B, C, H, W) -> fp32 logits (B, K)."""
-    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return network(normalizer(pixels).contiguous(memory_format=torch.channels_last)).float()
-
-
 def build_network(run: Run, spec: Spec) -> nn.Module:
     """The run's network with its initial weights, which depend on the seed alone (not on the device)."""
-    size = run.recipe.augment.crop
-    shape = (spec.shape[0], size or spec.shape[1], size or spec.shape[2])
     with initial_weights(run.stream_seed, "init"):
-        return run.arch.settings.build(shape, spec.num_classes)
+        return run.arch.settings.build(run.recipe.input_shape(spec.shape), spec.num_classes)
 
 
 def set_precision(precision: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lskd.methods.feature_method import FeatureMethod
 from lskd.methods.method import Batch, Pair, require
@@ -21,6 +21,8 @@ class Contrastive(FeatureMethod):
     compared with the other network's embedding of the same image, as memory has it, and with those of `negatives`
     images of other classes, drawn without replacement. See `contrast.Contrast`.
     """
+
+    whole_batch: ClassVar[bool] = True  # its memories change between the parts, and Z is of the first
 
     weight: float = 0.8
     dimensions: int = 128

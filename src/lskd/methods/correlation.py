@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lskd.methods.feature_method import FeatureMethod
 from lskd.methods.method import Batch, Pair, require
@@ -19,6 +19,8 @@ class CorrelationCongruence(FeatureMethod):
 
     i and i+1 are neighbours in the batch; e_s, e_t are linear maps to `dimensions`, both trained.
     """
+
+    whole_batch: ClassVar[bool] = True
 
     weight: float = 0.02
     dimensions: int = 128

@@ -66,7 +66,7 @@ class FeatureMethod(Combined):
         raise TypeError(f"{type(self).__name__} does not define feature_loss(batch)")
 
     def build(self, pair: Pair) -> nn.Module | None:
-        assert pair.shapes  # as many features of the one network as of the other
+        _ = pair.shapes  # `InputError` unless there are as many features of the one network as of the other
         return None
 
 

@@ -90,6 +90,9 @@ class Method:
     # before count as others. It is part of the identity where it is not 1 (`lskd.plugins.version_of`).
     version: ClassVar[int] = 1
     needs_teacher: ClassVar[bool] = False
+    # Whether an example's loss depends on which others are in its batch (or were before it), so that a batch must not
+    # go through the network in parts. (Statistics of batch norm are the recipe's matter: see `Recipe.accumulate`.)
+    whole_batch: ClassVar[bool] = False
     # The quantities that `watch` may give, by the name that a table's metric has, and what each is, in words.
     watches: ClassVar[Mapping[str, str]] = {}
 

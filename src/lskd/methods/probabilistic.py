@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lskd.methods.feature_method import FeatureMethod
 from lskd.methods.method import Batch
@@ -18,6 +18,8 @@ EPS = 1e-7
 @dataclass(frozen=True)
 class ProbabilisticTransfer(FeatureMethod):
     """L_feature = mean_ij p_t log(p_t / p_s), with the affinities p of the pooled features"""
+
+    whole_batch: ClassVar[bool] = True
 
     weight: float = 30000.0
 

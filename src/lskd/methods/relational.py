@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lskd.methods.feature_method import FeatureMethod, unit
 from lskd.methods.method import Batch
@@ -22,6 +22,8 @@ class Relational(FeatureMethod):
     is the smooth L1 distance (½x² to 1, then |x| - ½). `weighting` multiplies each pair by the mean `wsl_weights` of
     its two examples, each triplet by that of its three (Zhou et al. 2021, Table 8).
     """
+
+    whole_batch: ClassVar[bool] = True
 
     distance: float = 25.0
     angle: float = 50.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lskd.methods.feature_method import FeatureMethod, unit
 from lskd.methods.method import Batch, maps
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class SimilarityPreserving(FeatureMethod):
     """L_feature = ‖G(f_s) - G(f_t)‖² / B², with the last map of each network; G is (B, B)"""
+
+    whole_batch: ClassVar[bool] = True
 
     weight: float = 3000.0
 

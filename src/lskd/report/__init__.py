@@ -36,19 +36,23 @@ class Report:
     plan: Plan
     pages: tuple[Page, ...]  # one a sheet
     done: int  # finished runs of plan.runs
+    damaged: tuple[str, ...] = ()  # records that are left out, a line each that says what to do
 
 
 def render(plan: Plan, store: Store) -> Report:
-    """Read the results of the plan's runs. A damaged record is an `InputError`."""
+    """Read the results of the plan's runs. Damaged records are left out, and named."""
     values = Values(store)
     pages = tuple(make_page(plan.experiment, grid, values) for grid in plan.grids)
-    return Report(plan, pages, sum(values.done(run) for run in plan.runs))
+    done = sum(values.done(run) for run in plan.runs)
+    return Report(plan, pages, done, tuple(values.damaged))
 
 
 def text(plan: Plan, store: Store, out: Path | None = None) -> str:
     """The tables and verdicts for a terminal; what is `write`n to `out` (default: the store) has the rest."""
     folder = (out or store.root) / "tables" / plan.experiment.name
-    return "\n".join(tables.compact(page, str(folder / f"{page.sheet.name}.md")) for page in render(plan, store).pages)
+    result = render(plan, store)
+    lines = [tables.compact(page, str(folder / f"{page.sheet.name}.md")) for page in result.pages]
+    return "\n".join([*lines, *(f"left out: {reason}" for reason in result.damaged)])
 
 
 def frame(plan: Plan, store: Store) -> pandas.DataFrame:

@@ -25,7 +25,8 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 after an error that the user can mend."""
+    """Run the command; the exit code is 0, or 2 after an error that the user can mend, 1 where it is a damaged record,
+    which is left out."""
     return guarded("lskd-report", lambda: _run(_parser().parse_intermixed_args(argv)))
 
 
@@ -66,6 +67,9 @@ def _run(args: argparse.Namespace) -> int:
                 texts.append("\n".join([report.text(plan, store, out), *(f"wrote {path}" for path in written), ""]))
         except InputError as error:  # the others are printed all the same
             code = _fail(error)
+    for reason in dict.fromkeys(reason for r in reports for reason in r.damaged):
+        print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
+        code = code or 1
     if any(r.done for r in reports):
         try:
             path = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from lskd.config import Observation, Run
 from lskd.errors import InputError
 from lskd.plan import OBSERVED, Cell, Grid, Metric
 from lskd.report import statistics
-from lskd.store import Store
+from lskd.store import RESTORE, Store, wrong_numbers
+
+T = TypeVar("T")
 
 
 class Values:
@@ -21,18 +23,27 @@ class Values:
         self._records: dict[str, dict[str, Any] | None] = {}
         self._observed: dict[tuple[str, str], dict[str, Any] | None] = {}
         self._epochs: dict[str, list[dict[str, Any]]] = {}
+        self.damaged: dict[str, None] = {}  # what cannot be used, and is left out, a line each that says what to do
 
     def record(self, run: Run) -> dict[str, Any] | None:
         """The record of a finished run, or None."""
         if run.id not in self._records:
-            self._records[run.id] = self.store.result(run)
+            self._records[run.id] = self._whole(self.store.result, run)
         return self._records[run.id]
+
+    def _whole(self, read: Callable[..., T], *what: Any) -> T | None:
+        """What `read` gives; None for what is damaged, which is noted."""
+        try:
+            return read(*what)
+        except InputError as error:
+            self.damaged[str(error)] = None
+            return None
 
     def observed(self, run: Run, observation: Observation) -> dict[str, Any] | None:
         """The record of what an observer saw of a run, or None."""
         key = run.id, observation.key
         if key not in self._observed:
-            self._observed[key] = self.store.observed(run, observation)
+            self._observed[key] = self._whole(self.store.observed, run, observation)
         return self._observed[key]
 
     def looks(self, run: Run, observation: Observation) -> list[dict[str, Any]]:
@@ -42,7 +53,7 @@ class Values:
     def epochs(self, run: Run) -> list[dict[str, Any]]:
         """The log of a run."""
         if run.id not in self._epochs:
-            self._epochs[run.id] = self.store.epochs(run)
+            self._epochs[run.id] = self._whole(self.store.epochs, run) or []
         return self._epochs[run.id]
 
     def seen_again(self, run: Run, observation: Observation | None) -> bool:
@@ -73,10 +84,13 @@ class Values:
                         number = metric.logged(run, record, self.epochs(run))
                     else:
                         number = metric.of(run, record)
-                except (AttributeError, KeyError, TypeError):
-                    path = self.store.directory(run) / "result.json"
-                    raise InputError(f"{path}: is not a run's record; restore it, or delete its directory") from None
-                if number is not None:
+                    wrong = number is not None and next(wrong_numbers(number, metric.name), None)
+                except (AttributeError, KeyError, TypeError) as error:
+                    number, wrong = None, f"it has no {metric.name} ({error})"
+                if wrong:
+                    path = self.store.directory(run)
+                    self.damaged[f"{path}: what it says of a run is damaged: {wrong}; {RESTORE}"] = None
+                elif number is not None:
                     numbers[run.seed] = number
         return numbers
 
