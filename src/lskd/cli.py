@@ -145,8 +145,8 @@ def open_word(word: str) -> str:
     if key.lstrip("+") in ("plugin", "runtime.data", "runtime.cache", "runtime.results"):
         # Hydra reads no ~ that is not quoted.
         word = key + equals + re.sub(r"(?<![^\[,\s])~[^\[\],'\"]*", r"'\g<0>'", value)
-    dotted = re.match(r"(\w+)\.[^=]+=", word)
-    return f"++{word}" if dotted and dotted[1] in TOP_KEYS else word
+    head, dot, _ = key.partition(".")
+    return f"++{word}" if head in TOP_KEYS and (dot or head == "smoothing") and equals else word
 
 
 def hydra_message(error: Exception, words: Sequence[str]) -> str:

@@ -196,9 +196,12 @@ class Store:
                     yield path.parent.name, config
 
     def specs(self) -> dict[str, Spec]:
-        """The imported data sets of the runs in the store, by name."""
-        paths = sorted(self.root.glob("datasets/*.json"))
-        return {path.stem: parse(Spec, read_json(path) or {}, str(path)) for path in paths}
+        """The imported data sets of the runs in the store, by name; damaged records are left out."""
+        found = {}
+        for path in sorted(self.root.glob("datasets/*.json")):
+            with contextlib.suppress(InputError):
+                found[path.stem] = parse(Spec, read_json(path) or {})
+        return found
 
     # ---- writing -------------------------------------------------------------------------------------------------
 

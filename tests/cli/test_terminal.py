@@ -10,10 +10,13 @@ import pwd
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lskd import cli, data, data_cli, program
+from lskd import cli, data_cli, program
 from lskd.bench import cli as bench_cli
+from lskd.data import cache
+from lskd.data.sources import Arrays
 from lskd.errors import InputError
 from lskd.report import cli as report_cli
 from lskd.settings import Conf
@@ -87,11 +90,13 @@ def test_no_home_directory(monkeypatch, capsys, name):
 
 
 def test_the_makeshift_cache_is_told_of_when_it_is_written(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(data, "makeshift_cache_root", lambda: tmp_path / "lskd-17")
-    monkeypatch.setattr("lskd.data.cache.makeshift_cache_root", data.makeshift_cache_root)
-    data.prepare("digits", data=tmp_path, cache=tmp_path / "elsewhere")
-    assert not caplog.messages
-    data.prepare("digits", data=tmp_path, cache=tmp_path / "lskd-17")
+    monkeypatch.setattr(cache, "makeshift_cache_root", lambda: tmp_path / "lskd-17")
+    images, labels = np.zeros((4, 1, 2, 2), np.uint8), np.array([0, 1, 0, 1])
+    arrays = Arrays(images, labels, images, labels, ("no", "yes"))
+    for root in ("elsewhere", "lskd-17"):
+        assert not caplog.messages
+        folder = tmp_path / root / "data" / "dots"
+        cache.write(folder, cache.describe("dots", arrays), arrays, source="nowhere", replace=False)
     assert caplog.messages == [
         f"there is no home directory, so {tmp_path}/lskd-17 keeps the decoded data; set LSKD_CACHE"
     ]
