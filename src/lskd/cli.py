@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,13 +27,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
 
 from lskd import program
-from lskd.config import Runtime
+from lskd.config import Run, Runtime
 from lskd.data import Dataset
 from lskd.errors import InputError, choices, unknown
 from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.plan import (
     Costs,
+    Grid,
     Plan,
     by_other_code,
     command_line,
@@ -145,6 +146,8 @@ def open_word(word: str) -> str:
     if key.lstrip("+") in ("plugin", "runtime.data", "runtime.cache", "runtime.results"):
         # Hydra reads no ~ that is not quoted.
         word = key + equals + re.sub(r"(?<![^\[,\s])~[^\[\],'\"]*", r"'\g<0>'", value)
+    if word.startswith("runtime.retrain="):  # an id may look like a number: 123456789012, 1234e5678901
+        word = re.sub(r"""(?<![\w'"])[0-9a-f]{12}(?![\w'"])""", r"'\g<0>'", word)
     head, dot, _ = key.partition(".")
     return f"++{word}" if head in TOP_KEYS and (dot or head == "smoothing") and equals else word
 
@@ -220,7 +223,10 @@ def command(config: DictConfig) -> None:
     """Run what one composed configuration asks for (under -m: one job of the sweep)."""
     hydra_config: Any = HydraConfig.get()
     try:
-        code = execute(*interpret(config, hydra_config))
+        plan, runs, runtime, conf, plan_only, lines = interpret(config, hydra_config)
+        if runtime.retrain and hydra_config.mode == RunMode.RUN:  # of a sweep, all jobs are asked for at its start
+            again(runs, runtime, only_check=bool(plan_only))
+        code = execute(plan, runs, runtime, conf, plan_only, lines)
     except InputError as error:
         if hydra_config.mode == RunMode.MULTIRUN and not hydra_config.launcher._target_.endswith("BasicLauncher"):
             raise  # other launchers carry exceptions from their processes to `main`, which an exit would kill
@@ -231,6 +237,16 @@ def command(config: DictConfig) -> None:
         raise RunsFailed  # an exception lets Hydra go on with the other jobs of the sweep
     if code:
         sys.exit(code)
+
+
+def again(runs: Iterable[Run], runtime: Runtime, *, only_check: bool) -> None:
+    """What `runtime.retrain` asks for of `runs`."""
+    from lskd.launch import chosen_again, retrain
+
+    if not only_check:
+        retrain(runs, Store.at(runtime.results), runtime.retrain)
+    elif chosen := chosen_again(runs, runtime.retrain):
+        print(f"runtime.retrain: of these, {len(chosen)} would be trained again if they are done, or begun anew")
 
 
 class RunsFailed(Exception):
@@ -277,13 +293,13 @@ def interpret(
                 f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
                 f"its runs use experiment.settings.{key}=…"
             )
-    if content["seeds"] is not None:
-        if not content["seeds"]:
-            raise InputError(
-                f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]"
-            )
-        content["experiment"]["seeds"] = content["seeds"]
-    plan = make_plan(load_experiment(content["experiment"], name), conf)
+    if content["seeds"] is not None and not content["seeds"]:
+        raise InputError(f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]")
+    experiment = load_experiment(content["experiment"], name)
+    asked = load_experiment({**content["experiment"], "seeds": content["seeds"] or []}, name).seeds
+    if any(word.lstrip("+").startswith("experiment.settings") for word in hydra_config.overrides.task):
+        experiment = replace(experiment, protocol="own")  # no longer the paper's, whatever its file says
+    plan = make_plan(experiment, conf, asked)
     runtime = replace(runtime, threads=runtime.threads or plan.experiment.threads)
     lines = commands(plan, plan.runs, typed_words(hydra_config)) if plan_only == "commands" else []
     return plan, plan.runs, runtime, conf, plan_only, lines
@@ -403,10 +419,9 @@ def describe(
         if plan.experiment.shortened:
             lines.append(f"  SHORTENED, not the paper's protocol: {plan.experiment.shortened}")
         if details:
-            lines += [
-                f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)"
-                for grid in plan.grids
-            ]
+            for grid in plan.grids:
+                lines.append(f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)")
+                lines += [f"    {line}" for line in power(grid, store)]
             if plan.experiment.cost:
                 lines.append(f"  cost: {plan.experiment.cost}")
     older = by_other_code(missing, store)
@@ -436,6 +451,7 @@ def describe(
         (states["done"] - unobserved, "of them finished teachers whose weights are not here"),
         (unobserved, "of them finished runs that nobody has observed"),
         (len(older), "of them trained by other code"),
+        (sum(store.request(run) is not None for run in missing), "of them asked for again"),
         (len(pending) - len(missing), "of the done ones to be observed"),
         (states["diverged"], "diverged"),
     ):
@@ -452,6 +468,16 @@ def describe(
         else:
             text += "; time unknown until one of each kind has run"
     return "\n".join([*lines, text])
+
+
+def power(grid: Grid, store: Store) -> list[str]:
+    """What the claims of a sheet can decide at its seeds, a line each."""
+    if not grid.sheet.claims:
+        return []
+    from lskd.report.power import lines
+    from lskd.report.values import Values
+
+    return list(lines(grid, Values(store)))
 
 
 def commands(
@@ -482,6 +508,8 @@ class CheckSweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            if config.runtime.retrain:
+                fail("runtime.retrain: is for sweeps over given values, whose runs are known at the start")
             return  # other sweepers choose their values as they go
         try:
             self.check(config)
@@ -492,6 +520,7 @@ class CheckSweep(Callback):
 
     def check(self, config: DictConfig) -> None:
         runs: dict[str, Any] = {}
+        asked: dict[Runtime, dict[str, Run]] = {}  # for again
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         loader = GlobalHydra.instance().config_loader()
@@ -504,9 +533,13 @@ class CheckSweep(Callback):
                 settings = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
                 plan, needed, runtime, conf, plan_only, _ = interpret(settings, job.hydra)
                 observations = plan.observations if plan is not None else {}
+                if runtime.retrain and not plan_only:
+                    asked.setdefault(runtime, {}).update((run.id, run) for run in needed)
                 if not plan_only:
                     runs.update((run.id, run) for run in to_train(needed, Store.at(runtime.results), observations))
         if runs:
             from lskd.run import check_buildable
 
             check_buildable(runs.values(), conf.cache)
+        for given, of_jobs in asked.items():
+            again(of_jobs.values(), given, only_check=False)

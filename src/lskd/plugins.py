@@ -8,7 +8,6 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
@@ -22,13 +21,9 @@ FILE = "plugin:"  # begins the name of the module that a file becomes
 
 
 def load_plugins(given: str | Iterable[str]) -> None:
-    """Import the user's modules `given`: one (see `load_plugin`), several, or several as a word of the command line has
-    them, [a.py,b.py]."""
-    if isinstance(given, str):
-        listed = re.fullmatch(r"\[(.*)\]", given.strip("'\""), re.DOTALL)
-        given = [name for name in re.split(r"\s*,\s*", listed[1]) if name] if listed else [given]
-    for name in given:
-        load_plugin(str(name).strip().strip("'\""))
+    """Import the user's module `given`, or each of several (see `load_plugin`)."""
+    for name in [given] if isinstance(given, str) else given:
+        load_plugin(str(name))
 
 
 def load_plugin(name: str) -> None:

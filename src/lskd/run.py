@@ -246,19 +246,21 @@ def train_run(
     taught_on = None
     if (elsewhere := taught_elsewhere(run)) is not None:
         taught_on = load_parts(elsewhere, runtime.data_root, runtime.cache_root)["train"].images
-    missing = [observation for observation in observations if not store.seen(run, observation)]
+    again = store.request(run) is not None
+    missing = [observation for observation in observations if again or not store.seen(run, observation)]
     if store.state(run) == "done" and store.weights(run).is_file() and not any(o.settings.every for o in missing):
         shown = run.teacher if any(o.settings.needs_teacher for o in missing) else None
         teacher = load_network(shown, store, runtime) if shown is not None else None
         looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)
-        record_looks(run, store, missing, looks)
+        record_looks(run, store, missing, looks, file_sha256(store.weights(run)))
         return
     teacher, taught_by = None, None
     if run.teacher is not None:
         teacher = load_network(run.teacher, store, runtime)
         taught_by = {"id": run.teacher.id, "weights_sha256": file_sha256(store.weights(run.teacher))}
 
-    rebuilding = store.result(run) is not None  # done before, but the weights were not kept: its log stays
+    done = store.result(run) is not None  # what is recorded stays meanwhile
+    rebuilding = done and not again  # for weights that were not kept: and it stays
     store.begin(run, {**environment(shared.device, fleet), "code": run.code})
     if run.dataset.digest:
         store.describe(spec)
@@ -269,7 +271,7 @@ def train_run(
         observations=missing,
         checkpoint=store.checkpoint(run),
         checkpoint_seconds=runtime.checkpoint_seconds,
-        on_epoch=lambda epochs: None if rebuilding else write_log(store.log(run), epochs),
+        on_epoch=lambda epochs: None if done else write_log(store.log(run), epochs),
         on_step=on_step,
         stop=stop,
     )  # fmt: skip
@@ -279,29 +281,49 @@ def train_run(
     store.check_claim(run)  # before anything of another process is written over
     if not rebuilding:
         write_log(store.log(run), outcome.epochs, whole=True)
-    write_atomically(store.weights(run), lambda path: safetensors.torch.save_file(weights, path))
-    result = {**outcome.result, "weights_sha256": file_sha256(store.weights(run))}
+    content = safetensors.torch.save(weights)
+    digest = hashlib.sha256(content).hexdigest()
+    result = {**outcome.result, "weights_sha256": digest}
     if taught_by is not None:
         result["teacher"] = taught_by
-    record_looks(run, store, missing, outcome.looks)
+    # A killed process must not leave other weights than those of a record: a run is done when it has its weights, and
+    # weights that are made again come when their digest is known.
+    store.weights(run).unlink(missing_ok=True)
+    if not rebuilding:
+        write_atomically(store.weights(run), lambda path: path.write_bytes(content))
+    record_looks(run, store, missing, outcome.looks, digest)
     store.finish(run, result)
+    if rebuilding:
+        write_atomically(store.weights(run), lambda path: path.write_bytes(content))
 
 
-def record_looks(run: Run, store: Store, observations: Sequence[Observation], looks: Looks) -> None:
-    """Record what was seen of a run whose weights are in the store."""
-    if observations:
-        weights = file_sha256(store.weights(run))
-        for observation in observations:
-            store.observe(run, observation, looks[observation.key], weights)
+def record_looks(run: Run, store: Store, observations: Sequence[Observation], looks: Looks, weights: str) -> None:
+    """Record what was seen of a run, whose weights have the digest `weights`."""
+    for observation in observations:
+        store.observe(run, observation, looks[observation.key], weights)
+
+
+class UnusableWeights(InputError):
+    """The weights of a finished run are not those of its record, or no network. It is no fault of who asks for them."""
 
 
 def load_network(run: Run, store: Store, runtime: Runtime) -> nn.Module:
-    """The trained network of a finished run, on the CPU."""
+    """The trained network of a finished run, on the CPU. `UnusableWeights` unless its file can be loaded, is the one of
+    the record, and holds finite values."""
     network = build_network(run, data.spec(run.dataset.name, runtime.cache_root))
+    path, again = store.weights(run), f"delete it to train {run} again"
     try:
-        network.load_state_dict(safetensors.torch.load_file(store.weights(run)))
+        weights = safetensors.torch.load_file(path)
+        network.load_state_dict(weights)
     except Exception as error:  # safetensors and torch raise several kinds for a damaged or foreign file
-        raise InputError(f"{store.weights(run)}: cannot be loaded ({error}); delete it to train {run} again") from None
+        raise UnusableWeights(f"{path}: cannot be loaded ({error}); {again}") from None
+    found, recorded = file_sha256(path), store.weights_sha256(run)
+    if recorded and found not in recorded:
+        told = f"its SHA-256 is {found}, recorded is {' or '.join(recorded)}"
+        raise UnusableWeights(f"{path}: is not the network of the record ({told}); put that back, or {again}")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UnusableWeights(f"{path}: the values of {name} are not finite; {again}")
     return network
 
 
@@ -318,7 +340,22 @@ def write_log(path: Path, epochs: list[dict[str, Any]], *, whole: bool = False) 
         write_atomically(path, lambda temporary: temporary.write_bytes(text))
 
 
+HASHING = threading.Lock()
+DIGESTS: dict[Hashable, str] = {}
+
+
 def file_sha256(path: Path) -> str:
+    """The digest of a file. It is read once, as long as it stays the same: weights are large, and every student of a
+    teacher asks for them."""
+    status = path.stat()
+    same = path.absolute(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    with HASHING:
+        if same not in DIGESTS:
+            DIGESTS[same] = _sha256(path)
+        return DIGESTS[same]
+
+
+def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):

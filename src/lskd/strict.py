@@ -49,13 +49,20 @@ def unknown_key(where: str, value: object, key: str, allowed: typing.Iterable[st
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], dict[str, X], or a dataclass."""
+    """`value` as `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], X | tuple[X, ...], dict[str, X], or a
+    dataclass."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        return convert(next(option for option in options if option is not type(None)), value, path)
+        kinds = [option for option in options if option is not type(None)]
+        lists = [option for option in kinds if typing.get_origin(option) is tuple]
+        if lists and isinstance(value, (list, tuple)):
+            return convert(lists[0], value, path)
+        if lists and bool in kinds and not isinstance(value, bool):  # bool | tuple[X, ...]: one X is a list of it
+            return convert(lists[0], [value], path)
+        return convert(next(option for option in kinds if option not in lists), value, path)
     if origin is Literal:
         options = typing.get_args(hint)
         if isinstance(value, bool) or value not in options:

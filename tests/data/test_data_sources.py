@@ -107,6 +107,16 @@ def test_a_word_that_is_no_class_is_named_with_its_row(arrays, write_parquet, tm
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [("caf\u00e9", "are one name in two Unicode forms"), ("a\tb", r"class 'a\\tb': must be UTF-8 without control")],
+)
+def test_words_that_cannot_be_names_of_classes(name, message, arrays, write_parquet, tmp_path) -> None:
+    write_parquet(tmp_path, arrays._replace(class_names=(name, "cafe\u0301", "x")), names=False, text=True)
+    with pytest.raises(InputError, match=message):
+        sources.read_folder(tmp_path, size=None)
+
+
+@pytest.mark.parametrize(
     ("label", "message"), [(2_000_000_000, "label = 2000000000: must be < 30"), (30, "30: must be < 30")]
 )
 def test_identifiers_are_not_labels(label, message, arrays, write_parquet, tmp_path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
+import sys
 import unicodedata
 import zlib
 from pathlib import Path
@@ -125,6 +127,18 @@ def test_what_counts_is_the_same_both_ways_and_the_rest_is_said(case, stream, ro
     if said:
         assert re.search(said, warnings[0])
     assert data.verify("mine", cache=root.with_name("cache")) == spec
+
+
+@BOTH
+def test_names_and_digests_do_not_depend_on_the_locale(stream, tmp_path):
+    root, cache = write(tmp_path / "pictures", COUNTS, ("ant", "bée")), tmp_path / "other"
+    picture(root / "train" / "bée" / "ü.png")
+    program = "import sys; from lskd.data_cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["import", "mine", os.fsencode(root), "--cache", str(cache), *(["--stream"] if stream else [])]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program, *words], env=plain, check=True, capture_output=True)
+    assert data.spec("mine", cache) == bring(root, stream)
+    assert data.verify("mine", cache=cache).class_names == ("ant", "bée")
 
 
 def test_folders_of_systems_are_known_in_any_case():

@@ -20,9 +20,7 @@ from lskd.report.characters import plain, tex
 from lskd.settings import Conf
 
 CONF = Conf()
-LETTERS = (
-    "ε ↓ ∞ σ ℓ ∂ … α β γ Γ Δ Ω λ Λ π ϕ φ − – — × · ± ≤ ≥ ≈ ≠ → ↑ ∈ ∑ √ ² ³ ₁ ½ ‖ ° é ü ß ñ č ő å Ø ł µ ’ « » | < > ~"
-)
+LETTERS = "ε ↓ ∞ σ ℓ ∂ … α β γ Γ Δ Ω λ Λ π ϕ φ − – — × · ± ≤ ≥ ≈ ≠ → ↑ ∈ ∑ √ ² ³ ₁ ½ ‖ ° é ü ß ñ č ő Ø ł µ « » | < > ~"
 ODD = "a|b *c* _d_ `e` <f> #g $h$ [i](j) \\ & &amp; k_l 100 % {m}\n# n"
 
 

@@ -20,7 +20,7 @@ from lskd.settings import Conf, shipped_conf
 EXPERIMENT = "title: Made up\nsheets: [fiction]\n"
 TABLE = """\
 title: Made-up accuracies
-seeds: [0, 1]
+seeds: [0, 1, 2]
 base: {dataset: digits, arch: mlp, recipe: quickstart}
 rows:
   hard: {label: hard targets, run: {alpha: 0.0}}
@@ -45,8 +45,8 @@ def own(tmp_path: Path) -> Path:
 def filled(lab: Any, own: Path) -> Any:
     conf = Conf((own, shipped_conf()))
     (grid,) = make_plan(load_experiment(conf.load("experiment", "fiction"), "fiction"), conf).grids
-    lab.fill(grid, "hard/top1", [91.0, 92.0])
-    lab.fill(grid, "ls/top1", [90.0, 91.01])
+    lab.fill(grid, "hard/top1", [91.0, 92.0, 93.0])
+    lab.fill(grid, "ls/top1", [90.0, 91.01, 92.02])
     lab.grid = grid
     return lab
 
@@ -63,7 +63,7 @@ def test_tables_are_printed_and_written(filled: Any, own: Path, capsys: Any) -> 
     index = (root / "tables" / "README.md").read_text()
     line = next(line for line in index.splitlines() if "fiction" in line)
     assert (
-        "| 4/4 | 1 reproduced | [md](fiction/fiction.md) [csv](fiction/fiction.csv) [tex](fiction/fiction.tex) |"
+        "| 6/6 | 1 reproduced | [md](fiction/fiction.md) [csv](fiction/fiction.csv) [tex](fiction/fiction.tex) |"
         in line
     )
     assert "`quickstart`" in index  # the index is of all experiments
@@ -78,7 +78,9 @@ def test_out_and_all_experiments(filled: Any, own: Path, tmp_path: Path, capsys:
         line for line in printed.splitlines() if line.startswith(f"none of their runs is in {filled.store.root}: ")
     ]
     assert len(lines) == 1 and "muller_mnist, " in lines[0] and "fiction" not in lines[0]
-    assert {path.name for path in (out / "tables").iterdir()} == {"README.md", "fiction"}, "nothing unrelated"
+    assert {path.name for path in (out / "tables").iterdir()} == {"README.md", "claims.md", "fiction"}, (
+        "nothing unrelated"
+    )
     assert not (filled.store.root / "tables").exists()
 
 

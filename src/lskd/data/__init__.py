@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -357,7 +358,14 @@ def verify(name: str, *, cache: Path, data: Path | None = None) -> Spec:
     known, folder = spec(name, cache), _folder(cache, name)
     clear(folder.parent)
     if known.streamed:
-        check_images(disk.check_index(folder, data or default_data_root(cache)))
+        found, problems = disk.read_index(folder, data or default_data_root(cache)), []
+        for problem in (check_images, partial(disk.check_changes, folder)):
+            try:
+                problem(found)
+            except InputError as error:
+                problems.append(str(error))
+        if problems:
+            raise InputError("; ".join(problems))
         return disk.read_spec(folder)
     arrays = disk.read(folder)
     disk.check_content(known, arrays, str(folder))

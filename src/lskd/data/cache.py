@@ -182,8 +182,14 @@ def read_index(folder: Path, data: Path) -> Index:
 
 
 def check_index(folder: Path, data: Path) -> Index:
-    """`read_index`, and `InputError` if `index.find_changes` finds that the images are others than it says."""
+    """`read_index`, and `check_changes`."""
     found = read_index(folder, data)
+    check_changes(folder, found)
+    return found
+
+
+def check_changes(folder: Path, found: Index) -> None:
+    """Raise `InputError` if the images are others than the index that was `found` in `folder` says."""
     if changes := index.find_changes(found):
         remedy = f"if these are the original ones, {_remedy(folder)}"
         if folder.name not in DATASETS:
@@ -192,7 +198,6 @@ def check_index(folder: Path, data: Path) -> Index:
         raise InputError(
             f"{found.root}: not the images that were indexed: {changes.describe(found)}; restore them, or {remedy}"
         )
-    return found
 
 
 def follow(folder: Path, new: Index) -> tuple[Index, bool]:

@@ -151,18 +151,20 @@ def find_layout(root: Path, notes: Notes, *, split: bool = False, test_name: str
 
 
 def class_folders(folder: Path, notes: Notes) -> list[str]:
-    """The names of the classes in a part's folder, sorted. Their names must be UTF-8 and differ in more than form."""
-    names, forms = [], dict[str, str]()
-    for entry in _entries(folder):
-        name = _text(entry.name)
-        if not _is_class(entry, notes, name):
-            continue
+    """The names of the classes in a part's folder, sorted."""
+    names = sorted(_text(entry.name) for entry in _entries(folder) if _is_class(entry, notes, _text(entry.name)))
+    check_class_names(names, folder)
+    return names
+
+
+def check_class_names(names: Iterable[str], where: object) -> None:
+    """Raise `InputError` for a name that cannot be printed, and for two that differ in their Unicode form only."""
+    forms: dict[str, str] = {}
+    for name in names:
         if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
-            raise InputError(f"{folder}: class '{shown(name)}': must be UTF-8 without control characters; rename it")
+            raise InputError(f"{where}: class '{shown(name)}': must be UTF-8 without control characters; rename it")
         if (other := forms.setdefault(unicodedata.normalize("NFC", name), name)) != name:
-            raise InputError(f"{folder}: {_two_forms(other, name)}: rename one, or merge them")
-        names.append(name)
-    return sorted(names)
+            raise InputError(f"{where}: {_two_forms(other, name)}: rename one, or merge them")
 
 
 def _compare_classes(root: Path, part: str, expected: list[str], found: list[str]) -> None:

@@ -143,10 +143,16 @@ def stamp(index: Index, more: Sequence[int] = ()) -> Index:
 
 
 def _read(root: Path, name: str) -> bytes:
+    path = root / system_path(name)
     try:
-        return (root / system_path(name)).read_bytes()
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{name}: not a file")
+        content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{root}/{name}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from error
+    if not content:
+        raise InputError(f"{name}: not an image, but an empty file")
+    return content
 
 
 def _each(act: Callable[[int], T], rows: Sequence[int]) -> Iterator[T]:
@@ -172,7 +178,7 @@ class Changes:
         files = index.files
         words = (("gone", self.gone), ("of another size", self.resized), ("rewritten", self.rewritten))
         named = [(word, [files[row] for row in rows]) for word, rows in words] + [("new", self.new)]
-        return ", ".join(f"{len(names)} {word} ({some(names, most=3)})" for word, names in named if names)
+        return ", ".join(f"{len(names)} {word} ({some(names)})" for word, names in named if names)
 
 
 def find_changes(index: Index) -> Changes:

@@ -27,6 +27,7 @@ from lskd.data.folders import (
     TEST,
     Notes,
     assign_parts,
+    check_class_names,
     draw_test,
     find_layout,
     refuse,
@@ -387,6 +388,7 @@ def _number_labels(shards: Mapping[str, list[Path]], files: dict[str, list[_File
         raise InputError(f"{shards['train'][0].parent}: labels are integers in some files and strings in others")
     if kinds == {np.dtype(object)}:
         names = tuple(sorted({label for file in files["train"] for label in file.labels}))
+        check_class_names(names, shards["train"][0].parent)
         numbers = {name: number for number, name in enumerate(names)}
         for part, found in files.items():
             for place, file in enumerate(found):

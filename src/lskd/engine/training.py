@@ -193,6 +193,8 @@ class Training:
     def step(self) -> None:
         """One update."""
         recipe = self.run.recipe
+        if self._at_reset():
+            self.optimizer.reset_momentum()
         place = self.step_number % self.steps_per_epoch
         size = min(recipe.batch_size, self.examples - place * recipe.batch_size)
         for begun in range(0, size, recipe.micro_batch):
@@ -205,6 +207,14 @@ class Training:
         if recipe.accumulate > 1:
             self.run_update()
         self.step_number += 1
+
+    def _at_reset(self) -> bool:
+        """Whether the next step is the first one after a milestone at which momentum starts afresh."""
+        schedule, step = self.run.recipe.schedule, self.step_number
+        if not schedule.reset_momentum or self.stage is not None or step == 0:
+            return False
+        now, before = (schedule.passed(at, steps_per_epoch=self.steps_per_epoch) for at in (step, step - 1))
+        return now > before
 
     def _one_step(self, size: int, of: int = 0) -> None:
         """The update from the batch, of `size` examples, that `_step` stands at; no Python state changes here.

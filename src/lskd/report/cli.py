@@ -72,8 +72,8 @@ def _run(args: argparse.Namespace) -> int:
         code = code or 1
     if any(r.done for r in reports):
         try:
-            path = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
-            texts.append(f"wrote {path}")
+            written = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
+            texts += [f"wrote {path}" for path in written]
         except InputError as error:
             code = _fail(error)
     print("\n".join([*texts, *_not_here(elsewhere, store, named=bool(args.experiments))]))
