@@ -681,6 +681,8 @@ class Plan:
 
 def load_experiment(content: Mapping[str, Any], name: str = "") -> Experiment:
     """An experiment from the content of its file (as composed by Hydra, or read from conf/experiment)."""
+    if "tables" in content:
+        raise InputError(f"experiment.tables = {show(content['tables'])}: unknown key; did you mean 'sheets'?")
     return parse(Experiment, {"name": name, **content} if name else content, "experiment")
 
 
