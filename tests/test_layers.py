@@ -18,6 +18,7 @@ PACKAGE = Path(lskd.__file__).parent
 # From the bottom up; modules on one line know nothing of one another, except within a package.
 LAYERS = [
     {"errors"},
+    {"program"},
     {"strict", "plugins", "losses", "targets"},
     {"metrics"},
     {"methods", "models", "data"},

@@ -12,7 +12,21 @@ import pytest
 import lskd.store
 from lskd.config import Run, Runtime, cost_key, table_bytes
 from lskd.errors import InputError
-from lskd.plan import ENOUGH, Costs, Metric, grouped, runs_of_seeds, teachers
+from lskd.plan import (
+    ENOUGH,
+    Costs,
+    Metric,
+    gap,
+    grouped,
+    load_experiment,
+    load_sheet,
+    make_grid,
+    make_plan,
+    reseeded,
+    runs_of_seeds,
+    teachers,
+    without_nulls,
+)
 from lskd.settings import Conf, normal_form, parse_run
 from lskd.store import Store, read_json
 
@@ -63,11 +77,35 @@ def test_a_record_of_before_calibration_has_no_scaled_metrics():
         {"name": "temperature"},
         {"name": "ece15", "scaled_on": "test", "epoch": "best_on_test"},
         {"name": "nll", "scaled_on": "test", "part": "train"},
+        {"name": "gap", "part": "train"},
+        {"name": "least_gap", "epoch": "best_on_validation"},
+        {"name": "gap", "at_epoch": 3},
     ],
 )
 def test_what_is_not_recorded_scaled_cannot_be_asked_for(fields):
     with pytest.raises(InputError):
         Metric(**fields)
+
+
+# Bins as [examples, confidence, accuracy]: over-confident in all but one, which holds 1 of 200 examples.
+BINS = [[0], [1, 0.3, 1.0], [39, 0.5, 0.4], [160, 0.9, 0.75]]
+
+
+@pytest.mark.parametrize(("name", "value"), [("gap", (-0.7 + 39 * 0.1 + 160 * 0.15) / 200), ("least_gap", 0.1)])
+def test_the_sign_of_a_calibration_error(name, value):
+    record = {"last": {}, "calibration": {"validation": {"reliability": BINS}, "test": {"scaled": {"test": {}}}}}
+    assert Metric(name).of(make_run(), record) == pytest.approx(value)
+    assert Metric(name, part="test").of(make_run(), record) is None
+    assert Metric(name, part="test", scaled_on="test").of(make_run(), record) is None
+    assert Metric(name).of(make_run(), {"last": {}}) is None  # of before calibration
+
+
+def test_bins_of_one_sign_make_up_the_calibration_error():
+    """|gap| ≤ ECE, and equal where no bin has the other sign (`lskd.metrics` has the same bins)."""
+    bins = [entry for entry in BINS if entry[0] != 1]
+    error = sum(n * abs(confidence - accuracy) for n, confidence, accuracy in bins[1:]) / 199
+    assert gap(bins) == pytest.approx(error)
+    assert gap(BINS) < sum(n * abs(confidence - accuracy) for n, confidence, accuracy in BINS[1:]) / 200
 
 
 def test_the_plan_says_how_teachers_are_evaluated():
@@ -220,3 +258,58 @@ def test_runs_of_one_label_are_told_apart_by_what_differs_but_the_seed():
         ("resnet8 on cifar100, kd T=4 from resnet14, method.beta=0.7", students[2:]),
     ]
     assert [label for label, _ in grouped(several)] == ["resnet8 on cifar100"]
+
+
+# ---- settings of a cell alone ---------------------------------------------------------------------------------------
+
+
+def test_a_cell_has_settings_of_its_own():
+    sheet = load_sheet("wsl_table6", CONF)
+    cells = {"ls": {"kd": {"temperature": 2, "teacher_ls": 0.3}}}
+    was, grid = make_grid(sheet, CONF), make_grid(replace(sheet, cells=cells), CONF)
+    changed = [(cell.row, cell.column) for cell, before in zip(grid.cells, was.cells, strict=True) if cell != before]
+    assert changed == [("ls", "kd")]
+    run = grid.cell("ls", "kd").runs[0]
+    assert run.teacher is not None
+    assert (run.method.settings.temperature, run.teacher.smoothing.alpha) == (2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"lss": {"kd": {}}}, "cells = 'lss': did you mean 'ls'"),
+        ({"ls": {"pupil": {}}}, "cells.ls = 'pupil': allowed: kd, kd_wsl, teacher, wsl"),
+        ({"ls": {"kd": {"temperature": 0}}}, "table.wsl_table6, cell ls/kd: method.temperature = 0.0: must be > 0"),
+        ({"ls": {"kd": {"temprature": 2}}}, "table.wsl_table6.cells.ls.kd.temprature = 2: unknown key"),
+    ],
+)
+def test_settings_of_no_cell_or_out_of_range_are_refused(cells, message):
+    with pytest.raises(InputError, match=message):
+        make_grid(replace(load_sheet("wsl_table6", CONF), cells=cells), CONF)
+
+
+def test_cells_of_a_row_that_is_left_out_go_with_it():
+    content = {"rows": {"a": None, "b": {}}, "cells": {"a": {"x": {}}, "b": {"x": {"alpha": 0.1}}}}
+    assert without_nulls(content)["cells"] == {"b": {"x": {"alpha": 0.1}}}
+
+
+# ---- experiments that ask again -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "runs"), [("quickstart_five", "quickstart", 120), ("muller_mnist", "muller_mnist_second", 20)]
+)
+def test_what_is_asked_again_is_asked_of_new_seeds(first, again, runs):
+    plans = [make_plan(load_experiment(CONF.load("experiment", name), name), CONF) for name in (first, again)]
+    seeds = [{run.seed for run in plan.runs} for plan in plans]
+    assert len(plans[1].runs) == runs
+    assert not seeds[0] & seeds[1]
+    teachers_of = [{replace(run, seed=0).id for run in plan.runs if run.teacher is None} for plan in plans]
+    assert teachers_of[0] == teachers_of[1]
+
+
+def test_the_second_stage_is_the_first_with_other_seeds():
+    first, second = (make_grid(load_sheet(name, CONF), CONF) for name in ("muller_mnist", "muller_mnist_second"))
+    for one, other in zip(first.cells, second.cells, strict=True):
+        assert [run.id for run in one.runs] == [reseeded(run, seed).id for seed, run in enumerate(other.runs)]
+    assert first.sheet.claims == second.sheet.claims

@@ -24,7 +24,7 @@ def plan_of(name: str) -> Plan:
     return make_plan(load_experiment(CONF.load("experiment", name), name), CONF)
 
 
-# Of each experiment: its runs, and those of them that teach. Five seeds of each, the shortened one two.
+# Of each experiment: its runs, and those of them that teach. Five seeds of each, Table 10 ten, the shortened one two.
 RUNS = {
     "wsl_pair": (5 * 20, 5),
     # 6 teachers; 9 students alone, with and without label smoothing; 13 pairs × 17 methods, less FSP's 7.
@@ -34,10 +34,13 @@ RUNS = {
     # more (two of WSL), Table 7 4 × 3 more.
     "wsl_rs": (5 * (2 + 1 + 8 + 4 + 5 + 2 + 3 + 12), 5 * 2),
     "wsl_rkd": (5 * (2 + 3 * 5), 5 * 2),
-    "wsl_forms": (5 * (1 + 6 + 6 + 2), 5),
+    "wsl_forms": (5 * 6 + 10 * (1 + 7 + 3) - 5 * 2, 10),  # Table 9, Table 10, less what the two share
     "wsl_resemblance": (5 * (3 + 3), 5 * 3),
     "wsl_cifar100_short": (2 * (2 + 2 + 3 * 2 + 3), 2 * 2),
+    "wsl_variance": (50 * 4 + 1, 50 + 1),  # digits: three kinds of students, a teacher for each seed, and one for all
 }
+
+OVERHAUL = ["wsl_forms_overhaul", "wsl_rkd_overhaul", "wsl_rs_overhaul"]  # as many as without
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -54,7 +57,10 @@ def test_every_run_is_planned_once(name):
 
 def test_all_experiments_are_counted():
     overhaul = {"wsl_rs_overhaul", "wsl_rkd_overhaul", "wsl_forms_overhaul"}  # as without
-    assert {name for name in CONF.names("experiment") if name.startswith("wsl_")} == RUNS.keys() | overhaul
+    assert {name for name in CONF.names("experiment") if name.startswith("wsl_")} == RUNS.keys() | overhaul | {
+        "wsl_quoted"
+    }
+    assert not plan_of("wsl_quoted").runs
     for name in overhaul:
         assert len(plan_of(name).runs) == RUNS[name.removesuffix("_overhaul")][0]
 
@@ -68,7 +74,7 @@ def test_experiments_share_their_runs():
     assert len(ids["wsl_forms"] & ids["wsl_pair"]) == 5 * 4
 
 
-@pytest.mark.parametrize("name", [name for name in CONF.names("experiment") if name.startswith("wsl_")])
+@pytest.mark.parametrize("name", [*(name for name in RUNS if name != "wsl_variance"), *OVERHAUL])
 def test_an_experiment_has_one_protocol(name):
     kind = "overhaul" if name.endswith("_overhaul") else "crd_short" if name.endswith("_short") else "crd"
     for run in plan_of(name).runs:
@@ -77,6 +83,23 @@ def test_an_experiment_has_one_protocol(name):
         assert (run.recipe.nesterov, run.recipe.augment.padding == "reflect") == 2 * (kind == "overhaul",)
         batch_stats = kind == "overhaul" and run.teacher is not None
         assert run.teacher_mode == ("batch_stats" if batch_stats else "eval")
+
+
+def test_the_paraphraser_of_factor_transfer_has_the_benchmarks_learning_rate():
+    """0.01 for ResNet and WRN students, else the recipe's: 0.05 for VGG, 0.01 for the light networks."""
+    found = {
+        (run.arch.name, run.method.settings.initial_lr)
+        for run in plan_of("wsl_cifar100").runs
+        if run.method.name == "ft"
+    }
+    assert {arch for arch, lr in found if lr == 0.05} == {"vgg8"}
+    assert {lr for arch, lr in found if arch != "vgg8"} == {0.01}
+
+
+def test_momentum_starts_afresh_in_the_overhaul_repositorys_protocol():
+    for name in ("wsl_cifar100", "wsl_cifar100_overhaul"):
+        resets = {run.recipe.schedule.reset_momentum for run in plan_of(name).runs}
+        assert resets == {name.endswith("_overhaul")}
 
 
 def test_figure_4_looks_at_runs_of_table_3():

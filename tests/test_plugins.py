@@ -233,6 +233,33 @@ def test_a_class_without_a_file_is_refused(monkeypatch):
         _ = run_of(teacher=None).id
 
 
+def duck(x):
+    return x
+
+
+@dataclass(frozen=True)
+class Duck:
+    """A network that derives from nothing."""
+
+    of: Any = duck
+
+    def build(self, input_shape: Any, num_classes: int) -> Any: ...
+
+
+def test_settings_without_a_value_in_json(monkeypatch):
+    for of, stands in ((duck, "duck"), (MLPArch, "MLPArch"), ([1, (2.5, {"a": None})], [1, [2.5, {"a": None}]])):
+        monkeypatch.setitem(ARCHS, "duck", Duck(of))
+        assert run_of(method="kd", arch="duck").identity()["arch"] == {
+            "name": "duck",
+            "of": stands,
+            "code": code_of(Duck),
+        }
+    assert code_of(Duck) is not None
+    monkeypatch.setitem(ARCHS, "duck", Duck({1, 2}))
+    with pytest.raises(InputError, match=r"Duck.of = \{1, 2\}: must be a number, a string"):
+        run_of(method="kd", arch="duck")
+
+
 def test_a_setting_must_not_be_called_as_what_an_identity_is_made_of(load):
     load({"mine.py": MINE.replace("temperature: float = 4.0", "temperature: float = 4.0\n    version: int = 1")})
     with pytest.raises(

@@ -44,6 +44,11 @@ def test_a_milestone_within_an_epoch():
     ]  # 2.5 steps: from the third
 
 
+def test_milestones_passed():
+    schedule = Schedule("step", milestones=(1, 1.5), reset_momentum=True)
+    assert [schedule.passed(step, steps_per_epoch=4) for step in range(8)] == [0, 0, 0, 0, 1, 1, 2, 2]
+
+
 def test_exponential_is_a_staircase():
     """5 steps an epoch; a stair of two and a half steps, in epochs, and of three, in steps."""
     schedule = Schedule("exponential", every=0.5, factor=0.5)
@@ -177,6 +182,10 @@ def recipe(**fields: object) -> Recipe:
         ({"clip_norm": 0.0}, "clip_norm = 0.0: must be > 0, or null"),
         ({"loss_scale": 0.0}, "loss_scale = 0.0: must be > 0"),
         ({"evaluate_every": 0}, "evaluate_every = 0: must be >= 1"),
+        (
+            {"schedule": Schedule("step", milestones=(1.0,), reset_momentum=True)},
+            "schedule.reset_momentum = True: must be used with momentum > 0",
+        ),
     ],
 )
 def test_recipes_out_of_range(fields, message):
@@ -194,6 +203,7 @@ def test_recipes_out_of_range(fields, message):
         ({"kind": "step", "milestones": (2.0, 2.0)}, "must be positive and rising"),
         ({"kind": "step", "milestones": (0.0, 2.0)}, "must be positive and rising"),
         ({"kind": "cosine", "milestones": (1.0,)}, r"milestones = \[1.0\]: must be empty with kind=cosine"),
+        ({"reset_momentum": True}, "reset_momentum = True: must be given with kind=step only"),
         ({"kind": "exponential"}, "every = 0.0: must be > 0 with kind=exponential"),
         ({"kind": "cosine", "every": 2.0}, "every = 2.0: must be > 0 with kind=exponential, and given only then"),
     ],

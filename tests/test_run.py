@@ -33,10 +33,11 @@ SETTINGS = {"dataset": "digits", "dataset.limit": 17, "arch": "mlp", "arch.hidde
 class Own:
     """A network of `kind` whose last layer is called head."""
 
-    kind: type[nn.Module]
+    kind: str
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        return self.kind()
+        kinds: list[type[nn.Module]] = [Normalised, Alias, OneDimensional, Nothing]
+        return next(kind for kind in kinds if kind.__name__ == self.kind)()
 
 
 class Normalised(nn.Module):
@@ -90,8 +91,8 @@ def make_run(monkeypatch):
         run = parse_run({**SETTINGS, **settings}, CONF)
         if kind is None:
             return run
-        monkeypatch.setitem(ARCHS, "own", Own(kind))
-        return replace(run, arch=Named("own", Own(kind)))
+        monkeypatch.setitem(ARCHS, "own", Own(kind.__name__))
+        return replace(run, arch=Named("own", Own(kind.__name__)))
 
     return make
 

@@ -17,7 +17,7 @@ from lskd.launch import carry_out
 from lskd.observers.penultimate import Penultimate
 from lskd.plan import damages, to_train
 from lskd.settings import Conf, parse_run
-from lskd.store import ClaimLost, Store, wrong_numbers
+from lskd.store import ClaimLost, Store, write_atomically, wrong_numbers
 
 CONF = Conf()
 SETTINGS = {"dataset": "digits", "dataset.limit": 64, "arch": "mlp", "arch.hidden": [4], "recipe.epochs": 1}
@@ -159,6 +159,19 @@ def test_damaged_looks_are_named_and_not_made_again(store, looks):
     [named] = damages([RUN], store, wanted)
     assert named.startswith(f"{path}: ")
     assert to_train([RUN], store, wanted) == []
+
+
+def test_files_are_for_whom_the_umask_says(store):
+    def private(path: Path) -> None:
+        path.write_bytes(b"weights")
+        path.chmod(0o600)
+
+    before = os.umask(0o027)
+    try:
+        write_atomically(store.root / "weights", private)
+    finally:
+        os.umask(before)
+    assert (store.root / "weights").stat().st_mode & 0o777 == 0o640
 
 
 def test_numbers_are_named_by_where_they_stand():

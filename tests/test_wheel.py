@@ -42,5 +42,5 @@ def test_a_wheel_works_away_from_the_checkout(tmp_path):
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.startswith(str(tmp_path / "site"))
-    assert "50 runs" in finished.stdout
+    assert "120 runs" in finished.stdout
     assert list(here.iterdir()) == []

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,18 +26,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
 
-from lskd.config import Runtime
+from lskd import program
+from lskd.config import Run, Runtime
 from lskd.data import Dataset
-from lskd.errors import InputError, unknown
+from lskd.errors import InputError, choices, unknown
 from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.plan import (
     Costs,
+    Grid,
     Plan,
     by_other_code,
+    command_line,
     damages,
     grouped,
     in_order,
+    lineage,
     load_experiment,
     looks_suffice,
     make_plan,
@@ -44,8 +51,9 @@ from lskd.plan import (
     unseen,
 )
 from lskd.plugins import load_installed_plugins, load_plugins
+from lskd.program import VERSION, guarded, user_path
 from lskd.recipe import Recipe
-from lskd.settings import GROUPS, RUN_KEYS, SHORT, Conf, parse_run, shipped_conf
+from lskd.settings import GROUPS, RUN_KEYS, SHORT, Conf, no_such_file, normal_form, parse_run, shipped_conf
 from lskd.store import Store
 from lskd.strict import fields, parse, show, unknown_key
 
@@ -63,8 +71,17 @@ OmegaConf.register_new_resolver("lskd.results", lambda given: str(Store.at(given
 
 def main() -> None:
     """The console script. Bad input is one line on stderr and exit code 2; see `launch.Outcomes` for the others."""
+    if code := guarded("lskd-run", from_words):
+        sys.exit(code)
+
+
+def from_words() -> int:
+    """What the words of the command line ask for. The exit code."""
+    if "--version" in sys.argv[1:]:
+        print(VERSION)
+        return 0
     try:
-        sys.argv[1:] = map(open_word, sys.argv[1:])
+        sys.argv[1:] = map(open_word, flags_last(sys.argv[1:]))
         prepare_groups(sys.argv[1:])
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors, and we print them
         command()
@@ -75,16 +92,48 @@ def main() -> None:
     except ValueError as error:
         if "Config group override" not in str(error):  # what Hydra says to arch=null and arch=3
             raise
-        fail(f"{' '.join(sys.argv[1:])}: {', '.join((*GROUPS, 'experiment'))} must be names; see lskd-run --help")
+        groups = (*GROUPS, "experiment")
+        [word, *_] = [word for word in sys.argv[1:] if word.lstrip("+").partition("=")[0] in groups]
+        group, _, name = word.lstrip("+").partition("=")
+        names = f"{', '.join(groups)} must be names"
+        fail(f"{group} = {name}: {names}, in quotes where they would be read as something else: \"{group}='{name}'\"")
     except RunsFailed:
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return 1
+    return 0
 
 
 def fail(message: str) -> NoReturn:
-    print("lskd-run:", " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(program.fail("lskd-run", own_words(message)))
+
+
+def own_words(message: str) -> str:
+    """A message about data with the names that its options have here; in lskd-data they are --data and --cache."""
+    return re.sub(r"(?<=\s)--(data|cache)\b", r"runtime.\1", message)
+
+
+def flags_last(words: Sequence[str]) -> list[str]:
+    """The words with all flags, such as -m and --config-dir DIR, behind the others, where Hydra knows them; it knows
+    none that stand between words."""
+    kinds = {flag: action for action in get_args_parser()._actions for flag in action.option_strings}
+    overrides: list[str] = []
+    flags: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        meant = [name] if name in kinds else [flag for flag in kinds if name[:2] == "--" and flag.startswith(name)]
+        if len(meant) != 1:
+            raise InputError(f"{word}: {choices(name, kinds)}")
+        action = kinds[meant[0]]
+        takes = action.nargs is None or (action.nargs == "?" and bool(left) and left[0] in (action.choices or ()))
+        values = [value] if equals else [left.pop(0)] if takes and left else []
+        if action.dest == "config_dir":
+            values = [str(user_path(folder)) for folder in values]
+        flags += [meant[0], *values]
+    return [*overrides, *flags]
 
 
 def open_word(word: str) -> str:
@@ -94,16 +143,19 @@ def open_word(word: str) -> str:
     ++ every key gets through to the strict parser, which knows all fields, and says what is allowed for a misspelt one.
     """
     dotted = re.match(r"(\w+)\.[^=]+=", word)
+    if word.startswith("runtime.retrain="):  # an id may look like a number: 123456789012, 1234e5678901
+        word = re.sub(r"""(?<![\w'"])[0-9a-f]{12}(?![\w'"])""", r"'\g<0>'", word)
     return f"++{word}" if dotted and dotted[1] in TOP_KEYS else word
 
 
-def hydra_message(error: Exception, words: Iterable[str]) -> str:
+def hydra_message(error: Exception, words: Sequence[str]) -> str:
     """Hydra's or OmegaConf's error as one line that says what is allowed."""
     if isinstance(error.__cause__, InputError):
         return str(error.__cause__)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return str(unknown(group, name, error.options))
+        own = [Path(words[i + 1]) for i, word in enumerate(words[:-1]) if word in ("--config-dir", "-cd")]
+        return str(no_such_file(group, name, own, error.options))
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
         word = error.override.lstrip("+")
@@ -132,15 +184,34 @@ def unknown_top_key(key: str, value: object) -> InputError:
 
 def prepare_groups(words: list[str]) -> None:
     """Make what is registered without a YAML file a choice of its group: plugins' entries and imported data sets."""
-    given = dict(word.lstrip("+").partition("=")[::2] for word in words)
-    if given.get("plugin", "null") != "null":
-        load_plugins(given["plugin"])
+    plugin, cache = typed_early(words, "plugin", "runtime.cache")
+    if plugin:
+        load_plugins(plugin)
     load_installed_plugins()
-    conf = Conf(cache=Runtime(cache=given.get("runtime.cache", "")).cache_root)
+    conf = Conf(cache=Runtime(cache=str(cache or "")).cache_root)
     for group in ("arch", "method", "dataset"):
         for name in conf.names(group):
             if not (conf.directories[0] / group / f"{name}.yaml").is_file():
                 ConfigStore.instance().store(group=group, name=name, node=conf.load(group, name), provider="lskd")
+
+
+def typed_early(words: Sequence[str], *keys: str) -> list[Any]:
+    """The values that `words` give to some keys, None where they give none, before Hydra composes the whole. What it
+    will not be able to read is left to it, which says so."""
+    given = OmegaConf.create({"plugin": None, "runtime": {"data": "", "cache": "", "results": ""}})
+    for word in words:
+        if re.match(r"\+*(plugin|runtime)\b", word):
+            with contextlib.suppress(*COMPOSITION_ERRORS):
+                override = OverridesParser.create().parse_override(word)
+                if not (override.is_delete() or override.is_sweep_override()):
+                    OmegaConf.update(given, override.key_or_group, override.value(), force_add=True)
+    values = []
+    for key in keys:
+        try:
+            values.append(OmegaConf.select(given, key))
+        except OmegaConfBaseException:
+            values.append(None)
+    return values
 
 
 @hydra.main(version_base="1.3", config_path=str(shipped_conf()), config_name="config")
@@ -148,7 +219,10 @@ def command(config: DictConfig) -> None:
     """Run what one composed configuration asks for (under -m: one job of the sweep)."""
     hydra_config: Any = HydraConfig.get()
     try:
-        code = execute(*interpret(config, hydra_config))
+        plan, runs, runtime, conf, plan_only, lines = interpret(config, hydra_config)
+        if runtime.retrain and hydra_config.mode == RunMode.RUN:  # of a sweep, all jobs are asked for at its start
+            again(runs, runtime, only_check=bool(plan_only))
+        code = execute(plan, runs, runtime, conf, plan_only, lines)
     except InputError as error:
         if hydra_config.mode == RunMode.MULTIRUN and not hydra_config.launcher._target_.endswith("BasicLauncher"):
             raise  # other launchers carry exceptions from their processes to `main`, which an exit would kill
@@ -161,17 +235,31 @@ def command(config: DictConfig) -> None:
         sys.exit(code)
 
 
+def again(runs: Iterable[Run], runtime: Runtime, *, only_check: bool) -> None:
+    """What `runtime.retrain` asks for of `runs`."""
+    from lskd.launch import chosen_again, retrain
+
+    if not only_check:
+        retrain(runs, Store.at(runtime.results), runtime.retrain)
+    elif chosen := chosen_again(runs, runtime.retrain):
+        print(f"runtime.retrain: of these, {len(chosen)} would be trained again if they are done, or begun anew")
+
+
 class RunsFailed(Exception):
     """Some runs of a job failed or diverged; they have been named."""
 
 
-def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None, tuple[Any, ...], Runtime, Conf, Any]:
-    """The plan (None for a single run), the runs, the runtime, and whether only to show the plan. Checks everything."""
+def interpret(
+    config: DictConfig, hydra_config: DictConfig
+) -> tuple[Plan | None, tuple[Any, ...], Runtime, Conf, Any, list[str]]:
+    """The plan (None for a single run), the runs, the runtime, whether only to show the plan, and with plan=commands
+    its lines. Checks everything."""
     content: dict[str, Any] = dict.fromkeys(("experiment", "seeds", "plan", "plugin"))
     content.update(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     for key in content:
         if key not in TOP_KEYS:
             raise unknown_top_key(str(key), content[key])
+    check_keys(content)
     if content["plugin"]:
         load_plugins(content["plugin"])
     runtime = parse(Runtime, content.get("runtime", {}), "runtime")
@@ -184,8 +272,12 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
             raise InputError(
                 f"seeds = {show(content['seeds'])}: is for experiments; one run has a seed=N (-m seed=0,1,2: several)"
             )
-        run = parse_run(as_typed({key: value for key, value in content.items() if key in RUN_KEYS}, hydra_config), conf)
-        return None, in_order([run]), runtime, conf, plan_only
+        settings = {key: value for key, value in content.items() if key in RUN_KEYS}
+        run = parse_run(as_typed(settings, hydra_config, conf), conf)
+        runs, lines = in_order([run]), []
+        if plan_only == "commands":
+            lines = commands(None, runs, typed_words(hydra_config), lineage(run, typed_form(hydra_config)))
+        return None, runs, runtime, conf, plan_only, lines
 
     name = hydra_config.runtime.choices.get("experiment")
     if not name or not isinstance(content["experiment"], dict):
@@ -197,18 +289,29 @@ def interpret(config: DictConfig, hydra_config: DictConfig) -> tuple[Plan | None
                 f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
                 f"its runs use experiment.settings.{key}=…"
             )
-    if content["seeds"] is not None:
-        if not content["seeds"]:
-            raise InputError(
-                f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]"
-            )
-        content["experiment"]["seeds"] = content["seeds"]
-    plan = make_plan(load_experiment(content["experiment"], name), conf)
+    if content["seeds"] is not None and not content["seeds"]:
+        raise InputError(f"seeds = {show(content['seeds'])}: must be a list of at least one seed, such as seeds=[0,1]")
+    experiment = load_experiment(content["experiment"], name)
+    asked = load_experiment({**content["experiment"], "seeds": content["seeds"] or []}, name).seeds
+    if any(word.lstrip("+").startswith("experiment.settings") for word in hydra_config.overrides.task):
+        experiment = replace(experiment, protocol="own")  # no longer the paper's, whatever its file says
+    plan = make_plan(experiment, conf, asked)
     runtime = replace(runtime, threads=runtime.threads or plan.experiment.threads)
-    return plan, plan.runs, runtime, conf, plan_only
+    lines = commands(plan, plan.runs, typed_words(hydra_config)) if plan_only == "commands" else []
+    return plan, plan.runs, runtime, conf, plan_only, lines
 
 
-def as_typed(settings: dict[str, Any], hydra_config: DictConfig) -> dict[str, Any]:
+def check_keys(settings: Any, where: str = "") -> None:
+    """`InputError` for a key that is no text: whether 0.10 or 0.1 was written, Hydra does not say."""
+    for key, value in settings.items() if isinstance(settings, Mapping) else ():
+        if not isinstance(key, str):
+            raise InputError(
+                f"{where} = {show(settings)}: the key {key} is read as a number, true, false or null; quote it"
+            )
+        check_keys(value, f"{where}.{key}".strip("."))
+
+
+def as_typed(settings: dict[str, Any], hydra_config: DictConfig, conf: Conf) -> dict[str, Any]:
     """The settings of one run as they were typed, where Hydra's composition says less than the words, or more."""
     words = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
     typed = {word.key_or_group: word.value() for word in words if not word.is_delete()}
@@ -222,10 +325,25 @@ def as_typed(settings: dict[str, Any], hydra_config: DictConfig) -> dict[str, An
         group, leaf = field.rsplit(".", 1)
         if settings.get(short) is not None and group in settings and not {field, group} - set(GROUPS) & set(typed):
             settings[group].pop(leaf, None)
-    # A recipe's file need not name itself.
-    if recipe := hydra_config.runtime.choices.get("recipe"):
-        settings["recipe"].setdefault("name", recipe)
+    # A recipe's file need not name itself, and is not named as the one that it starts from.
+    if (recipe := hydra_config.runtime.choices.get("recipe")) and "recipe.name" not in typed:
+        settings["recipe"]["name"] = conf.load("recipe", recipe)["name"]
     return settings
+
+
+def typed_form(hydra_config: DictConfig) -> dict[str, Any]:
+    """The normal form of the settings of one run, from its groups' choices and the other words."""
+    words = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
+    typed = {word.key_or_group: word.value() for word in words if not word.is_delete()}
+    chosen = {group: name for group in GROUPS if (name := hydra_config.runtime.choices.get(group))}
+    return normal_form({**chosen, **{key: value for key, value in typed.items() if key.partition(".")[0] in RUN_KEYS}})
+
+
+def typed_words(hydra_config: DictConfig) -> list[str]:
+    """What was typed besides the settings of runs: own directories, plug-ins, the runtime."""
+    own = [f"--config-dir={path}" for path in search_path(hydra_config)[:-1]]
+    words = [word.lstrip("+") for word in hydra_config.overrides.task]
+    return [*own, *(word for word in words if re.match(r"(plugin|runtime)\b", word))]
 
 
 def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
@@ -236,7 +354,9 @@ def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
     return (*own, shipped_conf())
 
 
-def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Conf, plan_only: Any) -> int:
+def execute(
+    plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Conf, plan_only: Any, lines: Sequence[str]
+) -> int:
     """Show, train what is missing, report. The exit code."""
     store = Store.at(runtime.results)
     observations = plan.observations if plan is not None else {}
@@ -249,7 +369,7 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
 
             check_buildable(runs, conf.cache)  # of an experiment's many kinds this is left to the training's start
         if plan_only == "commands":
-            print("\n".join(commands(plan, runs)))
+            print("\n".join(lines))
         if plan_only == "fleet":
             from lskd.launch import Fleet
             from lskd.run import resolve_device
@@ -261,7 +381,7 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
 
     outcomes = carry_out(runs, store, runtime, conf, observations)
     for run, reason in outcomes.failed:
-        print(f"lskd-run: FAILED {run} ({store.directory(run)}): {reason}", file=sys.stderr)
+        print(f"lskd-run: FAILED {run} ({store.directory(run)}): {own_words(reason)}", file=sys.stderr)
     for run in outcomes.blocked:
         damaged = run.teacher is not None and store.state(run.teacher) == "damaged"
         why = "'s record is damaged" if damaged else " failed"
@@ -272,13 +392,11 @@ def execute(plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Co
     if plan is not None:
         from lskd import report
 
-        print(report.text(plan, store))
         # The files show the experiment as its own file has it, whatever seeds or settings were asked for this time.
         name = plan.experiment.name
-        for path in report.write(
-            make_plan(load_experiment(conf.load("experiment", name), name), conf), store, store.root
-        ):
-            print(f"wrote {path}")
+        whole = make_plan(load_experiment(conf.load("experiment", name), name), conf)
+        written = report.write(whole, store, store.root)
+        print("\n".join([report.text(plan, store), *(f"wrote {path}" for path in written)]))
     else:
         print(summary(runs[-1], store))
     return outcomes.exit_code
@@ -297,10 +415,9 @@ def describe(
         if plan.experiment.shortened:
             lines.append(f"  SHORTENED, not the paper's protocol: {plan.experiment.shortened}")
         if details:
-            lines += [
-                f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)"
-                for grid in plan.grids
-            ]
+            for grid in plan.grids:
+                lines.append(f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)")
+                lines += [f"    {line}" for line in power(grid, store)]
             if plan.experiment.cost:
                 lines.append(f"  cost: {plan.experiment.cost}")
     older = by_other_code(missing, store)
@@ -330,6 +447,7 @@ def describe(
         (states["done"] - unobserved, "of them finished teachers whose weights are not here"),
         (unobserved, "of them finished runs that nobody has observed"),
         (len(older), "of them trained by other code"),
+        (sum(store.request(run) is not None for run in missing), "of them asked for again"),
         (len(pending) - len(missing), "of the done ones to be observed"),
         (states["diverged"], "diverged"),
     ):
@@ -348,11 +466,24 @@ def describe(
     return "\n".join([*lines, text])
 
 
-def commands(plan: Plan | None, runs: tuple[Any, ...]) -> list[str]:
-    """One line a run: its id, and the command that trains it alone."""
+def power(grid: Grid, store: Store) -> list[str]:
+    """What the claims of a sheet can decide at its seeds, a line each."""
+    if not grid.sheet.claims:
+        return []
+    from lskd.report.power import lines
+    from lskd.report.values import Values
+
+    return list(lines(grid, Values(store)))
+
+
+def commands(
+    plan: Plan | None, runs: tuple[Any, ...], given: Sequence[str] = (), forms: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
+    """One line a run: its id, and the command that trains it alone. `given` are words that stand in each, `forms` the
+    settings of the runs where there is no plan, by their ids."""
     if plan is None:
-        return [f"{run.id}  {run}" for run in runs]
-    return [f"{run.id}  {plan.command(run)}" for run in runs]
+        return [f"{run.id}  {command_line(forms[run.id], given)}" for run in runs]
+    return [f"{run.id}  {plan.command(run, given)}" for run in runs]
 
 
 def summary(run: Any, store: Store) -> str:
@@ -373,6 +504,8 @@ class CheckSweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            if config.runtime.retrain:
+                fail("runtime.retrain: is for sweeps over given values, whose runs are known at the start")
             return  # other sweepers choose their values as they go
         try:
             self.check(config)
@@ -383,6 +516,7 @@ class CheckSweep(Callback):
 
     def check(self, config: DictConfig) -> None:
         runs: dict[str, Any] = {}
+        asked: dict[Runtime, dict[str, Run]] = {}  # for again
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         loader = GlobalHydra.instance().config_loader()
@@ -393,11 +527,15 @@ class CheckSweep(Callback):
             for job_words in batch:
                 job = loader.load_sweep_config(config, list(job_words))
                 settings = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
-                plan, needed, runtime, conf, plan_only = interpret(settings, job.hydra)
+                plan, needed, runtime, conf, plan_only, _ = interpret(settings, job.hydra)
                 observations = plan.observations if plan is not None else {}
+                if runtime.retrain and not plan_only:
+                    asked.setdefault(runtime, {}).update((run.id, run) for run in needed)
                 if not plan_only:
                     runs.update((run.id, run) for run in to_train(needed, Store.at(runtime.results), observations))
         if runs:
             from lskd.run import check_buildable
 
             check_buildable(runs.values(), conf.cache)
+        for given, of_jobs in asked.items():
+            again(of_jobs.values(), given, only_check=False)

@@ -22,6 +22,7 @@ from lskd.models import SHIPPED as SHIPPED_ARCHS
 from lskd.observers import SHIPPED as SHIPPED_OBSERVERS
 from lskd.observers import Observer
 from lskd.plugins import code_of, version_of
+from lskd.program import user_path
 from lskd.recipe import Recipe
 from lskd.strict import all_fields, identity
 
@@ -204,10 +205,11 @@ _FREE = ("lr", "schedule", "loss_scale", "epochs", "steps", "evaluate_every")
 def cost_key(identity: Mapping[str, Any]) -> str:
     """The same for runs, given by their identities, whose steps take the same time and the same memory.
 
-    All settings count but those that only change numbers: the seed, smoothing, temperatures, `_FREE`, and what the
-    teacher has learned from (of a teacher count its network and how it is fed).
+    All settings count but those that only change numbers: the seed, smoothing, temperatures, `_FREE`, the versions of
+    code, and what the teacher has learned from (of a teacher count its network and how it is fed).
     """
-    kind = {key: identity[key] for key in ("dataset", "arch", "teacher_mode") if key in identity}
+    identity = without_code(identity)
+    kind: dict[str, Any] = {key: identity[key] for key in ("dataset", "arch", "teacher_mode") if key in identity}
     kind["method"] = {key: value for key, value in identity["method"].items() if not key.endswith("temperature")}
     kind["recipe"] = {key: value for key, value in identity["recipe"].items() if key not in _FREE}
     if teacher := identity.get("teacher"):
@@ -236,6 +238,8 @@ class Runtime:
     teacher_cache_gb: float | None = None
     workers: int = 0  # threads that decode streamed images, for all runs together; 0 = one a core
     retry: bool = False  # train diverged runs again
+    # Train finished runs again: all of the plan (true), or those of these ids. See `lskd.launch.retrain`.
+    retrain: bool | tuple[str, ...] = False
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -259,11 +263,11 @@ class Runtime:
 
     @property
     def data_root(self) -> Path:
-        return Path(self.data).expanduser() if self.data else data.default_data_root()
+        return user_path(self.data) if self.data else data.default_data_root()
 
     @property
     def cache_root(self) -> Path:
-        return Path(self.cache).expanduser() if self.cache else data.default_cache_root()
+        return user_path(self.cache) if self.cache else data.default_cache_root()
 
 
 def table_bytes(images: int, views: int, classes: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lskd import data
 from lskd.errors import InputError
+from lskd.program import VERSION, fail, guarded
 
 _EPILOG = """\
 examples:
@@ -32,7 +33,10 @@ imagenet/train/<class>/*.JPEG and imagenet/val/<class>/*.JPEG, which stay there.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 after an error that the user can mend."""
-    args = _parser().parse_args(argv)
+    return guarded("lskd-data", lambda: _run(_parser().parse_args(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     cache = args.cache or data.default_cache_root()
     raw = args.data or data.default_data_root(cache)
@@ -80,8 +84,7 @@ def _each(names: Sequence[str], act: Callable[[str], data.Spec]) -> int:
 
 
 def _fail(error: InputError) -> int:
-    print(f"lskd-data: {error}", file=sys.stderr)
-    return 2
+    return fail("lskd-data", str(error))
 
 
 def _cached(cache: Path) -> list[str]:
@@ -115,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("prepare", parents=[roots], help="decode built-in data sets into the cache")

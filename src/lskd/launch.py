@@ -8,6 +8,7 @@ store: no run is trained twice, and each process takes what is ready.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import signal
 import sys
 import threading
@@ -73,14 +74,16 @@ def carry_out(
     if not pending:
         return Outcomes(damaged=damaged)
     from lskd import data
-    from lskd.run import check_buildable, load_network, resolve_device
+    from lskd.run import check_buildable, load_network, resolve_device, taught_elsewhere
 
     device = resolve_device(runtime.device)
     check_buildable(pending, conf.cache)
     ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and is_ready(run.teacher, store)}
-    for run in ready.values():
+    looked_at = {run.id: run for run in pending if looks_suffice(run, store, observations)}
+    for run in (ready | looked_at).values():
         load_network(run, store, runtime)
-    for dataset in dict.fromkeys(run.dataset.name for run in pending):
+    needed = [one for run in pending for one in (run.dataset, taught_elsewhere(run)) if one is not None]
+    for dataset in dict.fromkeys(one.name for one in needed):
         data.prepare(dataset, data=runtime.data_root, cache=runtime.cache_root)
     store.check_writable()
 
@@ -89,6 +92,36 @@ def carry_out(
     with stopping() as stop, shown as progress:
         sweep = Sweep(store, runtime, fleet, stop, progress, observations, Outcomes(damaged=damaged))
         return sweep.carry_out(pending)
+
+
+def retrain(runs: Iterable[Run], store: Store, asked: bool | Sequence[str]) -> None:
+    """Have all of `runs` (asked = true), or those of the ids `asked`, trained again. `InputError` for other ids.
+
+    What is asked for is kept in the store until it is done, so that a sweep that was killed goes on with it: the same
+    request is made anew only when nothing is left of it.
+    """
+    chosen = chosen_again(runs, asked)
+    request = hashlib.sha256(" ".join(sorted(run.id for run in chosen)).encode()).hexdigest()[:12]
+    if chosen:
+        store.check_writable()
+    if any(store.request(run) == request for run in chosen):
+        print("lskd-run: runtime.retrain: going on with what is left of the same request", file=sys.stderr)
+        return
+    for run in chosen:
+        with store.claim(run) as ours:
+            if ours:  # else it is being trained as it is
+                store.ask_again(run, request)
+
+
+def chosen_again(runs: Iterable[Run], asked: bool | Sequence[str]) -> list[Run]:
+    """Those of `runs` that `runtime.retrain` is about."""
+    known = {run.id: run for run in runs}
+    if isinstance(asked, bool):
+        return list(known.values()) if asked else []
+    for id in asked:
+        if id not in known:
+            raise InputError(f"runtime.retrain = {id!r}: is no run of this plan; plan=commands shows their ids")
+    return [known[id] for id in dict.fromkeys(asked)]
 
 
 class Fleet:
@@ -265,7 +298,7 @@ class Sweep:
         import torch
 
         from lskd.engine import Diverged, Interrupted
-        from lskd.run import train_run
+        from lskd.run import UnusableWeights, train_run
 
         begun, fleet = time.perf_counter(), self.fleet.size
         try:
@@ -277,6 +310,8 @@ class Sweep:
             return "over"
         except ClaimLost:
             return "again"  # when that process is done with it
+        except UnusableWeights as error:  # since the sweep began: nothing of this run, which stays as it is
+            return self.lose(run, str(error))
         except Diverged as error:
             return self.fail(run, f"diverged: {error}", {"reason": "diverged", "message": str(error)})
         except Exception as error:

@@ -7,6 +7,7 @@ configuration under several seeds. Nothing here imports torch: a plan of hundred
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -25,14 +26,29 @@ from lskd.settings import Conf, build_run, merge, normal_form, override_words, p
 from lskd.store import Store
 from lskd.strict import parse, show
 
-METRICS = ("top1", "error", "top5", "nll", "ece15", "gamma", "temperature")
+METRICS = ("top1", "error", "top5", "nll", "ece15", "gap", "least_gap", "gamma", "temperature")
 OBSERVED = {name: observer for observer, settings in OBSERVERS.items() for name in settings.gives}
-SCALED = ("nll", "ece15", "temperature")  # what a record has of temperature-scaled outputs
+BINNED = ("gap", "least_gap")  # what follows from a record's reliability diagram
+SCALED = ("nll", "ece15", "temperature", *BINNED)  # what a record has of temperature-scaled outputs
 
 
 def watched() -> dict[str, str]:
     """What methods may watch while they train (`Method.watches`), by name, in words."""
     return {name: words for method in METHODS.values() for name, words in method.watches.items()}
+
+
+def gap(bins: Sequence[Sequence[float]]) -> float:
+    """Mean confidence less accuracy, from the bins of a reliability diagram (`metrics.reliability`): above 0 where a
+    network is over-confident. The calibration error is the mean over the bins of its size, this one of it as it is."""
+    filled = [entry for entry in bins if entry[0]]
+    return sum(n * (confidence - accuracy) for n, confidence, accuracy in filled) / sum(n for n, *_ in filled)
+
+
+def least_gap(bins: Sequence[Sequence[float]], share: float = 0.01) -> float:
+    """The least gap of a bin that holds at least `share` of the examples: above 0 where a network is over-confident at
+    every confidence. (In a bin of a few examples, chance decides.)"""
+    least = share * sum(entry[0] for entry in bins)
+    return min(entry[1] - entry[2] for entry in bins if entry[0] and entry[0] >= least)
 
 
 @dataclass(frozen=True)
@@ -70,13 +86,16 @@ class Metric:
             require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}")
         require(not self.total or self.name in of_method, "total", True, f"given with {', '.join(of_method)} only")
         if self.at_epoch is not None:
-            logged = self.name != "gamma" and self.name not in OBSERVED and not self.scaled_on and self.epoch == "last"
+            logged = self.name not in ("gamma", *OBSERVED, *BINNED) and not self.scaled_on and self.epoch == "last"
             require(logged, "at_epoch", self.at_epoch, "given with what is logged in each epoch, and epoch=last, only")
         require(self.step is None or self.name in OBSERVED, "step", self.step, f"given with {', '.join(OBSERVED)} only")
         if self.scaled_on:
             require(self.name in SCALED, "name", self.name, f"one of {', '.join(SCALED)} with scaled_on")
             plain = self.epoch == "last" and self.part != "train"
             require(plain, "scaled_on", self.scaled_on, "empty but for the last epoch and held-out parts")
+        if self.name in BINNED:
+            require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}")
+            require(self.part != "train", "part", self.part, f"a held-out part with name={self.name}")
         require(self.name != "temperature" or bool(self.scaled_on), "scaled_on", "", "given with name=temperature")
         require(self.digits >= 0, "digits", self.digits, ">= 0")
         if self.part == "train":  # a record keeps the training part of the last epoch alone
@@ -90,6 +109,9 @@ class Metric:
             mean = result["train"].get(self.name)
             return mean * result["examples"] if self.total and mean is not None else mean
         part = run.dataset.evaluate if self.part == "evaluate" else self.part
+        if self.name in BINNED:
+            bins = self._calibration(run, result).get("reliability")
+            return None if bins is None else {"gap": gap, "least_gap": least_gap}[self.name](bins)
         if self.scaled_on:
             return self._calibration(run, result).get(self.name)
         if part == "train":
@@ -104,12 +126,16 @@ class Metric:
         line = next((line for line in epochs if line["epoch"] + 1 == self.at_epoch and "stage" not in line), None)
         return None if line is None else self.of(run, {**result, "last": line, "train": line["train"]})
 
-    def observed(self, run: Run, looks: Sequence[Mapping[str, Any]]) -> float | None:
-        """The value in `looks`, what an observer saw of `run`; None where it did not look at that step."""
+    def seen(self, run: Run, looks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        """What there is of its part in `looks`, what an observer saw of `run`; None if it did not look at that step."""
         if self.step is not None:
             looks = [look for look in looks if look["step"] == self.step]
         part = run.dataset.evaluate if self.part == "evaluate" else self.part
-        return looks[-1].get(part, {}).get(self.name) if looks else None
+        return looks[-1].get(part) if looks else None
+
+    def observed(self, run: Run, looks: Sequence[Mapping[str, Any]]) -> float | None:
+        """The value in `looks`; None where there is none."""
+        return (self.seen(run, looks) or {}).get(self.name)
 
     def reliability(self, run: Run, result: Mapping[str, Any]) -> list[list[float]] | None:
         """The bins (`metrics.reliability`) behind a calibration error; None where the record has none."""
@@ -145,39 +171,138 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Term:
+    """What stands between the minus signs of an operand: a cell `row/column`, where "*" stands for every row or every
+    column; `series@x`, the series interpolated, seed by seed, at the x of the other operand's cell; or `max(row)`,
+    `min(row)`, the largest or smallest of a run's numbers along the row, seed by seed."""
+
+    row: str
+    column: str = ""
+    kind: Literal["cell", "x", "max", "min"] = "cell"
+
+    def __str__(self) -> str:
+        return {"cell": f"{self.row}/{self.column}", "x": f"{self.row}@x"}.get(self.kind, f"{self.kind}({self.row})")
+
+    @property
+    def wild(self) -> str:
+        """What a "*" goes over: "columns", "rows", or nothing."""
+        return "columns" if self.column == "*" else "rows" if self.row == "*" else ""
+
+    def at(self, key: str) -> Term:
+        """One of the cells that a "*" stands for."""
+        if self.wild == "columns":
+            return replace(self, column=key)
+        return replace(self, row=key) if self.wild == "rows" else self
+
+
+Operand = tuple[Term, ...]  # the first less the others
+
+
+def read_operand(text: str) -> Operand:
+    """ "ls/small - hard/small" as its terms."""
+    terms = []
+    for word in text.split(" - "):
+        if extreme := re.fullmatch(r"(max|min)\((.+)\)", word):
+            terms.append(Term(extreme[2], kind=extreme[1]))  # type: ignore[arg-type]
+        elif word.endswith("@x"):
+            terms.append(Term(word.removesuffix("@x"), kind="x"))
+        else:
+            row, _, column = word.rpartition("/")
+            terms.append(Term(row, column))
+    return tuple(terms)
+
+
+ORDERS = ("rising", "falling")
+ASSOCIATIONS = ("correlated", "anticorrelated")
+STEPS = ("not_rising", "not_falling")  # of each step along a row
+PEAKS = ("largest", "smallest")
+
+
+@dataclass(frozen=True)
 class Test:
     """One statistical statement about cells, tested over seeds (`lskd.report.claims`).
 
-    Operands are "row/column" (figures: "series/value"); "row/*" stands for every column, or for `columns`, each of
-    which must hold. "series@x" is that series interpolated, seed by seed, at the x of the other operand. "cell - cell"
-    is the difference of two cells, seed by seed.
+    Operands (`Term`) are "row/column" (figures: "series/value"), or differences of such: "cell - cell", seed by seed.
+    `of` and `than` may be lists: each of `of` is compared with each of `than`. "row/*" stands for every column (or for
+    `columns`), "*/column" for every row (or for `rows`); several "*" in one comparison go together; cells in `skip` are
+    left out. "series@x" is that series interpolated at the x of the other operand; "max(row)" is a run's own maximum
+    along the row, which is never below the row's cells: compare it with a bound, or with another maximum.
 
-    less, greater: of < than, of > than. equal: |of - than| <= within. rising, falling: the slope of `of` over its
-    columns' values, as far as `through`. below, above: of < within, of > within (a number of the paper's).
+    less, greater: of < than, of > than. equal: |of - than| < within.
+    below, above: of < within, of > within.
+    rising, falling: the row `of` rises (falls) along its columns, or along the values of a series named in `through`.
+    not_falling, not_rising: nowhere along the row from one to the next does it fall (rise) by `within` or more.
+    largest, smallest: the cell `of` is the largest (smallest) of its row, or of its row's `columns`.
+    correlated, anticorrelated: over the cells of `of`, a "row/*" or "*/column", the numbers of `of` and `than` go
+        together (against one another): rank correlation within each seed.
+
+    margin: whose number `within` is, the paper's or ours; it is printed.
+    at_least: how many of the comparisons must hold; None: all. (1: at least one; it is corrected for the choice.)
     """
 
     __test__ = False  # not a pytest class
 
-    test: Literal["less", "greater", "equal", "rising", "falling", "below", "above"]
-    of: str
-    than: str = ""
+    test: Literal[
+        "less", "greater", "equal", "below", "above", "rising", "falling", "not_rising", "not_falling",
+        "largest", "smallest", "correlated", "anticorrelated",
+    ]  # fmt: skip
+    of: str | tuple[str, ...]
+    than: str | tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
     within: float | None = None
+    margin: Literal["", "paper", "ours"] = ""
     through: tuple[float, ...] = ()
+    at_least: int | None = None
     metric: Metric | None = None
 
     def __post_init__(self) -> None:
-        pairwise = self.test in ("less", "greater", "equal")
-        require(bool(self.than) == pairwise, "than", self.than, "given with less, greater and equal, and only then")
-        bounded = self.test in ("equal", "below", "above")
-        require(
-            (self.within is not None) == bounded, "within", self.within, "given with equal, below, above, only then"
-        )
+        require(bool(self.of), "of", self.of, "given")
+        pairwise = self.test in ("less", "greater", "equal", *ASSOCIATIONS)
+        require(bool(self.than) == pairwise, "than", self.than, f"{'' if pairwise else 'not '}given with {self.test}")
+        bounded = self.test in ("equal", "below", "above", *STEPS)
+        given = f"{'' if bounded else 'not '}given with {self.test}"
+        require((self.within is not None) == bounded, "within", self.within, given)
+        require(bool(self.margin) == bounded, "margin", self.margin, f"{given}: paper or ours" if bounded else given)
+        tolerance = self.test in ("equal", *STEPS)
+        require(not tolerance or (self.within or 0) > 0, "within", self.within, f"> 0 with {self.test}")
+
+    @property
+    def operands(self) -> list[tuple[Operand, Operand]]:
+        """Each of `of` with each of `than`, wildcards as they are."""
+        of, than = ((one,) if isinstance(one, str) else one for one in (self.of, self.than))
+        return [(read_operand(a), read_operand(b) if b else ()) for a in of for b in than or ("",)]
 
 
-def terms(*operands: str) -> list[str]:
-    """The cells, series and rows in the operands of a `Test`."""
-    return [term for operand in operands if operand for term in operand.split(" - ")]
+@dataclass(frozen=True)
+class Statement:
+    """A part of a test, about definite cells: a comparison of two operands (`than` is empty where there is but one),
+    or, in orders and associations, of rows or columns of cells."""
+
+    test: Test
+    of: Operand
+    than: Operand = ()
+
+    @property
+    def terms(self) -> Operand:
+        return self.of + self.than
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a number is compared with itself."""
+        counts: dict[Term, float] = {}
+        for sign, term in zip(self.signs, self.terms, strict=True):
+            counts[term] = counts.get(term, 0.0) + sign
+        return not any(counts.values())
+
+    @property
+    def signs(self) -> list[float]:
+        """With which each of the terms counts in `of` - `than`."""
+        return [
+            side if first else -side
+            for side, operand in ((1.0, self.of), (-1.0, self.than))
+            for first in (i == 0 for i in range(len(operand)))
+        ]
 
 
 @dataclass(frozen=True)
@@ -190,6 +315,23 @@ class Claim:
 
     def __post_init__(self) -> None:
         require(bool(self.tests), "tests", [], "at least one test")
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A number that somebody printed: its standard deviation, where given; the number of runs behind it, where stated;
+    and, of a replication, whose it is."""
+
+    value: Any  # as printed: a number, or a string such as "7.0 / 6.7"; None where it is not at hand
+    std: float | None = None
+    runs: int | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        kinds = type(self.value) in (int, float, str) or self.value is None
+        require(kinds, "value", self.value, "a number, a string, or null where it is not at hand")
+        require(self.std is None or self.std >= 0, "std", self.std, ">= 0")
+        require(self.runs is None or self.runs >= 1, "runs", self.runs, ">= 1")
 
 
 @dataclass(frozen=True)
@@ -214,10 +356,20 @@ class Sheet:
     x: Metric | None = None  # figures: the horizontal axis, a metric of the run; None = the value of `over`
     x_label: str = ""
     y_label: str = ""
-    # What the paper prints: row -> column -> number, or {value, std}; null where the paper's number is not at hand.
+    # What the paper prints: row -> column -> number, or {value, std, runs}; null where its number is not at hand.
     paper: dict[str, Any] = field(default_factory=dict)
+    paper_runs: int | None = None  # how many runs are behind each of the paper's numbers; None: it does not say
+    # What others got who repeated the paper: row -> column -> {value, std, runs, source}, or a list of them. A line of
+    # its own in the table; nothing is computed from it.
+    replications: dict[str, Any] = field(default_factory=dict)
+    # How the spread of a difference is estimated; declared before the runs. paired: from the differences seed by seed.
+    # independent: from each cell's own spread. pooled: one spread for all cells of a metric (`report.statistics`).
+    spread: Literal["paired", "independent", "pooled"] = "paired"
+    sd: dict[str, float] = field(default_factory=dict)  # by metric: the spread over seeds that the design reckons with
     # row -> column -> why there is no such cell: the table prints "n/a", and the reason below.
     skip: dict[str, dict[str, str]] = field(default_factory=dict)
+    # row -> column -> settings of that cell alone, laid over those of its row and column.
+    cells: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -232,6 +384,9 @@ class Sheet:
             require(given == (self.kind == "figure"), where, line.over, "given, with values, in a figure only")
             whole = line.over not in ("step", "epoch") or all(value.is_integer() for value in line.values)
             require(whole, f"rows.{key}.values", list(line.values), f"whole numbers with over={line.over}")
+            shown = {f"{value:g}" for value in line.values}
+            distinct = len(shown) == len(line.values)
+            require(distinct, f"rows.{key}.values", list(line.values), "all different, in their first 6 digits")
         require(self.kind == "table" or not self.diagram, "diagram", self.diagram, "given in a table only")
         observer = {"projection": "penultimate", "matrix": "resemblance"}.get(self.diagram)
         fits = observer is None or self.observe.get("name") == observer
@@ -239,54 +394,161 @@ class Sheet:
         require(self.kind == "figure" or not self.levels, "levels", self.levels, "given in a figure only")
         columns = self.kind != "figure"
         require(bool(self.columns) == columns, "columns", list(self.columns), "given in a table, and only there")
-        for row, reasons in self.skip.items():
-            if row not in self.rows:
-                raise unknown("skip", row, self.rows)
-            if wrong := reasons.keys() - set(self._columns(row)):
-                raise unknown(f"skip.{row}", min(wrong), self._columns(row))
+        for key, of_rows in (("skip", self.skip), ("cells", self.cells)):
+            for row, of_columns in of_rows.items():
+                if row not in self.rows:
+                    raise unknown(key, row, self.rows)
+                if wrong := of_columns.keys() - set(self._columns(row)):
+                    raise unknown(f"{key}.{row}", min(wrong), self._columns(row))
+        require(runs or not self.cells, "cells", list(self.cells), "given where there are runs")
         keys = {f"{row}/{column}" for row, column in self.keys()}
-        for row, printed in self.paper.items():
-            if row not in self.rows:
-                raise unknown("paper", row, self.rows)
-            for column in printed if isinstance(printed, Mapping) else [None]:
-                if f"{row}/{column}" not in keys:
-                    raise unknown(f"paper.{row}", column, (k.split("/")[1] for k in keys if k.startswith(f"{row}/")))
+        for key in ("paper", "replications"):
+            for row, printed in getattr(self, key).items():
+                if row not in self.rows:
+                    raise unknown(key, row, self.rows)
+                for column in printed if isinstance(printed, Mapping) else [None]:
+                    if f"{row}/{column}" not in keys:
+                        raise unknown(
+                            f"{key}.{row}", column, (k.split("/")[1] for k in keys if k.startswith(f"{row}/"))
+                        )
+        require(self.paper_runs is None or self.paper_runs >= 1, "paper_runs", self.paper_runs, ">= 1")
+        for metric, sd in self.sd.items():
+            require(sd > 0, f"sd.{metric}", sd, "> 0")
+        for row, column in self.keys():
+            self.printed(row, column)
+            for number in self.replicated(row, column):
+                require(bool(number.source), f"replications.{row}.{column}.source", "", "given")
         for claim in self.claims:
             for test in claim.tests:
-                self._check(test, f"claims.{claim.id}")
+                found = self.statements(test, f"claims.{claim.id}")
+                fits = test.at_least is None or 1 <= test.at_least <= len(found)
+                require(fits, f"claims.{claim.id}.at_least", test.at_least, f"from 1 to {len(found)}, its comparisons")
 
-    def _check(self, test: Test, where: str) -> None:
-        """`InputError` unless the sheet has the cells that `test` is about."""
-        keys = self.keys()
-        wild = []  # the columns of each wildcard
-        differs = " - " in test.of + test.than
-        for operand in terms(test.of, test.than):
-            row = operand.removesuffix("@x").removesuffix("/*")
-            require(row == operand or not differs, where, operand, "a cell, where a test is about differences of cells")
-            known = list(self.rows) if row != operand else [f"{r}/{c}" for r, c in keys]
-            if row not in known:
-                raise unknown(where, operand, known)
-            has_x = self.kind == "figure" or not operand.endswith("@x")
-            require(has_x, where, operand, "a cell; only figures have an x")
-            if operand.endswith("/*"):
-                wild.append([column for r, column in keys if r == row and (not test.columns or column in test.columns)])
-                for column in test.columns:
-                    if (row, column) not in keys:
-                        raise unknown(f"{where}.columns", column, (c for r, c in keys if r == row))
-        chosen = not test.columns or (bool(wild) and test.test not in ("rising", "falling"))
-        require(chosen, f"{where}.columns", list(test.columns), "given with row/*, and with no slope")
-        require(len(wild) < 2 or wild[0] == wild[1], where, test.than, f"a row with the columns of {test.of}")
-        both = test.of.endswith("@x") and test.than.endswith("@x")
-        require(not both, where, test.than, "a cell: one of the two must say at which x")
-        if test.test in ("rising", "falling"):
-            require(self.kind == "figure" and len(wild) == 1, where, test.of, "a whole series of a figure, as series/*")
-            values = self.rows[test.of.removesuffix("/*")].values
-            fits = set(test.through) <= set(values) and len(test.through or values) > 1
-            require(fits, f"{where}.through", list(test.through), f"at least two of {list(values)}")
+    def statements(self, test: Test, where: str = "") -> list[Statement]:
+        """The parts of `test`; `InputError` unless the sheet has the cells that it is about."""
+        found: list[Statement] = []
+        of_series = test.test in (*ORDERS, *ASSOCIATIONS, *STEPS)
+        for of, than in test.operands:
+            for term in of + than:
+                self._check(term, where)
+            if of_series:
+                found += self._of_series(test, of, than, where)
+            elif test.test in PEAKS:
+                found += self._of_peak(test, of, where)
+            else:
+                found += self._of_cells(test, of, than, where)
+        wild = {term.wild for of, than in test.operands for term in of + than}
+        chosen = not test.columns or "columns" in wild or test.test in PEAKS
+        require(chosen, f"{where}.columns", list(test.columns), "given with row/* only")
+        require(not test.rows or "rows" in wild, f"{where}.rows", list(test.rows), "given with */column only")
+        ordered = of_series and test.test not in ASSOCIATIONS and self.kind == "figure"
+        require(
+            not test.through or ordered, f"{where}.through", list(test.through), "given with the order of a series only"
+        )
+        require(bool(found), where, str(test.of), "about cells that the table has")
+        for statement in found:
+            if statement.is_empty:
+                raise InputError(f"{where} = {test.of!r}: {' - '.join(map(str, statement.of))} is compared with itself")
+        return found
+
+    def _check(self, term: Term, where: str) -> None:
+        """`InputError` unless the term is of this sheet."""
+        if term.kind != "cell" or term.wild == "columns":
+            if term.row not in self.rows:
+                raise unknown(where, str(term), self.rows)
+            require(term.kind != "x" or self.kind == "figure", where, str(term), "a cell; only figures have an x")
+        elif term.wild == "rows":
+            known = {column for row in self.rows for column in self._columns(row)}
+            if term.column not in known:
+                raise unknown(where, str(term), known)
+        elif (term.row, term.column) not in self.keys():
+            raise unknown(where, str(term), (f"{row}/{column}" for row, column in self.keys()))
+
+    def _of_cells(self, test: Test, of: Operand, than: Operand, where: str) -> list[Statement]:
+        """Comparisons, one for each key that the wildcards stand for."""
+        terms = of + than
+        at_x = [term for term in terms if term.kind == "x"]
+        alone = len(of) == len(than) == len(at_x) == 1
+        require(not at_x or alone, where, " - ".join(map(str, at_x)), "one operand, beside a cell that says at which x")
+        if test.test in ("less", "greater"):
+            for extreme in (term for term in terms if term.kind in ("max", "min")):
+                trivial = len(terms) == 2 and all(term.row == extreme.row for term in terms)
+                require(not trivial, where, str(extreme), "compared with a bound: no cell of its row lies beyond it")
+        wild = {term.wild for term in terms if term.wild}
+        require(len(wild) < 2, where, " and ".join(map(str, terms)), "wildcards of columns, or of rows, not of both")
+        if not wild:
+            return [Statement(test, of, than)]
+        every = [term for term in terms if term.wild]
+        keys = self.series(every[0], test, where, skipped=True)
+        for term in every[1:]:
+            same = set(keys) <= set(self.series(term, test, where, skipped=True))
+            require(same, where, str(term), f"of what {every[0]} is of")
+        existing = set(self.keys())
+        kept = [k for k in keys if all((term.at(k).row, term.at(k).column) in existing for term in every)]
+        return [Statement(test, tuple(t.at(key) for t in of), tuple(t.at(key) for t in than)) for key in kept]
+
+    def _of_series(self, test: Test, of: Operand, than: Operand, where: str) -> list[Statement]:
+        """Orders and associations: one part about the whole series; of not_rising and not_falling, one a step."""
+        words = "a whole row, as row/*" if test.test not in ASSOCIATIONS else "row/* or */column"
+        for operand in (of, than) if than else (of,):
+            whole = len(operand) == 1 and bool(operand[0].wild)
+            whole = whole and (test.test in ASSOCIATIONS or operand[0].wild == "columns")
+            require(whole, where, " - ".join(map(str, operand)), words)
+        if than:
+            require(of[0].wild == than[0].wild, where, str(than[0]), f"of what {of[0]} is of")
+            require(len(self.paired_keys(of[0], than[0], test)) > 3, where, str(of[0]), "at least four cells")
+            return [Statement(test, of, than)]
+        keys = self.series(of[0], test, where)
+        require(len(keys) > 1, f"{where}.through", list(test.through), f"at least two of {self._columns(of[0].row)}")
+        if test.test in ORDERS:
+            require(len(keys) > 2, where, str(of[0]), "at least three cells; of two, one is greater or less")
+            return [Statement(test, of)]
+        cells = [(of[0].at(key),) for key in keys]
+        return [Statement(test, later, earlier) for earlier, later in itertools.pairwise(cells)]
+
+    def _of_peak(self, test: Test, of: Operand, where: str) -> list[Statement]:
+        single = len(of) == 1 and of[0].kind == "cell" and not of[0].wild
+        require(single, where, " - ".join(map(str, of)), f"a cell with {test.test}")
+        others = [key for key in self.series(Term(of[0].row, "*"), test, where) if key != of[0].column]
+        return [Statement(test, of, (Term(of[0].row, key),)) for key in others]
+
+    def series(self, term: Term, test: Test, where: str = "", *, skipped: bool = False) -> list[str]:
+        """The columns (or rows) that a wildcard stands for in `test`, in reading order; with `skipped`, those that do
+        not exist, too."""
+        existing = set(self.keys())
+        if term.wild == "rows":
+            known, chosen = [row for row in self.rows if term.column in self._columns(row)], test.rows
         else:
-            require(not test.through, f"{where}.through", list(test.through), "given with rising and falling only")
-            single = bool(test.than) or not test.of.endswith("@x")
-            require(single, where, test.of, "a cell: series@x needs another operand")
+            known, chosen = self._columns(term.row), test.columns
+            if self.kind == "figure":
+                known = [f"{value:g}" for value in sorted(self.rows[term.row].values)]
+            if test.through:
+                chosen = tuple(f"{value:g}" for value in test.through)
+        for key in chosen:
+            if key not in known:
+                raise unknown(f"{where}.{'through' if test.through else term.wild}", key, known)
+        cells = [(key, term.at(key)) for key in known if not chosen or key in chosen]
+        return [key for key, cell in cells if skipped or (cell.row, cell.column) in existing]
+
+    def paired_keys(self, of: Term, than: Term, test: Test) -> list[str]:
+        """The columns (or rows) at which both wildcards of an association have cells."""
+        others = set(self.series(than, test))
+        return [key for key in self.series(of, test) if key in others]
+
+    def places(self, statement: Statement) -> list[tuple[str, str]]:
+        """(row, column) of all cells that a part looks at, those of `of` first."""
+        found: dict[tuple[str, str], None] = {}
+        for term in statement.terms:
+            if term.wild:
+                keys = self.series(term, statement.test)
+                if statement.than:
+                    keys = self.paired_keys(statement.of[0], statement.than[0], statement.test)
+                found.update(dict.fromkeys((term.at(key).row, term.at(key).column) for key in keys))
+            elif term.kind == "cell":
+                found[term.row, term.column] = None
+            else:
+                found.update(dict.fromkeys(key for key in self.keys() if key[0] == term.row))
+        return list(found)
 
     def keys(self) -> list[tuple[str, str]]:
         """(row, column) of every cell, in reading order."""
@@ -300,10 +562,22 @@ class Sheet:
         """Whether its numbers come from runs."""
         return self.kind != "reference"
 
-    def printed(self, row: str, column: str) -> tuple[Any, float | None]:
-        """(value, std) that the paper prints in a cell; None where it prints none or it is not at hand."""
-        value = self.paper.get(row, {}).get(column)
-        return (value.get("value"), value.get("std")) if isinstance(value, Mapping) else (value, None)
+    def printed(self, row: str, column: str) -> Printed | None:
+        """What the paper prints in a cell; None where it prints nothing. Its value is None where it is not at hand."""
+        if column not in self.paper.get(row, {}):
+            return None
+        number = read_printed(self.paper[row][column], f"paper.{row}.{column}")
+        return number if number.runs is not None else replace(number, runs=self.paper_runs)
+
+    def replicated(self, row: str, column: str) -> list[Printed]:
+        """What others got."""
+        given = self.replications.get(row, {}).get(column, [])
+        where = f"replications.{row}.{column}"
+        return [read_printed(one, where) for one in (given if isinstance(given, (list, tuple)) else [given])]
+
+
+def read_printed(given: Any, where: str) -> Printed:
+    return parse(Printed, given, where) if isinstance(given, Mapping) else parse(Printed, {"value": given}, where)
 
 
 @dataclass(frozen=True)
@@ -323,12 +597,20 @@ class Experiment:
     threads: int = 0  # CPU threads that suit its networks, where runtime.threads = 0 leaves the choice open
     # Not the paper's protocol, and why: the report says so, and prints no paper values beside these numbers.
     shortened: str = ""
+    # Whose protocol it is. What is found at one of our own (every shortened one is) neither reproduces nor contradicts
+    # a paper: it agrees or disagrees at this protocol.
+    protocol: Literal["paper", "own"] = "paper"
 
     def __post_init__(self) -> None:
         require(bool(self.sheets), "sheets", [], "a list of names in conf/table")
         require(len(set(self.sheets)) == len(self.sheets), "sheets", list(self.sheets), "all different")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", list(self.seeds), "all different")
         require(self.threads >= 0, "threads", self.threads, ">= 0")
+
+    @property
+    def own(self) -> bool:
+        """Whether the protocol is one of our own."""
+        return self.protocol == "own" or bool(self.shortened)
 
 
 @dataclass(frozen=True)
@@ -351,6 +633,16 @@ class Grid:
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
     observation: Observation | None = None
+    declared: tuple[int, ...] = ()  # the seeds of the files, where others were asked for
+
+    @property
+    def declared_seeds(self) -> tuple[int, ...]:
+        return self.declared or self.seeds
+
+    @property
+    def as_declared(self) -> bool:
+        """Whether the seeds are those that were declared, no fewer and no others."""
+        return set(self.seeds) == set(self.declared_seeds)
 
     def cell(self, row: str, column: str) -> Cell:
         return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
@@ -368,9 +660,9 @@ class Plan:
     runs: tuple[Run, ...]
     observations: Observations = field(default_factory=dict)
 
-    def command(self, run: Run) -> str:
-        """The command line that trains exactly this run, where a cell of the plan describes it."""
-        return command_line(self._forms[run.id])
+    def command(self, run: Run, given: Sequence[str] = ()) -> str:
+        """The command line that trains exactly this run, where a cell of the plan describes it; `given`: see there."""
+        return command_line(self._forms[run.id], given)
 
     @functools.cached_property
     def _forms(self) -> dict[str, dict[str, Any]]:
@@ -382,11 +674,8 @@ class Plan:
                     form = {"seed": seed, **cell.settings}
                     if _take(grid.sheet, cell.row, cell.column) == "teacher":
                         form = teacher_form(form)
-                    candidate: Run | None = taken
-                    while candidate is not None and candidate.id not in forms:
-                        forms[candidate.id] = form
-                        candidate = candidate.teacher
-                        form = teacher_form(form) if candidate is not None else form
+                    if taken.id not in forms:
+                        forms |= lineage(taken, form)
         return forms
 
 
@@ -415,17 +704,18 @@ def without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
 
     rows, columns = nulls("rows"), nulls("columns")
     kept = {key: left(value, columns if key == "columns" else rows) for key, value in content.items()}
-    for key in ("paper", "skip"):
+    for key in ("paper", "skip", "cells"):
         if isinstance(kept.get(key), Mapping):
             kept[key] = {row: left(of_row, columns) for row, of_row in kept[key].items() if of_row is not None}
     return kept
 
 
-def make_plan(experiment: Experiment, conf: Conf) -> Plan:
-    """All runs of `experiment`. Every setting of every cell is checked here, before anything is trained."""
-    grids = tuple(make_grid(load_sheet(name, conf), conf, experiment) for name in experiment.sheets)
+def make_plan(experiment: Experiment, conf: Conf, seeds: Sequence[int] = ()) -> Plan:
+    """All runs of `experiment`, under `seeds` where others than the declared ones are asked for. Every setting of every
+    cell is checked here, before anything is trained."""
+    grids = tuple(make_grid(load_sheet(name, conf), conf, experiment, seeds) for name in experiment.sheets)
     runs = in_order(run for grid in grids for cell in grid.cells for run in cell.runs)
-    others = [make_grid(load_sheet(name, conf), conf, experiment) for name in experiment.observe_for]
+    others = [make_grid(load_sheet(name, conf), conf, experiment, seeds) for name in experiment.observe_for]
     here = {run.id for run in runs}
     asked: dict[str, dict[Observation, None]] = {}
     for grid in (*grids, *others):
@@ -435,9 +725,10 @@ def make_plan(experiment: Experiment, conf: Conf) -> Plan:
     return Plan(experiment, grids, runs, {id: tuple(observations) for id, observations in asked.items()})
 
 
-def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) -> Grid:
+def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None, asked: Sequence[int] = ()) -> Grid:
     where = f"table.{sheet.name}"
-    seeds = experiment.seeds if experiment is not None and experiment.seeds else sheet.seeds
+    declared = experiment.seeds if experiment is not None and experiment.seeds else sheet.seeds
+    seeds = tuple(asked) or declared
     over_all = normal_form(experiment.settings, "experiment.settings") if experiment is not None else {}
     base = normal_form(sheet.base, f"{where}.base")
     observation = parse_observation(sheet.observe, f"{where}.observe") if sheet.observe else None
@@ -459,6 +750,8 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
                 form["teacher"] = None
                 form.pop("teacher_mode", None)
         of_teacher = () if form.get("teacher") is not None else ("teacher", "teacher_mode")
+        if own := sheet.cells.get(row, {}).get(column):
+            merge(form, normal_form(own, f"{where}.cells.{row}.{column}"))
         merge(form, {key: value for key, value in over_all.items() if key not in of_teacher})
         try:
             seeded = runs_of_seeds(form, seeds, conf)
@@ -484,7 +777,7 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None) ->
         except InputError as error:
             raise InputError(f"{where}, cell {row}/{column}: {error}") from None
         cells.append(Cell(row, column, form, tuple(runs), metric, x))
-    return Grid(sheet, tuple(seeds), tuple(cells), observation)
+    return Grid(sheet, seeds, tuple(cells), observation, declared)
 
 
 def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf) -> list[Run]:
@@ -521,13 +814,11 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
 
 def check_observed(metric: Metric, observation: Observation | None, run: Run, conf: Conf) -> None:
     """`InputError` unless a sheet's observer, if it has one, can look at `run` and gives the metric of its cell."""
-    from lskd import data
-
     if observation is not None:
         if observation.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
             raise InputError(f"observe.name = {observation.name}: the run must have a teacher, with teacher_mode=eval")
         try:
-            observation.settings.check(data.spec(run.dataset.name, conf.cache))
+            observation.settings.check(conf.spec(run.dataset.name))
         except InputError as error:
             raise InputError(f"observe.{error}") from None
     if metric.name not in OBSERVED:
@@ -643,9 +934,18 @@ def _plain_words(config: Mapping[str, Any]) -> str:
     return json.dumps(without_code(config), sort_keys=True)
 
 
-def command_line(form: Mapping[str, Any]) -> str:
-    """`lskd-run …` for settings in normal form."""
-    return " ".join(["lskd-run", *map(_quote, override_words(form))])
+def lineage(run: Run, form: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings in normal form of `run`, which `form` describes, of its teacher, and so on, by their ids."""
+    forms = {run.id: form}
+    while run.teacher is not None:
+        run, form = run.teacher, teacher_form(form)
+        forms[run.id] = form
+    return forms
+
+
+def command_line(form: Mapping[str, Any], given: Sequence[str] = ()) -> str:
+    """`lskd-run …` for settings in normal form. `given`: words that are no settings, such as runtime.results=…"""
+    return " ".join(["lskd-run", *map(_quote, [*given, *override_words(form)])])
 
 
 def _quote(word: str) -> str:
@@ -719,20 +1019,16 @@ def all_steps(run: Run, examples: int) -> int:
 
 def training_examples(run: Run, conf: Conf) -> int:
     """Images in the run's training part."""
-    from lskd import data
-
-    spec = data.spec(run.dataset.name, conf.cache)
+    spec = conf.spec(run.dataset.name)
     return run.dataset.limit or spec.train - run.dataset.holdout
 
 
 def teacher_table(run: Run, conf: Conf) -> tuple[int, int, int] | None:
     """(images, views, classes) of the table that a run's teacher fills; None where there is no use for one."""
-    from lskd import data
-
     looked_up = run.method.settings.teacher_use == "logits" and run.teacher_mode == "eval"
     if run.teacher is None or not looked_up or run.recipe.augment.resized is not None:
         return None
-    spec = data.spec(run.dataset.name, conf.cache)
+    spec = conf.spec(run.dataset.name)
     return training_examples(run, conf), math.prod(run.recipe.augment.shape(*spec.shape[1:])), spec.num_classes
 
 

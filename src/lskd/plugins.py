@@ -8,7 +8,6 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
@@ -16,24 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from lskd.errors import InputError
+from lskd.program import user_path
 
 FILE = "plugin:"  # begins the name of the module that a file becomes
 
 
 def load_plugins(given: str | Iterable[str]) -> None:
-    """Import the user's modules `given`: one (see `load_plugin`), several, or several as a word of the command line has
-    them, [a.py,b.py]."""
-    if isinstance(given, str):
-        listed = re.fullmatch(r"\[(.*)\]", given.strip("'\""), re.DOTALL)
-        given = [name for name in re.split(r"\s*,\s*", listed[1]) if name] if listed else [given]
-    for name in given:
-        load_plugin(str(name).strip().strip("'\""))
+    """Import the user's module `given`, or each of several (see `load_plugin`)."""
+    for name in [given] if isinstance(given, str) else given:
+        load_plugin(str(name))
 
 
 def load_plugin(name: str) -> None:
     """Import a user's module (a dotted name, or a path to a .py file), which adds to METHODS, ARCHS, OBSERVERS or
     DATASETS. A file may import what lies beside it."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     module = f"{FILE}{path.resolve()}"  # a file may be called anything, even random.py
     try:
         if name.endswith(".py"):
@@ -78,10 +74,10 @@ def code_of(kind: type) -> str | None:
     import, directly or not, from beside them: from their folder, or from their package. Comments, docstrings and layout
     do not count. Nor do installed packages, and what is read or imported by other means than an import statement.
     """
-    own = [one for one in kind.__mro__ if not _is_ours(one) and any(map(_is_ours, one.__mro__))]
-    if not own:
+    if _is_ours(kind):
         return None
-    meanings = {path: _meaning(path) for one in own for path in _sources(one)}
+    bases = [one for one in kind.__mro__[1:] if not _is_ours(one) and any(map(_is_ours, one.__mro__))]
+    meanings = {path: _meaning(path) for one in (kind, *bases) for path in _sources(one)}
     return hashlib.sha256("\n".join(sorted(meanings.values())).encode()).hexdigest()[:12]
 
 

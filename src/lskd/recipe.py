@@ -22,6 +22,9 @@ class Schedule:
     staircase. linear: 1 - progress (0 at the end). cosine: ½(1 + cos(π·progress)). A warm-up multiplies the first
     `warmup` steps by (step+1)/warmup. `milestones`, `every` and `warmup` are counted in `unit`; linear and cosine
     change at every step.
+
+    reset_momentum: (step) momentum buffers are zero again from each milestone on, as where a code makes a new optimizer
+    for each learning rate (the Overhaul repository does).
     """
 
     kind: Literal["constant", "step", "linear", "cosine", "exponential"] = "constant"
@@ -30,6 +33,7 @@ class Schedule:
     unit: Literal["epochs", "steps"] = "epochs"
     warmup: float = 0.0
     every: float = 0.0
+    reset_momentum: bool = False
 
     def __post_init__(self) -> None:
         require(self.factor > 0, "factor", self.factor, "> 0")
@@ -42,6 +46,12 @@ class Schedule:
             require(bool(self.milestones), "milestones", list(self.milestones), "given with kind=step")
         else:
             require(not self.milestones, "milestones", list(self.milestones), f"empty with kind={self.kind}")
+            require(not self.reset_momentum, "reset_momentum", True, "given with kind=step only")
+
+    def passed(self, step: int, *, steps_per_epoch: int) -> int:
+        """How many milestones lie at or before step `step`, counted from 0."""
+        per_unit = steps_per_epoch if self.unit == "epochs" else 1
+        return sum(step >= milestone * per_unit for milestone in self.milestones)
 
     def at(self, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
         """The factor for step `step`, counted from 0, of `total_steps`."""
@@ -49,7 +59,7 @@ class Schedule:
         progress = step / total_steps
         value = 1.0
         if self.kind == "step":
-            value = self.factor ** sum(step >= milestone * per_unit for milestone in self.milestones)
+            value = self.factor ** self.passed(step, steps_per_epoch=steps_per_epoch)
         elif self.kind == "exponential":
             value = self.factor ** (step // (self.every * per_unit))
         elif self.kind == "linear":
@@ -109,7 +119,8 @@ class Recipe:
     augment: Augment = Augment()
     normalize: Normalize = Normalize()
     # Numerics. fp32: IEEE single precision throughout (no TF32). tf32: TF32 matrix products where the device has them.
-    # bf16: autocast, with fp32 master weights, batch norm and losses.
+    # bf16: autocast, with fp32 master weights, batch norm and losses. It is that of all that the run computes, of its
+    # teacher's logits too, however the teacher was trained.
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     accumulate: int = 1
     ema: float = 0.0
@@ -131,6 +142,8 @@ class Recipe:
             require(
                 self.momentum > 0 and self.dampening == 0, "nesterov", True, "used with momentum > 0, dampening = 0"
             )
+        resets = self.schedule.reset_momentum
+        require(self.momentum > 0 or not resets, "schedule.reset_momentum", True, "used with momentum > 0")
         for pattern, factor in self.lr_factors.items():
             require(factor >= 0, f"lr_factors.{pattern}", factor, ">= 0")
         require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "> 0, or null")
@@ -144,6 +157,11 @@ class Recipe:
     def micro_batch(self) -> int:
         """Images that go through the network at once."""
         return self.batch_size // self.accumulate
+
+    def input_shape(self, images: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(C, H, W) of what the network sees of `images` of that shape."""
+        channels, height, width = images
+        return channels, self.augment.crop or height, self.augment.crop or width
 
     def steps_per_epoch(self, examples: int) -> int:
         """Steps of one pass over `examples`; the last batch may be smaller."""

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -135,12 +136,12 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     method = run.method.settings
     if not method.reads_features:
         return None
-    spec, side = data.spec(run.dataset.name, cache), run.recipe.augment.crop
+    spec = data.spec(run.dataset.name, cache)
     try:
         student, teacher = blank_network(run, spec), None
         if run.teacher is not None:
             teacher = blank_network(run.teacher, data.spec(run.teacher.dataset.name, cache))
-        pixels = torch.empty(1, spec.shape[0], side or spec.shape[1], side or spec.shape[2], device="meta")
+        pixels = torch.empty(1, *run.recipe.input_shape(spec.shape), device="meta")
     except InputError:
         return None  # no network, and no matter of the method
     labels = torch.arange(images(run, cache)) % spec.num_classes
@@ -215,6 +216,14 @@ def _load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, P
     return data.load(dataset, data=raw, cache=cache)
 
 
+def taught_elsewhere(run: Run) -> data.Dataset | None:
+    """The data of the run's teacher, where its images are normalised by their statistics and the run's own data are
+    others."""
+    teacher = run.teacher
+    needed = teacher is not None and teacher.recipe.normalize.kind == "dataset" and teacher.dataset != run.dataset
+    return teacher.dataset if teacher is not None and needed else None
+
+
 def train_run(
     run: Run,
     store: Store,
@@ -234,27 +243,35 @@ def train_run(
     """
     spec = data.spec(run.dataset.name, runtime.cache_root)
     parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
-    missing = [observation for observation in observations if not store.seen(run, observation)]
+    taught_on = None
+    if (elsewhere := taught_elsewhere(run)) is not None:
+        taught_on = load_parts(elsewhere, runtime.data_root, runtime.cache_root)["train"].images
+    again = store.request(run) is not None
+    missing = [observation for observation in observations if again or not store.seen(run, observation)]
     if store.state(run) == "done" and store.weights(run).is_file() and not any(o.settings.every for o in missing):
         shown = run.teacher if any(o.settings.needs_teacher for o in missing) else None
         teacher = load_network(shown, store, runtime) if shown is not None else None
-        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher)
-        record_looks(run, store, missing, looks)
+        looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)
+        record_looks(run, store, missing, looks, file_sha256(store.weights(run)))
         return
     teacher, taught_by = None, None
     if run.teacher is not None:
         teacher = load_network(run.teacher, store, runtime)
         taught_by = {"id": run.teacher.id, "weights_sha256": file_sha256(store.weights(run.teacher))}
 
-    rebuilding = store.result(run) is not None  # done before, but the weights were not kept: its log stays
+    done = store.result(run) is not None  # what is recorded stays meanwhile
+    rebuilding = done and not again  # for weights that were not kept: and it stays
     store.begin(run, {**environment(shared.device, fleet), "code": run.code})
+    if run.dataset.digest:
+        store.describe(spec)
     outcome = train(
         run, spec, parts, teacher,
+        taught_on=taught_on,
         shared=shared,
         observations=missing,
         checkpoint=store.checkpoint(run),
         checkpoint_seconds=runtime.checkpoint_seconds,
-        on_epoch=lambda epochs: None if rebuilding else write_log(store.log(run), epochs),
+        on_epoch=lambda epochs: None if done else write_log(store.log(run), epochs),
         on_step=on_step,
         stop=stop,
     )  # fmt: skip
@@ -264,29 +281,49 @@ def train_run(
     store.check_claim(run)  # before anything of another process is written over
     if not rebuilding:
         write_log(store.log(run), outcome.epochs, whole=True)
-    write_atomically(store.weights(run), lambda path: safetensors.torch.save_file(weights, path))
-    result = {**outcome.result, "weights_sha256": file_sha256(store.weights(run))}
+    content = safetensors.torch.save(weights)
+    digest = hashlib.sha256(content).hexdigest()
+    result = {**outcome.result, "weights_sha256": digest}
     if taught_by is not None:
         result["teacher"] = taught_by
-    record_looks(run, store, missing, outcome.looks)
+    # A killed process must not leave other weights than those of a record: a run is done when it has its weights, and
+    # weights that are made again come when their digest is known.
+    store.weights(run).unlink(missing_ok=True)
+    if not rebuilding:
+        write_atomically(store.weights(run), lambda path: path.write_bytes(content))
+    record_looks(run, store, missing, outcome.looks, digest)
     store.finish(run, result)
+    if rebuilding:
+        write_atomically(store.weights(run), lambda path: path.write_bytes(content))
 
 
-def record_looks(run: Run, store: Store, observations: Sequence[Observation], looks: Looks) -> None:
-    """Record what was seen of a run whose weights are in the store."""
-    if observations:
-        weights = file_sha256(store.weights(run))
-        for observation in observations:
-            store.observe(run, observation, looks[observation.key], weights)
+def record_looks(run: Run, store: Store, observations: Sequence[Observation], looks: Looks, weights: str) -> None:
+    """Record what was seen of a run, whose weights have the digest `weights`."""
+    for observation in observations:
+        store.observe(run, observation, looks[observation.key], weights)
+
+
+class UnusableWeights(InputError):
+    """The weights of a finished run are not those of its record, or no network. It is no fault of who asks for them."""
 
 
 def load_network(run: Run, store: Store, runtime: Runtime) -> nn.Module:
-    """The trained network of a finished run, on the CPU."""
+    """The trained network of a finished run, on the CPU. `UnusableWeights` unless its file can be loaded, is the one of
+    the record, and holds finite values."""
     network = build_network(run, data.spec(run.dataset.name, runtime.cache_root))
+    path, again = store.weights(run), f"delete it to train {run} again"
     try:
-        network.load_state_dict(safetensors.torch.load_file(store.weights(run)))
+        weights = safetensors.torch.load_file(path)
+        network.load_state_dict(weights)
     except Exception as error:  # safetensors and torch raise several kinds for a damaged or foreign file
-        raise InputError(f"{store.weights(run)}: cannot be loaded ({error}); delete it to train {run} again") from None
+        raise UnusableWeights(f"{path}: cannot be loaded ({error}); {again}") from None
+    found, recorded = file_sha256(path), store.weights_sha256(run)
+    if recorded and found not in recorded:
+        told = f"its SHA-256 is {found}, recorded is {' or '.join(recorded)}"
+        raise UnusableWeights(f"{path}: is not the network of the record ({told}); put that back, or {again}")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UnusableWeights(f"{path}: the values of {name} are not finite; {again}")
     return network
 
 
@@ -303,7 +340,22 @@ def write_log(path: Path, epochs: list[dict[str, Any]], *, whole: bool = False) 
         write_atomically(path, lambda temporary: temporary.write_bytes(text))
 
 
+HASHING = threading.Lock()
+DIGESTS: dict[Hashable, str] = {}
+
+
 def file_sha256(path: Path) -> str:
+    """The digest of a file. It is read once, as long as it stays the same: weights are large, and every student of a
+    teacher asks for them."""
+    status = path.stat()
+    same = path.absolute(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    with HASHING:
+        if same not in DIGESTS:
+            DIGESTS[same] = _sha256(path)
+        return DIGESTS[same]
+
+
+def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
@@ -314,7 +366,6 @@ def file_sha256(path: Path) -> str:
 def environment(device: torch.device, fleet: int = 1) -> dict[str, Any]:
     """Where a run is trained: code, versions, hardware, command. No host names and no paths: it is published."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return {
         "lskd": lskd.__version__,
         "commit": commit(),
@@ -325,11 +376,25 @@ def environment(device: torch.device, fleet: int = 1) -> dict[str, Any]:
         "device": name,
         "fleet": fleet,  # runs that trained side by side: seconds and images/s are those of one among them
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        # As it was typed: without the ++ that lskd.cli puts before some words.
-        "command": shlex.join(
-            word for word in (w.removeprefix("++") for w in words) if not word.startswith("runtime.")
-        ),
+        "command": published(sys.argv),
     }
+
+
+HOW = re.compile(r"runtime\b|hydra\.")  # words that say where and how, never what
+FOLDERS = re.compile(r"(?<![\w.~$}/-])(~[\w-]*|\.{1,2})?/([^/\s,;'\"()\[\]{}]*/)*")
+
+
+def published(command: Sequence[str]) -> str:
+    """A command line without what it tells of this machine: of paths the last name is kept, of words that say where and
+    how nothing. Otherwise as it was typed, without the ++ that `lskd.cli` puts before some words."""
+    words: list[str] = []
+    for word in (word.removeprefix("++") for word in command):
+        is_path = not words or words[-1] in ("--config-dir", "-cd") or word.startswith(("plugin=", "--config-dir="))
+        if is_path:  # be it a relative one
+            word = re.sub(r"[^=,'\"\[\]]*/(?=[^/])", "", word.rstrip("/"))
+        if not HOW.match(word):
+            words.append(FOLDERS.sub("", word))
+    return shlex.join(words)
 
 
 @functools.cache

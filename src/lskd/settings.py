@@ -7,6 +7,7 @@ trained, and an `InputError` names the setting as the user wrote it.
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,7 @@ class Conf:
 
     directories: tuple[Path, ...] = field(default_factory=lambda: (shipped_conf(),))
     cache: Path = field(default_factory=data.default_cache_root)
+    specs: Mapping[str, Spec] = field(default_factory=dict)  # of imported data sets that the cache need not have
     _loaded: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def names(self, group: str) -> list[str]:
@@ -55,9 +57,21 @@ class Conf:
         registered: dict[str, Iterable[str]] = {
             "arch": ARCHS,
             "method": METHODS,
-            "dataset": data.imported(self.cache),
+            "dataset": self._imported(),
         }
         return sorted(found | set(registered.get(group, {})))
+
+    def spec(self, name: str) -> Spec:
+        """What a data set is, whether its images are here or not; see `data.spec`."""
+        try:
+            return data.spec(name, self.cache)
+        except InputError:
+            if name in self.specs:
+                return self.specs[name]
+            raise
+
+    def _imported(self) -> dict[str, Spec]:
+        return {**self.specs, **data.imported(self.cache)}
 
     def load(self, group: str, name: str) -> dict[str, Any]:
         """The content of conf/`group`/`name`.yaml; `defaults: [other]` in it starts from other files of the group."""
@@ -74,26 +88,64 @@ class Conf:
                 for parent in content.pop("defaults", []):
                     if parent != "_self_":
                         merge(merged, self.load(group, parent))
+                if group == "recipe":  # a label of its own, whatever it starts from
+                    content.setdefault("name", name)
+                elif group in ("table", "experiment"):
+                    merged.pop("name", None)
                 return merge(merged, content)
-        if group == "dataset" and name in (own := data.imported(self.cache)):
+        if group == "dataset" and name in (own := self._imported()):
             usual = "standard_streamed" if own[name].streamed else "standard"
             return {"name": name, "digest": own[name].digest, "recipe": usual}
         if name in (ARCHS if group == "arch" else METHODS if group == "method" else ()):  # registered, without a file
             return {"name": name}
-        raise unknown(group, name, self.names(group))
+        raise no_such_file(group, name, self.directories, self.names(group))
+
+
+def no_such_file(group: str, name: str, directories: Iterable[Path], names: Iterable[str]) -> InputError:
+    """`InputError` for a `group`=`name` that is none of `names`."""
+    for path in (directory / group / f"{name}.yml" for directory in directories):
+        if path.is_file():
+            return InputError(f"{path}: is not read; call it {name}.yaml")
+    return unknown(group, name, names)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a YAML file. Keys are as they are written: 1, 0.10, on and null are names like any others."""
+    import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
     from omegaconf import OmegaConf
 
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, Loader=_yaml_loader()) or {}
+        content = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
     except Exception as error:  # yaml's and OmegaConf's own errors have no common base
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read: {reason}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: must be a mapping")
-    return content  # type: ignore[return-value]
+    return content
+
+
+@functools.cache
+def _yaml_loader() -> Any:
+    """OmegaConf's reader of YAML, which reads 1e-3 as a number and dates as text, with keys as they are written."""
+    import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
+    from omegaconf._utils import get_yaml_loader
+
+    class Loader(get_yaml_loader()):  # type: ignore[misc]
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            written: set[str] = set()
+            for i, (key, value) in enumerate(node.value):
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if key.value in written:
+                        raise yaml.MarkedYAMLError(None, None, f"found duplicate key {key.value}", key.start_mark)
+                    written.add(key.value)
+                    text = yaml.ScalarNode("tag:yaml.org,2002:str", key.value, key.start_mark, key.end_mark)
+                    node.value[i] = text, value
+            return node
+
+    return Loader
 
 
 def merge(into: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,15 +187,31 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
                 raise InputError(f"{where} = {show(value)}: {head} has no parts")
             late.append((head, value))
         elif head == "teacher":
-            merge(form, {"teacher": _teacher_form(rest, value, where)})
+            _join(form, {"teacher": _teacher_form(rest, value, where)}, path)
         elif head in GROUPS:
-            merge(form, {head: _unfold(rest, value) if rest else _group_form(head, value, where)})
+            _join(form, {head: _unfold(rest, value) if rest else _group_form(head, value, where)}, path)
         else:
-            merge(form, {head: _unfold(rest, value) if rest else value})
+            _join(form, {head: _unfold(rest, value) if rest else value}, path)
     for head, value in late:
         if value is not None:
             _apply_short(form, head, value, f"{path}.{head}".lstrip("."))
     return form
+
+
+def _join(form: dict[str, Any], more: Mapping[str, Any], path: str) -> None:
+    """`merge` for settings that stand beside one another, where none is laid over another: they must not disagree."""
+    for key, value in more.items():
+        where = f"{path}.{key}".strip(".")
+        if isinstance(value, Mapping) and isinstance(form.get(key), dict):
+            _join(form[key], value, where)
+        elif form.get(key, value) != value:
+            raise _disagree(where, value, where, form[key])
+        else:
+            form[key] = copy.deepcopy(value)
+
+
+def _disagree(where: str, value: Any, other: str, its: Any) -> InputError:
+    return InputError(f"{where} = {show(value)}: {other} = {show(its)} says otherwise; give one of them")
 
 
 def _unfold(dotted: str, value: Any) -> Any:
@@ -157,7 +225,8 @@ def _group_form(group: str, value: Any, where: str) -> dict[str, Any]:
         return {"": value}
     if isinstance(value, Mapping):
         return dict(value)
-    raise InputError(f"{where} = {show(value)}: must be a name (conf/{group}/NAME.yaml) or a mapping")
+    quoted = ", in quotes where it would be read as something else," if isinstance(value, (int, float)) else ""
+    raise InputError(f"{where} = {show(value)}: must be a name (conf/{group}/NAME.yaml){quoted} or a mapping")
 
 
 def _teacher_form(rest: str, value: Any, where: str) -> dict[str, Any] | None:
@@ -187,10 +256,8 @@ def _apply_short(form: dict[str, Any], head: str, value: Any, where: str) -> Non
         target = target[part]
         if not isinstance(target, dict):
             raise InputError(f"{part} = {show(target)}: must be a mapping, or left out where {head} is given")
-    if leaf in target and target[leaf] != value and not (leaf == "alpha" and target[leaf] == 0):
-        raise InputError(
-            f"{where} = {show(value)}: {SHORT[head]} = {show(target[leaf])} says otherwise; give one of them"
-        )
+    if leaf in target and target[leaf] != value:
+        raise _disagree(where, value, f"{where.removesuffix(head)}{SHORT[head]}", target[leaf])
     target[leaf] = value
 
 
@@ -224,7 +291,7 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     mode = convert(fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
     given = form.get("streams")
     streams = convert(fields(Run)["streams"], "own" if given is None else given, at("streams"))
-    teacher = _teacher(form, seed, spec, conf, path)
+    teacher = _teacher(form, seed, recipe, spec, conf, path)
     if teacher is None:  # of the first generation: it has the streams of its seed either way
         streams = "shared"
     with located(path):
@@ -241,7 +308,7 @@ def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Sp
     values = _resolve("dataset", given, conf, where)
     usual_recipe = values.pop("recipe", None)
     dataset = parse(Dataset, values, where)
-    spec = data.spec(dataset.name, conf.cache)
+    spec = conf.spec(dataset.name)
     if data.SHIPPED.get(dataset.name) != spec and dataset.digest != spec.digest:
         if dataset.digest:
             raise InputError(f"{where}.digest = {dataset.digest!r}: the {dataset.name} here is {spec.digest!r}")
@@ -268,8 +335,8 @@ def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, wh
     return recipe
 
 
-def _teacher(form: Mapping[str, Any], seed: int, spec: Spec, conf: Conf, path: str) -> Run | None:
-    """The run of the teacher that `form` describes; None where there is none."""
+def _teacher(form: Mapping[str, Any], seed: int, recipe: Recipe, spec: Spec, conf: Conf, path: str) -> Run | None:
+    """The run of the teacher that `form` describes; None where there is none. `recipe` and `spec` are its student's."""
     own = form.get("teacher")
     where = f"{path}.teacher".lstrip(".")
     if own is None:
@@ -283,11 +350,20 @@ def _teacher(form: Mapping[str, Any], seed: int, spec: Spec, conf: Conf, path: s
             f"{what}: the teacher has no network; give teacher=ARCH, one of {', '.join(conf.names('arch'))}"
         )
     teacher = build_run(teacher_form({**form, "seed": seed}), conf, where)
-    teaches = data.spec(teacher.dataset.name, conf.cache).num_classes
+    teaches = conf.spec(teacher.dataset.name).num_classes
     if teaches != spec.num_classes:
         raise InputError(
             f"{where}.dataset = {teacher.dataset.name}: its {teaches} classes do not match "
             f"the {spec.num_classes} of {spec.name}"
+        )
+    its, shown = (
+        "×".join(map(str, one.input_shape(of.shape)))
+        for one, of in ((teacher.recipe, data.spec(teacher.dataset.name, conf.cache)), (recipe, spec))
+    )
+    if its != shown:
+        raise InputError(
+            f"{where}.recipe.augment.crop = {teacher.recipe.augment.crop}: the teacher takes images of {its}, and its "
+            f"student's (recipe.augment.crop = {recipe.augment.crop}) are {shown}: must be of one size"
         )
     return teacher
 

@@ -1,5 +1,6 @@
 """results/: the only module that knows its file names.
 
+results/datasets/NAME.json    what an imported data set is, but for its images                  (tracked)
 results/runs/<id>/
     config.json        exactly what was hashed into the id                                        (tracked)
     env.json           where it was trained: commit, versions, device, command                    (tracked)
@@ -10,6 +11,9 @@ results/runs/<id>/
     observed/KEY.json  what an observer saw of it (`lskd.observers`)                              (tracked)
     model.safetensors  weights                                                                    (ignored)
     checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
+    retrain.json       runtime.retrain has asked for the run again: it is trained as if it were   (ignored)
+                       not done, and its record stays until the new one takes its place; delete
+                       the file to have the record back as it is
 
 results/.claims/<id>   locked by the process that is training the run; the file says which        (ignored)
 
@@ -26,13 +30,15 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lskd.config import Observation, Run
+from lskd.data import Spec
 from lskd.errors import InputError
-from lskd.strict import show
+from lskd.program import user_path
+from lskd.strict import parse, show
 
 State = Literal["done", "diverged", "failed", "started", "missing", "damaged"]
 
@@ -52,13 +58,14 @@ class Store:
     # Runs whose claims are held: the descriptor of the locked file, and whether they were done when training began.
     _held: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
     _were_done: set[str] = field(default_factory=set, repr=False, compare=False)
+    _env: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)  # of those trained again
     # What `damage` found, with the state of the files that it looked at.
     _damage: dict[str, tuple[object, str | None]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def at(results: str) -> Store:
         """The store that a `runtime.results` names: "" is $LSKD_RESULTS, else ./results."""
-        root = Path(results or os.environ.get("LSKD_RESULTS") or "results").expanduser()
+        root = user_path(results or os.environ.get("LSKD_RESULTS") or "results")
         if root.exists() and not root.is_dir():
             raise InputError(f"runtime.results = {str(root)!r}: is not a directory")
         return Store(root)
@@ -78,10 +85,12 @@ class Store:
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def state(self, run: Run) -> State:
+        if not os.path.lexists(f"{self.root}/runs/{run.id}"):  # at once: a sweep asks it of all that waits, and often
+            return "missing"
         directory = self.directory(run)
         if self.damage(run) is not None:
             return "damaged"
-        if (directory / "result.json").is_file():
+        if (directory / "result.json").is_file() and not (directory / "retrain.json").is_file():
             return "done"
         if failure := self.failure(run):
             return "diverged" if failure.get("reason") == "diverged" else "failed"
@@ -117,6 +126,19 @@ class Store:
             if reason := fault(result):
                 raise InputError(f"{directory}/result.json: is damaged: {reason}; {RESTORE}")
         return result
+
+    def weights_sha256(self, run: Run) -> list[str]:
+        """The digests that the weights of a done run may have: that of the record, and that of those made again."""
+        records = (read_json(self.directory(run) / f"{name}.json") or {} for name in ("result", "rebuilt"))
+        return [digest for record in records if isinstance(digest := record.get("weights_sha256"), str)]
+
+    def request(self, run: Run) -> str | None:
+        """Which request to train the run again is open (see `ask_again`)."""
+        try:
+            content = read_json(self.directory(run) / "retrain.json")
+        except InputError:  # it is one, whatever it says
+            content = {}
+        return None if content is None else str(content.get("request"))
 
     def env(self, run: Run) -> dict[str, Any]:
         """Where the run was trained; empty where that is not known."""
@@ -192,6 +214,11 @@ class Store:
                 if config := read_json(path.parent / "config.json"):
                     yield path.parent.name, config
 
+    def specs(self) -> dict[str, Spec]:
+        """The imported data sets of the runs in the store, by name."""
+        paths = sorted(self.root.glob("datasets/*.json"))
+        return {path.stem: parse(Spec, read_json(path) or {}, str(path)) for path in paths}
+
     # ---- writing -------------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
@@ -256,6 +283,7 @@ class Store:
         self._were_done.discard(run.id)
         if self.result(run) is not None:
             self._were_done.add(run.id)
+            self._env[run.id] = env
         else:
             write_json(directory / "config.json", run.identity())
             write_json(directory / "env.json", env)
@@ -269,7 +297,11 @@ class Store:
         directory = self.directory(run)
         self.check_claim(run)
         record = {"id": run.id, **result}
-        if run.id in self._were_done:
+        if run.id in self._were_done and self.request(run) is not None:
+            write_json(directory / "env.json", self._env[run.id])
+            write_json(directory / "result.json", record)
+            (directory / "rebuilt.json").unlink(missing_ok=True)
+        elif run.id in self._were_done:
             write_json(directory / "rebuilt.json", record)
         else:
             try:
@@ -279,8 +311,23 @@ class Store:
                 if of_record != result.get("weights_sha256"):
                     self.weights(run).unlink(missing_ok=True)
                 raise ClaimLost(f"{run} was finished by another process") from None
-        for leftover in ("failed.json", "checkpoint.pt"):
+        for leftover in ("failed.json", "checkpoint.pt", "retrain.json"):
             (directory / leftover).unlink(missing_ok=True)
+
+    def ask_again(self, run: Run, request: str) -> None:
+        """Have the run trained again from its start, if there is anything of it. The caller holds the claim. `request`
+        says in whose name: whoever finds it open goes on with it, and makes no other."""
+        directory = self.directory(run)
+        if self.state(run) != "missing" or (directory / "retrain.json").exists():
+            for begun in ("failed.json", "checkpoint.pt"):
+                (directory / begun).unlink(missing_ok=True)
+            write_json(directory / "retrain.json", {"request": request})
+
+    def describe(self, spec: Spec) -> None:
+        """Record what an imported data set is, so that its runs can be reported where its images are not."""
+        path = self.root / "datasets" / f"{spec.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(spec))
 
     def observe(self, run: Run, observation: Observation, looks: list[dict[str, Any]], weights_sha256: str) -> None:
         """Record what was seen of the run, and of which weights at the end."""
@@ -393,7 +440,10 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, new: bool =
     With `new`, a `FileExistsError` where there is one already."""
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask makes of a file, which safetensors hides from the group
         write(temporary)
+        temporary.chmod(mode)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         if new and not _linked(temporary, path):

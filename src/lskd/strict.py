@@ -49,13 +49,20 @@ def unknown_key(where: str, value: object, key: str, allowed: typing.Iterable[st
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], dict[str, X], or a dataclass."""
+    """`value` as `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], X | tuple[X, ...], dict[str, X], or a
+    dataclass."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        return convert(next(option for option in options if option is not type(None)), value, path)
+        kinds = [option for option in options if option is not type(None)]
+        lists = [option for option in kinds if typing.get_origin(option) is tuple]
+        if lists and isinstance(value, (list, tuple)):
+            return convert(lists[0], value, path)
+        if lists and bool in kinds and not isinstance(value, bool):  # bool | tuple[X, ...]: one X is a list of it
+            return convert(lists[0], [value], path)
+        return convert(next(option for option in kinds if option not in lists), value, path)
     if origin is Literal:
         options = typing.get_args(hint)
         if isinstance(value, bool) or value not in options:
@@ -111,9 +118,25 @@ def identity(instance: Any, defaults: Any = None) -> dict[str, Any]:
 
 
 def all_fields(instance: Any) -> dict[str, Any]:
-    """Every field that can change numbers, as plain JSON values: where defaults may change."""
+    """Every field that can change numbers, as plain JSON values: for an identity of what has no defaults that stay.
+    Functions and classes stand there by name."""
     kept = (f.name for f in dataclasses.fields(instance) if f.metadata.get("identity", True))
-    return {name: _plain(getattr(instance, name)) for name in kept}
+    return {name: _written(getattr(instance, name), f"{type(instance).__name__}.{name}") for name in kept}
+
+
+def _written(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_written(item, where) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _written(item, where) for key, item in value.items()}
+    if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
+        return value.__qualname__  # the module of a file depends on where the file is
+    if dataclasses.is_dataclass(value):
+        return all_fields(value)
+    allowed = "a number, a string, true, false, a list, a mapping, a dataclass, a function or a class"
+    raise InputError(f"{where} = {value!r}: must be {allowed}, to be part of a run's identity")
 
 
 def _plain(value: Any) -> Any:

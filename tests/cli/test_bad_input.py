@@ -100,6 +100,18 @@ BAD = [
     ("teacher_mode=batch_stats", "teacher_mode", "batch_stats", "there is no teacher"),
     ("temperature=2", "temperature", "2", "method=ce has no temperature"),
     (("method=kd", "teacher={arch:mlp,dataset:cifar100}"), "teacher.dataset", "cifar100", "100 classes do not match"),
+    (
+        ("method=kd", "teacher={arch:mlp,recipe:quickstart}", "recipe.augment.crop=6"),
+        "teacher.recipe.augment.crop",
+        "0",
+        "takes images of 1×8×8, and its student's (recipe.augment.crop = 6) are 1×6×6",
+    ),
+    (
+        ("method=kd", "teacher={arch:mlp,dataset:cifar10,recipe:crd}"),
+        "teacher.recipe.augment.crop",
+        "0",
+        "3×32×32",
+    ),
     (("alpha=0.1", "smoothing.alpha=0.2"), "alpha", "0.1", "smoothing.alpha = 0.2"),
     (("recipe.epochs=3", "recipe.steps=10"), "epochs", "3", "exactly one"),
     ("recipe.epochs=null", "epochs", "None", "exactly one"),

@@ -9,6 +9,7 @@ the step was recorded, and the weights would differ.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -194,6 +195,27 @@ def test_parts_of_a_batch_and_averaged_weights_are_replayed(arch, method):
     assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[1])
 
 
+def test_momentum_starts_afresh_at_milestones():
+    """With buffers v at zero, v ← 0.9·v + g is g. An epoch has 4 steps; the milestone is the sixth, within an epoch."""
+    fields = {"schedule": Schedule("step", milestones=(1.5,), reset_momentum=True), "epochs": 2, "clip_norm": None}
+    plain, replayed, resumed = (make_training("mlp", "ce", **fields) for _ in range(3))
+    replaying(replayed)
+    train(replayed)
+    for epoch in range(2):
+        plain.begin_epoch()
+        for place in range(plain.steps_per_epoch):
+            if (epoch, place) == (1, 2):
+                resumed.restore(copy.deepcopy(plain.state()))  # the reset is still to come
+            plain.step()
+            state = plain.optimizer.sgd.state
+            fresh = [torch.equal(state[p]["momentum_buffer"], p.grad) for p in plain.optimizer.parameters]
+            assert all(fresh) == any(fresh) == ((epoch, place) in ((0, 0), (1, 2)))
+    resumed.begin_epoch()
+    for _ in range(2):
+        resumed.step()
+    assert differences(replayed, plain) == differences(resumed, plain) == []
+
+
 class Forgetful(Method):
     """What a method must not do: weigh its loss by the number of times that it was called."""
 
@@ -288,7 +310,7 @@ def test_a_step_that_cannot_be_captured_runs_eagerly_and_says_so(capture, caplog
             captured(4)
     assert [what for what, _ in trace] == ["eager"] * 3 + ["captured"] + ["eager"] * 3
     [record] = caplog.records
-    assert "cannot be captured (operation not permitted when stream is capturing): running it eagerly" in record.message
+    assert "(RuntimeError: operation not permitted when stream is capturing): running it eagerly" in record.message
 
 
 def test_a_capture_without_memory_is_the_fleets_to_solve(capture):

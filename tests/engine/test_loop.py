@@ -18,7 +18,7 @@ import lskd
 from lskd import metrics
 from lskd.config import Named, Run, Smoothing, table_bytes
 from lskd.data import Dataset, Part, Spec
-from lskd.data.augment import Augment, Normalize, Views
+from lskd.data.augment import Augment, Normalize, Normalizer, Views
 from lskd.engine import Diverged, Interrupted, Outcome, Shared, train
 from lskd.engine.loop import best_epoch
 from lskd.engine.seeds import generator_for, seed_for
@@ -328,8 +328,8 @@ def test_initial_weights_do_not_depend_on_the_teacher():
     assert_identical(build_network(run, SPEC).state_dict(), build_network(make_run(), SPEC).state_dict())
 
 
-def plain_forward(network: nn.Module, pixels: Tensor) -> Tensor:
-    return network(pixels.float() / 255)
+def as_it_is(views: Views) -> Normalizer:
+    return Normalizer(Normalize(), views.images)
 
 
 def new_table(views: Views) -> Table:
@@ -344,8 +344,9 @@ def test_tabulated_logits_are_the_live_ones(arch):
     views = Views(PARTS["train"].images, Augment(pad=1, flip=True))
     network = make_teacher(arch)
     table = new_table(views)
-    tabulated = Teacher(network, views, plain_forward, mode="eval", table=table)
-    ahead = Teacher(network, views, plain_forward, mode="eval", table=None)
+    tabulated, ahead = (
+        Teacher(network, views, as_it_is(views), precision="fp32", mode="eval", table=t) for t in (table, None)
+    )
     epochs = [views.draw(generator_for(0, "augment", epoch)) for epoch in range(4)]
     epochs += [torch.full((11,), view) for view in range(18)]
     for drawn in epochs:
@@ -361,11 +362,9 @@ def test_a_view_is_evaluated_once():
     views = Views(PARTS["train"].images, Augment(pad=1, flip=True))
     evaluated: list[int] = []
 
-    def counting(network: nn.Module, pixels: Tensor) -> Tensor:
-        evaluated.append(len(pixels))
-        return plain_forward(network, pixels)
-
-    teacher = Teacher(make_teacher(), views, counting, mode="eval", table=new_table(views))
+    network = make_teacher()
+    network.register_forward_pre_hook(lambda module, given: evaluated.append(len(given[0])))
+    teacher = Teacher(network, views, as_it_is(views), precision="fp32", mode="eval", table=new_table(views))
     teacher.batch = 1
     for epoch in range(40):
         teacher.epoch(views.draw(generator_for(0, "augment", epoch)))

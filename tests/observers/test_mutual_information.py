@@ -74,6 +74,21 @@ def test_a_reused_draw_says_more_than_a_draw_of_its_own():
     assert estimate(draws[:, :5], draws[:, 0]) > estimate(draws[:, :5], draws[:, 5]) + 0.1
 
 
+@pytest.mark.parametrize("count", [5, 50])
+def test_what_few_draws_do_to_an_estimate(count):
+    """Two classes and noise, so that the truth is log 2. μ_x of L draws makes σ² low by 1/L, and what a draw of its
+    own is away from it high by 1/L: log 2 - 1/(L-1) - ½ log(1-1/L), and for one of the L draws log 2 - ½ log(1-1/L)."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(20):
+        draws = torch.randn(600, count + 1, dtype=torch.float64, generator=generator)
+        draws[300:] += 100
+        found.append([estimate(draws[:, :-1], draws[:, -1]), estimate(draws[:, :-1], draws[:, 0])])
+    own, reused = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
+    shared = math.log(2) - 0.5 * math.log(1 - 1 / count)
+    assert own == pytest.approx(shared - 1 / (count - 1), abs=0.015)
+    assert reused == pytest.approx(shared, abs=0.015)
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [

@@ -43,6 +43,25 @@ def test_what_is_orthogonal_to_the_plane_does_not_show():
     torch.testing.assert_close(project(activations + off, templates)[0], project(activations, templates)[0])
 
 
+def test_an_arc_is_thin_and_an_even_scatter_is_not():
+    """Points at one distance from the third class's mean have no radial spread; of an isotropic cloud far away from it
+    the radial spread is the tangential one; twice as much of one of them doubles or halves the measure."""
+    triangle = torch.eye(3, 2, dtype=torch.float64)
+    third, angles = torch.tensor([[1.0, 1], [3, 1]], dtype=torch.float64), torch.linspace(-1, 1, 9, dtype=torch.float64)
+
+    def thickness(points: torch.Tensor) -> float:
+        return float(
+            clusters([points[::2] + third.mean(0), points[1::2] + third.mean(0), third], triangle)["arc_thickness"]
+        )
+
+    assert thickness(5 * torch.stack([angles.sin(), angles.cos()], 1)) == pytest.approx(0, abs=1e-12)
+    square = torch.cartesian_prod(angles, angles)
+    for stretch in (0.5, 1.0, 2.0):
+        away = square * torch.tensor([stretch, 1.0]) + torch.tensor([3000.0, 0])
+        assert thickness(away) == pytest.approx(stretch, rel=1e-3)
+        assert thickness(away @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]]).double()) == pytest.approx(stretch, rel=1e-3)
+
+
 def test_measures_of_hand_made_clusters():
     """Each class is two points at distance 1 from its mean; means and templates are equilateral with sides 6 and 3."""
     triangle = torch.tensor([[0.0, 0], [1, 0], [0.5, math.sqrt(3) / 2]], dtype=torch.float64)

@@ -70,8 +70,8 @@ def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path, name):
 
 
 def test_a_frame_holds_every_cell():
-    plan = make_plan(load_experiment(Conf().load("experiment", "quickstart"), "quickstart"), Conf())
+    plan = make_plan(load_experiment(Conf().load("experiment", "quickstart_five"), "quickstart_five"), Conf())
     frame = report.frame(plan, Store(RESULTS))
     assert len(frame) == sum(len(grid.cells) for grid in plan.grids)
-    accuracy = frame.query("sheet == 'quickstart' and row == 'hard' and column == 'teacher'")["mean"].item()
+    accuracy = frame.query("sheet == 'quickstart_five' and row == 'hard' and column == 'teacher'")["mean"].item()
     assert accuracy == pytest.approx(99.0, abs=1.0)

@@ -8,7 +8,7 @@ import pytest
 
 from lskd.errors import InputError
 from lskd.plan import Test as Statement
-from lskd.report.claims import expand, judge
+from lskd.report.claims import in_words, p_values
 from lskd.report.statistics import Estimate, one_sample
 
 
@@ -44,16 +44,28 @@ def estimate(low: float, high: float) -> Estimate:
         ("below", 5.0, (4, 6), "undecided"),
         ("above", 5.0, (6, 7), "reproduced"),
         ("above", 5.0, (3, 4), "contradicted"),
-        ("rising", None, (1, 2), "reproduced"),
-        ("rising", None, (-2, -1), "contradicted"),
-        ("falling", None, (-2, -1), "reproduced"),
-        ("falling", None, (-1, 1), "undecided"),
+        ("not_falling", 1.0, (-0.9, 5), "reproduced"),
+        ("not_falling", 1.0, (-3, -1.1), "contradicted"),
+        ("not_falling", 1.0, (-2, -0.9), "undecided"),
+        ("not_rising", 1.0, (-5, 0.9), "reproduced"),
     ],
 )
-def test_judge(kind: Any, within: float | None, interval: tuple[float, float], verdict: str) -> None:
+def test_a_statement_holds_where_its_interval_lies_in_the_region(
+    kind: Any, within: float | None, interval: tuple[float, float], verdict: str
+) -> None:
     than = "b/c" if kind in ("less", "greater", "equal") else ""
-    test = Statement(kind, of="a/c", than=than, within=within)
-    assert judge(test, estimate(*interval))[0] == verdict
+    test = Statement(kind, of="a/c", than=than, within=within, margin="ours" if within else "")
+    p, against = p_values(test, estimate(*interval))
+    assert p is not None and against is not None
+    assert verdict == ("reproduced" if p <= 0.05 else "contradicted" if against <= 0.05 else "undecided")
+
+
+def test_equality_takes_the_interval_of_90_percent() -> None:
+    """Half widths of 1.1 at 95 %, and of 0.75 at 90 % (t = 4.30, 2.92): two one-sided tests at 5 %."""
+    test = Statement("equal", of="a/c", than="b/c", within=1.0, margin="ours")
+    p, _ = p_values(test, estimate(-1.1, 1.1))
+    assert p is not None and p < 0.05
+    assert p_values(Statement("less", of="a/c", than="b/c"), estimate(-2.1, 0.1))[0] == pytest.approx(0.06, abs=0.005)
 
 
 def test_difference_in_words(lab: Any) -> None:
@@ -80,15 +92,15 @@ def test_partial_cells_are_tested_on_the_seeds_they_share_and_say_so(lab: Any) -
     lab.fill(grid, "hard/small", {0: 91.0, 1: 92.0})
     lab.fill(grid, "ls/small", {0: 90.0, 1: 91.0001, 2: 99.0})
     finding = lab.findings(grid)["C"]
-    assert finding.verdict == "reproduced"
+    assert finding.verdict == "undecided"
     assert "over 2 of 3 seeds" in finding.parts[0].text
 
 
 @pytest.mark.parametrize("difference", [-5.0, 0.0, 5.0])
 def test_one_seed_decides_nothing(lab: Any, difference: float) -> None:
     tests = [{"test": "less", "of": "ls/small", "than": "hard/small"}]
-    tests += [{"test": "equal", "of": "ls/small", "than": "hard/small", "within": 1.0}]
-    tests += [{"test": "below", "of": "ls/small", "within": 99.0}]
+    tests += [{"test": "equal", "of": "ls/small", "than": "hard/small", "within": 1.0, "margin": "ours"}]
+    tests += [{"test": "below", "of": "ls/small", "within": 99.0, "margin": "ours"}]
     grid = lab.table(claims=[claim(test, id=test["test"]) for test in tests])
     lab.fill(grid, "hard/small", [90.0])
     lab.fill(grid, "ls/small", [90.0 + difference])
@@ -100,8 +112,8 @@ def test_one_seed_decides_nothing(lab: Any, difference: float) -> None:
 def test_seeds_that_agree_exactly_decide_nothing(lab: Any) -> None:
     """Accuracies on a few hundred images are discrete: two equal differences are no proof."""
     grid = lab.table(claims=[claim({"test": "less", "of": "ls/small", "than": "hard/small"})])
-    lab.fill(grid, "hard/small", [98.61, 98.33])
-    lab.fill(grid, "ls/small", [97.5, 97.22])
+    lab.fill(grid, "hard/small", [98.61, 98.33, 98.06])
+    lab.fill(grid, "ls/small", [97.5, 97.22, 96.95])
     finding = lab.findings(grid)["C"]
     assert finding.verdict == "undecided"
     assert "all seeds agree exactly" in finding.parts[0].text
@@ -117,20 +129,47 @@ def test_a_cell_without_runs_is_not_run_and_is_named(lab: Any) -> None:
     lab.fill(grid, "ls/small", [90.0, 90.9, 91.9])
     finding = lab.findings(grid)["C"]
     assert (finding.verdict, finding.missing) == ("not run", ("ls/large",))
-    assert [part.verdict for part in finding.parts] == ["reproduced", "not run"]
+    assert [part.verdict for part in finding.parts] == ["reproduced so far", "not run"]
 
 
-def test_wildcards_are_one_part_a_column(lab: Any) -> None:
+def words(grid: Any, test: Statement) -> list[str]:
+    return [in_words(statement) for statement in grid.sheet.statements(test)]
+
+
+def test_wildcards_are_one_part_a_cell(lab: Any) -> None:
     grid = lab.table()
-    both = Statement("less", of="ls/*", than="hard/*")
-    assert expand(grid, both) == [("ls/small", "hard/small"), ("ls/large", "hard/large")]
-    one = Statement("less", of="ls/*", than="hard/small")
-    assert expand(grid, one) == [("ls/small", "hard/small"), ("ls/large", "hard/small")]
-    assert expand(grid, Statement("below", of="ls/*", within=1.0)) == [("ls/small", ""), ("ls/large", "")]
+    assert words(grid, Statement("less", of="ls/*", than="hard/*")) == [
+        "ls/small < hard/small",
+        "ls/large < hard/large",
+    ]
+    assert words(grid, Statement("less", of="ls/*", than="hard/small")) == [
+        "ls/small < hard/small",
+        "ls/large < hard/small",
+    ]
+    assert words(grid, Statement("below", of="ls/*", within=1.0, margin="paper")) == [
+        "ls/small < 1 (the paper's)",
+        "ls/large < 1 (the paper's)",
+    ]
+    assert words(grid, Statement("less", of="*/small", than="*/large", rows=("ls",))) == ["ls/small < ls/large"]
+    assert words(grid, Statement("greater", of="ls/* - hard/*", than="ls/small - hard/large")) == [
+        "ls/small - hard/small > ls/small - hard/large",
+        "ls/large - hard/large > ls/small - hard/large",
+    ]
     figure = lab.figure()
-    at_x = Statement("greater", of="large/*", than="small@x")
-    assert expand(figure, at_x) == [(f"large/{x}", "small@x") for x in ("0", "0.2", "0.4")]
-    assert expand(figure, Statement("rising", of="large/*")) == [("large/*", "")]
+    assert words(figure, Statement("greater", of="large/*", than="small@x")) == [
+        f"large/{x} > small@x" for x in ("0", "0.2", "0.4")
+    ]
+    assert words(figure, Statement("rising", of="large/*")) == ["large/* rising"]
+    assert words(figure, Statement("largest", of="large/0.2")) == ["large/0.2 > large/0", "large/0.2 > large/0.4"]
+    steady = Statement("not_falling", of="large/*", within=0.5, margin="ours")
+    assert words(figure, steady) == ["large/0.2 > large/0 - 0.5 (ours)", "large/0.4 > large/0.2 - 0.5 (ours)"]
+
+
+def test_lists_are_compared_each_with_each_and_skipped_cells_are_left_out(lab: Any) -> None:
+    rows = {name: {"label": name, "run": {"alpha": alpha}} for name, alpha in (("a", 0.0), ("b", 0.1), ("c", 0.2))}
+    grid = lab.table(rows=rows, skip={"c": {"large": "too large"}})
+    test = Statement("greater", of="a/*", than=("b/*", "c/*"))
+    assert words(grid, test) == ["a/small > b/small", "a/large > b/large", "a/small > c/small"]
 
 
 def test_a_claim_is_reproduced_only_if_all_its_parts_are(lab: Any) -> None:
@@ -166,19 +205,34 @@ def test_contradiction_of_many_parts_is_corrected(lab: Any) -> None:
     assert finding.verdict == "contradicted"
 
 
-def test_slopes_are_over_the_settings_values(lab: Any) -> None:
-    rising = {"test": "rising", "of": "small/*", "through": [0, 0.2]}
-    grid = lab.figure(claims=[claim(rising, id="up"), claim({"test": "falling", "of": "large/*"}, id="down")])
-    lab.fill(grid, "small/0", [90.0, 91.0, 92.0])
-    lab.fill(grid, "small/0.2", [92.0, 93.2, 94.0])  # slopes 10, 11, 10; 0.4 is not needed
-    finding = lab.findings(grid)["up"]
-    assert finding.verdict == "reproduced"
-    assert finding.parts[0].text.startswith("slope 10.3 [8.9, 11.8] per unit of alpha over 3 seeds, p = 0.001")
-    assert finding.parts[0].statement == "small/* rising through 0.2"
-    assert lab.findings(grid)["down"].missing == ("large/0", "large/0.2", "large/0.4")
+def test_an_order_is_tested_by_ranks_within_seeds(lab: Any) -> None:
+    rising = {"test": "rising", "of": "small/*"}
+    grid = lab.figure(claims=[claim(rising, id="up"), claim({"test": "falling", "of": "small/*"}, id="down")])
+    for column, numbers in (("0", [90.0, 91.0, 92.0]), ("0.2", [92.0, 93.2, 94.0]), ("0.4", [93.0, 94.1, 95.1])):
+        lab.fill(grid, f"small/{column}", numbers)
+    up, down = lab.findings(grid)["up"], lab.findings(grid)["down"]
+    assert (up.verdict, down.verdict) == ("reproduced", "contradicted")
+    # Every seed has the one order of six that is claimed: p = 2/6³.
+    assert up.p == pytest.approx(2 / 6**3)
+    assert up.parts[0].text.startswith(
+        "Page’s L = 42, 2 of 2 steps rising on average, ends differ by 3.07 [2.92, 3.21]"
+    )
+    assert up.parts[0].statement == "small/* rising"
 
 
-def test_a_slope_takes_only_seeds_that_have_all_points(lab: Any) -> None:
+def test_a_dip_forbids_an_order_that_a_slope_would_show(lab: Any) -> None:
+    """The means rise and then fall by less: their slope is positive, and so is Page's trend."""
+    claims = [claim({"test": "rising", "of": "small/*"}), claim({"test": "largest", "of": "small/0.2"}, id="peak")]
+    grid = lab.figure(seeds=range(6), claims=claims)
+    lab.fill(grid, "small/0", [90.0, 90.3, 90.1, 89.8, 90.2, 90.0])
+    lab.fill(grid, "small/0.2", [94.0, 94.2, 94.3, 93.9, 94.1, 94.0])
+    lab.fill(grid, "small/0.4", [93.0, 93.3, 93.2, 92.9, 93.2, 92.9])
+    findings = lab.findings(grid)
+    assert (findings["C"].verdict, findings["peak"].verdict) == ("contradicted", "reproduced")
+    assert "1 of 2 steps rising on average" in findings["C"].parts[0].text
+
+
+def test_an_order_takes_only_seeds_that_have_all_points(lab: Any) -> None:
     grid = lab.figure(claims=[claim({"test": "rising", "of": "small/*"})])
     lab.fill(grid, "small/0", {0: 90.0, 1: 91.0})
     lab.fill(grid, "small/0.2", {0: 92.0, 1: 93.0, 2: 0.0})
@@ -194,28 +248,35 @@ def test_a_slope_takes_only_seeds_that_have_all_points(lab: Any) -> None:
 
 def test_interpolation_at_the_other_cells_x(lab: Any) -> None:
     """small is 90, 92, 96 at γ = 0, 0.2, 0.4 (for seed 1: one more); at γ = 0.3 that is 94."""
-    grid = lab.figure(seeds=[0, 1], claims=[claim({"test": "greater", "of": "large/0.2", "than": "small@x"})])
+    grid = lab.figure(claims=[claim({"test": "greater", "of": "large/0.2", "than": "small@x"})])
     for column, gamma, top1 in (("0", 0.0, 90.0), ("0.2", 0.2, 92.0), ("0.4", 0.4, 96.0)):
-        lab.fill(grid, f"small/{column}", [top1, top1 + 1], gamma=gamma)
-    lab.fill(grid, "large/0.2", [95.0, 96.001], gamma=0.3)
+        lab.fill(grid, f"small/{column}", [top1, top1 + 1, top1 + 2], gamma=gamma)
+    lab.fill(grid, "large/0.2", [95.0, 96.001, 97.002], gamma=0.3)
     part = lab.findings(grid)["C"].parts[0]
-    assert part.effect.mean == pytest.approx(1.0005)
+    assert part.effect.mean == pytest.approx(1.001)
     assert part.verdict == "reproduced"
     assert "extrapolated" not in part.text
 
 
-def test_interpolation_beyond_the_ends_takes_the_nearest_and_says_so(lab: Any) -> None:
-    grid = lab.figure(seeds=[0, 1], claims=[claim({"test": "less", "of": "large/0.2", "than": "small@x"})])
+def test_beyond_the_ends_of_a_series_nothing_is_decided(lab: Any) -> None:
+    grid = lab.figure(claims=[claim({"test": "less", "of": "large/0.2", "than": "small@x"})])
     for column, gamma, top1 in (("0", 0.0, 90.0), ("0.2", 0.2, 92.0), ("0.4", 0.4, 96.0)):
-        lab.fill(grid, f"small/{column}", [top1, top1 + 1], gamma=gamma)
-    lab.fill(grid, "large/0.2", [95.0, 96.001], gamma=0.7)
+        lab.fill(grid, f"small/{column}", [top1, top1 + 1, top1 + 2], gamma=gamma)
+    lab.fill(grid, "large/0.2", [85.0, 86.001, 87.002], gamma=0.7)
     part = lab.findings(grid)["C"].parts[0]
-    assert part.effect.mean == pytest.approx(-0.9995)
-    assert part.text.endswith("; extrapolated: nearest end used")
+    assert part.effect.mean == pytest.approx(-10.999)
+    assert (part.verdict, part.p) == ("undecided", None)
+    assert part.text.endswith("; extrapolated: beyond the ends of `small` in 3 seeds")
 
 
 def test_a_test_can_look_at_another_metric(lab: Any) -> None:
-    below = {"test": "below", "of": "ls/small", "within": 10.0, "metric": {"name": "error", "digits": 1}}
+    below = {
+        "test": "below",
+        "of": "ls/small",
+        "within": 10.0,
+        "margin": "ours",
+        "metric": {"name": "error", "digits": 1},
+    }
     grid = lab.table(claims=[claim(below)])
     lab.fill(grid, "ls/small", [95.0, 95.5, 96.0])
     finding = lab.findings(grid)["C"]
@@ -229,8 +290,17 @@ def test_a_test_can_look_at_another_metric(lab: Any) -> None:
         ({"test": "less", "of": "ls/smal", "than": "hard/small"}, "did you mean 'ls/small'"),
         ({"test": "less", "of": "soft/*", "than": "hard/*"}, "soft/\\*"),
         ({"test": "less", "of": "ls/small", "than": "hard@x"}, "only figures have an x"),
-        ({"test": "rising", "of": "ls/*"}, "a whole series of a figure"),
-        ({"test": "below", "of": "ls/small", "within": 1.0, "through": [1]}, "rising and falling only"),
+        ({"test": "rising", "of": "ls/*"}, "at least three cells"),
+        ({"test": "rising", "of": "ls/small"}, "a whole row"),
+        ({"test": "below", "of": "ls/small", "within": 1.0, "margin": "ours", "through": [1]}, "the order of a series"),
+        ({"test": "below", "of": "ls/small", "within": 1.0}, "margin = '': must be given with below: paper or ours"),
+        ({"test": "equal", "of": "ls/small", "than": "hard/small", "within": -1.0, "margin": "ours"}, "within = -1.0"),
+        ({"test": "less", "of": "ls/small"}, "than = \\(\\): must be given with less"),
+        ({"test": "less", "of": "ls/small", "than": "hard/small", "at_least": 2}, "at_least = 2: must be from 1 to 1"),
+        ({"test": "less", "of": "ls/*", "than": "*/small"}, "not of both"),
+        ({"test": "less", "of": "ls/small", "than": "max(ls)"}, "max\\(ls\\)'?: must be compared with a bound"),
+        ({"test": "correlated", "of": "ls/*", "than": "hard/*"}, "at least four cells"),
+        ({"test": "correlated", "of": "ls/small", "than": "hard/small"}, "row/\\* or \\*/column"),
     ],
 )
 def test_claims_about_cells_that_are_not_there_are_errors(lab: Any, test: dict[str, Any], message: str) -> None:
@@ -245,9 +315,9 @@ def test_a_claim_without_tests_is_an_error(lab: Any) -> None:
 
 def test_claims_about_points_that_are_not_there_are_errors(lab: Any) -> None:
     for test, message in (
-        ({"test": "rising", "of": "small/0"}, "a whole series"),
-        ({"test": "rising", "of": "small/*", "through": [0, 0.3]}, "at least two of"),
-        ({"test": "less", "of": "small@x", "than": "large@x"}, "at which x"),
+        ({"test": "rising", "of": "small/0"}, "a whole row"),
+        ({"test": "rising", "of": "small/*", "through": [0, 0.3]}, "through = '0.3': did you mean '0.4'"),
+        ({"test": "less", "of": "small@x", "than": "large@x"}, "says at which x"),
     ):
         with pytest.raises(InputError, match=message):
             lab.figure(claims=[claim(test)])

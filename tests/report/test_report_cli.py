@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lskd import data, report
 from lskd.plan import load_experiment, make_plan
 from lskd.report.cli import main
 from lskd.settings import Conf, shipped_conf
@@ -17,7 +20,7 @@ from lskd.settings import Conf, shipped_conf
 EXPERIMENT = "title: Made up\nsheets: [fiction]\n"
 TABLE = """\
 title: Made-up accuracies
-seeds: [0, 1]
+seeds: [0, 1, 2]
 base: {dataset: digits, arch: mlp, recipe: quickstart}
 rows:
   hard: {label: hard targets, run: {alpha: 0.0}}
@@ -42,8 +45,8 @@ def own(tmp_path: Path) -> Path:
 def filled(lab: Any, own: Path) -> Any:
     conf = Conf((own, shipped_conf()))
     (grid,) = make_plan(load_experiment(conf.load("experiment", "fiction"), "fiction"), conf).grids
-    lab.fill(grid, "hard/top1", [91.0, 92.0])
-    lab.fill(grid, "ls/top1", [90.0, 91.01])
+    lab.fill(grid, "hard/top1", [91.0, 92.0, 93.0])
+    lab.fill(grid, "ls/top1", [90.0, 91.01, 92.02])
     lab.grid = grid
     return lab
 
@@ -60,7 +63,7 @@ def test_tables_are_printed_and_written(filled: Any, own: Path, capsys: Any) -> 
     index = (root / "tables" / "README.md").read_text()
     line = next(line for line in index.splitlines() if "fiction" in line)
     assert (
-        "| 4/4 | 1 reproduced | [md](fiction/fiction.md) [csv](fiction/fiction.csv) [tex](fiction/fiction.tex) |"
+        "| 6/6 | 1 reproduced | [md](fiction/fiction.md) [csv](fiction/fiction.csv) [tex](fiction/fiction.tex) |"
         in line
     )
     assert "`quickstart`" in index  # the index is of all experiments
@@ -71,9 +74,88 @@ def test_out_and_all_experiments(filled: Any, own: Path, tmp_path: Path, capsys:
     assert main(["--results", str(filled.store.root), "--config-dir", str(own), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "| hard targets" in printed
-    assert "muller_mnist: none of its 20 runs is here; lskd-run experiment=muller_mnist\n" in printed
-    assert sorted(path.name for path in (out / "tables").iterdir()) == ["README.md", "fiction", "muller_table1"]
+    lines = [
+        line for line in printed.splitlines() if line.startswith(f"none of their runs is in {filled.store.root}: ")
+    ]
+    assert len(lines) == 1 and "muller_mnist, " in lines[0] and "fiction" not in lines[0]
+    assert {path.name for path in (out / "tables").iterdir()} == {"README.md", "claims.md", "fiction"}, (
+        "nothing unrelated"
+    )
     assert not (filled.store.root / "tables").exists()
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three experiments in all."""
+    names = ["fiction", "muller_table1", "quickstart"]
+    monkeypatch.setattr(Conf, "names", lambda conf, group: names)
+
+
+def test_what_is_only_quoted_is_kept_up_to_date_once_it_was_asked_for(filled: Any, own: Path, few: None) -> None:
+    words = ["--results", str(filled.store.root), "--config-dir", str(own)]
+    page = filled.store.root / "tables" / "muller_table1" / "muller_table1.md"
+    assert main(words) == 0 and not page.exists()
+    assert main([*words, "muller_table1"]) == 0 and page.is_file()
+    page.write_text("old")
+    assert main(words) == 0 and page.read_text() != "old"
+
+
+def test_a_report_that_was_mistyped_writes_nothing(filled: Any, own: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["fiction", "--results", str(filled.store.root), "--config-dir", str(own)]
+    (tmp_path / "file").write_text("")
+    (own / "experiment" / "other.yml").write_text(EXPERIMENT)
+    before = sorted(tmp_path.rglob("*"))
+    assert "did you mean 'fiction'?" in failure(capsys, *words, "fictoin")
+    assert "other.yml: is not read; call it other.yaml" in failure(capsys, *words, "other")
+    assert "cannot be written" in failure(capsys, *words, "--out", str(tmp_path / "file" / "below"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_all_is_written_before_anything_is_printed(
+    filled: Any, own: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as nobody_reads:
+        monkeypatch.setattr(sys, "stdout", nobody_reads)
+        code = main(["--results", str(filled.store.root), "--config-dir", str(own)])
+        monkeypatch.undo()
+    assert code in (0, 141)
+    assert (filled.store.root / "tables" / "README.md").is_file()
+
+
+def test_files_are_whole_or_not_there(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it writes: the file of before is still there."""
+    grid = lab.figure()
+    lab.fill(grid, "small/0", [90.0, 91.0, 92.0])
+    written = report.write(lab.plan(grid), lab.store, lab.store.root)
+    assert {path.suffix for path in written} == {".md", ".csv", ".tex", ".png", ".svg"}
+    contents = {path: path.read_bytes() for path in written}
+    lab.fill(grid, "large/0", [80.0, 81.0, 82.0])
+
+    def killed(source: object, target: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            report.write(lab.plan(grid), lab.store, lab.store.root)
+    assert {path: path.read_bytes() for path in written} == contents
+
+
+def test_own_data_are_reported_where_they_are_not(
+    lab: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    spec = replace(data.DATASETS["digits"], name="shades", digest="0123456789abcdef")
+    (own / "table" / "fiction.yaml").write_text(TABLE.replace("dataset: digits", "dataset: shades"))
+    conf = Conf((own, shipped_conf()), specs={"shades": spec})
+    (grid,) = make_plan(load_experiment(conf.load("experiment", "fiction"), "fiction"), conf).grids
+    lab.fill(grid, "hard/top1", [91.0, 92.0])
+    words = ["fiction", "--results", str(lab.store.root), "--config-dir", str(own)]
+    assert "shades" in failure(capsys, *words)
+    lab.store.describe(spec)  # as a training does
+    assert main(words) == 0
+    assert "2 of 4 runs done" in capsys.readouterr().out
 
 
 def test_nothing_here_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

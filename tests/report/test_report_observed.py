@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def test_a_series_over_steps_is_one_run_seen_several_times(lab: Any) -> None:
 @pytest.mark.parametrize(
     ("sheet", "message"),
     [
-        ({"rows": {"hard": {**OVER_STEPS, "values": [0, 15]}}}, r"hard/15: step = 15: must be a multiple of 10"),
+        ({"rows": {"hard": {**OVER_STEPS, "values": [0, 10, 15]}}}, r"hard/15: step = 15: must be a multiple of 10"),
         ({"observe": {}}, r"metric.name = mutual_information: must be in a table with observe: {name: mut"),
         ({"observe": {"name": "eye"}}, r"observe.name = 'eye': allowed: mutual_information, penultimate"),
         ({"observe": {**INFORMATION, "classes": ["0", "x"]}}, r"hard/0: observe.classes = 'x': allowed: 0, 1, 2"),
@@ -200,3 +201,28 @@ def test_a_quoted_table_prints_the_paper_and_has_no_runs(lab: Any, tmp_path: Pat
 def test_a_quoted_table_has_no_seeds(lab: Any) -> None:
     with pytest.raises(InputError, match=r"seeds = .*of a reference none"):
         lab.table(**{**REFERENCE, "seeds": [0]})
+
+
+def test_numbers_over_the_runs_of_a_cell(lab: Any) -> None:
+    """Two runs that contradict one another: their mean prediction is (½, ½), at a loss of log 2; see the observer."""
+    metric = {"name": "variance_term", "digits": 4, "unit": "nats"}
+    grid = lab.table(
+        seeds=(0, 1),
+        observe={"name": "predictions"},
+        metric=metric,
+        columns={
+            "variance": {"label": "variance"},
+            "bias": {"label": "bias", "metric": {**metric, "name": "bias_term"}},
+        },
+    )
+    lab.fill(grid, "hard/variance", [90.0, 91.0])
+    surprise = ["0.11 2.30", "2.30 0.11"]
+    runs = grid.cell("hard", "variance").runs
+    lab.store.observe(runs[0], grid.observation, [{"step": 40, "test": {"nll": 0.11, "surprise": surprise[:1]}}], "00")
+    assert "| hard targets" in text(lab.plan(grid), lab.store)
+    assert "0/2 seeds" in text(lab.plan(grid), lab.store).replace("1/2", "0/2")  # one run shows no variance
+    lab.store.observe(runs[1], grid.observation, [{"step": 40, "test": {"nll": 2.30, "surprise": surprise[1:]}}], "00")
+    variance = (2.30 + 0.11) / 2 - math.log(2)
+    printed = text(lab.plan(grid), lab.store)
+    assert f"{variance:.4f} ± 0.0000 (2)" in printed
+    assert f"{math.log(2):.4f} ± " in printed

@@ -146,7 +146,7 @@ def test_a_shortened_experiment_is_never_set_beside_the_paper(lab: Any, grid: Gr
     )
     for rendered in (tables.markdown(page, runs="runs"), tables.compact(page, "there")):
         assert rendered.startswith(f"> **{warning}**\n")
-        assert "- C9: at this shortened recipe: **reproduced**." in rendered
+        assert "- C9: at this shortened recipe: **agrees**." in rendered
         assert "91.9" not in rendered.replace("91.9]", "") and "inside" not in rendered
     assert rf"\caption{{{warning}" in tables.latex(page)
     assert "paper" not in tables.to_csv(page)

@@ -16,6 +16,7 @@ from lskd.config import Runtime
 from lskd.data import spec
 from lskd.errors import InputError, unknown
 from lskd.methods.method import require
+from lskd.program import VERSION, guarded, user_path
 from lskd.settings import Conf, parse_run
 from lskd.store import write_atomically
 
@@ -61,14 +62,7 @@ computing its products would take this machine.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 after an error that the user can mend."""
-    args = _parser().parse_args(argv)
-    try:
-        return run(args)
-    except InputError as error:
-        print(f"lskd-bench: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded("lskd-bench", lambda: run(_parser().parse_args(argv)))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -178,7 +172,8 @@ def _parser() -> argparse.ArgumentParser:
         "--usual", action=argparse.BooleanOptionalAction, default=True, help="the usual loop, too (default)"
     )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, written after every pair")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="all numbers, written after every pair")
+    parser.add_argument("--version", action="version", version=VERSION)
     # Images to train on; for tests.
     parser.add_argument("--examples", type=int, help=argparse.SUPPRESS)
     return parser

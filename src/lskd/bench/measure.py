@@ -19,13 +19,13 @@ from lskd.bench.floor import Work, bytes_and_operations, copy_bandwidth, matrix_
 from lskd.bench.reference import UsualLoop
 from lskd.config import Named, Run, Smoothing
 from lskd.data import Part, Spec
-from lskd.data.augment import Normalize, Views
+from lskd.data.augment import Normalize, Normalizer, Views
 from lskd.engine import Shared, device_bytes, run_bytes
 from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.loop import evaluate
-from lskd.engine.shared import Images, Table
+from lskd.engine.shared import Images, Table, teacher_normalizer
 from lskd.engine.teacher import EVALUATION_BATCH, Teacher
-from lskd.engine.training import Training, build_network, forward, set_precision
+from lskd.engine.training import Training, build_network, set_precision
 from lskd.methods import METHODS, Batch, Method
 from lskd.methods.distillation import Distillation
 from lskd.recipe import Schedule, WeightDecay
@@ -168,8 +168,10 @@ class Pair:
         self.images: Images = shared.images(run, self.parts)
         self.table: Table | None = None
         self.teacher: nn.Module | None = None
+        self.normalizer: Normalizer | None = None
         if run.teacher is not None:
             self.teacher = build_network(run.teacher, spec)
+            self.normalizer = teacher_normalizer(run, self.images, self.parts["train"].images)
             assert isinstance(self.images.views, Views)  # parts made up here are never streamed
             self.table = self.stack.enter_context(shared.table(run, self.images.views, spec.num_classes))
             if self.table is None:
@@ -257,7 +259,8 @@ class Pair:
         """A training, warmed up, and what memory that took on a GPU: its own, not what trainings share."""
         before = allocated(self.device)
         table = self.table if run.teacher is not None and run.teacher_mode == "eval" else None
-        return Member(run, self.spec, self.images, self.teacher_of(run), table), memory_since(self.device, before)
+        member = Member(run, self.spec, self.images, self.teacher_of(run), table, self.normalizer)
+        return member, memory_since(self.device, before)
 
     def teacher_of(self, run: Run) -> nn.Module | None:
         """A copy for each, as every run of `lskd-run` loads its own."""
@@ -266,10 +269,9 @@ class Pair:
     def evaluation(self, precision: str) -> Callable[[int], int]:
         """Each step: the teacher looks at views that are not in its table yet, as it does ahead of an epoch."""
         images, table = self.images, self.table
-        assert table is not None and self.teacher is not None
+        assert table is not None and self.normalizer is not None
         teacher = Teacher(
-            self.teacher_on_device(), images.views,
-            lambda network, pixels: forward(network, pixels, images.normalizer, precision), mode="eval", table=table,
+            self.teacher_on_device(), images.views, self.normalizer, precision=precision, mode="eval", table=table,
         )  # fmt: skip
         assert isinstance(images.views, Views)
         count = min(4 * teacher.batch, len(images.labels))
@@ -349,12 +351,18 @@ class Member:
     """One training, on a stream of its own on CUDA, as `engine.train` runs it."""
 
     def __init__(
-        self, run: Run, spec: Spec, images: Images, teacher: nn.Module | None = None, table: Table | None = None
+        self,
+        run: Run,
+        spec: Spec,
+        images: Images,
+        teacher: nn.Module | None = None,
+        table: Table | None = None,
+        normalizer: Normalizer | None = None,
     ) -> None:
         device = images.labels.device
         self.stream = new_stream(device)
         with self.on_its_stream():
-            self.training = Training(run, spec, images, teacher, table)
+            self.training = Training(run, spec, images, teacher, table, normalizer)
         self.steps(WARM_UP[device.type])
         if self.stream is not None:  # which takes memory, too
             with self.on_its_stream():
@@ -491,7 +499,10 @@ def count_work(run: Run, spec: Spec) -> Work:
     size = run.recipe.batch_size
     run = replace(run, recipe=replace(run.recipe, epochs=None, steps=2))
     teacher = build_network(run.teacher, spec) if run.teacher is not None else None
-    training = Training(run, spec, Shared(torch.device("cpu")).images(run, synthetic(spec, size)), teacher)
+    parts = synthetic(spec, size)
+    images = Shared(torch.device("cpu")).images(run, parts)
+    normalizer = teacher_normalizer(run, images, parts["train"].images) if teacher is not None else None
+    training = Training(run, spec, images, teacher, normalizer=normalizer)
     if training.teacher is not None and training.teacher.ahead:
         training.hold_logits(torch.zeros(size, spec.num_classes))
     training.network.train()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lskd.errors import InputError, unknown
+from lskd.program import user_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,16 +202,25 @@ _NUMBER = r"[0-9][0-9_]*(e[0-9_]+)?|0x[0-9a-f_]+|0o[0-7_]+|0b[01_]+"
 
 
 def default_cache_root() -> Path:
-    """`LSKD_CACHE`, else `lskd` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    """`LSKD_CACHE`, else `lskd` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`); for a user without a
+    home directory `makeshift_cache_root()`."""
     if os.environ.get("LSKD_CACHE"):
-        return Path(os.environ["LSKD_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lskd"
+        return user_path(os.environ["LSKD_CACHE"])
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lskd"
+    except RuntimeError:
+        return makeshift_cache_root()
+
+
+def makeshift_cache_root() -> Path:
+    """A folder among the temporary ones, of this user's own."""
+    return Path(tempfile.gettempdir()) / f"lskd-{os.getuid()}"
 
 
 def default_data_root(cache: Path | None = None) -> Path:
     """`LSKD_DATA`, else `raw` in `cache` (default: `default_cache_root()`)."""
     if os.environ.get("LSKD_DATA"):
-        return Path(os.environ["LSKD_DATA"]).expanduser()
+        return user_path(os.environ["LSKD_DATA"])
     return (cache or default_cache_root()) / "raw"
 
 

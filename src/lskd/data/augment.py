@@ -216,9 +216,10 @@ class Normalize:
 
 
 class Normalizer:
-    """Normalisation of uint8 batches (B, C, H, W), with the constants on the device of `train`, its training images."""
+    """Normalisation of uint8 batches (B, C, H, W), with the constants on `device`, else that of `train`, the training
+    images."""
 
-    def __init__(self, normalize: Normalize, train: Tensor) -> None:
+    def __init__(self, normalize: Normalize, train: Tensor, device: torch.device | None = None) -> None:
         import torch
 
         channels = train.shape[1]
@@ -236,8 +237,7 @@ class Normalizer:
             std = ((counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)).sqrt()
             std[std < 1e-12] = 1.0  # a constant channel becomes 0
         scale, shift = 1 / (255 * std), -mean / std
-        self.scale = scale.float().view(1, -1, 1, 1).to(train.device)
-        self.shift = shift.float().view(1, -1, 1, 1).to(train.device)
+        self.scale, self.shift = (x.float().view(1, -1, 1, 1).to(device or train.device) for x in (scale, shift))
 
     def __call__(self, images: Tensor) -> Tensor:
         x = images.float()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -24,12 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from lskd.data import DATASETS, Spec, index
+from lskd.data import DATASETS, Spec, index, makeshift_cache_root
 from lskd.data.folders import Notes
 from lskd.data.index import STAMPS, Index
 from lskd.data.scratch import REPLACED, scratch
 from lskd.data.sources import Arrays, image_digests, note_duplicates
 from lskd.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 def _arrays(parts: tuple[str, ...]) -> list[str]:
@@ -99,6 +102,8 @@ def write(folder: Path, spec: Spec, content: Arrays | Index, *, source: str, rep
     Unless `replace`, a folder that is there already stays as it is: of several processes that write at once, the first
     to finish wins, and the others succeed too.
     """
+    if folder.parent.parent == makeshift_cache_root():
+        _log.warning("there is no home directory, so %s keeps the decoded data; set LSKD_CACHE", folder.parent.parent)
     try:
         # Beside the folder, because a rename is atomic only within one file system.
         with scratch(folder.parent, folder.name) as place:

@@ -24,7 +24,7 @@ from lskd.data.stream import LARGEST, Stream
 from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.observing import Looks, Observing
 from lskd.engine.seeds import generator_for
-from lskd.engine.shared import Shared
+from lskd.engine.shared import Shared, teacher_normalizer
 from lskd.engine.teacher import EVALUATION_BATCH
 from lskd.engine.training import Training, set_precision
 from lskd.errors import one_line
@@ -59,6 +59,7 @@ def train(
     parts: Mapping[str, Part],
     teacher_network: nn.Module | None = None,
     *,
+    taught_on: Tensor | None = None,
     shared: Shared,
     observations: Sequence[Observation] = (),
     checkpoint: Path | None = None,
@@ -68,6 +69,8 @@ def train(
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train `run` on `parts` ("train", and what there is of "validation" and "test"), on the device of `shared`.
+    `taught_on` are the training images of its teacher, where they are others than the student's and count
+    (`teacher_normalizer`).
 
     Several trainings may share the device, each in a thread of its own; their recipes must then agree in `precision`.
     With `checkpoint`, the state is written there every `checkpoint_seconds` and when `stop()` says so, and a state that
@@ -80,13 +83,15 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_stream(new_stream(shared.device)))
         images = shared.images(run, parts)
-        table = None
+        table = normalizer = None
         looked_up = run.teacher_mode == "eval" and run.method.settings.teacher_use == "logits"
         if teacher_network is not None and looked_up and isinstance(images.views, Views):
             table = stack.enter_context(shared.table(run, images.views, spec.num_classes))
+        if teacher_network is not None:
+            normalizer = teacher_normalizer(run, images, parts["train"].images if taught_on is None else taught_on)
 
         def from_the_start() -> tuple[Training, Observing]:
-            training = Training(run, spec, images, teacher_network, table)
+            training = Training(run, spec, images, teacher_network, table, normalizer)
             return training, Observing(observations, training, run)
 
         training, observing = from_the_start()

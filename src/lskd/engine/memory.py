@@ -66,7 +66,10 @@ def failure_at(run: Run, spec: Spec, batch: int) -> Exception | None:
 
 def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     """Bytes that are kept between steps, and the most that a step and an evaluation of `batch` images hold besides."""
-    normalize = Normalize("per_image" if run.recipe.normalize.kind == "per_image" else "none")
+    ours, its = (
+        Normalize("per_image" if one is not None and one.recipe.normalize.kind == "per_image" else "none")
+        for one in (run, run.teacher)
+    )
     in_parts = run.recipe.accumulate > 1
     size = batch * (2 if in_parts else 1)
     recipe = dataclasses.replace(run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None)
@@ -81,10 +84,12 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
             views = Views(pixels, recipe.augment)
             views.images = views.images[:1].expand(examples, -1, -1, -1)
         labels = torch.arange(examples) % spec.num_classes
-        images = Images(views, labels, Normalizer(normalize, pixels), held_out={})
+        images = Images(views, labels, Normalizer(ours, pixels), held_out={})
         shared = memory.live
         teacher = build_network(run.teacher, spec) if run.teacher is not None else None
-        training = Training(dataclasses.replace(run, recipe=recipe), spec, images, teacher)
+        training = Training(
+            dataclasses.replace(run, recipe=recipe), spec, images, teacher, normalizer=Normalizer(its, pixels)
+        )
         if teacher is not None:
             training.hold_logits(torch.zeros(batch, spec.num_classes))
 

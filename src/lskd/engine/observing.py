@@ -14,7 +14,7 @@ from lskd.data import Part, Spec
 from lskd.data.stream import LARGEST, Stream
 from lskd.engine.capture import new_stream, on_stream
 from lskd.engine.seeds import generator_for
-from lskd.engine.shared import Shared
+from lskd.engine.shared import Shared, teacher_normalizer
 from lskd.engine.teacher import EVALUATION_BATCH
 from lskd.engine.training import Training, set_precision
 from lskd.methods import METHODS
@@ -89,15 +89,19 @@ def observe(
     observations: Sequence[Observation],
     shared: Shared,
     teacher: nn.Module | None = None,
+    taught_on: Tensor | None = None,
 ) -> Looks:
     """What observers of trained networks see of `network`, which is the one of `run`, and of its `teacher`, which they
-    need if they say so."""
+    need if they say so; `taught_on` as for `engine.train`."""
     set_precision(run.recipe.precision)
     with on_stream(new_stream(shared.device)):
         # How it was trained does not matter any more.
         recipe, method = replace(run.recipe, ema=0.0), Named("ce", METHODS["ce"])
         alone = replace(run, recipe=recipe, method=method, teacher=None, teacher_mode="eval")
-        training = Training(alone, spec, shared.images(run, parts), teacher)
+        images, normalizer = shared.images(run, parts), None
+        if teacher is not None:
+            normalizer = teacher_normalizer(run, images, parts["train"].images if taught_on is None else taught_on)
+        training = Training(alone, spec, images, teacher, normalizer=normalizer)
         training.network.load_state_dict(network.state_dict())
         training.step_number = training.total_steps
         observing = Observing(observations, training, run)

@@ -87,6 +87,10 @@ class SGD:
             group["lr"].fill_(self.lr * group["factor"] * schedule_factor)
         self.sgd.step()
 
+    def reset_momentum(self) -> None:
+        """Momentum buffers become zero, where they are: a captured step reads them there."""
+        torch._foreach_zero_([self.sgd.state[parameter]["momentum_buffer"] for parameter in self.parameters])
+
     def state_dict(self) -> dict[str, Any]:
         return self.sgd.state_dict()
 

@@ -31,6 +31,21 @@ class Images:
     held_out: dict[str, Part]
 
 
+def teacher_normalizer(run: Run, images: Images, taught_on: Tensor | None = None) -> Normalizer:
+    """The normalisation that the teacher of `run` was trained with, for the student's `images`. `taught_on` are its own
+    training images (N, C, H, W) uint8, needed where it is by their statistics, and the student's is not.
+    """
+    assert run.teacher is not None
+    normalize = run.teacher.recipe.normalize
+    by_data = normalize.kind == "dataset"
+    if normalize == run.recipe.normalize and (run.teacher.dataset == run.dataset or not by_data):
+        return images.normalizer
+    if not by_data:
+        taught_on = torch.empty(0, images.views.channels, 1, 1)  # how many channels there are is all that counts
+    assert taught_on is not None
+    return Normalizer(normalize, taught_on, images.labels.device)
+
+
 @dataclass(eq=False)
 class Table:
     """A teacher's logits for every view of every training image, filled as they are needed."""
@@ -97,7 +112,7 @@ class Shared:
         """The table of the teacher of `run`, over the views that `run` draws; None where memory does not allow one."""
         assert run.teacher is not None
         recipe = run.recipe
-        key = (run.teacher.id, run.dataset, recipe.augment, recipe.normalize, recipe.precision)
+        key = (run.teacher.id, run.dataset, recipe.augment, recipe.precision)
         rows = len(views.images) * views.count
         with self._lock:
             table = self._tables.pop(key, None)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from lskd.data.augment import Views
+from lskd.data.augment import Normalizer, Views
 from lskd.data.stream import Stream
 from lskd.engine.optimizer import BATCH_NORMS
 from lskd.engine.shared import Table
@@ -15,11 +13,19 @@ from lskd.engine.shared import Table
 # Images evaluated at once, without gradients. On a CPU, activations of more would not stay in its caches (ResNets and
 # WRNs: a thousand at once take up to 2.5 times as long).
 EVALUATION_BATCH = {"cpu": 128, "cuda": 1000}
-Forward = Callable[[nn.Module, Tensor], Tensor]  # (network, uint8 images) -> fp32 logits
+
+
+def forward(network: nn.Module, pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:
+    """uint8 (B, C, H, W) -> fp32 logits (B, K)."""
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return network(normalizer(pixels).contiguous(memory_format=torch.channels_last)).float()
 
 
 class Teacher:
     """A network that only teaches: no gradient, weights and buffers unchanged.
+
+    It sees the student's views, normalised as in its own training (`normalizer`, `shared.teacher_normalizer`), which
+    may not be the student's way. `precision` is the student's: that of all that a run computes.
 
     In mode "eval" its logits are a function of the view alone. They are evaluated an epoch ahead, in large batches;
     with a `table`, which all students of the teacher share, each view of each image once. In mode "batch_stats" batch
@@ -28,10 +34,17 @@ class Teacher:
     """
 
     def __init__(
-        self, network: nn.Module, views: Views | Stream, forward: Forward, *, mode: str, table: Table | None
+        self,
+        network: nn.Module,
+        views: Views | Stream,
+        normalizer: Normalizer,
+        *,
+        precision: str,
+        mode: str,
+        table: Table | None,
     ) -> None:
         self.network = network.requires_grad_(False).eval()
-        self.forward, self.table = forward, table
+        self.normalizer, self.precision, self.table = normalizer, precision, table
         self.ahead = False
         if isinstance(views, Views):
             self.views, self.batch = views, EVALUATION_BATCH[views.images.device.type]
@@ -50,7 +63,7 @@ class Teacher:
     @torch.no_grad()
     def live(self, pixels: Tensor) -> Tensor:
         """Logits (B, K) for one batch (B, C, H, W) uint8."""
-        return self.forward(self.network, pixels)
+        return forward(self.network, pixels, self.normalizer, self.precision)
 
     @torch.no_grad()
     def epoch(self, drawn: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from lskd.engine.capture import Captured
 from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
 from lskd.engine.optimizer import SGD
 from lskd.engine.seeds import generator_for, initial_weights, seed_for
-from lskd.engine.shared import Images, Table
-from lskd.engine.teacher import Teacher
+from lskd.engine.shared import Images, Table, teacher_normalizer
+from lskd.engine.teacher import Teacher, forward
 from lskd.methods import Batch, Stage
 from lskd.targets import smooth_labels
 
@@ -38,7 +38,9 @@ class Training:
         images: Images,
         teacher_network: nn.Module | None = None,
         table: Table | None = None,
+        normalizer: Normalizer | None = None,
     ) -> None:
+        """`normalizer` is the teacher's (`teacher_normalizer`), which finds it itself where it needs no images."""
         recipe = run.recipe
         self.run, self.num_classes, self.images = run, spec.num_classes, images
         self.class_names = spec.class_names
@@ -61,7 +63,10 @@ class Training:
             self.module = self.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher: Teacher | None = None
         if teacher_network is not None:
-            self.teacher = Teacher(teacher_network, views, self.forward, mode=run.teacher_mode, table=table)
+            self.teacher = Teacher(
+                teacher_network, views, normalizer or teacher_normalizer(run, images),
+                precision=recipe.precision, mode=run.teacher_mode, table=table,
+            )  # fmt: skip
 
         # What the step reads, at fixed addresses.
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
@@ -188,6 +193,8 @@ class Training:
     def step(self) -> None:
         """One update."""
         recipe = self.run.recipe
+        if self._at_reset():
+            self.optimizer.reset_momentum()
         place = self.step_number % self.steps_per_epoch
         size = min(recipe.batch_size, self.examples - place * recipe.batch_size)
         for begun in range(0, size, recipe.micro_batch):
@@ -200,6 +207,14 @@ class Training:
         if recipe.accumulate > 1:
             self.run_update()
         self.step_number += 1
+
+    def _at_reset(self) -> bool:
+        """Whether the next step is the first one after a milestone at which momentum starts afresh."""
+        schedule, step = self.run.recipe.schedule, self.step_number
+        if not schedule.reset_momentum or self.stage is not None or step == 0:
+            return False
+        now, before = (schedule.passed(at, steps_per_epoch=self.steps_per_epoch) for at in (step, step - 1))
+        return now > before
 
     def _one_step(self, size: int, of: int = 0) -> None:
         """The update from the batch, of `size` examples, that `_step` stands at; no Python state changes here.
@@ -320,18 +335,10 @@ class Training:
             self.average.network.load_state_dict(state["average"])
 
 
-def forward(network: nn.Module, pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:
-    """uint8 (B, C, H, W) -> fp32 logits (B, K)."""
-    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return network(normalizer(pixels).contiguous(memory_format=torch.channels_last)).float()
-
-
 def build_network(run: Run, spec: Spec) -> nn.Module:
     """The run's network with its initial weights, which depend on the seed alone (not on the device)."""
-    size = run.recipe.augment.crop
-    shape = (spec.shape[0], size or spec.shape[1], size or spec.shape[2])
     with initial_weights(run.stream_seed, "init"):
-        return run.arch.settings.build(shape, spec.num_classes)
+        return run.arch.settings.build(run.recipe.input_shape(spec.shape), spec.num_classes)
 
 
 def set_precision(precision: str) -> None:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from lskd.observers.mutual_information import MutualInformation
 from lskd.observers.observer import Observer, Scene
 from lskd.observers.penultimate import Penultimate
+from lskd.observers.predictions import Predictions
 from lskd.observers.resemblance import Resemblance
 
 __all__ = ["OBSERVERS", "SHIPPED", "Observer", "Scene"]
@@ -20,5 +21,6 @@ OBSERVERS: dict[str, Observer] = {
     "penultimate": Penultimate(),
     "mutual_information": MutualInformation(),
     "resemblance": Resemblance(),
+    "predictions": Predictions(),
 }
 SHIPPED: Mapping[str, Observer] = MappingProxyType(dict(OBSERVERS))  # whatever a plug-in puts in their places

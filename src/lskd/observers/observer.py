@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -44,6 +44,7 @@ class Observer:
     # The numbers that a look gives, by the name that a table's metric has, and what each is, in words.
     gives: ClassVar[Mapping[str, str]] = {}
     needs_teacher: ClassVar[bool] = False  # whether `look` shows images to the teacher, too
+    over_runs: ClassVar[bool] = False  # whether a run's numbers follow from looks at all runs of its cell (`numbers`)
 
     every: int = 0
 
@@ -53,6 +54,10 @@ class Observer:
     def look(self, scene: Scene) -> dict[str, Any]:
         """{part: {name: number, or nested lists of them}}, ready for JSON."""
         raise TypeError(f"{type(self).__name__} does not define look(scene)")
+
+    def numbers(self, name: str, looks: Sequence[Mapping[str, Any]]) -> list[float]:
+        """(over_runs) The number `name` of each run of a cell, from what was seen of a part of all of them."""
+        raise TypeError(f"{type(self).__name__} does not define numbers(name, looks)")
 
 
 def check_classes(name: str, classes: tuple[str, ...], spec: Spec) -> None:

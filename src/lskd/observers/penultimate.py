@@ -28,13 +28,17 @@ class Penultimate(Observer):
     - cluster_spread: the root mean squared distance of a point from its class's mean, over the mean distance between
       two templates (the measure of claim C4);
     - cluster_overlap: the same over the mean distance between two class means, which has no scale of the weights in it;
-    - projection_scale: the root mean squared distance of the points from their common mean.
+    - projection_scale: the root mean squared distance of the points from their common mean;
+    - arc_thickness: of the first two classes, seen from the mean of the third, the standard deviation of the points'
+      distance over that of their place along the arc (mean distance × angle): near 1 where they scatter evenly, near 0
+      where they form an arc around it (claim C5, about two similar classes and a third).
     """
 
     gives: ClassVar[Mapping[str, str]] = {
         "cluster_spread": "spread within classes of projected penultimate activations over the templates' distance",
         "cluster_overlap": "spread within classes of projected penultimate activations over the class means' distance",
         "projection_scale": "root mean squared distance of projected penultimate activations from their mean",
+        "arc_thickness": "spread of the first two classes away from the third's mean over that along the arc around it",
     }
 
     classes: tuple[str, ...] = ()
@@ -99,9 +103,20 @@ def clusters(points: Sequence[Tensor], templates: Tensor) -> dict[str, Any]:
         "cluster_spread": spread / _mean_distance(templates),
         "cluster_overlap": spread / _mean_distance(means),
         "projection_scale": _rms(together - together.mean(0)),
+        "arc_thickness": _arc_thickness(torch.cat(list(points[:2])) - means[2]),
         "points": [_rounded(p) for p in points],
         "templates": _rounded(templates),
     }
+
+
+def _arc_thickness(points: Tensor) -> float:
+    """Radial over tangential spread of `points` (N, 2) around the origin."""
+    import torch
+
+    distances, toward = points.norm(dim=1), points.mean(0)
+    across = points[:, 0] * toward[1] - points[:, 1] * toward[0]
+    angles = torch.atan2(across, points @ toward)  # from the direction of their mean
+    return (distances.std() / (distances.mean() * angles.std())).item()
 
 
 def _rms(vectors: Tensor) -> float:

@@ -6,22 +6,23 @@ torch: all numbers are in the records of the runs.
     <out>/tables/<experiment>/<sheet>.md, .csv, .tex
     <out>/figures/<experiment>/<sheet>.png, .svg
     <out>/tables/README.md                              the index of all experiments
+    <out>/tables/claims.md                              what became of each claim of each paper
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lskd.errors import InputError
 from lskd.plan import Plan
-from lskd.report import tables
+from lskd.report import index, tables
 from lskd.report.page import Page, make_page
 from lskd.report.values import Values
-from lskd.store import Store
+from lskd.store import Store, write_atomically
 
 if TYPE_CHECKING:
     import pandas
@@ -82,7 +83,7 @@ def write(plan: Plan, store: Store, out: Path) -> list[Path]:
             }
             for suffix, content in contents.items():
                 path = table_folder / f"{page.sheet.name}.{suffix}"
-                path.write_text(content, encoding="utf-8")
+                _write(path, content)
                 written.append(path)
             written += images
     except OSError as error:
@@ -90,8 +91,9 @@ def write(plan: Plan, store: Store, out: Path) -> list[Path]:
     return written
 
 
-def write_index(reports: Iterable[Report], out: Path) -> Path:
-    """`out`/tables/README.md: a line for each sheet of each experiment, with links to what has been written."""
+def write_index(reports: Sequence[Report], out: Path) -> list[Path]:
+    """`out`/tables/README.md, a line for each sheet of each experiment, with links to what has been written; and
+    claims.md there."""
     folder = out / "tables"
     lines = []
     for report in reports:
@@ -101,18 +103,27 @@ def write_index(reports: Iterable[Report], out: Path) -> Path:
             files = [folder / name / f"{sheet}.{suffix}" for suffix in ("md", "csv", "tex")]
             files += [out / "figures" / name / f"{sheet}.{suffix}" for suffix in ("png", "svg")]
             links = " ".join(f"[{path.suffix[1:]}]({_link(path, folder)})" for path in files if path.is_file())
-            shortened = " (shortened)" if report.plan.experiment.shortened else ""
+            experiment = report.plan.experiment
+            shortened = " (shortened)" if experiment.shortened else " (own protocol)" if experiment.own else ""
             runs = f"{page.done}/{len(page.runs)}" if page.sheet.has_cells else "none"
-            cells = [f"`{name}`{shortened}", page.sheet.title, runs, page.verdicts(), links]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            cells = [f"`{name}`{shortened}", tables.plain(page.sheet.title), runs, page.verdicts(), links]
+            lines.append(f"| {' | '.join(cells)} |")
     header = ["# Tables", "", "| experiment | sheet | runs | claims | files |", "|---|---|---|---|---|"]
-    path = folder / "README.md"
+    contents = {
+        "README.md": "\n".join([*header, *lines, ""]),
+        "claims.md": index.claims((page for report in reports for page in report.pages), folder),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([*header, *lines, ""]), encoding="utf-8")
+        for name, content in contents.items():
+            _write(folder / name, content)
     except OSError as error:
         raise _cannot_write(out, error) from None
-    return path
+    return [folder / name for name in contents]
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _link(target: Path, folder: Path) -> str:

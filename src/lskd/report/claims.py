@@ -1,253 +1,514 @@
 """Whether the runs bear out what a paper claims.
 
-A claim is a conjunction of tests, a test a statement about one number: a difference of two cells, a slope, a mean. Each
-test says in which region that number lies:
+A claim is a conjunction of tests; a test is one or several statements about definite cells. A comparison says in which
+region a number lies, the mean over seeds of `of` - `than` (or of `of` alone):
 
-    less (-∞, 0)   greater (0, ∞)   equal (-within, within)      of the mean of `of` - `than`
-    falling (-∞, 0)   rising (0, ∞)                              of the least-squares slope over the series' values
-    below (-∞, within)   above (within, ∞)                       of the mean of `of`
+    less, smallest (-∞, 0)   greater, largest (0, ∞)   equal (-within, within)   below (-∞, within)   above (within, ∞)
+    not_falling (-within, ∞)   not_rising (-∞, within)                  of each step along a row
 
-One rule judges all of them. *Reproduced*: the 95 % interval of the number lies in the region. *Contradicted*: the
-interval lies wholly outside. *Undecided*: anything else, and always where one seed is all there is, or where all seeds
-agree to the last digit, so that nothing shows how far chance reaches.
+An order (rising, falling) is tested by Page's L, and no step may contradict it; an association by rank correlation
+within each seed. One rule judges all of them:
+
+- p is the p-value of the statement, *against* that of its opposite; superiority counts both sides, a margin one, so
+  that 0.05 is the limit of both: a statement holds where p ≤ 0.05 (the 95 % interval lies in the region; of a margin
+  the 90 % interval), and fails where against ≤ 0.05 (the 95 % interval lies wholly outside).
+- Of a test at least `at_least` statements must hold, by default all: a partial conjunction (`statistics.at_least`).
+- A claim holds where all its tests do: an intersection-union test needs no correction, for it errs only if a false part
+  passes. It fails where any test does, at the Bonferroni-corrected level: of many parts some would fail by chance.
+
+Nothing is decided on fewer than 3 seeds in a cell; where all seeds agree to the last digit, so that nothing shows how
+far chance reaches; beyond the ends of a series (`series@x`); or on the survivors of divergence.
+
+The words: *reproduced* and *contradicted* at a paper's protocol, *agrees* and *disagrees* at one of our own; both with
+*so far* while the seeds are not those that were declared, all of them. Else *undecided*, or *not run*.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from lskd.plan import Cell, Claim, Grid, Metric, Test, terms
+from lskd.plan import ASSOCIATIONS, ORDERS, Cell, Claim, Grid, Metric, Operand, Statement, Term, Test
 from lskd.report import statistics
-from lskd.report.statistics import LEVEL, Estimate
+from lskd.report.statistics import LEAST, LEVEL, MARGIN_LEVEL, BySeed, Contrast, Estimate, Pool
 from lskd.report.values import Values
 
-Verdict = Literal["reproduced", "contradicted", "undecided", "not run"]
-VERDICTS: tuple[Verdict, ...] = ("reproduced", "contradicted", "undecided", "not run")
+Outcome = Literal["holds", "fails", "undecided", "not run"]
+WORDS = {
+    "paper": {"holds": "reproduced", "fails": "contradicted"},
+    "own": {"holds": "agrees", "fails": "disagrees"},
+}
+SO_FAR = " so far"
+VERDICTS = (
+    *(word + suffix for words in WORDS.values() for suffix in ("", SO_FAR) for word in words.values()),
+    "undecided",
+    "not run",
+)  # fmt: skip
 
-SIGNS = {"less": "<", "greater": ">", "equal": "=", "below": "<", "above": ">"}
+LIMIT = 1 - LEVEL
+
+SIGNS = {
+    "less": "<", "smallest": "<", "greater": ">", "largest": ">", "equal": "=", "below": "<", "above": ">",
+    "not_rising": "<", "not_falling": ">",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Part:
-    """A test about definite cells, what was found, and the verdict on it alone."""
+    """A statement about definite cells, what was found, and what it comes to alone.
 
-    test: Test
-    of: str  # "row/column", "row/column - row/column", "series@x", or "series/*" in a test of a slope
-    than: str
-    verdict: Verdict
+    p, against: see above; None where nothing can be decided. improvement: the chance that a run of `of` is above one of
+    `than`, or below, where that is what the test says.
+    """
+
+    about: Statement
+    outcome: Outcome
+    verdict: str
     text: str  # what was found, in words
     effect: Estimate | None = None
+    p: float | None = None
+    against: float | None = None
+    improvement: float | None = None
+    digits: int = 2
 
     @property
     def statement(self) -> str:
-        """What is tested, such as `ls/student > hard/student`."""
-        if self.test.test in ("rising", "falling"):
-            through = f" through {self.test.through[-1]:g}" if self.test.through else ""
-            return f"{self.of} {self.test.test}{through}"
-        bound = f"{self.test.within:g}" if self.test.within is not None else ""
-        operand = self.than or bound
-        tolerance = f" ± {bound}" if self.test.test == "equal" else ""
-        return f"{self.of} {SIGNS[self.test.test]} {operand}{tolerance}"
+        return in_words(self.about)
+
+
+@dataclass(frozen=True)
+class Count:
+    """A test of several statements that need not all hold: how many do, each taken alone."""
+
+    at_least: int
+    wins: int
+    losses: int
+    of: int
+    improvement: float | None
+
+    def __str__(self) -> str:
+        text = f"{self.wins} of {self.of} hold, {self.of - self.wins - self.losses} undecided, {self.losses} fail"
+        text += f"; at least {self.at_least} must hold" if self.at_least < self.of else "; all must hold"
+        if self.improvement is not None:
+            text += f"; mean probability of improvement {self.improvement:.2f}"
+        return text
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim with the verdict on it."""
+    """A claim with the verdict on it.
+
+    p, against: of the whole claim, corrected for its parts; 1 where a part decides nothing. n: the fewest runs in one
+    of its cells. final: whether the runs of all its cells are those that were declared.
+    """
 
     claim: Claim
-    verdict: Verdict
+    outcome: Outcome
+    final: bool
+    own: bool
     parts: tuple[Part, ...]
+    counts: tuple[Count, ...]
     missing: tuple[str, ...]  # the cells, as "row/column", that the claim needs and that have no finished run
+    n: int
+    p: float
+    against: float
+
+    @property
+    def verdict(self) -> str:
+        return word(self.outcome, final=self.final, own=self.own)
+
+    @property
+    def weakest(self) -> Part | None:
+        """The part on which the verdict hangs: of a claim that fails the one that fails most clearly, else the one that
+        holds least clearly."""
+        tested = [part for part in self.parts if part.effect is not None]
+        if self.outcome == "fails":
+            return min(tested, key=lambda part: 1.0 if part.against is None else part.against, default=None)
+        return max(tested, key=lambda part: 2.0 if part.p is None else part.p, default=None)
 
 
-def evaluate(grid: Grid, values: Values) -> tuple[Finding, ...]:
-    """The verdict on each claim of the sheet."""
-    return tuple(_evaluate(grid, claim, values) for claim in grid.sheet.claims)
+def word(outcome: Outcome, *, final: bool, own: bool) -> str:
+    words: Mapping[str, str] = WORDS["own" if own else "paper"]
+    return words[outcome] + ("" if final else SO_FAR) if outcome in words else outcome
 
 
-def _evaluate(grid: Grid, claim: Claim, values: Values) -> Finding:
-    """Reproduced if all parts are, each at the 95 % level: an intersection-union test needs no correction (it errs
-    only if a false part passes). Contradicted if any part is, at the Bonferroni-corrected level 1 - 0.05/parts: with
-    many parts, some would be contradicted by chance. Not run if a cell that is needed has no finished run.
-    """
-    tests = [(test, of, than) for test in claim.tests for of, than in expand(grid, test)]
-    parts = tuple(_part(grid, test, of, than, values, level=1 - (1 - LEVEL) / len(tests)) for test, of, than in tests)
-    needed = [cell for test, of, than in tests for cell in _needed(grid, test, of, than)]
-    without_run = [f"{cell.row}/{cell.column}" for cell in needed if not _any_done(grid, cell, values)]
-    verdicts = {part.verdict for part in parts}
-    verdict: Verdict
-    if without_run:
-        verdict = "not run"
-    elif verdicts == {"reproduced"}:
-        verdict = "reproduced"
-    else:
-        verdict = "contradicted" if "contradicted" in verdicts else "undecided"
-    return Finding(claim, verdict, parts, tuple(dict.fromkeys(without_run)))
+def evaluate(grid: Grid, values: Values, *, own: bool = False) -> tuple[Finding, ...]:
+    """The verdict on each claim of the sheet; `own`: at a protocol that is no paper's."""
+    evidence = Evidence(grid, values)
+    return tuple(_evaluate(claim, evidence, own) for claim in grid.sheet.claims)
 
 
-def expand(grid: Grid, test: Test) -> list[tuple[str, str]]:
-    """The operands (of, than) of each part of a test: a wildcard "row/*" is one part a column of that row.
+def _evaluate(claim: Claim, evidence: Evidence, own: bool) -> Finding:
+    grid = evidence.grid
+    groups = [(test, grid.sheet.statements(test)) for test in claim.tests]
+    needed = {
+        (cell.row, cell.column, test.metric): cell
+        for test, group in groups
+        for s in group
+        for cell in evidence.cells(s)
+    }
+    counted = [(cell, len(evidence.numbers(cell, metric))) for (*_, metric), cell in needed.items()]
+    # (One run may stand under several seeds.)
+    final = grid.as_declared and all(n == len({run.id for run in cell.runs}) for cell, n in counted)
+    total = sum(len(group) for _, group in groups)
+    parts, counts, p_values, opposites = [], [], [], []
+    for test, group in groups:
+        n, k = len(group), test.at_least or len(group)
+        # Of statements that all must hold, one fails at the corrected level; those that are counted stand alone.
+        correction = total if test.at_least is None else 1
+        found = [_part(statement, evidence, correction, final=final, own=own) for statement in group]
+        p_values.append(statistics.at_least(k, [_or_one(part.p) for part in found]))
+        against = statistics.at_least(n - k + 1, [_or_one(part.against) for part in found])
+        opposites.append(min(1.0, against * total / n))
+        parts += found
+        if test.at_least is not None:
+            counts.append(_count(k, found))
+    without_run = [f"{cell.row}/{cell.column}" for cell in needed.values() if not evidence.any_done(cell)]
+    p, against = max(p_values), min(opposites)
+    outcome: Outcome = "holds" if p <= LIMIT else "fails" if against <= LIMIT else "undecided"
+    return Finding(
+        claim=claim,
+        outcome="not run" if without_run else outcome,
+        final=final,
+        own=own,
+        parts=tuple(parts),
+        counts=tuple(counts),
+        missing=tuple(dict.fromkeys(without_run)),
+        n=min(n for _, n in counted),
+        p=p,
+        against=against,
+    )
 
-    Two wildcards go through their columns together. A slope is one part: its wildcard is the whole series.
-    """
-    wild = [operand.removesuffix("/*") for operand in (test.of, test.than) if operand.endswith("/*")]
-    if test.test in ("rising", "falling") or not wild:
-        return [(test.of, test.than)]
 
-    def at(operand: str, column: str) -> str:
-        return f"{operand[:-1]}{column}" if operand.endswith("/*") else operand
-
-    columns = test.columns or [cell.column for cell in _row(grid, wild[0])]
-    return [(at(test.of, column), at(test.than, column)) for column in columns]
+def _or_one(p: float | None) -> float:
+    return 1.0 if p is None else p
 
 
-def region(test: Test) -> tuple[float, float]:
-    """The open interval in which the claim says that the number lies."""
-    bound = test.within or 0.0
-    if test.test == "equal":
-        return -bound, bound
-    return (-math.inf, bound) if test.test in ("less", "falling", "below") else (bound, math.inf)
+def _count(k: int, parts: list[Part]) -> Count:
+    chances = [part.improvement for part in parts if part.improvement is not None]
+    outcomes = [part.outcome for part in parts]
+    mean = statistics.mean(chances) if len(chances) == len(parts) else None
+    return Count(k, outcomes.count("holds"), outcomes.count("fails"), len(parts), mean)
 
 
-def judge(test: Test, effect: Estimate, corrected: float = LEVEL) -> tuple[Verdict, str]:
-    """The verdict on one number, and the reason where it is undecided. `corrected`: the level of contradictions."""
-    interval = effect.interval()
-    if interval is None:
-        return "undecided", "one seed decides nothing"
-    if not effect.has_spread:
-        return "undecided", "all seeds agree exactly, so nothing shows how far chance reaches"
-    lowest, highest = region(test)
-    low, high = interval
-    if lowest < low and high < highest:
-        return "reproduced", ""
-    low, high = effect.interval(corrected) or interval
-    if high < lowest or highest < low:
-        return "contradicted", ""
-    if interval[1] < lowest or highest < interval[0]:
-        return "undecided", f"against the claim at {LEVEL:.0%}, but not at {corrected:.1%}, corrected for its parts"
-    return "undecided", ""
+# ---- the numbers --------------------------------------------------------------------------------------------------
 
 
-def _any_done(grid: Grid, cell: Cell, values: Values) -> bool:
-    return any(values.done(run, grid.observation) for run in cell.runs)
+class Evidence:
+    """The numbers that statements are about, from the cells of a sheet."""
+
+    def __init__(self, grid: Grid, values: Values) -> None:
+        self.grid, self.values = grid, values
+        self._pools: dict[Metric | None, Pool | None] = {}
+
+    def cells(self, statement: Statement) -> list[Cell]:
+        """All that a statement looks at, those of `of` first."""
+        return [self.grid.cell(row, column) for row, column in self.grid.sheet.places(statement)]
+
+    def numbers(self, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
+        return self.values.of(self.grid, cell, metric)
+
+    def any_done(self, cell: Cell) -> bool:
+        return any(self.values.done(run, self.grid.observation) for run in cell.runs)
+
+    def gaps(self, cells: list[Cell], metric: Metric | None) -> tuple[str, str]:
+        """Which cells have diverged runs, and which have finished runs without the number, in words."""
+        diverged, without = [], []
+        for cell in cells:
+            runs = list({run.id: run for run in cell.runs}.values())
+            name = f"`{cell.row}/{cell.column}`"
+            if count := self.values.diverged(runs):
+                diverged.append(f"{count} of {len(runs)} runs of {name} diverged")
+            done = sum(self.values.done(run, self.grid.observation) for run in runs)
+            if count := done - len(self.numbers(cell, metric)):
+                without.append(f"{count} of {done} finished runs of {name} have no such number")
+        return _some(diverged), _some(without)
+
+    def term(self, term: Term, beside: Operand, metric: Metric | None) -> tuple[BySeed, str]:
+        """The numbers of a term by seed, and what is wrong with them. `beside` has the cell whose x is asked for."""
+        if term.kind == "cell":
+            return self.numbers(self.grid.cell(term.row, term.column), metric), ""
+        series = [cell for cell in self.grid.cells if cell.row == term.row]
+        if term.kind == "x":
+            [at] = (self.grid.cell(other.row, other.column) for other in beside if other.kind == "cell")
+            return self._interpolate(series, at, metric)
+        columns = [self.numbers(cell, metric) for cell in series]
+        extreme = max if term.kind == "max" else min
+        return {s: extreme(column[s] for column in columns) for s in statistics.shared_seeds(columns)}, ""
+
+    def _interpolate(self, series: list[Cell], at: Cell, metric: Metric | None) -> tuple[BySeed, str]:
+        """The metric of `series` at the x of the cell `at`, seed by seed: linear between points; beyond the ends the
+        nearest, which decides nothing.
+
+        Only seeds of which every point of the series is there: a gap would change what is interpolated.
+        """
+        import numpy as np
+
+        points = [(self.values.x(self.grid, cell), self.numbers(cell, metric)) for cell in series]
+        numbers, outside = {}, 0
+        for seed, x in self.values.x(self.grid, at).items():
+            if all(seed in xs and seed in ys for xs, ys in points):
+                known_x, known_y = zip(*sorted((xs[seed], ys[seed]) for xs, ys in points), strict=True)
+                numbers[seed] = float(np.interp(x, known_x, known_y))
+                outside += not known_x[0] <= x <= known_x[-1]
+        row = series[0].row
+        return numbers, f"extrapolated: beyond the ends of `{row}` in {_seeds(outside)}" if outside else ""
+
+    def estimate(self, statement: Statement) -> tuple[Estimate | None, str, str]:
+        """`of` - `than` as the sheet's spread says (`Sheet.spread`), how that was, and what is wrong with it."""
+        metric, terms = statement.test.metric, statement.terms
+        found = [self.term(term, terms, metric) for term in terms]
+        wrong = _some([fault for _, fault in found if fault])
+        contrast = [(sign, numbers) for sign, (numbers, _) in zip(statement.signs, found, strict=True)]
+        if not all(numbers for _, numbers in contrast):
+            return None, "", wrong
+        linear = all(term.kind == "cell" for term in terms)
+        estimate, how = self.contrast(contrast, metric or self.cells(statement)[0].metric, linear=linear)
+        return estimate, how, wrong
+
+    def contrast(self, contrast: Contrast, metric: Metric, *, linear: bool = True) -> tuple[Estimate | None, str]:
+        """Σ cᵢ mᵢ by the sheet's model of the spread, and which one it was where that is not the declared one."""
+        declared = self.grid.sheet.spread
+        if len(contrast) == 1:
+            return statistics.one_sample(list(contrast[0][1].values())), ""
+        if declared == "independent" and linear:
+            return statistics.independent(contrast), "independent"
+        if not statistics.by_seed(contrast):  # a teacher with a seed of its own, for instance
+            return (statistics.independent(contrast), "independent: no seed is shared") if linear else (None, "")
+        if declared == "paired":
+            return statistics.paired(contrast), ""
+        if not linear or not math.isclose(sum(c for c, _ in contrast), 0.0, abs_tol=1e-9):
+            return statistics.paired(contrast), f"paired, not {declared}: no contrast of cells"
+        common, estimate = self.pool(metric), statistics.paired(contrast)
+        if common is None or not common.large_enough or estimate.n[0] < common.n:
+            return estimate, "paired, not pooled: fewer than 3 cells or seeds"
+        if common.equal <= LIMIT:
+            return estimate, f"paired, not pooled: the spreads of the cells differ, {show_p(common.equal)}"
+        if (p := common.covers(contrast)) <= statistics.COVERED:
+            return estimate, f"paired, not pooled: these cells spread more than the others, {show_p(p)}"
+        return common.estimate(contrast), f"spread pooled over {common.k} cells, df {common.df}"
+
+    def alike(self, metric: Metric) -> list[Cell]:
+        """The different cells of the sheet that show this metric; those of the same runs count once."""
+        cells = [cell for cell in self.grid.cells if _number(cell.metric) == _number(metric)]
+        return list({tuple(run.id for run in cell.runs): cell for cell in cells}.values())
+
+    def pool(self, metric: Metric) -> Pool | None:
+        """The spread that they share."""
+        key = _number(metric)
+        if key not in self._pools:
+            samples = [numbers for numbers in map(self.numbers, self.alike(metric)) if numbers]
+            most = max((len(numbers) for numbers in samples), default=0)
+            self._pools[key] = statistics.pool([numbers for numbers in samples if len(numbers) == most])
+        return self._pools[key]
+
+
+def _number(metric: Metric) -> Metric:
+    """The metric without what is only its printing."""
+    return replace(metric, digits=0, unit="")
 
 
 # ---- one part -----------------------------------------------------------------------------------------------------
 
 
-def _part(grid: Grid, test: Test, of: str, than: str, values: Values, level: float) -> Part:
-    cells = _needed(grid, test, of, than)
-    if not all(_any_done(grid, cell, values) for cell in cells):
-        return Part(test, of, than, "not run", "")
-    metric = test.metric or cells[0].metric
-    wanted = max(len({run.seed for run in cell.runs}) for cell in cells)
-    note = ""
-    if test.test in ("rising", "falling"):
-        slopes = _slopes(grid, cells, test.metric, values)
-        effect = statistics.one_sample(list(slopes.values())) if slopes else None
+def _part(statement: Statement, evidence: Evidence, correction: float, *, final: bool, own: bool) -> Part:
+    cells = evidence.cells(statement)
+    if not all(evidence.any_done(cell) for cell in cells):
+        return Part(statement, "not run", "not run", "")
+    metric = statement.test.metric or cells[0].metric
+    diverged, without = evidence.gaps(cells, statement.test.metric)
+    chance = None
+    if statement.test.test in ORDERS:
+        tested = _order(statement, cells, evidence)
+    elif statement.test.test in ASSOCIATIONS:
+        tested = _association(statement, evidence)
     else:
-        numbers, outside = _operand(grid, of, than, test.metric, values)
-        others, beyond = _operand(grid, than, of, test.metric, values) if than else ({}, False)
-        note = "extrapolated: nearest end used" if outside or beyond else ""
-        if not numbers or (than and not others):
-            effect = None
-        else:
-            effect = statistics.difference(numbers, others) if than else statistics.one_sample(list(numbers.values()))
+        tested = _comparison(statement, evidence)
+        chance = _improvement(statement, evidence)
+    effect, p, against, text, wrong = tested
     if effect is None:
-        return Part(test, of, than, "undecided", "no seed has all the numbers that this needs")
-    verdict, reason = judge(test, effect, level)
-    over = grid.sheet.rows[cells[0].row].over
-    words = [_in_words(test, effect, metric, over, wanted), reason, note]
-    return Part(test, of, than, verdict, "; ".join(filter(None, words)), effect)
+        reasons = [diverged, without, wrong, "no seed has all the numbers that this needs"]
+        return Part(statement, "undecided", "undecided", "; ".join(filter(None, reasons)))
+    reasons = [f"survivors: {diverged}" if diverged else "", wrong]
+    if min(effect.n) < LEAST:
+        reasons.append("one seed decides nothing" if min(effect.n) == 1 else f"fewer than {LEAST} seeds decide nothing")
+    elif p is None:
+        reasons.append("all seeds agree exactly, so nothing shows how far chance reaches")
+    outcome: Outcome = "undecided"
+    if any(reasons):
+        p = against = None
+    elif p is not None and against is not None:
+        outcome = "holds" if p <= LIMIT else "fails" if against * correction <= LIMIT else "undecided"
+        if outcome == "undecided" and against <= LIMIT:
+            level = 1 - LIMIT / correction
+            reasons.append(f"against the claim at {LEVEL:.0%}, but not at {level:.1%}, corrected for its parts")
+    words = "; ".join(filter(None, [text, *reasons, without]))
+    verdict = word(outcome, final=final, own=own)
+    return Part(statement, outcome, verdict, words, effect, p, against, chance, metric.digits)
 
 
-def _row(grid: Grid, row: str) -> list[Cell]:
-    return [cell for cell in grid.cells if cell.row == row]
+Tested = tuple[Estimate | None, float | None, float | None, str, str]  # effect, p, against, in words, what is wrong
 
 
-def _needed(grid: Grid, test: Test, of: str, than: str) -> list[Cell]:
-    """All cells that a part looks at, those of `of` first."""
-    cells = []
-    for operand in terms(of, than):
-        if operand.endswith("@x"):
-            cells += _row(grid, operand.removesuffix("@x"))
-        elif operand.endswith("/*"):
-            cells += [c for c in _row(grid, operand.removesuffix("/*")) if not test.through or c.x in test.through]
-        else:
-            cells.append(grid.cell(*operand.split("/")))
-    return cells
+def region(test: Test) -> tuple[float, float]:
+    """The open interval in which a comparison says that the number lies."""
+    bound = test.within or 0.0
+    if test.test == "equal":
+        return -bound, bound
+    if test.test == "not_falling":
+        return -bound, math.inf
+    return (-math.inf, bound) if SIGNS[test.test] == "<" else (bound, math.inf)
 
 
-def _operand(
-    grid: Grid, operand: str, other: str, metric: Metric | None, values: Values
-) -> tuple[Mapping[int, float], bool]:
-    """The numbers of an operand by seed, and whether a series had to be continued beyond its ends."""
-    if operand.endswith("@x"):
-        series = _row(grid, operand.removesuffix("@x"))
-        return _interpolate(grid, series, grid.cell(*other.split("/")), metric, values)
-    if " - " in operand:
-        first, second = (values.of(grid, grid.cell(*term.split("/")), metric) for term in terms(operand))
-        return {seed: first[seed] - second[seed] for seed in first if seed in second}, False
-    return values.of(grid, grid.cell(*operand.split("/")), metric), False
+def p_values(test: Test, effect: Estimate) -> tuple[float | None, float | None]:
+    """That the number lies in the region of `test`, and that it lies outside."""
+    low, high = region(test)
+    above, below = effect.p_above(low), effect.p_below(high)  # of an infinite end: 0
+    if above is None or below is None:
+        return None, None
+    sides = 1 if test.test in ("equal", "not_rising", "not_falling") else 2
+    outside = [effect.p_below(low) or 0.0] if math.isfinite(low) else []
+    outside += [effect.p_above(high) or 0.0] if math.isfinite(high) else []
+    return min(1.0, sides * max(above, below)), min(1.0, 2 * min(outside))
 
 
-def _interpolate(
-    grid: Grid, series: list[Cell], at: Cell, metric: Metric | None, values: Values
-) -> tuple[dict[int, float], bool]:
-    """The metric of `series` at the x of the cell `at`, seed by seed: linear between points, constant beyond the ends.
-
-    Only seeds of which every point of the series is there: a gap would change what is interpolated.
-    """
-    import numpy as np
-
-    points = [(values.x(grid, cell), values.of(grid, cell, metric)) for cell in series]
-    numbers, outside = {}, False
-    for seed, x in values.x(grid, at).items():
-        if all(seed in xs and seed in ys for xs, ys in points):
-            known_x, known_y = zip(*sorted((xs[seed], ys[seed]) for xs, ys in points), strict=True)
-            numbers[seed] = float(np.interp(x, known_x, known_y))
-            outside = outside or not known_x[0] <= x <= known_x[-1]
-    return numbers, outside
-
-
-def _slopes(grid: Grid, cells: list[Cell], metric: Metric | None, values: Values) -> dict[int, float]:
-    """The slope of the metric over the cells' x, of each seed that has all cells."""
-    xs = [cell.x for cell in cells if cell.x is not None]
-    columns = [values.of(grid, cell, metric) for cell in cells]
-    seeds = [seed for seed in columns[0] if all(seed in column for column in columns)]
-    return {seed: statistics.slope(xs, [column[seed] for column in columns]) for seed in seeds}
-
-
-def _in_words(test: Test, effect: Estimate, metric: Metric, over: str, wanted: int) -> str:
-    """Such as "0.17 lower [0.08, 0.26] over 5 seeds, p = 0.004"."""
-    number, interval = effect.mean, effect.interval()
-    kind = test.test
-    pairwise = bool(test.than)
+def _comparison(statement: Statement, evidence: Evidence) -> Tested:
+    test = statement.test
+    effect, how, wrong = evidence.estimate(statement)
+    if effect is None:
+        return None, None, None, "", wrong
+    p, against = p_values(test, effect)
+    metric = test.metric or evidence.cells(statement)[0].metric
+    number, one_sided = effect.mean, test.test in ("equal", "not_rising", "not_falling")
+    interval = effect.interval(MARGIN_LEVEL if one_sided else LEVEL)
+    pairwise = len(statement.terms) > 1
     if pairwise and number < 0:  # "0.17 lower", with the interval of how much lower
         number, interval = -number, (-interval[1], -interval[0]) if interval else None
-
-    def show(value: float) -> str:
-        # A slope's size depends on the units of x, so its decimals are not the metric's.
-        return (f"{value:.3g}" if kind in ("rising", "falling") else f"{value:.{metric.digits}f}").replace("-", "−")
-
-    if pairwise:
-        text = f"{show(number)} {'lower' if effect.mean < 0 else 'higher'}"
-    elif kind in ("rising", "falling"):
-        text = f"slope {show(number)}"
-    else:
-        text = show(number)
+    text = _show(number, metric.digits)
+    text += (" lower" if effect.mean < 0 else " higher") if pairwise else ""
     if interval is not None:
-        text += f" [{show(interval[0])}, {show(interval[1])}]"
-    if kind in ("rising", "falling"):
-        text += f" per unit of {over}"
-    if len(effect.n) == 2:
-        text += f" over {effect.n[0]} and {effect.n[1]} seeds (none shared)"
-    else:
-        n = effect.n[0]
-        counted = f"{n} of {wanted}" if n < wanted else f"{n}"
-        text += f" over {counted} seed" + ("" if counted == "1" else "s")
-    p = None if kind == "equal" else effect.p_value(test.within or 0.0)
-    return text if p is None else f"{text}, {'p < 0.001' if p < 0.001 else f'p = {p:.3f}'}"
+        label = "90 %: " if one_sided else ""
+        text += f" [{label}{_show(interval[0], metric.digits)}, {_show(interval[1], metric.digits)}]"
+    text += f" over {_counted(effect.n, evidence)}" + (f" ({how})" if how else "")
+    return effect, p, against, text + _p(p), wrong
+
+
+def _improvement(statement: Statement, evidence: Evidence) -> float | None:
+    """Of two cells: the chance that a run of the first is better than one of the second, as the test has it."""
+    sign = SIGNS[statement.test.test]
+    if len(statement.of) != 1 or len(statement.than) != 1 or statement.test.test == "equal":
+        return None
+    numbers = [evidence.term(term, statement.terms, statement.test.metric)[0] for term in statement.terms]
+    if not all(numbers):
+        return None
+    chance = statistics.improvement(numbers[0].values(), list(numbers[1].values()))
+    return chance if sign == ">" else 1 - chance
+
+
+def _order(statement: Statement, cells: list[Cell], evidence: Evidence) -> Tested:
+    """Page's test (Jonckheere's of independent cells) of the whole row, if no step contradicts it; the effect is the
+    difference of its ends. It fails where the row has the opposite order, or where a step goes the other way, corrected
+    for the number of these."""
+    test, metric = statement.test, statement.test.metric or cells[0].metric
+    samples = [evidence.numbers(cell, test.metric) for cell in cells]
+    seeds = statistics.shared_seeds(samples)
+    independent = evidence.grid.sheet.spread == "independent"
+    if not seeds and not independent:
+        return None, None, None, "", ""
+    sign = 1.0 if test.test == "rising" else -1.0
+    steps = [
+        evidence.contrast([(sign, later), (-sign, earlier)], metric)[0]
+        for earlier, later in itertools.pairwise(samples)
+    ]
+    effect, how = evidence.contrast([(1.0, samples[-1]), (-1.0, samples[0])], metric)
+    if effect is None or min(effect.n) < LEAST:
+        return effect, None, None, f"ends differ by {_show(effect.mean, metric.digits) if effect else '?'}", ""
+    rows = [[sign * sample[seed] for sample in samples] for seed in seeds]
+    if independent:
+        rows = [[sign * x for x in sample.values()] for sample in samples]
+    trend = statistics.jonckheere if independent else statistics.page_trend
+    value, up = trend(rows)
+    _, down = trend([[-x for x in row] for row in rows])
+    wrong_way = [2 * p for step in steps if step is not None and (p := step.p_below(0.0)) is not None]
+    p = 1.0 if min(wrong_way, default=1.0) <= LIMIT else min(1.0, 2 * up)
+    against = min(1.0, (len(steps) + 1) * min([2 * down, *wrong_way]))
+    right = sum(step is not None and step.mean > 0 for step in steps)
+    name = "Jonckheere’s J" if independent else "Page’s L"
+    text = f"{name} = {value:g}, {right} of {len(steps)} steps {test.test} on average, ends differ by "
+    text += _show(effect.mean, metric.digits)
+    if interval := effect.interval():
+        text += f" [{_show(interval[0], metric.digits)}, {_show(interval[1], metric.digits)}]"
+    text += f" over {_counted(effect.n, evidence)}" + (f" ({how})" if how else "")
+    return effect, p, against, text + _p(p), ""
+
+
+def _association(statement: Statement, evidence: Evidence) -> Tested:
+    """Spearman's ρ over the cells, within each seed, and its mean over seeds."""
+    test, (of,), (than,) = statement.test, statement.of, statement.than
+    keys = evidence.grid.sheet.paired_keys(of, than, test)
+    cells = [[evidence.grid.cell(term.at(k).row, term.at(k).column) for k in keys] for term in (of, than)]
+    xs, ys = ([evidence.numbers(cell, test.metric) for cell in side] for side in cells)
+    seeds = statistics.shared_seeds(xs + ys)
+    if not seeds:
+        return None, None, None, "", ""
+    rhos = [statistics.rank_correlation([x[s] for x in xs], [y[s] for y in ys]) for s in seeds]
+    effect, above, below = statistics.association(rhos, len(keys))
+    p, against = (above, below) if test.test == "correlated" else (below, above)
+    text = f"mean rank correlation {_show(effect.mean, 2)}"
+    if effect.has_spread and (interval := effect.interval()):
+        text += f" [{_show(interval[0], 2)}, {_show(interval[1], 2)}]"
+    p, against = min(1.0, 2 * p), min(1.0, 2 * against)
+    return effect, p, against, f"{text} of {len(keys)} cells, over {_counted(effect.n, evidence)}{_p(p)}", ""
+
+
+# ---- in words -----------------------------------------------------------------------------------------------------
+
+
+def in_words(statement: Statement) -> str:
+    """What is tested, such as `ls/student > hard/student`."""
+    test = statement.test
+    of, than = (" - ".join(map(str, operand)) for operand in (statement.of, statement.than))
+    if test.test in ORDERS:
+        return f"{of} {test.test}" + (f" through {test.through[-1]:g}" if test.through else "")
+    if test.test in ASSOCIATIONS:
+        return f"{of} {test.test} with {than}"
+    bound = f"{test.within:g}" if test.within is not None else ""
+    whose = {"paper": "the paper's", "ours": "ours"}.get(test.margin, "")
+    sign = SIGNS[test.test]
+    if test.test == "equal":
+        return f"{of} {sign} {than} ± {bound} ({whose})"
+    if test.test in ("not_rising", "not_falling"):
+        return f"{of} {sign} {than} {'+' if sign == '<' else '-'} {bound} ({whose})"
+    return f"{of} {sign} {than or f'{bound} ({whose})'}"
+
+
+def _show(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else f", {show_p(p)}"
+
+
+def show_p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed" + ("" if n == 1 else "s")
+
+
+def _counted(n: tuple[int, ...], evidence: Evidence) -> str:
+    """ "3 of 5 seeds", or of independent cells "5 and 4 seeds"."""
+    wanted = len(evidence.grid.declared_seeds)
+    if len(set(n)) > 1:
+        return f"{' and '.join(map(str, n))} of {wanted} seeds"
+    return f"{n[0]} of {wanted} seeds" if n[0] < wanted else _seeds(n[0])
+
+
+def _some(words: list[str], most: int = 2) -> str:
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more

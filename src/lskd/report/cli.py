@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from lskd import report
 from lskd.errors import InputError
 from lskd.plan import load_experiment, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
-from lskd.settings import Conf, shipped_conf
+from lskd.program import VERSION, fail, guarded, user_path
+from lskd.settings import Conf, no_such_file, shipped_conf
 from lskd.store import Store
 
 _EPILOG = """\
@@ -25,29 +27,44 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 after an error that the user can mend, 1 where it is a damaged record,
     which is left out."""
-    args = _parser().parse_args(argv)
+    return guarded("lskd-report", lambda: _run(_parser().parse_intermixed_args(argv)))
 
-    try:
-        load_installed_plugins()
-        load_plugins(args.plugin)
-        if args.config_dir is not None and not args.config_dir.is_dir():
-            raise InputError(f"--config-dir = {str(args.config_dir)!r}: is not a directory")
-        conf = Conf((args.config_dir, shipped_conf()) if args.config_dir is not None else (shipped_conf(),))
-        store = Store.at(args.results)
-        if args.results and not store.root.is_dir():
-            raise InputError(f"--results = {args.results!r}: is not a directory")
-        out = args.out if args.out is not None else store.root
-    except InputError as error:
-        return _fail(error)
 
-    code, reports = 0, []
-    chosen = args.experiments or conf.names("experiment")
-    # What is only quoted from a paper goes with results, or is asked for by name.
-    quote = bool(args.experiments) or next(store.results(), None) is not None
+def _run(args: argparse.Namespace) -> int:
+    # All that may have been mistyped is found before anything is written.
+    load_installed_plugins()
+    load_plugins(args.plugin)
+    if args.config_dir is not None and not args.config_dir.is_dir():
+        raise InputError(f"--config-dir = {str(args.config_dir)!r}: is not a directory")
+    store = Store.at(args.results)
+    if args.results and not store.root.is_dir():
+        raise InputError(f"--results = {args.results!r}: is not a directory")
+    directories = (*([args.config_dir] if args.config_dir is not None else []), shipped_conf())
+    conf = Conf(directories, specs=store.specs())
+    names = conf.names("experiment")
+    for name in args.experiments:
+        if name not in names:
+            raise no_such_file("experiment", name, directories, names)
+    out = args.out if args.out is not None else store.root
+    _check_writable(out)
+
+    # All is written before anything is printed, to whomever may stop reading.
+    code, reports, texts, elsewhere = 0, [], [], []
     # The index is of all experiments, whichever were asked for.
-    for name in dict.fromkeys([*chosen, *conf.names("experiment")]):
+    for name in dict.fromkeys([*args.experiments, *names]):
         try:
-            reports.append(_report(name, conf, store, out if name in chosen else None, quote=quote))
+            plan = make_plan(load_experiment(conf.load("experiment", name), name), conf)
+            result = report.render(plan, store)
+            reports.append(result)
+            if args.experiments:
+                wanted = name in args.experiments
+            else:  # what is only quoted from a paper is there if it was asked for once
+                wanted = bool(plan.runs) or (out / "tables" / name).is_dir()
+            if wanted and plan.runs and not result.done:
+                elsewhere.append(result)
+            elif wanted:
+                written = report.write(plan, store, out)
+                texts.append("\n".join([report.text(plan, store, out), *(f"wrote {path}" for path in written), ""]))
         except InputError as error:  # the others are printed all the same
             code = _fail(error)
     for reason in dict.fromkeys(reason for r in reports for reason in r.damaged):
@@ -55,32 +72,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = code or 1
     if any(r.done for r in reports):
         try:
-            path = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
-            print(f"wrote {path}")
+            written = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
+            texts += [f"wrote {path}" for path in written]
         except InputError as error:
             code = _fail(error)
+    print("\n".join([*texts, *_not_here(elsewhere, store, named=bool(args.experiments))]))
     return code
 
 
-def _report(name: str, conf: Conf, store: Store, out: Path | None, *, quote: bool) -> report.Report:
-    """The report of one experiment; with `out`, it is printed and written there."""
-    plan = make_plan(load_experiment(conf.load("experiment", name), name), conf)
-    result = report.render(plan, store)
-    if out is None or not (plan.runs or quote):
-        return result
-    if plan.runs and result.done == 0:
-        print(f"{name}: none of its {len(plan.runs)} runs is here; lskd-run experiment={name}")
-    else:
-        print(report.text(plan, store, out))
-        for path in report.write(plan, store, out):
-            print(f"wrote {path}")
-        print()
-    return result
+def _check_writable(out: Path) -> None:
+    """`InputError` unless files can be written below `out`."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "is not a directory" if not there.is_dir() else "no permission"
+        raise InputError(f"--out = {str(out)!r}: cannot be written: {there}: {reason}")
+
+
+def _not_here(reports: Sequence[report.Report], store: Store, *, named: bool) -> list[str]:
+    """Lines about experiments without a finished run: one each for those that were asked for by name."""
+    names = [r.plan.experiment.name for r in reports]
+    if named:
+        runs = [len(r.plan.runs) for r in reports]
+        return [
+            f"{name}: none of its {count} runs is here; lskd-run experiment={name}"
+            for name, count in zip(names, runs, strict=True)
+        ]
+    if not names:
+        return []
+    return [f"none of their runs is in {store.root}: {', '.join(names)}"]
 
 
 def _fail(error: InputError) -> int:
-    print(f"lskd-report: {error}", file=sys.stderr)
-    return 2
+    return fail("lskd-report", str(error))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,10 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all (conf/experiment/NAME.yaml)")
     parser.add_argument("--results", default="", metavar="DIR", help="default: $LSKD_RESULTS, else ./results")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where tables/ and figures/ go (default: the results)")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="experiments and tables of your own")
+    parser.add_argument(
+        "--out", type=user_path, metavar="DIR", help="where tables/ and figures/ go (default: the results)"
+    )
+    parser.add_argument("--config-dir", type=user_path, metavar="DIR", help="experiments and tables of your own")
     of_plugin = "methods, networks or data sets of your own, as for lskd-run; may be given several times"
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help=of_plugin)
+    parser.add_argument("--version", action="version", version=VERSION)
     return parser
 
 

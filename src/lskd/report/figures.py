@@ -6,6 +6,7 @@ The files depend on the numbers alone (no dates, fixed ids in the SVG), so that 
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from lskd.observers.resemblance import superclass_order
 from lskd.report.page import Page
 from lskd.report.tables import banner, metric_title
 from lskd.report.values import Summary
+from lskd.store import write_atomically
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lskd",
+    "text.parse_math": False,  # a label is text, with whatever $ is in it
     "font.size": 11,
     "legend.fontsize": 10,
     "axes.spines.top": False,
@@ -53,9 +56,13 @@ def write(page: Page, folder: Path) -> list[Path]:
     png, svg = folder / f"{page.sheet.name}.png", folder / f"{page.sheet.name}.svg"
     with matplotlib.rc_context(STYLE):
         figure = DRAW[page.sheet.diagram](page)
-        figure.savefig(png, dpi=150, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None})
+        _save(figure, png, dpi=150, metadata={"Software": None})
+        _save(figure, svg, metadata={"Date": None})
     return [png, svg]
+
+
+def _save(figure: Figure, path: Path, **how: Any) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], **how))
 
 
 def draw(page: Page) -> Figure:
@@ -211,7 +218,7 @@ def _draw_series(axes: Axes, page: Page, row: str, i: int) -> None:
     try:
         axes.errorbar(
             xs, means, yerr=[means - lowest, highest - means],
-            fmt=line.style, color=color, label=line.label, elinewidth=1,
+            fmt=line.style, color=color, label=re.sub("^_", " _", line.label), elinewidth=1,
             capsize=3 + 1.5 * i,  # series often share their x: the caps tell their whiskers apart
         )  # fmt: skip
     except ValueError as error:

@@ -31,7 +31,17 @@ class Page:
     @property
     def has_paper(self) -> bool:
         """Whether the paper's numbers stand beside ours: where it prints any, and where the protocol is the paper's."""
-        return bool(self.sheet.paper) and not self.experiment.shortened
+        return bool(self.sheet.paper) and not self.experiment.own
+
+    @property
+    def has_replications(self) -> bool:
+        """Whether there are numbers of others beside the paper's."""
+        return bool(self.sheet.replications) and not self.experiment.own
+
+    @property
+    def paper(self) -> str:
+        """Which paper the sheet is of, such as "Müller 2019"; "" of no paper's."""
+        return self.sheet.source.partition(",")[0]
 
     def verdicts(self) -> str:
         """Such as "1 reproduced, 2 not run"."""
@@ -49,7 +59,7 @@ class Page:
 
 
 def make_page(experiment: Experiment, grid: Grid, values: Values) -> Page:
-    with_paper = not experiment.shortened
+    with_paper = not experiment.own
     runs = in_order(run for cell in grid.cells for run in cell.runs)
     looked_at = {run.id: grid.observation for cell in grid.cells for run in cell.runs}
     done = [run for run in runs if values.done(run, looked_at.get(run.id))]
@@ -57,7 +67,7 @@ def make_page(experiment: Experiment, grid: Grid, values: Values) -> Page:
         experiment=experiment,
         grid=grid,
         cells=tuple(summarize(grid, cell, values, with_paper=with_paper) for cell in grid.cells),
-        findings=evaluate(grid, values),
+        findings=evaluate(grid, values, own=experiment.own),
         runs=runs,
         done=len(done),
         seen_again=sum(

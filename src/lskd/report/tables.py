@@ -1,23 +1,26 @@
 """A sheet as Markdown, CSV and LaTeX.
 
-A cell shows ours as mean ± sample standard deviation (number of seeds), below it the paper's number, and below that Δ =
-ours - paper with whether the paper's number lies inside or outside our 95 % interval. A cell with fewer seeds than the
-sheet wants says so. A figure's points are a long table.
+A cell shows ours as mean ± sample standard deviation (number of seeds), below it the paper's number, what others got
+who repeated it, and Δ = ours - paper with whether the paper's number lies inside or outside our 95 % prediction
+interval for it. A cell with fewer seeds than the sheet wants says so. A figure's points are a long table.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
 from lskd.config import Run
 from lskd.observers import OBSERVERS
-from lskd.plan import OBSERVED, Metric, watched
+from lskd.plan import OBSERVED, Metric, Printed, watched
+from lskd.report.characters import plain, tex
 from lskd.report.page import Page
-from lskd.report.values import Summary
+from lskd.report.values import RATES, Summary
 from lskd.strict import identity, show
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ METRIC_TITLES = {
     "top5": "top-5 accuracy",
     "nll": "negative log-likelihood",
     "ece15": "expected calibration error (15 bins)",
+    "gap": "confidence less accuracy",
+    "least_gap": "least gap between confidence and accuracy, of the bins (of 15) with at least 1 % of the images",
     "gamma": "equivalent label smoothing γ",
     "temperature": "temperature of the least negative log-likelihood",
     **{name: words for observer in OBSERVERS.values() for name, words in observer.gives.items()},
@@ -62,7 +67,7 @@ def banner(page: Page) -> str:
 
 def markdown(page: Page, runs: str, figure: str = "") -> str:
     """The whole page. `runs` and `figure` are links, relative to the page, to the runs' directory and the figure."""
-    parts = [*_head(page), f"![{page.sheet.title}]({figure})" if figure else "", *_body(page)]
+    parts = [*_head(page), f"![{plain(page.sheet.title)}]({figure})" if figure else "", *_body(page)]
     parts += ["## Protocol" if page.runs else "", *_recipes(page), _machines(page), _run_links(page, runs)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -82,9 +87,9 @@ SELECTED_ON_TEST = (
 def _head(page: Page) -> list[str]:
     """All that must be read before the numbers."""
     experiment, sheet = page.experiment, page.sheet
-    source = f"{sheet.source}. " if sheet.source else ""
-    lines = [f"> **{banner(page)}**"] if experiment.shortened else []
-    lines += [f"# {sheet.title}"]
+    source = f"{plain(sheet.source)}. " if sheet.source else ""
+    lines = [f"> **{plain(banner(page))}**"] if experiment.shortened else []
+    lines += [f"# {plain(sheet.title)}"]
     if not sheet.has_cells:
         return [*lines, f"{source}As the paper prints it; nothing of it is run here."]
     lines += [f"{source}{page.done} of {len(page.runs)} runs done: `lskd-run experiment={experiment.name}`"]
@@ -99,12 +104,27 @@ def _body(page: Page) -> list[str]:
     headers, rows = layout(page)
     # A figure's points are few columns, which must stay side by side.
     width = WIDTH if page.sheet.kind == "table" else 0
-    parts = [_blocks(headers, rows, _label_columns(page), width), _conventions(page) if page.sheet.has_cells else ""]
+    parts = [_blocks(headers, rows, _label_columns(page), width)]
+    parts += [plain(_conventions(page))] if page.sheet.has_cells else []
     if page.findings:
         parts += ["## Claims", _claims(page)]
-    if notes := [*page.sheet.notes, *_skipped(page), *_seen_again(page)]:
+    if notes := [*page.sheet.notes, *_sources(page), *_skipped(page), *_seen_again(page)]:
         parts += ["## Notes", _bullets(notes)]
     return parts
+
+
+def _sources(page: Page) -> list[str]:
+    """Whose the numbers of others are, by the marks that stand beside them."""
+    return [f"[{mark}] {source}" for source, mark in _marks(page).items()]
+
+
+def _marks(page: Page) -> dict[str, int]:
+    """The mark of each source of replications: 1, 2, ... in reading order."""
+    if not page.has_replications:
+        return {}
+    places = page.sheet.keys()
+    numbers = [number for row, column in places for number in page.sheet.replicated(row, column)]
+    return {source: i for i, source in enumerate(dict.fromkeys(number.source for number in numbers), 1)}
 
 
 def _skipped(page: Page) -> list[str]:
@@ -113,7 +133,7 @@ def _skipped(page: Page) -> list[str]:
     for row, reasons in page.sheet.skip.items():
         for column, reason in reasons.items():
             line = page.sheet.columns.get(column)
-            cells[reason].append(f"{page.row_label(row)} / {line.label if line is not None else column}")
+            cells[reason].append(plain(f"{page.row_label(row)} / {line.label if line is not None else column}"))
     return [f"{NOT_AT_HAND}: {', '.join(places)}: {reason}" for reason, places in cells.items()]
 
 
@@ -138,8 +158,8 @@ def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], fixed: int, w
     tables = []
     for block in blocks:
         chosen = [*range(fixed), *block]
-        body = [[row[i].replace("|", "\\|") for i in chosen] for row in rows]
-        head = [headers[i].replace("|", "\\|") for i in chosen]
+        body = [[plain(row[i]) for i in chosen] for row in rows]
+        head = [plain(headers[i]) for i in chosen]
         align = ["left"] * fixed + ["right"] * len(block)
         tables.append(tabulate(body, head, tablefmt="pipe", colalign=align, disable_numparse=True))
     return "\n\n".join(tables)
@@ -163,9 +183,29 @@ def _conventions(page: Page) -> str:
             texts.append(f"{', '.join(f'“{label}”' for label in dict.fromkeys(labels))}: {description}")
         text = "; ".join(texts)
     text = f"{text[0].upper()}{text[1:]}. Mean ± sample standard deviation (number of seeds)."
-    if page.has_paper:
-        text += " Δ = ours − paper; inside, outside: where the paper's number lies with respect to our 95 % interval."
-    return text
+    return text + (_comparison(page) if page.has_paper else "")
+
+
+def _comparison(page: Page) -> str:
+    """What a paper's number is compared with."""
+    cells = [cell for cell in page.cells if cell.paper is not None]
+    stated = {cell.printed.runs for cell in cells if cell.printed is not None}
+    one = "one run (how many are behind it is not stated)"
+    texts = [one if runs is None else "one run" if runs == 1 else f"a mean of {runs} runs" for runs in stated]
+    reports = " or ".join(sorted(texts)) or one
+    text = (
+        " Δ = ours − paper; inside, outside: where the paper's number lies with respect to our 95 % prediction "
+        f"interval for what it reports, {reports}"
+    )
+    if any(cell.printed is not None and cell.printed.std is not None for cell in cells):
+        text += ", with the standard deviation that it prints, where it does"
+    split = [cell for cell in cells if cell.unknown_split]
+    rates = {cell.cell.metric.name in RATES for cell in split}
+    if True in rates:
+        text += ", and the binomial share of two random held-out parts"
+    if False in rates:
+        text += "; that its held-out part is another is not in the interval of this metric"
+    return text + "."
 
 
 def describe(metric: Metric, run: Run) -> str:
@@ -193,7 +233,9 @@ def describe(metric: Metric, run: Run) -> str:
 
 
 def _claims(page: Page) -> str:
-    where = "at this shortened recipe: " if page.experiment.shortened else ""
+    where = ""
+    if page.experiment.own:
+        where = "at this shortened recipe: " if page.experiment.shortened else "at this protocol: "
     lines = []
     for finding in page.findings:
         lines.append(f"- {finding.claim.id}: {where}**{finding.verdict}**. {finding.claim.text}")
@@ -201,7 +243,8 @@ def _claims(page: Page) -> str:
             shown = ", ".join(f"`{cell}`" for cell in finding.missing[:6])
             more = f" and {len(finding.missing) - 6} more" if len(finding.missing) > 6 else ""
             lines.append(f"    - no run yet of {shown}{more}")
-        lines += [f"    - `{p.statement}` {p.verdict}: {p.text}" for p in finding.parts if p.verdict != "not run"]
+        lines += [f"    - {count}" for count in finding.counts if finding.outcome != "not run"]
+        lines += [f"    - `{p.statement}` {p.verdict}: {p.text}" for p in finding.parts if p.outcome != "not run"]
     return "\n".join(lines)
 
 
@@ -243,7 +286,7 @@ def _run_links(page: Page, runs: str) -> str:
 
 
 def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join("- " + re.sub(r"\s*\n\s*", " ", line) for line in lines)
 
 
 def _count(number: int, noun: str) -> str:
@@ -262,31 +305,39 @@ def layout(page: Page) -> tuple[list[str], list[list[str]]]:
 
 def _label_columns(page: Page) -> int:
     """How many columns on the left are labels."""
-    return 2 if page.sheet.kind == "figure" or (page.has_paper and page.sheet.has_cells) else 1
+    several = page.has_paper or page.has_replications
+    return 2 if page.sheet.kind == "figure" or (several and page.sheet.has_cells) else 1
 
 
 def _quoted(page: Page) -> tuple[list[str], list[list[str]]]:
-    """rows × columns of what the paper prints."""
-    sheet = page.sheet
-    lines = [
-        [line.label, *(_as_printed(*sheet.printed(row, column)) for column in sheet.columns)]
-        for row, line in sheet.rows.items()
-    ]
+    """rows × columns of what the paper prints, and what others got."""
+    sheet, lines = page.sheet, []
+    for row, line in sheet.rows.items():
+        lines.append([line.label, *(_as_printed(sheet.printed(row, column)) for column in sheet.columns)])
+        if row in sheet.replications and page.has_replications:
+            lines.append(["others", *(_others(page, sheet.replicated(row, column)) for column in sheet.columns)])
     return ["", *(line.label for line in sheet.columns.values())], lines
 
 
 def _crossed(page: Page) -> tuple[list[str], list[list[str]]]:
-    """rows × columns, with lines for ours, the paper's number and Δ where the paper has numbers."""
+    """rows × columns, with lines for ours, the paper's number, others' and Δ where there are such."""
     by_place = {(cell.cell.row, cell.cell.column): cell for cell in page.cells}
     columns = [line.label for line in page.sheet.columns.values()]
+    several = page.has_paper or page.has_replications
     lines = []
     for row in page.sheet.rows:
         cells = [by_place.get((row, column)) for column in page.sheet.columns]
-        kinds = {"ours": ours, "paper": paper, "Δ": delta} if page.has_paper else {"": ours}
+        kinds: dict[str, Callable[[Summary], str]] = {"ours" if several else "": ours}
+        if page.has_paper:
+            kinds["paper"] = paper
+        if page.has_replications and row in page.sheet.replications:
+            kinds["others"] = functools.partial(others, page)
+        if page.has_paper:
+            kinds["Δ"] = delta
         for kind, text in kinds.items():
-            label = [page.row_label(row) if text is ours else "", *([kind] if page.has_paper else [])]
+            label = [page.row_label(row) if text is ours else "", *([kind] if several else [])]
             lines.append([*label, *(text(cell) if cell is not None else NOT_AT_HAND for cell in cells)])
-    return ["", *([""] if page.has_paper else []), *columns], lines
+    return ["", *([""] if several else []), *columns], lines
 
 
 def _points(page: Page) -> tuple[list[str], list[list[str]]]:
@@ -300,10 +351,12 @@ def _points(page: Page) -> tuple[list[str], list[list[str]]]:
         extremes = [min(numbers), max(numbers)] if numbers else [None, None]
         line += [_mean_and_sd(cell), *(MISSING if v is None else number(v, cell.cell.metric.digits) for v in extremes)]
         line.append(_seeds(cell).removesuffix(" seeds"))
-        lines.append(line + ([paper(cell), delta(cell)] if page.has_paper else []))
+        line += [paper(cell), delta(cell)] if page.has_paper else []
+        lines.append(line + ([others(page, cell)] if page.has_replications else []))
         previous = cell.cell.row
     headers = ["series", "setting", *([sheet.x.name] if sheet.x is not None else []), "mean ± sd", "min", "max", "n"]
-    return headers + (["paper", "Δ"] if page.has_paper else []), lines
+    headers += ["paper", "Δ"] if page.has_paper else []
+    return headers + (["others"] if page.has_replications else []), lines
 
 
 def number(value: float, digits: int) -> str:
@@ -316,11 +369,25 @@ def ours(cell: Summary) -> str:
 
 def paper(cell: Summary) -> str:
     """The paper's number as printed there, without decimals that it does not have."""
-    return _as_printed(cell.paper, cell.paper_sd)
+    return _as_printed(cell.printed)
 
 
-def _as_printed(value: float | str | None, sd: float | None) -> str:
-    return NOT_AT_HAND if value is None else f"{value} ± {sd}" if sd is not None else str(value)
+def others(page: Page, cell: Summary) -> str:
+    """What others got who repeated the paper, with the marks of their sources."""
+    return _others(page, cell.replications)
+
+
+def _others(page: Page, numbers: Sequence[Printed]) -> str:
+    marks = _marks(page)
+    runs = [f" ({number.runs})" if number.runs is not None else "" for number in numbers]
+    texts = [f"{_as_printed(n)}{count} [{marks[n.source]}]" for n, count in zip(numbers, runs, strict=True)]
+    return "; ".join(texts) or MISSING
+
+
+def _as_printed(number: Printed | None) -> str:
+    if number is None or number.value is None:
+        return NOT_AT_HAND
+    return str(number.value) + (f" ± {number.std}" if number.std is not None else "")
 
 
 def delta(cell: Summary) -> str:
@@ -354,14 +421,20 @@ def frame(page: Page) -> pandas.DataFrame:
     import pandas
 
     if not page.sheet.has_cells:
-        keys = page.sheet.keys()
-        return pandas.DataFrame([{"row": r, "column": c, "paper": page.sheet.printed(r, c)[0]} for r, c in keys])
+        places = page.sheet.keys()
+        return pandas.DataFrame([_quoted_record(page, row, column) for row, column in places])
     return pandas.DataFrame([_record(page, cell) for cell in page.cells])
 
 
 def to_csv(page: Page) -> str:
     """`frame` as CSV; what there is no number for is an empty field."""
     return frame(page).to_csv(index=False, lineterminator="\n")
+
+
+def _quoted_record(page: Page, row: str, column: str) -> dict[str, object]:
+    printed = page.sheet.printed(row, column) or Printed(None)
+    record = {"row": row, "column": column, "paper": printed.value, "paper_sd": printed.std, "paper_runs": printed.runs}
+    return record | ({"others": _others(page, page.sheet.replicated(row, column))} if page.has_replications else {})
 
 
 def _record(page: Page, cell: Summary) -> dict[str, object]:
@@ -391,8 +464,19 @@ def _record(page: Page, cell: Summary) -> dict[str, object]:
         "ci_high": high,
     }
     if page.has_paper:
-        within = None if cell.within is None else str(cell.within).lower()
-        record |= {"paper": cell.paper, "paper_sd": cell.paper_sd, "delta": cell.delta, "within": within}
+        within, printed = None if cell.within is None else str(cell.within).lower(), cell.printed or Printed(None)
+        low, high = cell.predicted or (None, None)
+        record |= {
+            "paper": printed.value,
+            "paper_sd": printed.std,
+            "paper_runs": printed.runs,
+            "delta": cell.delta,
+            "pi_low": low,
+            "pi_high": high,
+            "within": within,
+        }
+    if page.has_replications:
+        record["others"] = others(page, cell)
     return record | {
         "seeds": " ".join(map(str, cell.values)),
         "values": " ".join(map(repr, cell.values.values())),
@@ -401,17 +485,6 @@ def _record(page: Page, cell: Summary) -> dict[str, object]:
 
 
 # ---- LaTeX --------------------------------------------------------------------------------------------------------
-
-# What pdfLaTeX cannot take as it is. One pass, so that the replacements are not escaped again.
-TEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$",
-        "×": r"$\times$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "²": "$^2$", "·": r"$\cdot$", "–": "--",
-        "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "λ": r"$\lambda$", "τ": r"$\tau$", "Δ": r"$\Delta$",
-        "“": "``", "”": "''",
-    }
-)  # fmt: skip
 
 
 def latex(page: Page) -> str:
@@ -424,7 +497,7 @@ def latex(page: Page) -> str:
         r"% Written by lskd-report. Needs \usepackage{booktabs}.",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{caption.translate(TEX)}}}",
+        rf"\caption{{{tex(caption)}}}",
         rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(headers) - labels)}}}",
         r"\toprule",
         _tex_line(headers),
@@ -438,4 +511,5 @@ def latex(page: Page) -> str:
 
 
 def _tex_line(cells: Sequence[str]) -> str:
-    return " & ".join(cell.translate(TEX) for cell in cells) + r" \\"
+    line = " & ".join(map(tex, cells)) + r" \\"
+    return "{}" + line if line[0] in "[*" else line  # which the \\ before it would take for its argument

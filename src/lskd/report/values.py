@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lskd.config import Observation, Run
 from lskd.errors import InputError
-from lskd.plan import OBSERVED, Cell, Grid, Metric
+from lskd.observers import OBSERVERS
+from lskd.plan import OBSERVED, Cell, Grid, Metric, Printed
 from lskd.report import statistics
 from lskd.store import RESTORE, Store, wrong_numbers
 
 T = TypeVar("T")
+
+RATES = ("top1", "error", "top5")  # metrics that are rates of images, in percent
 
 
 class Values:
@@ -23,6 +26,7 @@ class Values:
         self._records: dict[str, dict[str, Any] | None] = {}
         self._observed: dict[tuple[str, str], dict[str, Any] | None] = {}
         self._epochs: dict[str, list[dict[str, Any]]] = {}
+        self._diverged: dict[str, bool] = {}
         self.damaged: dict[str, None] = {}  # what cannot be used, and is left out, a line each that says what to do
 
     def record(self, run: Run) -> dict[str, Any] | None:
@@ -66,12 +70,21 @@ class Values:
         """Whether the run is finished (and has been looked at)."""
         return self.record(run) is not None and (observation is None or self.observed(run, observation) is not None)
 
+    def diverged(self, runs: Collection[Run]) -> int:
+        """How many of the runs have diverged."""
+        for run in runs:
+            if run.id not in self._diverged:
+                self._diverged[run.id] = self.store.state(run) == "diverged"
+        return sum(self._diverged[run.id] for run in runs)
+
     def of(self, grid: Grid, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
         """The metric (the cell's own unless another is given) of each finished run of the cell, by its seed.
 
         A cell whose teacher has a fixed seed holds one run several times; by seed it counts once.
         """
         metric = metric or cell.metric
+        if metric.name in OBSERVED and OBSERVERS[OBSERVED[metric.name]].over_runs:
+            return self._over_runs(grid, cell, metric)
         numbers = {}
         for run in cell.runs:
             record = self.record(run)
@@ -93,6 +106,15 @@ class Values:
                 elif number is not None:
                     numbers[run.seed] = number
         return numbers
+
+    def _over_runs(self, grid: Grid, cell: Cell, metric: Metric) -> dict[int, float]:
+        """The numbers that follow from looks at all runs of the cell; none of fewer than two."""
+        assert grid.observation is not None  # see `plan.check_observed`
+        seen = {run.seed: metric.seen(run, self.looks(run, grid.observation)) for run in cell.runs if self.done(run)}
+        looks = {seed: look for seed, look in seen.items() if look is not None}
+        if len(looks) < 2:
+            return {}
+        return dict(zip(looks, grid.observation.settings.numbers(metric.name, list(looks.values())), strict=True))
 
     def diagrams(self, cell: Cell) -> dict[int, list[list[float]]]:
         """The reliability bins of each finished run of a cell that shows a calibration error, by its seed."""
@@ -123,8 +145,8 @@ class Summary:
     ids: Mapping[int, str]  # the ids of the finished runs, by seed
     wanted: int  # different runs that the cell needs
     diverged: int
-    paper: float | None = None
-    paper_sd: float | None = None
+    printed: Printed | None = None  # by the paper; None where the protocol is not the paper's
+    replications: Sequence[Printed] = ()  # by others
     diagrams: Mapping[int, list[list[float]]] = field(default_factory=dict)  # reliability bins, by seed
     last_looks: Mapping[int, dict[str, Any]] = field(default_factory=dict)  # what an observer saw, by seed, to draw it
 
@@ -146,21 +168,51 @@ class Summary:
         return statistics.one_sample(list(self.values.values())).interval() if self.values else None
 
     @property
+    def paper(self) -> float | None:
+        """The paper's number, where it is one."""
+        value = None if self.printed is None else self.printed.value
+        return value if isinstance(value, (int, float)) else None
+
+    @property
     def delta(self) -> float | None:
         """Ours minus the paper's."""
         return None if self.mean is None or self.paper is None else self.mean - self.paper
 
     @property
-    def within(self) -> bool | None:
-        """Whether the paper's number lies within our 95 % interval (the paper's own spread is not counted)."""
-        if self.interval is None or self.paper is None:
+    def split_variance(self) -> float:
+        """What a held-out part that the paper does not name adds to the variance of its number less ours: of a rate of
+        right answers; of other metrics that is not known, and 0 here."""
+        metric, data = self.cell.metric, self.cell.runs[0].dataset
+        if not self.unknown_split or self.mean is None or self.sd is None or metric.name not in RATES:
+            return 0.0
+        return 100**2 * statistics.split_variance(self.mean / 100, data.holdout, self.sd / 100)
+
+    @property
+    def unknown_split(self) -> bool:
+        """Whether the numbers are of a held-out part, drawn by us: which images were in the paper's is not known."""
+        metric, data = self.cell.metric, self.cell.runs[0].dataset
+        part = data.evaluate if metric.part == "evaluate" else metric.part
+        return data.holdout > 0 and part == "validation"
+
+    @property
+    def predicted(self) -> tuple[float, float] | None:
+        """The 95 % prediction interval for what the paper reports (`statistics.prediction`)."""
+        if self.printed is None or self.paper is None or not self.values:
             return None
-        return self.interval[0] <= self.paper <= self.interval[1]
+        values, printed = list(self.values.values()), self.printed
+        estimate = statistics.prediction(values, printed.runs, printed.std, self.split_variance)
+        return None if estimate is None else estimate.interval()
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the paper's number lies within it."""
+        if self.predicted is None or self.paper is None:
+            return None
+        return self.predicted[0] <= self.paper <= self.predicted[1]
 
 
 def summarize(grid: Grid, cell: Cell, values: Values, *, with_paper: bool) -> Summary:
     sheet = grid.sheet
-    paper, paper_sd = sheet.printed(cell.row, cell.column) if with_paper else (None, None)
     xs = list(values.x(grid, cell).values()) if sheet.x is not None else []
     runs = {run.id: run for run in cell.runs}
     return Summary(
@@ -169,9 +221,9 @@ def summarize(grid: Grid, cell: Cell, values: Values, *, with_paper: bool) -> Su
         x=statistics.mean(xs) if xs else None if sheet.x is not None else cell.x,
         ids={run.seed: run.id for run in runs.values() if values.done(run, grid.observation)},
         wanted=len(runs),
-        diverged=sum(values.store.state(run) == "diverged" for run in runs.values()),
-        paper=paper,
-        paper_sd=paper_sd,
+        diverged=values.diverged(runs.values()),
+        printed=sheet.printed(cell.row, cell.column) if with_paper else None,
+        replications=sheet.replicated(cell.row, cell.column) if with_paper else (),
         diagrams=values.diagrams(cell) if sheet.diagram == "reliability" else {},
         last_looks=values.last_looks(grid, cell) if sheet.diagram in ("projection", "matrix") else {},
     )

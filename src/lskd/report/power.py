@@ -1,0 +1,107 @@
+"""What a design can decide, before its runs are made: a line for each claim of a sheet, for `lskd-run … plan=true`.
+
+Of a comparison the smallest true difference that is seen (p ≤ 0.05) with 80 %; of a margin the chance to show it where
+the true difference is 0; of an order the smallest even rise from end to end (by a linear contrast; Page's test is about
+as good). The spread of a cell is that of the runs that there are of the claim's cells, at least three in one, else what
+the sheet declares (`Sheet.sd`), else 0.3 points of a percentage; seeds are reckoned to change cells independently.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics as samples
+from collections.abc import Iterator
+
+from lskd.plan import ASSOCIATIONS, ORDERS, Claim, Grid, Statement
+from lskd.report import statistics
+from lskd.report.claims import Evidence
+from lskd.report.statistics import LEAST, LEVEL, MARGIN_LEVEL, POWER
+from lskd.report.values import RATES, Values
+
+ASSUMED = 0.3  # points: the spread of accuracies over seeds that this field prints most
+
+
+def lines(grid: Grid, values: Values) -> Iterator[str]:
+    """One line a claim."""
+    evidence = Evidence(grid, values)
+    for claim in grid.sheet.claims:
+        yield f"claim {claim.id}: {_decides(claim, evidence)}"
+
+
+def _decides(claim: Claim, evidence: Evidence) -> str:
+    n = len(evidence.grid.seeds)
+    if n < LEAST:
+        return f"nothing is decided on fewer than {LEAST} seeds"
+    differences: dict[str, list[float]] = {}  # by the unit that they are in
+    chances, untold, spreads = [], 0, {}
+    for test in claim.tests:
+        statements = evidence.grid.sheet.statements(test)
+        correction = len(statements) - (test.at_least or len(statements)) + 1
+        for statement in statements:
+            spread, whence = _spread(statement, evidence)
+            metric = test.metric or evidence.cells(statement)[0].metric
+            spreads[metric.name] = f"sd {metric.name} {whence}"
+            if spread is None or test.test in ASSOCIATIONS:
+                untold += 1
+                continue
+            error, df = _error(statement, evidence, spread, n)
+            if test.test == "equal":
+                level = (1 - MARGIN_LEVEL) / correction
+                chances.append(statistics.power_of_equality(test.within or 0.0, error, df, level))
+            elif test.test in ("not_rising", "not_falling"):
+                level = (1 - MARGIN_LEVEL) / correction
+                chances.append(statistics.power(test.within or 0.0, error, df, level))
+            else:
+                seen = statistics.smallest_difference(error, df, (1 - LEVEL) / correction)
+                differences.setdefault(f"{metric.name}.{metric.digits}", []).append(seen)
+    found = []
+    for key, smallest in differences.items():
+        name, digits = key.rsplit(".", 1)
+        found.append(f"{name} {_range(smallest, int(digits))} is seen with {POWER:.0%}")
+    if chances:
+        found.append(f"its margin is shown with {_percent(chances)} where there is no difference")
+    if untold:
+        found.append(f"{untold} part{'s' if untold > 1 else ''} without a known power")
+    return f"n = {n}, {'; '.join(found)} ({', '.join(spreads.values())})"
+
+
+def _spread(statement: Statement, evidence: Evidence) -> tuple[float | None, str]:
+    """The standard deviation over seeds of one cell, and where it comes from."""
+    metric = statement.test.metric or evidence.cells(statement)[0].metric
+    found = [list(evidence.numbers(cell, statement.test.metric).values()) for cell in evidence.cells(statement)]
+    found = [numbers for numbers in found if len(numbers) >= LEAST]
+    if found:
+        df = sum(len(numbers) - 1 for numbers in found)
+        spread = math.sqrt(sum((len(x) - 1) * samples.variance(x) for x in found) / df)
+        if spread > statistics.ROUNDING:
+            return spread, f"{spread:.2g} of {sum(map(len, found))} runs"
+    if metric.name in evidence.grid.sheet.sd:
+        return evidence.grid.sheet.sd[metric.name], f"{evidence.grid.sheet.sd[metric.name]:.2g} declared"
+    return (ASSUMED, f"{ASSUMED} assumed") if metric.name in RATES else (None, "not known")
+
+
+def _error(statement: Statement, evidence: Evidence, spread: float, n: int) -> tuple[float, float]:
+    """The standard error of the number that is tested, and its degrees of freedom, at n seeds."""
+    if statement.test.test in ORDERS:
+        k = len(evidence.cells(statement))
+        weights = [j - (k - 1) / 2 for j in range(k)]
+        squares = (k - 1) ** 2 / sum(w**2 for w in weights)
+        return spread * math.sqrt(squares / n), n - 1
+    cells = len(statement.terms)
+    df: float = n - 1
+    sheet = evidence.grid.sheet
+    if cells > 1 and sheet.spread == "independent":
+        df = cells * (n - 1)
+    if cells > 1 and sheet.spread == "pooled":
+        df = (n - 1) * (max(len(evidence.alike(evidence.cells(statement)[0].metric)), 2) - 1)
+    return spread * math.sqrt(cells / n), df
+
+
+def _range(numbers: list[float], digits: int) -> str:
+    low, high = (f"{number:.{digits}f}" for number in (min(numbers), max(numbers)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _percent(chances: list[float]) -> str:
+    low, high = (f"{chance:.0%}" for chance in (min(chances), max(chances)))
+    return low if low == high else f"{low} to {high}"
