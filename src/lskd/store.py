@@ -28,8 +28,9 @@ import fcntl
 import json
 import math
 import os
+import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -164,7 +165,7 @@ class Store:
         whole = isinstance(looks, list) and all(isinstance(look, dict) and "step" in look for look in looks)
         if record.get("observation") != observation.identity() or not whole:
             raise InputError(f"{path}: is not the record of {observation.identity()}; delete it to look again")
-        for reason in wrong_numbers(looks, "looks"):
+        for reason in wrong_numbers(looks, "looks", observation.settings.lines):
             raise InputError(f"{path}: is damaged: {reason}; delete it to look again")
         return record
 
@@ -355,6 +356,7 @@ class Store:
 
 
 PERCENT, SHARE, NOT_NEGATIVE = (0.0, 100.0), (0.0, 1.0), (0.0, math.inf)
+NUMBERS = re.compile(r"-?\d+(\.\d+)?( -?\d+(\.\d+)?)*")
 LIMITS = {"top1": PERCENT, "top5": PERCENT, "error": PERCENT, "ece15": SHARE, "nll": NOT_NEGATIVE}
 
 
@@ -374,14 +376,20 @@ def fault(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def wrong_numbers(value: Any, where: str) -> Iterator[str]:
-    """Of the numbers in nested mappings and lists, what is wrong with those that are none, or out of their range."""
+def wrong_numbers(value: Any, where: str, lines: Collection[str] = ()) -> Iterator[str]:
+    """Of the numbers in nested mappings and lists, what is wrong with those that are none, or out of their range.
+    `lines`: the keys of lists of lines of text, each of which holds numbers between blanks."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from wrong_numbers(item, f"{where}.{key}")
+            yield from wrong_numbers(item, f"{where}.{key}", lines)
     elif isinstance(value, list):
+        of_lines = where.rpartition(".")[2] in lines
         for place, item in enumerate(value):
-            yield from wrong_numbers(item, f"{where}[{place}]")
+            here = f"{where}[{place}]"
+            if of_lines and isinstance(item, str) and NUMBERS.fullmatch(item):
+                yield from wrong_numbers([float(word) for word in item.split()], here)
+            else:
+                yield from wrong_numbers(item, here, lines)
     else:
         low, high = LIMITS.get(where.rpartition(".")[2], (-math.inf, math.inf))
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
