@@ -150,6 +150,22 @@ def associations(rng: np.random.Generator, replicates: int) -> Iterator[tuple[st
         )
 
 
+def looks(rng: np.random.Generator, replicates: int) -> Iterator[tuple[str, str]]:
+    """What it would cost to count a verdict at the first look at which it comes out."""
+    for sizes in ((5,), (3, 5), (3, 4, 5)):
+        grids = [grid_of([LESS], n) for n in sizes]
+        counts: Counter[str] = Counter()
+        for _ in range(replicates):
+            numbers = rng.standard_normal((2, max(sizes)))
+            found = [
+                evaluate(g, Simulated({"s/0": numbers[0][:n], "s/0.01": numbers[1][:n]}))
+                for g, n in zip(grids, sizes, strict=True)
+            ]
+            counts.update({finding.outcome for [finding] in found})
+        words = f"ever reproduced {100 * counts['holds'] / replicates:.1f} %"
+        yield f"no difference, looks at n = {', '.join(map(str, sizes))}", words
+
+
 def predictions(rng: np.random.Generator, replicates: int) -> Iterator[tuple[str, str]]:
     """How often the number of a paper that has the same distribution is called "outside"."""
     for n in (2, 3, 5, 10):
@@ -198,7 +214,7 @@ def main() -> None:
         f"{replicates:,} replicates, seed {seed}; "
         f"standard error of a rate of 2.5 %: {100 * (0.025 * 0.975 / replicates) ** 0.5:.2f}"
     )
-    for part in (verdicts, associations, predictions):
+    for part in (verdicts, looks, associations, predictions):
         rng = np.random.default_rng(seed)
         for what, found in part(rng, replicates):
             print(f"{what}: {found}", flush=True)

@@ -288,21 +288,13 @@ class Statement:
         return self.of + self.than
 
     @property
-    def is_empty(self) -> bool:
-        """Whether a number is compared with itself."""
+    def coefficients(self) -> dict[Term, float]:
+        """With which each term counts in `of` - `than`; without those that cancel."""
         counts: dict[Term, float] = {}
-        for sign, term in zip(self.signs, self.terms, strict=True):
-            counts[term] = counts.get(term, 0.0) + sign
-        return not any(counts.values())
-
-    @property
-    def signs(self) -> list[float]:
-        """With which each of the terms counts in `of` - `than`."""
-        return [
-            side if first else -side
-            for side, operand in ((1.0, self.of), (-1.0, self.than))
-            for first in (i == 0 for i in range(len(operand)))
-        ]
+        for side, operand in ((1.0, self.of), (-1.0, self.than)):
+            for i, term in enumerate(operand):
+                counts[term] = counts.get(term, 0.0) + (-side if i else side)
+        return {term: count for term, count in counts.items() if count}
 
 
 @dataclass(frozen=True)
@@ -447,7 +439,7 @@ class Sheet:
         )
         require(bool(found), where, str(test.of), "about cells that the table has")
         for statement in found:
-            if statement.is_empty:
+            if not statement.coefficients:
                 raise InputError(f"{where} = {test.of!r}: {' - '.join(map(str, statement.of))} is compared with itself")
         return found
 
@@ -779,7 +771,25 @@ def make_grid(sheet: Sheet, conf: Conf, experiment: Experiment | None = None, as
         except InputError as error:
             raise InputError(f"{where}, cell {row}/{column}: {error}") from None
         cells.append(Cell(row, column, form, tuple(runs), metric, x))
-    return Grid(sheet, seeds, tuple(cells), observation, declared)
+    grid = Grid(sheet, seeds, tuple(cells), observation, declared)
+    check_compared(grid)
+    return grid
+
+
+def check_compared(grid: Grid) -> None:
+    """`InputError` for a test that compares numbers of the same runs with themselves, under whatever names."""
+    for claim in grid.sheet.claims:
+        for test in claim.tests:
+            for statement in grid.sheet.statements(test) if test.test not in (*ORDERS, *ASSOCIATIONS) else ():
+                counts: dict[Any, float] = {}
+                for term, count in statement.coefficients.items():
+                    cell = grid.cell(term.row, term.column) if term.kind == "cell" else None
+                    key = term if cell is None else (test.metric or cell.metric, tuple(run.id for run in cell.runs))
+                    counts[key] = counts.get(key, 0.0) + count
+                if not any(counts.values()):
+                    terms = " and ".join(map(str, statement.coefficients))
+                    where = f"table.{grid.sheet.name}.claims.{claim.id}"
+                    raise InputError(f"{where} = {terms!r}: are the same number of the same runs")
 
 
 def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf) -> list[Run]:
@@ -1021,8 +1031,7 @@ def all_steps(run: Run, examples: int) -> int:
 
 def training_examples(run: Run, conf: Conf) -> int:
     """Images in the run's training part."""
-    spec = conf.spec(run.dataset.name)
-    return run.dataset.limit or spec.train - run.dataset.holdout
+    return run.dataset.examples(conf.spec(run.dataset.name))
 
 
 def teacher_table(run: Run, conf: Conf) -> tuple[int, int, int] | None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.initialize import initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -23,6 +24,7 @@ from lskd import cli, data_cli
 from lskd.methods import METHODS
 from lskd.plan import load_experiment, load_sheet, make_plan
 from lskd.plugins import code_of
+from lskd.report import cli as report_cli
 from lskd.run import published
 from lskd.settings import Conf, shipped_conf
 from lskd.store import Store
@@ -346,6 +348,68 @@ def test_a_method_of_ones_own_is_one_short_file(lskd_run, tmp_path):
     assert config["method"] == {"name": "confident", "weight": 0.2, "code": code_of(type(METHODS["confident"]))}
     assert set(result["train"]) == {"top1", "ce", "entropy"}
     assert "method.weight = -1.0: must be >= 0" in lskd_run(*words, "method.weight=-1").err
+
+
+def forget_plugins() -> None:
+    """As in a new process."""
+    for name in [name for name in sys.modules if name.startswith("plugin:")]:
+        del sys.modules[name]
+
+
+def test_an_edited_plugin_is_another_run_and_the_plan_says_so(lskd_run, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN, encoding="utf-8")
+    words = (f"plugin={plugin}", "method=confident", "recipe.epochs=1", *LIGHT)
+    assert lskd_run(*words).code == 0
+    [before] = [config for config, _, _ in Store(tmp_path / "results").results()]
+    plugin.write_text(PLUGIN.replace("-self.weight * entropy", "0 * entropy") + "# of today\n", encoding="utf-8")
+    forget_plugins()
+    plan = lskd_run(*words, "plan=true").out
+    [old] = [path.name for path in (tmp_path / "results" / "runs").iterdir()]
+    assert "1 run: 0 done, 1 to train, 1 of them trained by other code" in plan
+    assert f"trained by other code: mlp on digits, 1 of 1 runs (as {old})" in plan
+    assert lskd_run(*words).code == 0
+    done = list(Store(tmp_path / "results").results())
+    assert len(done) == 2
+    for config, env, result in done:
+        assert (result["train"]["entropy"] == 0.0) == (config != before)
+        assert env["code"]["method"] == {"version": 1, "code": config["method"]["code"]}
+
+
+def test_several_plugins_at_once(lskd_run, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name} file.py").write_text(PLUGIN.replace('"confident"', f'"{name}"'), encoding="utf-8")
+    both = f"plugin=['{tmp_path / 'one file.py'}', {tmp_path}/two\\ file.py]"
+    for name in ("one", "two"):
+        forget_plugins()
+        finished = lskd_run(both, f"method={name}", "plan=true")
+        assert finished.code == 0, finished.err
+    given = [f"--plugin={tmp_path / 'one file.py'}", f"--plugin={tmp_path / 'nowhere.py'}"]
+    assert report_cli.main([*given, "--results", str(tmp_path)]) == 2
+
+
+def test_runs_are_trained_again_when_asked_for(lskd_run, tmp_path):
+    words = ("method=kd", "teacher=mlp", "recipe.epochs=1", "temperature=2", *LIGHT)
+    assert lskd_run(*words).code == 0
+    plan = lskd_run(*words, "runtime.retrain=true", "plan=true")
+    assert "of these, 2 would be trained again" in plan.out and "2 done, 0 to train" in plan.out
+    assert "2 to train, 2 of them asked for again" in lskd_run(*words, "runtime.retrain=true").out
+    student = lskd_run(*words, "plan=commands").out.splitlines()[-1].split()[0]
+    again = lskd_run(*words, f"runtime.retrain=[{student}]")
+    assert "1 done, 1 to train, 1 of them asked for again" in again.out
+    assert "kd T=2" in again.err and again.err.count("[1/1]") == 1
+    for given in ("123456789012", "1234e5678901", "nonsense"):  # ids, though YAML would read numbers
+        (word,) = OverridesParser.create().parse_overrides([cli.open_word(f"runtime.retrain=[{given}]")])
+        assert word.value() == [given]
+
+
+def test_a_sweep_trains_each_run_again_once(lskd_run, tmp_path):
+    words = ("-m", "method=kd", "teacher=mlp", "recipe.epochs=1", "temperature=2,3", *LIGHT)
+    assert lskd_run(*words).code == 0
+    again = lskd_run(*words, "runtime.retrain=true")
+    assert again.code == 0, again.err
+    assert again.err.count("mlp on digits, seed 0:") == 1  # their teacher
+    assert again.err.count(", kd T=") == 2
 
 
 # ---- what a user does after the first day --------------------------------------------------------------------------

@@ -165,6 +165,28 @@ def test_wildcards_are_one_part_a_cell(lab: Any) -> None:
     assert words(figure, steady) == ["large/0.2 > large/0 - 0.5 (ours)", "large/0.4 > large/0.2 - 0.5 (ours)"]
 
 
+def test_what_cancels_has_no_share_in_the_spread(lab: Any) -> None:
+    """(a - c) - (b - c) is a - b, however wildly c changes."""
+    test = {"test": "greater", "of": "ls/small - hard/large", "than": "hard/small - hard/large"}
+    for spread in ("paired", "independent"):
+        grid = lab.table(
+            spread=spread, claims=[claim(test), claim({**test, "of": "ls/small", "than": "hard/small"}, id="D")]
+        )
+        lab.fill(grid, "hard/small", [91.0, 92.0, 93.0])
+        lab.fill(grid, "ls/small", [90.0, 90.9, 91.9])
+        lab.fill(grid, "hard/large", [10.0, 90.0, 50.0])
+        with_c, without = (finding.parts[0] for finding in lab.findings(grid).values())
+        assert (with_c.effect.error, with_c.effect.df) == pytest.approx((without.effect.error, without.effect.df))
+
+
+def test_the_same_runs_under_two_names_are_not_compared(lab: Any) -> None:
+    rows = {name: {"label": name, "metric": {"name": metric}} for name, metric in (("a", "top1"), ("b", "top5"))}
+    test = {"test": "greater", "of": "a/small", "than": "b/small"}
+    lab.table(rows=rows, claims=[claim(test)])  # two metrics of the same runs
+    with pytest.raises(InputError, match=r"claims.C = 'a/small and b/small': are the same number of the same runs"):
+        lab.table(rows=rows, claims=[claim({**test, "metric": {"name": "top1"}})])
+
+
 def test_lists_are_compared_each_with_each_and_skipped_cells_are_left_out(lab: Any) -> None:
     rows = {name: {"label": name, "run": {"alpha": alpha}} for name, alpha in (("a", 0.0), ("b", 0.1), ("c", 0.2))}
     grid = lab.table(rows=rows, skip={"c": {"large": "too large"}})

@@ -91,11 +91,13 @@ def test_runs_without_the_number_are_named(lab: Any) -> None:
     error = {"name": "nll", "unit": ""}
     grid = lab.table(claims=[claim({**LESS, "metric": error})], seeds=range(4))
     lab.fill(grid, "hard/small", HARD[:4])
-    lab.fill(grid, "ls/small", LS[:4])
-    lab.fill(grid, "ls/small", {3: 90.0})
+    lab.fill(grid, "ls/small", LS[:3])
     run = grid.cell("ls", "small").runs[3]
-    lab.store.directory(run).joinpath("result.json").unlink()
-    lab.store.finish(run, {"last": {"test": {"top1": 90.0}}, "best": {}, "train": {}, "gamma": 0.0})
+    lab.store.directory(run).mkdir(parents=True)
+    lab.store.begin(run, {})
+    measured = {"top1": 90.0, "error": 10.0}
+    record = {"last": {"test": measured}, "best": {"test": {"epoch": 3, "test": measured}}, "train": {"top1": 100.0}}
+    lab.store.finish(run, {**record, "gamma": 0.0})
     finding = lab.findings(grid)["C"]
     assert "1 of 4 finished runs of `ls/small` have no such number" in finding.parts[0].text
     assert not finding.final
@@ -156,7 +158,7 @@ def test_a_peak_is_each_runs_own(lab: Any) -> None:
 def test_the_spread_is_the_declared_one(lab: Any, spread: str) -> None:
     rng = np.random.default_rng(1)
     grid = lab.table(seeds=range(4), spread=spread, claims=[claim(LESS)])
-    numbers = {f"{cell.row}/{cell.column}": rng.normal(size=4) for cell in grid.cells}
+    numbers = {f"{cell.row}/{cell.column}": 50 + rng.normal(size=4) for cell in grid.cells}
     for cell, values in numbers.items():
         lab.fill(grid, cell, list(map(float, values)))
     part = lab.findings(grid)["C"].parts[0]

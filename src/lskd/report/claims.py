@@ -202,7 +202,7 @@ class Evidence:
 
     def __init__(self, grid: Grid, values: Values) -> None:
         self.grid, self.values = grid, values
-        self._pools: dict[Metric | None, Pool | None] = {}
+        self._pools: dict[Metric, Pool | None] = {}
 
     def cells(self, statement: Statement) -> list[Cell]:
         """All that a statement looks at, those of `of` first."""
@@ -260,9 +260,9 @@ class Evidence:
     def estimate(self, statement: Statement) -> tuple[Estimate | None, str, str]:
         """`of` - `than` as the sheet's spread says (`Sheet.spread`), how that was, and what is wrong with it."""
         metric, terms = statement.test.metric, statement.terms
-        found = [self.term(term, terms, metric) for term in terms]
-        wrong = _some([fault for _, fault in found if fault])
-        contrast = [(sign, numbers) for sign, (numbers, _) in zip(statement.signs, found, strict=True)]
+        found = {term: self.term(term, terms, metric) for term in statement.coefficients}
+        wrong = _some([fault for _, fault in found.values() if fault])
+        contrast = [(c, found[term][0]) for term, c in statement.coefficients.items()]
         if not all(numbers for _, numbers in contrast):
             return None, "", wrong
         linear = all(term.kind == "cell" for term in terms)
@@ -273,7 +273,7 @@ class Evidence:
         """Σ cᵢ mᵢ by the sheet's model of the spread, and which one it was where that is not the declared one."""
         declared = self.grid.sheet.spread
         if len(contrast) == 1:
-            return statistics.one_sample(list(contrast[0][1].values())), ""
+            return statistics.paired(contrast), ""
         if declared == "independent" and linear:
             return statistics.independent(contrast), "independent"
         if not statistics.by_seed(contrast):  # a teacher with a seed of its own, for instance

@@ -87,14 +87,13 @@ def _error(statement: Statement, evidence: Evidence, spread: float, n: int) -> t
         weights = [j - (k - 1) / 2 for j in range(k)]
         squares = (k - 1) ** 2 / sum(w**2 for w in weights)
         return spread * math.sqrt(squares / n), n - 1
-    cells = len(statement.terms)
-    df: float = n - 1
-    sheet = evidence.grid.sheet
-    if cells > 1 and sheet.spread == "independent":
-        df = cells * (n - 1)
-    if cells > 1 and sheet.spread == "pooled":
+    counts, df = statement.coefficients.values(), n - 1
+    linear = len(counts) > 1 and all(term.kind == "cell" for term in statement.terms)
+    if linear and evidence.grid.sheet.spread == "independent":
+        df = len(counts) * (n - 1)
+    if linear and evidence.grid.sheet.spread == "pooled":
         df = (n - 1) * (max(len(evidence.alike(evidence.cells(statement)[0].metric)), 2) - 1)
-    return spread * math.sqrt(cells / n), df
+    return spread * math.sqrt(sum(c**2 for c in counts) / n), df
 
 
 def _range(numbers: list[float], digits: int) -> str:

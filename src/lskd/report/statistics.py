@@ -242,9 +242,7 @@ def jonckheere(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
     sizes = [len(sample) for sample in samples]
     flat = [x for sample in samples for x in sample]
     if len(set(flat)) == len(flat):
-        counts = [1]
-        for i, size in enumerate(sizes[1:], 1):
-            counts = _convolve(counts, _mann_whitney(sum(sizes[:i]), size))
+        counts = _orders_by_j(tuple(sizes))
         return j, sum(counts[round(j) :]) / sum(counts)
     from scipy.special import ndtr
 
@@ -252,6 +250,15 @@ def jonckheere(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
     expected = (total**2 - sum(n**2 for n in sizes)) / 4
     variance = (total**2 * (2 * total + 3) - sum(n**2 * (2 * n + 3) for n in sizes)) / 72
     return j, float(ndtr(-(j - expected) / math.sqrt(variance)))
+
+
+@functools.cache
+def _orders_by_j(sizes: tuple[int, ...]) -> list[int]:
+    """In how many of the orders of different numbers J has each value from 0 on."""
+    counts = [1]
+    for i, size in enumerate(sizes[1:], 1):
+        counts = _convolve(counts, _mann_whitney(sum(sizes[:i]), size))
+    return counts
 
 
 @functools.cache
