@@ -69,7 +69,8 @@ def test_nobody_reads_any_more(monkeypatch, capsys, name):
         monkeypatch.setattr(sys, "stdout", nobody)
         code = start(name, monkeypatch)
         monkeypatch.undo()
-        nobody.write("at the interpreter's end")
+        if name != "lskd-bench":  # which has printed nothing
+            nobody.write("at the interpreter's end")
     assert code == {"lskd-run": 141, "lskd-bench": 2}.get(name, 0)
     said = capsys.readouterr().err
     assert said.count("\n") == (name == "lskd-bench"), said
