@@ -130,6 +130,8 @@ def flags_last(words: Sequence[str]) -> list[str]:
         action = kinds[meant[0]]
         takes = action.nargs is None or (action.nargs == "?" and bool(left) and left[0] in (action.choices or ()))
         values = [value] if equals else [left.pop(0)] if takes and left else []
+        if action.nargs is None and not values:
+            raise InputError(f"{word}: needs a value, as in {meant[0]} VALUE")
         if action.dest == "config_dir":
             values = [str(user_path(folder)) for folder in values]
         flags += [meant[0], *values]
@@ -233,6 +235,8 @@ def command(config: DictConfig) -> None:
         fail(str(error))
     except COMPOSITION_ERRORS as error:
         fail(hydra_message(error, ()))
+    except BrokenPipeError:
+        sys.exit(141)  # see `guarded`; of an exception Hydra would speak
     if code == 1 and hydra_config.mode == RunMode.MULTIRUN:
         raise RunsFailed  # an exception lets Hydra go on with the other jobs of the sweep
     if code:

@@ -181,6 +181,7 @@ BAD = [
     # Directories.
     (("--config-dir=nowhere", "seed=1"), "config directory", "nowhere", "not found"),
     (("seed=1", "--config-dir", "nowhere", "plan=true"), "config directory", "nowhere", "not found"),
+    (("seed=1", "--config-dir"), "--config-dir", "", "needs a value"),
     (("seed=1", "--config_dir", "x"), "--config_dir", "", "did you mean '--config-dir'?"),
     ("runtime.results='~nobody-of-that-name/x'", "~nobody-of-that-name/x", "", "Could not determine home directory"),
 ]
