@@ -260,6 +260,92 @@ def test_every_file_parses(file: Path):
         assert group == "launcher"
 
 
+ODD_KEYS = [
+    "1",
+    "0.1",
+    "0.10",
+    "1e-3",
+    "0x10",
+    "010",
+    "1_000",
+    "on",
+    "off",
+    "yes",
+    "no",
+    "null",
+    "~",
+    "2020-01-01",
+    "α b",
+]
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_a_key_of_yaml_is_what_is_written(tmp_path, key):
+    """A paper's number, a skipped cell and a claim find their row and column, whatever else YAML would read there."""
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "odd.yaml").write_text(
+        "title: Odd\nseeds: [0, 1]\nbase: {dataset: digits, arch: mlp}\n"
+        f"rows: {{{key}: {{label: x}}, other: {{label: y}}}}\n"
+        f"columns: {{{key}: {{label: x}}, z: {{label: z, run: {{alpha: 1e-1}}}}}}\n"
+        f"paper: {{{key}: {{{key}: 90.1, z: 91}}, other: {{z: {{value: 3, std: 1}}}}}}\n"
+        f"skip: {{other: {{{key}: cannot be}}}}\n"
+        f"claims: [{{id: C, text: t, tests: [{{test: less, of: '{key}/{key}', than: '{key}/z'}}]}}]\n",
+        encoding="utf-8",
+    )
+    sheet = load_sheet("odd", Conf((tmp_path, shipped_conf())))
+    assert list(sheet.rows) == [key, "other"] and list(sheet.columns) == [key, "z"] and sheet.seeds == (0, 1)
+    assert "90.1" in str(sheet.printed(key, key)) and ("other", key) not in list(sheet.keys())
+    assert sheet.columns["z"].run == {"alpha": 0.1}, "values are read as ever"
+
+
+def test_keys_of_yaml_that_are_merged_or_given_twice(tmp_path):
+    (tmp_path / "x.yaml").write_text("one: &one {1: a, b: c}\ntwo: {<<: *one, b: d}\ntree: {*one : 1}\n")
+    with pytest.raises(InputError, match=r"x\.yaml: cannot be read"):
+        read_yaml(tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text("one: &one {1: a, b: c}\ntwo: {<<: *one, b: d}\n")
+    assert read_yaml(tmp_path / "x.yaml") == {"one": {"1": "a", "b": "c"}, "two": {"1": "a", "b": "d"}}
+    for text in ("1: a\n'1': b\n", "x: {on: 1, on: 2}\n", "[a]: 1\n", "- a\n", "a\n"):
+        (tmp_path / "x.yaml").write_text(text)
+        with pytest.raises(InputError, match=r"x\.yaml: (cannot be read|must be a mapping)"):
+            read_yaml(tmp_path / "x.yaml")
+
+
+def test_the_columns_of_a_figure_are_its_values_as_they_are_printed(tmp_path):
+    (tmp_path / "table").mkdir()
+
+    def sheet_with(values: str, key: str):
+        (tmp_path / "table" / "f.yaml").write_text(
+            "title: F\nkind: figure\nseeds: [0]\nbase: {dataset: digits, arch: mlp}\n"
+            f"rows: {{s: {{label: s, over: alpha, values: {values}}}}}\npaper: {{s: {{{key}: 90.1}}}}\n"
+        )
+        return load_sheet("f", Conf((tmp_path, shipped_conf())))
+
+    assert "90.1" in str(sheet_with("[0.1, 0.2]", "0.1").printed("s", "0.1"))
+    with pytest.raises(InputError, match=r"table.f.paper.s = '0.10': did you mean '0.1'\?"):
+        sheet_with("[0.1, 0.2]", "0.10")
+    with pytest.raises(InputError, match=r"rows.s.values = .*: must be all different, in their first 6 digits"):
+        sheet_with("[0.1234567, 0.12345671]", "0.123457")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"teacher.alpha": 0.1, "teacher.smoothing.alpha": 0.2},
+        {"teacher": {"alpha": 0.1}, "teacher.smoothing": {"alpha": 0.2}},
+        {"teacher": "mlp", "teacher.arch": "mlp800"},
+        {"teacher.teacher_ls": True, "teacher.teacher.alpha": 0.2},
+        {"teacher.temperature": 2, "teacher.method.temperature": 3},
+        {"recipe": {"schedule": {"kind": "step"}}, "recipe.schedule.kind": "linear"},
+        {"smoothing": {"alpha": 0.0}, "alpha": 0.1},
+        {"method.temperature": 2, "temperature": 4},
+    ],
+)
+def test_settings_that_disagree(settings):
+    with pytest.raises(InputError, match="says otherwise; give one of them"):
+        normal_form(settings)
+    assert normal_form({"alpha": 0.1, "smoothing.alpha": 0.1}) == {"smoothing": {"alpha": 0.1}}
+
+
 def test_recipes_are_named_as_their_files():
     for name in CONF.names("recipe"):
         assert CONF.load("recipe", name)["name"] == name

@@ -226,8 +226,9 @@ def test_data_of_a_plugin_count_with_their_digest(monkeypatch):
         assert run.id != plain.id
 
 
-def test_a_class_without_a_file_is_refused(monkeypatch):
-    kind = dataclass(frozen=True)(type("Typed", (Method,), {"__module__": "nowhere"}))
+@pytest.mark.parametrize("module", ["nowhere", "types"])  # `make_dataclass` says the latter
+def test_a_class_without_a_file_is_refused(monkeypatch, module):
+    kind = dataclass(frozen=True)(type("Typed", (Method,), {"__module__": module}))
     monkeypatch.setitem(METHODS, "mine", kind())
     with pytest.raises(InputError, match=r"Typed: is defined in no file"):
         _ = run_of(teacher=None).id
@@ -268,7 +269,7 @@ def test_a_setting_must_not_be_called_as_what_an_identity_is_made_of(load):
         _ = run_of().id
 
 
-def test_a_plan_knows_runs_of_other_code(load, tmp_path):
+def test_a_plan_knows_runs_of_other_code(load, tmp_path, monkeypatch):
     store = Store(tmp_path / "results")
     load({"mine.py": MINE})
     old = run_of()
@@ -277,6 +278,8 @@ def test_a_plan_knows_runs_of_other_code(load, tmp_path):
     store.finish(old, {})
     load({"mine.py": MINE.replace("T * T", "T")})
     assert by_other_code([run_of(), run_of(seed=1)], store) == {run_of().id: [old.id]}
+    monkeypatch.setattr(config, "ENGINE_VERSION", 2)
+    assert by_other_code([run_of()], store) == {run_of().id: [old.id]}
 
 
 def test_shipped_code_of_the_first_version_costs_no_look_at_the_store(monkeypatch):

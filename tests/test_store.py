@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lskd.config import Observation, Run, Runtime
+from lskd.data import Spec
 from lskd.errors import InputError
 from lskd.launch import carry_out
 from lskd.observers.penultimate import Penultimate
@@ -161,6 +162,14 @@ def test_damaged_looks_are_named_and_not_made_again(store, looks):
     assert to_train([RUN], store, wanted) == []
 
 
+def test_a_damaged_description_of_data_costs_that_alone(store):
+    spec = Spec("birds", "Birds", 2, (3, 8, 8), 30, 10, ("crow", "owl"), digest="00")
+    store.describe(spec)
+    (store.root / "datasets" / "bees.json").write_text("{")
+    (store.root / "datasets" / "bats.json").write_text('{"name": "bats"}')
+    assert store.specs() == {"birds": spec}
+
+
 def test_files_are_for_whom_the_umask_says(store):
     def private(path: Path) -> None:
         path.write_bytes(b"weights")
@@ -267,7 +276,8 @@ def test_a_disk_that_fills_up_costs_a_line_a_run(store, monkeypatch, capsys):
     assert outcomes.failed == [(run, "OSError: [Errno 28] No space left on device") for run in (OTHER, RUN)]
     assert (outcomes.exit_code, capsys.readouterr().err.count("\n")) == (1, 2)
     monkeypatch.undo()
-    assert carry_out([OTHER, RUN], store, Runtime(progress=False, cache=str(CONF.cache)), CONF).trained == [OTHER, RUN]
+    outcomes = carry_out([OTHER, RUN], store, Runtime(progress=False, cache=str(CONF.cache)), CONF)
+    assert {run.id for run in outcomes.trained} == {OTHER.id, RUN.id}
 
 
 def test_a_run_that_cannot_be_claimed_is_lost_alone(store, monkeypatch):

@@ -142,10 +142,14 @@ def open_word(word: str) -> str:
     Hydra refuses to set a key that no YAML file mentions, and files mention only what differs from the defaults. With
     ++ every key gets through to the strict parser, which knows all fields, and says what is allowed for a misspelt one.
     """
-    dotted = re.match(r"(\w+)\.[^=]+=", word)
+    key, equals, value = word.partition("=")
+    if key.lstrip("+") in ("plugin", "runtime.data", "runtime.cache", "runtime.results"):
+        # Hydra reads no ~ that is not quoted.
+        word = key + equals + re.sub(r"(?<![^\[,\s])~[^\[\],'\"]*", r"'\g<0>'", value)
     if word.startswith("runtime.retrain="):  # an id may look like a number: 123456789012, 1234e5678901
         word = re.sub(r"""(?<![\w'"])[0-9a-f]{12}(?![\w'"])""", r"'\g<0>'", word)
-    return f"++{word}" if dotted and dotted[1] in TOP_KEYS else word
+    head, dot, _ = key.partition(".")
+    return f"++{word}" if head in TOP_KEYS and (dot or head == "smoothing") and equals else word
 
 
 def hydra_message(error: Exception, words: Sequence[str]) -> str:

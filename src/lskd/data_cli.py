@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lskd import data
 from lskd.errors import InputError
-from lskd.program import VERSION, fail, guarded
+from lskd.program import VERSION, fail, guarded, user_path
 
 _EPILOG = """\
 examples:
@@ -96,20 +96,13 @@ def _summary(spec: data.Spec) -> str:
     return f"{spec.name}: {spec.num_classes} classes, {data.sizes(spec)}"
 
 
-def _path(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # ~NAME of nobody, or no home
-        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
-
-
 def _parser() -> argparse.ArgumentParser:
     roots = argparse.ArgumentParser(add_help=False)
     roots.add_argument(
-        "--data", type=_path, metavar="DIR", help="downloaded files (default: $LSKD_DATA, else CACHE/raw)"
+        "--data", type=user_path, metavar="DIR", help="downloaded files (default: $LSKD_DATA, else CACHE/raw)"
     )
     roots.add_argument(
-        "--cache", type=_path, metavar="DIR", help="decoded data (default: $LSKD_CACHE, else ~/.cache/lskd)"
+        "--cache", type=user_path, metavar="DIR", help="decoded data (default: $LSKD_CACHE, else ~/.cache/lskd)"
     )
 
     parser = argparse.ArgumentParser(
@@ -131,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("import", parents=[roots], help="decode data of your own into the cache")
     command.add_argument("name", metavar="NAME", help="its name from now on: a-z, 0-9, _")
     command.add_argument(
-        "path", type=_path, metavar="PATH", help="folder with train/<class>/ and test/<class>/, or parquet"
+        "path", type=user_path, metavar="PATH", help="folder with train/<class>/ and test/<class>/, or parquet"
     )
     command.add_argument("--size", type=int, metavar="N", help="resize all images to N x N")
     command.add_argument(

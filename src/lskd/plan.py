@@ -673,6 +673,8 @@ class Plan:
 
 def load_experiment(content: Mapping[str, Any], name: str = "") -> Experiment:
     """An experiment from the content of its file (as composed by Hydra, or read from conf/experiment)."""
+    if "tables" in content:
+        raise InputError(f"experiment.tables = {show(content['tables'])}: unknown key; did you mean 'sheets'?")
     return parse(Experiment, {"name": name, **content} if name else content, "experiment")
 
 
@@ -1029,8 +1031,7 @@ def all_steps(run: Run, examples: int) -> int:
 
 def training_examples(run: Run, conf: Conf) -> int:
     """Images in the run's training part."""
-    spec = conf.spec(run.dataset.name)
-    return run.dataset.limit or spec.train - run.dataset.holdout
+    return run.dataset.examples(conf.spec(run.dataset.name))
 
 
 def teacher_table(run: Run, conf: Conf) -> tuple[int, int, int] | None:

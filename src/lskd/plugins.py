@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -81,15 +82,18 @@ def code_of(kind: type) -> str | None:
     return hashlib.sha256("\n".join(sorted(meanings.values())).encode()).hexdigest()[:12]
 
 
+STANDARD = Path(sysconfig.get_path("stdlib")).resolve()  # what `make_dataclass` makes calls itself a part of it
+INSTALLED = {"site-packages", "dist-packages"}
+
+
 def _is_ours(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "lskd"
 
 
 def _sources(kind: type) -> set[Path]:
     """The files that `code_of` counts for one class."""
-    module = sys.modules.get(kind.__module__)
-    file = getattr(module, "__file__", None)
-    if file is None:
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    if file is None or (STANDARD in Path(file).resolve().parents and not INSTALLED & set(Path(file).parts)):
         raise InputError(
             f"{kind.__name__}: is defined in no file, so nobody can say which code it is; put it in one: plugin=FILE.py"
         )
@@ -100,7 +104,7 @@ def _sources(kind: type) -> set[Path]:
     name = kind.__module__.partition(".")[0]
     if not kind.__module__.startswith(FILE):  # a package may have no __init__.py
         roots.append(first.parents[kind.__module__.count(".") + (first.name == "__init__.py")])
-    installed = any(root.name in ("site-packages", "dist-packages") for root in roots)
+    installed = any(root.name in INSTALLED for root in roots)
     found = {first, *(path for root in roots if (path := root / "__init__.py").is_file())}  # of its packages, which ran
     left = list(found)
     while left:

@@ -103,7 +103,8 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
             raise InputError(reason)
         served.add(taught)
         recipe = run.recipe
-        parts = taught, run.teacher_mode, recipe.batch_size, recipe.accumulate, recipe.total_steps(images(run, cache))
+        count = run.dataset.examples(data.spec(run.dataset.name, cache))
+        parts = taught, run.teacher_mode, recipe.batch_size, recipe.accumulate, recipe.total_steps(count)
         if parts not in alone and (reason := lone_image(run, cache)) is not None:
             raise InputError(reason)
         alone.add(parts)
@@ -144,7 +145,7 @@ def unsuitable(run: Run, cache: Path) -> str | None:
         pixels = torch.empty(1, *run.recipe.input_shape(spec.shape), device="meta")
     except InputError:
         return None  # no network, and no matter of the method
-    labels = torch.arange(images(run, cache)) % spec.num_classes
+    labels = torch.arange(run.dataset.examples(spec)) % spec.num_classes
     names = f"{run.network} from {run.teacher.network}" if run.teacher else run.network
     shapes = ""
     try:
@@ -157,21 +158,16 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     return None
 
 
-def images(run: Run, cache: Path) -> int:
-    """Images in the run's training part."""
-    return run.dataset.limit or data.spec(run.dataset.name, cache).train - run.dataset.holdout
-
-
 def lone_image(run: Run, cache: Path) -> str | None:
     """Why `run` cannot train with the single image that its epochs end with, in one line; None if it can, or if they
     end with more. Batch norm cannot, where one value a channel is left of it: that shows in the very step, which is
     taken here."""
-    recipe, count = run.recipe, images(run, cache)
+    spec = data.spec(run.dataset.name, cache)
+    recipe, count = run.recipe, run.dataset.examples(spec)
     last = count % recipe.micro_batch or recipe.micro_batch
     reached = run.method.settings.initial() or recipe.total_steps(count) >= recipe.steps_per_epoch(count)
     if last > 1 or not (reached or recipe.micro_batch == 1):
         return None
-    spec = data.spec(run.dataset.name, cache)
     error = failure_at(run, spec, 1)
     if error is None or failure_at(run, spec, 2) is not None:  # what fails with any batch fails in its run, and is told
         return None

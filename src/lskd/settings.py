@@ -117,7 +117,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.load(file, Loader=_yaml_loader()) or {}
-        content = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
+        if isinstance(content, dict):
+            content = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
     except Exception as error:  # yaml's and OmegaConf's own errors have no common base
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read: {reason}") from None

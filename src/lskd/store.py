@@ -28,8 +28,9 @@ import fcntl
 import json
 import math
 import os
+import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -164,7 +165,7 @@ class Store:
         whole = isinstance(looks, list) and all(isinstance(look, dict) and "step" in look for look in looks)
         if record.get("observation") != observation.identity() or not whole:
             raise InputError(f"{path}: is not the record of {observation.identity()}; delete it to look again")
-        for reason in wrong_numbers(looks, "looks"):
+        for reason in wrong_numbers(looks, "looks", observation.settings.lines):
             raise InputError(f"{path}: is damaged: {reason}; delete it to look again")
         return record
 
@@ -197,11 +198,11 @@ class Store:
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
         """(config, env, result) of the done runs in the store whose config is `wanted`, in the order of their ids.
         Damaged ones are left out. It reads as it goes: who has seen enough stops."""
-        for path in sorted(self.root.glob("runs/*/result.json")):
+        for directory in self._done():
             try:
-                config = read_json(path.with_name("config.json"))
+                config = read_json(directory / "config.json")
                 if config and wanted(config):
-                    env, result = read_json(path.with_name("env.json")), read_json(path)
+                    env, result = read_json(directory / "env.json"), read_json(directory / "result.json")
                     if env and result:
                         yield config, env, result
             except InputError:
@@ -209,15 +210,25 @@ class Store:
 
     def configs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(id, config) of every done run in the store; damaged ones are left out."""
-        for path in sorted(self.root.glob("runs/*/result.json")):
+        for directory in self._done():
             with contextlib.suppress(InputError):
-                if config := read_json(path.parent / "config.json"):
-                    yield path.parent.name, config
+                if config := read_json(directory / "config.json"):
+                    yield directory.name, config
+
+    def _done(self) -> Iterator[Path]:
+        """The directories of done runs, in the order of their ids."""
+        runs = self.root / "runs"
+        for id in sorted(os.listdir(runs)) if runs.is_dir() else ():
+            if os.path.exists(f"{runs}/{id}/result.json"):
+                yield runs / id
 
     def specs(self) -> dict[str, Spec]:
-        """The imported data sets of the runs in the store, by name."""
-        paths = sorted(self.root.glob("datasets/*.json"))
-        return {path.stem: parse(Spec, read_json(path) or {}, str(path)) for path in paths}
+        """The imported data sets of the runs in the store, by name; damaged ones are left out."""
+        specs = {}
+        for path in sorted(self.root.glob("datasets/*.json")):
+            with contextlib.suppress(InputError):
+                specs[path.stem] = parse(Spec, read_json(path) or {}, str(path))
+        return specs
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
@@ -315,10 +326,12 @@ class Store:
             (directory / leftover).unlink(missing_ok=True)
 
     def ask_again(self, run: Run, request: str) -> None:
-        """Have the run trained again from its start, if there is anything of it. The caller holds the claim. `request`
-        says in whose name: whoever finds it open goes on with it, and makes no other."""
-        directory = self.directory(run)
-        if self.state(run) != "missing" or (directory / "retrain.json").exists():
+        """Have the run trained again from its start, if there is anything of it that can be used. The caller holds the
+        claim. `request` says in whose name: whoever finds it open goes on with it, and makes no other."""
+        directory, state = self.directory(run), self.state(run)
+        if state == "damaged":
+            return
+        if state != "missing" or (directory / "retrain.json").exists():
             for begun in ("failed.json", "checkpoint.pt"):
                 (directory / begun).unlink(missing_ok=True)
             write_json(directory / "retrain.json", {"request": request})
@@ -343,6 +356,7 @@ class Store:
 
 
 PERCENT, SHARE, NOT_NEGATIVE = (0.0, 100.0), (0.0, 1.0), (0.0, math.inf)
+NUMBERS = re.compile(r"-?\d+(\.\d+)?( -?\d+(\.\d+)?)*")
 LIMITS = {"top1": PERCENT, "top5": PERCENT, "error": PERCENT, "ece15": SHARE, "nll": NOT_NEGATIVE}
 
 
@@ -362,14 +376,20 @@ def fault(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def wrong_numbers(value: Any, where: str) -> Iterator[str]:
-    """Of the numbers in nested mappings and lists, what is wrong with those that are none, or out of their range."""
+def wrong_numbers(value: Any, where: str, lines: Collection[str] = ()) -> Iterator[str]:
+    """Of the numbers in nested mappings and lists, what is wrong with those that are none, or out of their range.
+    `lines`: the keys of lists of lines of text, each of which holds numbers between blanks."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from wrong_numbers(item, f"{where}.{key}")
+            yield from wrong_numbers(item, f"{where}.{key}", lines)
     elif isinstance(value, list):
+        of_lines = where.rpartition(".")[2] in lines
         for place, item in enumerate(value):
-            yield from wrong_numbers(item, f"{where}[{place}]")
+            here = f"{where}[{place}]"
+            if of_lines and isinstance(item, str) and NUMBERS.fullmatch(item):
+                yield from wrong_numbers([float(word) for word in item.split()], here)
+            else:
+                yield from wrong_numbers(item, here, lines)
     else:
         low, high = LIMITS.get(where.rpartition(".")[2], (-math.inf, math.inf))
         number = isinstance(value, (int, float)) and not isinstance(value, bool)

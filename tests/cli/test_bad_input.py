@@ -54,6 +54,10 @@ BAD = [
     ("arch.hidden=16", "arch.hidden", "16", "a list"),
     ("arch=3", "arch", "3", "names"),
     ("arch=null", "arch", "null", "names"),
+    ("dataset=123", "dataset", "123", "names, in quotes where they would be read as something else: \"dataset='123'\""),
+    (("seed=1", "arch=1e3"), "arch", "1e3", "\"arch='1e3'\""),
+    ("dataset='123'", "dataset", "123", "allowed: cifar10"),
+    ("recipe.lr_factors={1:0.1}", "recipe.lr_factors", "1", "the key 1 is read as a number"),
     ("teacher=3", "teacher", "3", "name of a network"),
     ("plan=maybe", "plan", "maybe", "false, true, commands or fleet"),
     # Out of range.
@@ -77,6 +81,9 @@ BAD = [
     ("dataset.holdout=1437", "dataset.holdout", "1437", "< 1437"),
     ("dataset.limit=5000", "dataset.limit", "5000", "<= 1437"),
     ("runtime.threads=-1", "runtime.threads", "-1", ">= 0"),
+    ("runtime.retrain=[0123456789ab]", "runtime.retrain", "0123456789ab", "is no run of this plan"),
+    ("runtime.retrain={a:1}", "runtime.retrain", "", "must be a string"),
+    ("streams=one", "streams", "one", "shared, own"),
     ("runtime.fleet=-1", "runtime.fleet", "-1", ">= 0"),
     ("runtime.fleet=all", "runtime.fleet", "all", "whole number"),
     ("runtime.teacher_cache_gb=-1", "runtime.teacher_cache_gb", "-1", ">= 0, or null"),
@@ -113,6 +120,22 @@ BAD = [
         "3×32×32",
     ),
     (("alpha=0.1", "smoothing.alpha=0.2"), "alpha", "0.1", "smoothing.alpha = 0.2"),
+    (("smoothing.alpha=0", "alpha=0.1"), "alpha", "0.1", "smoothing.alpha = 0 says otherwise"),
+    ((*TEACHER, "method.temperature=2", "temperature=3"), "temperature", "3", "method.temperature = 2"),
+    ((*TEACHER, "teacher_ls=true", "teacher.smoothing.alpha=0"), "teacher_ls", "0.1", "teacher.smoothing.alpha = 0"),
+    ((*TEACHER, "teacher.alpha=0.1", "teacher.smoothing.alpha=0.2"), "teacher.alpha", "0.1", "teacher.smoothing.alpha"),
+    (
+        ("method=kd", "teacher={arch:mlp,method:kd,temperature:2,method.temperature:3,teacher:mlp}"),
+        "teacher.temperature",
+        "2",
+        "teacher.method.temperature = 3 says otherwise",
+    ),
+    (
+        ("method=kd", "teacher={arch:mlp,recipe:{lr:0.1},recipe.lr:0.2}"),
+        "teacher.recipe.lr",
+        "0.2",
+        "0.1 says otherwise",
+    ),
     (("recipe.epochs=3", "recipe.steps=10"), "epochs", "3", "exactly one"),
     ("recipe.epochs=null", "epochs", "None", "exactly one"),
     ("recipe.schedule={kind:step,milestones:[20,10]}", "recipe.schedule.milestones", "20.0, 10.0", "rising"),
@@ -157,6 +180,9 @@ BAD = [
     (("-m", "recipe.lr=range(1"), "recipe.lr", "range(1", "cannot be read"),
     # Directories.
     (("--config-dir=nowhere", "seed=1"), "config directory", "nowhere", "not found"),
+    (("seed=1", "--config-dir", "nowhere", "plan=true"), "config directory", "nowhere", "not found"),
+    (("seed=1", "--config_dir", "x"), "--config_dir", "", "did you mean '--config-dir'?"),
+    ("runtime.results='~nobody-of-that-name/x'", "~nobody-of-that-name/x", "", "Could not determine home directory"),
 ]
 
 
@@ -213,9 +239,10 @@ def test_no_data_and_no_network(lskd_run, tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(sources, "_download", download)
-    check(
-        lskd_run("dataset=mnist"), "mnist: no data", str(tmp_path / "no data"), "no network", "lskd-data prepare mnist"
-    )
+    finished = lskd_run("dataset=mnist")
+    check(finished, "mnist: no data", str(tmp_path / "no data"), "no network", "lskd-data prepare mnist")
+    assert "runtime.data" in finished.err and "runtime.cache" in finished.err
+    assert "--data" not in finished.err and "--cache" not in finished.err, "lskd-run has no such options"
     assert not (tmp_path / "results").exists()
 
 
@@ -262,6 +289,14 @@ BAD_FILES = [
     (None, ("sheets: [mine]", "sheets: [mien]"), ("table", "mien", "did you mean 'mine'?")),
     (None, ("sheets: [mine]", "sheets: [mine, mine]"), ("experiment.sheets", "mine", "all different")),
     (None, ("sheets:", "sheet:"), ("experiment.sheet", "did you mean 'sheets'?")),
+    (None, ("sheets:", "tables:"), ("experiment.tables", "did you mean 'sheets'?")),
+    (None, ("title: mine", "title: mine\ntitle: yours"), ("duplicate key title",)),
+    (None, ("title: mine", "title: mine\nsettings: {recipe.lr_factors: {0.10: 1}}"), ("0.1", "quote it")),
+    (("seeds: [0]", "seeds: [0]\nseeds: [1]"), None, ("mine.yaml", "duplicate key seeds", "line 4")),
+    (("{hard: {label: hard},", "{hard: {label: hard}, hard: {label: x},"), None, ("mine.yaml", "duplicate key hard")),
+    (("arch: mlp}", "arch: on}"), None, ("table.mine.base.arch", "true", "must be a name", "in quotes")),
+    (("alpha: 0.1", "alpha: 0.1, smoothing.alpha: 0"), None, ("rows.ls.run.alpha", "smoothing.alpha = 0 says")),
+    (("alpha: 0.1", "recipe.lr: 1, recipe: {lr: 2}"), None, ("rows.ls.run.recipe.lr = 2", "recipe.lr = 1 says")),
     (None, ("title: mine", "title: 3"), ("experiment.title", "3", "a string")),
     (None, ("title: mine", "title: mine\nseeds: [2, 2]"), ("experiment.seeds", "[2, 2]", "all different")),
     (None, ("title: mine", "title: mine\nsettings: {recipee: x}"), ("experiment.settings.recipee", "'recipe'")),

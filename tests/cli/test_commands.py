@@ -11,17 +11,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.initialize import initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lskd import cli, data_cli
 from lskd.methods import METHODS
-from lskd.plan import load_experiment, make_plan
+from lskd.plan import load_experiment, load_sheet, make_plan
 from lskd.plugins import code_of
+from lskd.report import cli as report_cli
+from lskd.run import published
 from lskd.settings import Conf, shipped_conf
 from lskd.store import Store
 
@@ -136,6 +140,42 @@ def test_printed_commands_know_chains_of_teachers_and_odd_values(lskd_run):
         assert run_of(words).id == expected, line
 
 
+def ids_of_commands(lskd_run, *words: str) -> dict[str, str]:
+    """The commands that plan=commands prints for `words`, by the ids that it prints with them."""
+    finished = lskd_run(*words, "plan=commands")
+    assert finished.code == 0, finished.err
+    lines = re.findall(r"^([0-9a-f]{12})  (lskd-run .*)$", finished.out, re.MULTILINE)
+    assert lines
+    return dict(lines)
+
+
+def test_printed_commands_run_as_they_are_pasted(lskd_run, tmp_path):
+    """Of single runs, of own directories, plug-ins and stores, and of experiments under other settings."""
+    write_conf(tmp_path / "conf", seeds=[0], alphas=(0.1,))
+    (tmp_path / "conf" / "recipe").mkdir()
+    (tmp_path / "conf" / "recipe" / "slow.yaml").write_text("defaults: [quickstart]\nlr: 0.01\n")
+    odd = tmp_path / "it's, (an) odd=place #1"
+    odd.mkdir()
+    (odd / "mine.py").write_text(PLUGIN)
+    quoted = [f"{key}='{odd / name!s}'".replace("it's", r"it\'s") for key, name in OWN.items()]
+    own = ("--config-dir", str(tmp_path / "conf"), *quoted)
+    taught = ("method=kd", "teacher=mlp", "teacher.arch.hidden=[8]", "temperature=2", "teacher_ls=true", "seed=3")
+    for words in (
+        (*taught, "recipe.lr=0.05", "smoothing={mass: others}"),
+        ("method=confident", "recipe=slow", *own, "method.weight=0.5", "dataset.limit=100"),
+        (*own, "experiment=mine", "experiment.settings.recipe.epochs=2", "experiment.settings.method=confident"),
+    ):
+        commands = ids_of_commands(lskd_run, *words)
+        for id, command in commands.items():
+            _, *pasted = shlex.split(command)
+            assert id == list(ids_of_commands(lskd_run, *pasted))[-1]
+            assert set(pasted) >= {f"--config-dir={tmp_path / 'conf'}", *quoted} or own[0] not in words
+        assert len(commands) == (2 if "method=kd" in words else 1)
+
+
+OWN = {"plugin": "mine.py", "runtime.results": "results"}
+
+
 # ---- words ---------------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +226,64 @@ def test_show_configuration(lskd_run):
     finished = lskd_run("--cfg", "job", "arch=resnet20", "recipe.clip_norm=2")
     assert finished.code == 0
     assert "name: resnet20" in finished.out and "clip_norm: 2" in finished.out
+
+
+def test_flags_may_stand_between_words(lskd_run, tmp_path):
+    write_conf(tmp_path / "conf", seeds=[0], alphas=(0.1,))
+    (tmp_path / "conf" / "experiment" / "tiny.yml").write_text("title: x")
+    own = ("--config-dir", str(tmp_path / "conf"))
+    assert "mine: mine" in lskd_run("experiment=mine", *own, "plan=true").out
+    assert "tiny.yml: is not read; call it tiny.yaml" in lskd_run(*own, "experiment=tiny").err
+    assert lskd_run("seed=0,1", "-m", "plan=true").out.count("1 run: 0 done") == 2
+    assert lskd_run("seed=1", "--cfg", "job", "runtime.results=x").out.count("results: x\n") == 1
+    assert str(shipped_conf()) in lskd_run("--info", "searchpath", "seed=1").out
+
+
+def test_a_recipe_is_named_as_its_file(lskd_run, tmp_path, monkeypatch):
+    for group, name, content in (
+        ("recipe", "mine", "defaults: [quickstart]\nepochs: 1\n"),
+        ("table", "mine", "defaults: [quickstart]\ntitle: Mine\n"),
+    ):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / f"{name}.yaml").write_text(content)
+    conf = Conf((tmp_path, shipped_conf()))
+    assert conf.load("recipe", "mine")["name"] == "mine"
+    assert load_sheet("mine", conf).name == "mine"
+    seen: list = []
+    monkeypatch.setattr(cli, "execute", lambda plan, runs, *rest: seen.extend(runs))
+    lskd_run("recipe=mine", "--config-dir", str(tmp_path))
+    lskd_run("recipe=mine", "--config-dir", str(tmp_path), "recipe.name=other")
+    assert [run.recipe.name for run in seen] == ["mine", "other"]
+
+
+@pytest.mark.parametrize("word", ["runtime.cache='{}'", "runtime.cache='${{oc.env:ODD}}'", "runtime={{cache: '{}'}}"])
+def test_the_data_of_a_cache_with_an_odd_name(lskd_run, tmp_path, monkeypatch, word):
+    from lskd.data import cache
+    from lskd.data.sources import Arrays
+
+    odd = tmp_path / "(an odd) place=1, #2"
+    monkeypatch.setenv("ODD", str(odd))
+    images, labels = np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 0, 1])
+    arrays = Arrays(images, labels, images, labels, ("no", "yes"))
+    cache.write(odd / "data" / "dots", cache.describe("dots", arrays), arrays, source="nowhere", replace=False)
+    finished = lskd_run("dataset=dots", word.format(odd), "plan=true")
+    assert finished.code == 0, finished.err
+
+
+def test_a_published_command_names_no_places():
+    kept = ["hydra/launcher=x", "arch.model=hf-hub:timm/resnet10t.c3_in1k", "alpha=0.1"]
+    left_out = ["++runtime.results=/scratch/me", "hydra.launcher.partition=gpu17"]
+    named = {
+        "/home/me/bin/lskd-run": "lskd-run",
+        "++plugin=/home/me/my methods/mine.py": "plugin=mine.py",
+        "plugin=[~/a.py,lib/b.py]": "plugin=[a.py,b.py]",
+        "recipe.notes='/scratch/me/notes.txt'": "recipe.notes='notes.txt'",
+        "x=[/a/b,../c/d]": "x=[b,d]",
+        "--config-dir": "--config-dir",
+        "own/conf/": "conf",
+        "--config-dir=/x/y": "--config-dir=y",
+    }
+    assert shlex.split(published([*named, *left_out, *kept])) == [*named.values(), *kept]
 
 
 def test_shell_completion(lskd_run, monkeypatch):
@@ -250,6 +348,68 @@ def test_a_method_of_ones_own_is_one_short_file(lskd_run, tmp_path):
     assert config["method"] == {"name": "confident", "weight": 0.2, "code": code_of(type(METHODS["confident"]))}
     assert set(result["train"]) == {"top1", "ce", "entropy"}
     assert "method.weight = -1.0: must be >= 0" in lskd_run(*words, "method.weight=-1").err
+
+
+def forget_plugins() -> None:
+    """As in a new process."""
+    for name in [name for name in sys.modules if name.startswith("plugin:")]:
+        del sys.modules[name]
+
+
+def test_an_edited_plugin_is_another_run_and_the_plan_says_so(lskd_run, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN, encoding="utf-8")
+    words = (f"plugin={plugin}", "method=confident", "recipe.epochs=1", *LIGHT)
+    assert lskd_run(*words).code == 0
+    [before] = [config for config, _, _ in Store(tmp_path / "results").results()]
+    plugin.write_text(PLUGIN.replace("-self.weight * entropy", "0 * entropy") + "# of today\n", encoding="utf-8")
+    forget_plugins()
+    plan = lskd_run(*words, "plan=true").out
+    [old] = [path.name for path in (tmp_path / "results" / "runs").iterdir()]
+    assert "1 run: 0 done, 1 to train, 1 of them trained by other code" in plan
+    assert f"trained by other code: mlp on digits, 1 of 1 runs (as {old})" in plan
+    assert lskd_run(*words).code == 0
+    done = list(Store(tmp_path / "results").results())
+    assert len(done) == 2
+    for config, env, result in done:
+        assert (result["train"]["entropy"] == 0.0) == (config != before)
+        assert env["code"]["method"] == {"version": 1, "code": config["method"]["code"]}
+
+
+def test_several_plugins_at_once(lskd_run, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name} file.py").write_text(PLUGIN.replace('"confident"', f'"{name}"'), encoding="utf-8")
+    both = f"plugin=['{tmp_path / 'one file.py'}', {tmp_path}/two\\ file.py]"
+    for name in ("one", "two"):
+        forget_plugins()
+        finished = lskd_run(both, f"method={name}", "plan=true")
+        assert finished.code == 0, finished.err
+    given = [f"--plugin={tmp_path / 'one file.py'}", f"--plugin={tmp_path / 'nowhere.py'}"]
+    assert report_cli.main([*given, "--results", str(tmp_path)]) == 2
+
+
+def test_runs_are_trained_again_when_asked_for(lskd_run, tmp_path):
+    words = ("method=kd", "teacher=mlp", "recipe.epochs=1", "temperature=2", *LIGHT)
+    assert lskd_run(*words).code == 0
+    plan = lskd_run(*words, "runtime.retrain=true", "plan=true")
+    assert "of these, 2 would be trained again" in plan.out and "2 done, 0 to train" in plan.out
+    assert "2 to train, 2 of them asked for again" in lskd_run(*words, "runtime.retrain=true").out
+    student = lskd_run(*words, "plan=commands").out.splitlines()[-1].split()[0]
+    again = lskd_run(*words, f"runtime.retrain=[{student}]")
+    assert "1 done, 1 to train, 1 of them asked for again" in again.out
+    assert "kd T=2" in again.err and again.err.count("[1/1]") == 1
+    for given in ("123456789012", "1234e5678901", "nonsense"):  # ids, though YAML would read numbers
+        (word,) = OverridesParser.create().parse_overrides([cli.open_word(f"runtime.retrain=[{given}]")])
+        assert word.value() == [given]
+
+
+def test_a_sweep_trains_each_run_again_once(lskd_run, tmp_path):
+    words = ("-m", "method=kd", "teacher=mlp", "recipe.epochs=1", "temperature=2,3", *LIGHT)
+    assert lskd_run(*words).code == 0
+    again = lskd_run(*words, "runtime.retrain=true")
+    assert again.code == 0, again.err
+    assert again.err.count("mlp on digits, seed 0:") == 1  # their teacher
+    assert again.err.count(", kd T=") == 2
 
 
 # ---- what a user does after the first day --------------------------------------------------------------------------

@@ -36,5 +36,5 @@ def test_settings_that_are_asked_for_are_no_papers_protocol(planned: Any) -> Non
 
 def test_a_plan_says_what_its_claims_can_decide(lskd_run: Any) -> None:
     finished = lskd_run("experiment=muller_cifar10", "plan=true")
-    assert "claim C1" in finished.out and "(sd top1 0.3 assumed)" in finished.out
+    assert "claim C1: n = 20" in finished.out and "(sd top1 0.3 declared)" in finished.out
     assert "with 80%" in finished.out

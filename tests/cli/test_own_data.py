@@ -34,8 +34,6 @@ def test_a_validation_part_of_its_own_from_import_to_table(stream, own, lskd_run
     assert done.code == 0, done.err
     [result] = results(tmp_path)
     assert result["examples"] == 16 and set(result["last"]) == {"validation", "test"}
-    again = lskd_run(*words, "dataset.evaluate=validation", "plan=true")
-    assert "1 done, 0 to train" in again.out
     refused = lskd_run(*words, "dataset.holdout=4")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "dataset.holdout = 4: must be 0: own has a validation part of its own" in refused.err

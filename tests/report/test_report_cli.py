@@ -87,8 +87,8 @@ def test_out_and_all_experiments(filled: Any, own: Path, tmp_path: Path, capsys:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three experiments in all."""
-    names = ["fiction", "muller_table1", "quickstart"]
-    monkeypatch.setattr(Conf, "names", lambda conf, group: names)
+    names, few = Conf.names, ["fiction", "muller_table1", "quickstart"]
+    monkeypatch.setattr(Conf, "names", lambda conf, group: few if group == "experiment" else names(conf, group))
 
 
 def test_what_is_only_quoted_is_kept_up_to_date_once_it_was_asked_for(filled: Any, own: Path, few: None) -> None:
@@ -100,7 +100,9 @@ def test_what_is_only_quoted_is_kept_up_to_date_once_it_was_asked_for(filled: An
     assert main(words) == 0 and page.read_text() != "old"
 
 
-def test_a_report_that_was_mistyped_writes_nothing(filled: Any, own: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_report_that_was_mistyped_writes_nothing(
+    filled: Any, own: Path, few: None, tmp_path: Path, capsys: Any
+) -> None:
     words = ["fiction", "--results", str(filled.store.root), "--config-dir", str(own)]
     (tmp_path / "file").write_text("")
     (own / "experiment" / "other.yml").write_text(EXPERIMENT)
@@ -143,9 +145,7 @@ def test_files_are_whole_or_not_there(lab: Any, monkeypatch: pytest.MonkeyPatch)
     assert {path: path.read_bytes() for path in written} == contents
 
 
-def test_own_data_are_reported_where_they_are_not(
-    lab: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_own_data_are_reported_where_they_are_not(lab: Any, own: Path, few: None, capsys: Any) -> None:
     spec = replace(data.DATASETS["digits"], name="shades", digest="0123456789abcdef")
     (own / "table" / "fiction.yaml").write_text(TABLE.replace("dataset: digits", "dataset: shades"))
     conf = Conf((own, shipped_conf()), specs={"shades": spec})

@@ -13,6 +13,7 @@ from lskd.errors import InputError
 from lskd.plan import Grid
 from lskd.report import figures, frame, render, text, write
 from lskd.report.page import Page
+from lskd.report.values import Values
 
 PLANE = {"name": "penultimate", "classes": ["0", "1", "7"], "examples": 2}
 INFORMATION = {"name": "mutual_information", "classes": ["0", "1"], "every": 10}
@@ -226,3 +227,18 @@ def test_numbers_over_the_runs_of_a_cell(lab: Any) -> None:
     printed = text(lab.plan(grid), lab.store)
     assert f"{variance:.4f} ± 0.0000 (2)" in printed
     assert f"{math.log(2):.4f} ± " in printed
+
+
+@pytest.mark.parametrize("damage", ["0.11", "0.11 x", "0.11 2.30 5.0", None])
+def test_one_damaged_prediction_does_not_stop_the_others(lab: Any, damage: str | None) -> None:
+    metric = {"name": "variance_term", "digits": 4, "unit": "nats"}
+    grid = lab.table(observe={"name": "predictions"}, metric=metric, columns={"variance": {"label": "variance"}})
+    lab.fill(grid, "hard/variance", [90.0, 91.0, 92.0])
+    runs = grid.cell("hard", "variance").runs
+    for run, line in zip(runs, ("0.11 2.30", "2.30 0.11", damage), strict=True):
+        look = {"nll": 1.0, "surprise": [line]} if line is not None else {"nll": 1.0}
+        lab.store.observe(run, grid.observation, [{"step": 40, "test": look}], "00")
+    values = Values(lab.store)
+    assert list(values.of(grid, grid.cell("hard", "variance"))) == [0, 1]
+    [line] = values.damaged
+    assert str(lab.store.directory(runs[2])) in line and "damaged" in line

@@ -61,6 +61,10 @@ class Dataset:
         if self.evaluate not in ("test", "validation"):
             raise unknown("evaluate", self.evaluate, ("test", "validation"))
 
+    def examples(self, spec: Spec) -> int:
+        """Images that it trains on."""
+        return self.limit or spec.train - self.holdout
+
 
 @dataclass(frozen=True)
 class Spec:

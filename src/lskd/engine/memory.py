@@ -75,7 +75,7 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     recipe = dataclasses.replace(run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None)
     with Allocations() as memory:
         # As many images as there will be, of which only the first is looked at: a method may keep something for each.
-        examples = max(run.dataset.limit or spec.train - run.dataset.holdout, 4 * size)
+        examples = max(run.dataset.examples(spec), 4 * size)
         pixels = torch.zeros(size, *spec.shape, dtype=torch.uint8)
         views: Views | Black
         if spec.streamed:

@@ -1,5 +1,5 @@
 """Random streams. Each is named by its purpose, never by the method, so that methods are paired by seed: with one seed
-they start from the same weights and see the same images in the same order through the same crops and flips.
+students start from the same weights and see the same images in the same order through the same crops and flips.
 
 No two networks of one lineage share a stream (`Run.stream_seed`), unless the run says so: a student that starts from
 its teacher's initial weights, and sees in the same order what it saw, is another experiment.

@@ -44,6 +44,7 @@ class Observer:
     # The numbers that a look gives, by the name that a table's metric has, and what each is, in words.
     gives: ClassVar[Mapping[str, str]] = {}
     needs_teacher: ClassVar[bool] = False  # whether `look` shows images to the teacher, too
+    lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
     over_runs: ClassVar[bool] = False  # whether a run's numbers follow from looks at all runs of its cell (`numbers`)
 
     every: int = 0

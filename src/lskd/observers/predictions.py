@@ -36,6 +36,7 @@ class Predictions(Observer):
         "variance_term": "variance of the predictions over seeds, KL(mean ‖ prediction)",
         "bias_term": "loss of the mean prediction over seeds, the bias term",
     }
+    lines: ClassVar[tuple[str, ...]] = ("surprise",)  # a line an image: JSON would have a line a number
     over_runs: ClassVar[bool] = True
 
     examples: int = 1000

@@ -27,6 +27,7 @@ class Values:
         self._observed: dict[tuple[str, str], dict[str, Any] | None] = {}
         self._epochs: dict[str, list[dict[str, Any]]] = {}
         self._diverged: dict[str, bool] = {}
+        self._joint: dict[tuple[Any, ...], dict[int, float]] = {}  # numbers that follow from all runs of a cell
         self.damaged: dict[str, None] = {}  # what cannot be used, and is left out, a line each that says what to do
 
     def record(self, run: Run) -> dict[str, Any] | None:
@@ -108,13 +109,30 @@ class Values:
         return numbers
 
     def _over_runs(self, grid: Grid, cell: Cell, metric: Metric) -> dict[int, float]:
-        """The numbers that follow from looks at all runs of the cell; none of fewer than two."""
+        """The numbers that follow from looks at all runs of the cell; none of fewer than two. Computed once."""
         assert grid.observation is not None  # see `plan.check_observed`
-        seen = {run.seed: metric.seen(run, self.looks(run, grid.observation)) for run in cell.runs if self.done(run)}
-        looks = {seed: look for seed, look in seen.items() if look is not None}
-        if len(looks) < 2:
-            return {}
-        return dict(zip(looks, grid.observation.settings.numbers(metric.name, list(looks.values())), strict=True))
+        key = (tuple(run.id for run in cell.runs), grid.observation.key, metric.name, metric.part, metric.step)
+        if key not in self._joint:
+            looks: dict[int, Any] = {}
+            for run in cell.runs:
+                look = metric.seen(run, self.looks(run, grid.observation)) if self.done(run) else None
+                # What does not fit the first of them, or itself, is damaged.
+                if look is not None and self._joined(grid, metric, run, [*list(looks.values())[:1], look]):
+                    looks[run.seed] = look
+            found = self._joined(grid, metric, cell.runs[0], list(looks.values())) if len(looks) > 1 else None
+            self._joint[key] = dict(zip(looks, found, strict=True)) if found else {}
+        return self._joint[key]
+
+    def _joined(self, grid: Grid, metric: Metric, run: Run, looks: list[Any]) -> list[float] | None:
+        """The numbers of `looks`, the last of which is the run's; None of what is damaged, which is noted."""
+        assert grid.observation is not None
+        try:
+            numbers: list[float] = grid.observation.settings.numbers(metric.name, looks)
+            return numbers
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            path = self.store.directory(run)
+            self.damaged[f"{path}: what was seen of a run is damaged: no {metric.name} ({error}); {RESTORE}"] = None
+            return None
 
     def diagrams(self, cell: Cell) -> dict[int, list[list[float]]]:
         """The reliability bins of each finished run of a cell that shows a calibration error, by its seed."""
