@@ -16,7 +16,7 @@ from tabulate import tabulate
 from lskd.report.claims import Finding, show_p
 from lskd.report.page import Page
 from lskd.report.statistics import LEVEL, holm
-from lskd.report.tables import MISSING, number
+from lskd.report.tables import MISSING, number, plain
 
 HEAD = """\
 # Claims
@@ -73,11 +73,11 @@ class Entry:
         finding, page = self.finding, self.page
         decided = finding.outcome != "undecided" or any(part.p is not None for part in finding.parts)
         return {
-            "paper": page.paper or MISSING,
-            "claim": finding.claim.id,
-            "text": finding.claim.text,
+            "paper": plain(page.paper) or MISSING,
+            "claim": plain(finding.claim.id),
+            "text": plain(finding.claim.text),
             "verdict": finding.verdict,
-            "effect": _effect(finding),
+            "effect": _effect(finding).replace("|", "\\|"),
             "n": f"{finding.n} of {len(page.grid.declared_seeds)}",
             "p": _p(self.p) if decided else MISSING,
             "Holm's p": _p(corrected) if decided else MISSING,
@@ -99,7 +99,7 @@ def _table(section: str, entries: Sequence[Entry], folder: Path) -> str:
     adjusted = holm([entry.p for entry in entries])
     lines = [entry.cells(p, folder) for entry, p in zip(entries, adjusted, strict=True)]
     shown = [header for header in lines[0] if header not in LEFT_OUT[section]]
-    body = [[line[header].replace("|", "\\|") for header in shown] for line in lines]
+    body = [[line[header] for header in shown] for line in lines]
     return tabulate(body, shown, tablefmt="pipe", disable_numparse=True)
 
 
