@@ -122,5 +122,5 @@ def test_help_imports_no_torch():
 
 
 def test_the_script_is_installed_with_the_package():
-    script = 'lskd-bench = "lskd.bench.cli:main"'
+    script = 'lskd-bench = "lskd.program:lskd_bench"'
     assert script in (Path(__file__).parents[2] / "pyproject.toml").read_text()
