@@ -155,7 +155,7 @@ def test_own_data_are_reported_where_they_are_not(lab: Any, own: Path, few: None
     assert "shades" in failure(capsys, *words)
     lab.store.describe(spec)  # as a training does
     assert main(words) == 0
-    assert "2 of 4 runs done" in capsys.readouterr().out
+    assert "2 of 6 runs done" in capsys.readouterr().out
 
 
 def test_nothing_here_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -197,7 +197,7 @@ def left_out(filled: Any, own: Path, capsys: Any, path: Path) -> None:
     assert main(["fiction", "--results", str(filled.store.root), "--config-dir", str(own)]) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and captured.err.startswith(f"lskd-report: DAMAGED and left out: {path}: ")
-    assert "(1/2 seeds)" in captured.out and f"left out: {path}: " in captured.out
+    assert "(2/3 seeds)" in captured.out and f"left out: {path}: " in captured.out
     assert (filled.store.root / "tables" / "fiction" / "fiction.md").is_file()
 
 
