@@ -23,6 +23,7 @@ $(INSTALLED): pyproject.toml
 # A store of its own: results/ has the same runs already, and what is done never trains again.
 quickstart: $(INSTALLED) ## Environment, then a real experiment on bundled data, with its table, verdicts and figure
 	$(BIN)/lskd-run experiment=quickstart runtime.results=quickstart_results
+	@echo "The commands of the README are in $(BIN): source $(BIN)/activate"
 
 # A process a core, one thread each: the networks of the tests are too small for more.
 test: $(INSTALLED) ## Environment, then all fast tests (set LSKD_DATA to include those on real data)

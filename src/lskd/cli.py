@@ -434,7 +434,7 @@ def describe(
         for label, group in grouped(runs):
             done = sum(store.state(run) == "done" for run in group)
             steps = group[0].recipe.total_steps(training_examples(group[0], conf))
-            seeds = ",".join(str(run.seed) for run in group)
+            seeds = ranges(sorted({run.seed for run in group}))
             lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
         lines += [f"  {line}" for line in teachers(runs, conf)]
         for label, group in grouped(run for run in missing if run.id in older):
@@ -472,6 +472,16 @@ def describe(
         else:
             text += "; time unknown until one of each kind has run"
     return "\n".join([*lines, text])
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Rising whole numbers in few words: [0, 1, 2, 5] -> "0-2,5"."""
+    blocks: list[list[int]] = []
+    for number in numbers:
+        if not blocks or number != blocks[-1][-1] + 1:
+            blocks.append([])
+        blocks[-1].append(number)
+    return ",".join(f"{block[0]}-{block[-1]}" if len(block) > 1 else str(block[0]) for block in blocks)
 
 
 def power(grid: Grid, store: Store) -> list[str]:

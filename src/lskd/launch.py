@@ -27,7 +27,6 @@ from lskd.plan import (
     Costs,
     Observations,
     all_steps,
-    generation,
     is_complete,
     looks_suffice,
     teacher_table,
@@ -141,7 +140,7 @@ class Fleet:
         self.conf, self.asked = conf, runtime.fleet
         cores = available_cores()
         usual = GPU_FLEET if device.type == "cuda" else max(1, cores // (runtime.threads or 1))
-        self.size = min(runtime.fleet or usual, max(Counter(map(generation, runs)).values()))
+        self.size = min(runtime.fleet or usual, max(Counter(run.generation for run in runs).values()))
         self.threads = runtime.threads or max(1, cores // self.size)
         if device.type == "cpu":
             torch.set_num_threads(self.threads)

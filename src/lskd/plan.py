@@ -861,12 +861,7 @@ def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
 
     for run in runs:
         add(run)
-    return tuple(sorted(ordered.values(), key=generation))
-
-
-def generation(run: Run) -> int:
-    """0 without a teacher, else one more than the teacher's: a run waits for those of the generation before."""
-    return run.generation
+    return tuple(sorted(ordered.values(), key=lambda run: run.generation))
 
 
 def to_train(runs: Sequence[Run], store: Store, observations: Observations = MappingProxyType({})) -> list[Run]:

@@ -129,9 +129,13 @@ class Store:
         return result
 
     def weights_sha256(self, run: Run) -> list[str]:
-        """The digests that the weights of a done run may have: that of the record, and that of those made again."""
-        records = (read_json(self.directory(run) / f"{name}.json") or {} for name in ("result", "rebuilt"))
-        return [digest for record in records if isinstance(digest := record.get("weights_sha256"), str)]
+        """The digests that the weights of a done run may have: that of the record, and that of those made again. (What
+        is damaged has none.)"""
+        digests = []
+        for name in ("result", "rebuilt"):
+            with contextlib.suppress(InputError):
+                digests.append((read_json(self.directory(run) / f"{name}.json") or {}).get("weights_sha256"))
+        return [digest for digest in digests if isinstance(digest, str)]
 
     def request(self, run: Run) -> str | None:
         """Which request to train the run again is open (see `ask_again`)."""

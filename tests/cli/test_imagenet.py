@@ -28,7 +28,7 @@ SMALL = (
 def test_without_the_data_it_is_planned_and_not_trained(lskd_run, tmp_path):
     done = lskd_run("experiment=muller_imagenet", "plan=true")
     assert done.code == 0, done.err
-    assert "6 runs: 0 done, 6 to train" in done.out and "[48,160 steps, seeds 0,1,2]" in done.out
+    assert "6 runs: 0 done, 6 to train" in done.out and "[48,160 steps, seeds 0-2]" in done.out
     commands = lskd_run("experiment=muller_imagenet", "plan=commands").out
     assert (
         "lskd-run dataset=imagenet_held_out arch=inception_v4 recipe=muller_inception_v4 alpha=0.1 seed=2" in commands
