@@ -27,9 +27,13 @@ from lskd.store import Store
 from lskd.strict import parse, show
 
 METRICS = ("top1", "error", "top5", "nll", "ece15", "gap", "least_gap", "gamma", "temperature")
-OBSERVED = {name: observer for observer, settings in OBSERVERS.items() for name in settings.gives}
 BINNED = ("gap", "least_gap")  # what follows from a record's reliability diagram
 SCALED = ("nll", "ece15", "temperature", *BINNED)  # what a record has of temperature-scaled outputs
+
+
+def observed() -> dict[str, str]:
+    """The observer that gives a number, by the number's name."""
+    return {name: observer for observer, settings in OBSERVERS.items() for name in settings.gives}
 
 
 def watched() -> dict[str, str]:
@@ -77,18 +81,23 @@ class Metric:
     unit: str = "%"
 
     def __post_init__(self) -> None:
-        of_method = watched()
-        if self.name not in METRICS and self.name not in OBSERVED and self.name not in of_method:
-            raise unknown("name", self.name, [*METRICS, *OBSERVED, *of_method])
-        if self.name in OBSERVED:
+        of_method, of_observer = watched(), observed()
+        if self.name not in METRICS and self.name not in of_observer and self.name not in of_method:
+            raise unknown("name", self.name, [*METRICS, *of_observer, *of_method])
+        if self.name in of_observer:
             require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}; an observer has steps")
         if self.name in of_method:  # a record keeps it of the last epoch alone
             require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}")
         require(not self.total or self.name in of_method, "total", True, f"given with {', '.join(of_method)} only")
         if self.at_epoch is not None:
-            logged = self.name not in ("gamma", *OBSERVED, *BINNED) and not self.scaled_on and self.epoch == "last"
+            logged = self.name not in ("gamma", *of_observer, *BINNED) and not self.scaled_on and self.epoch == "last"
             require(logged, "at_epoch", self.at_epoch, "given with what is logged in each epoch, and epoch=last, only")
-        require(self.step is None or self.name in OBSERVED, "step", self.step, f"given with {', '.join(OBSERVED)} only")
+        require(
+            self.step is None or self.name in of_observer,
+            "step",
+            self.step,
+            f"given with {', '.join(of_observer)} only",
+        )
         if self.scaled_on:
             require(self.name in SCALED, "name", self.name, f"one of {', '.join(SCALED)} with scaled_on")
             plain = self.epoch == "last" and self.part != "train"
@@ -833,9 +842,9 @@ def check_observed(metric: Metric, observation: Observation | None, run: Run, co
             observation.settings.check(conf.spec(run.dataset.name))
         except InputError as error:
             raise InputError(f"observe.{error}") from None
-    if metric.name not in OBSERVED:
+    if metric.name not in observed():
         return
-    source = OBSERVED[metric.name]
+    source = observed()[metric.name]
     if observation is None or source != observation.name:
         raise InputError(f"metric.name = {metric.name}: must be in a table with observe: {{name: {source}}}")
     steps, every = run.recipe.total_steps(training_examples(run, conf)), observation.settings.every

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from lskd.config import Run
 from lskd.observers import OBSERVERS
-from lskd.plan import OBSERVED, Metric, Printed, watched
+from lskd.plan import Metric, Printed, observed, watched
 from lskd.report.characters import plain, tex
 from lskd.report.page import Page
 from lskd.report.values import RATES, Summary
@@ -41,7 +41,6 @@ METRIC_TITLES = {
     "least_gap": "least gap between confidence and accuracy, of the bins (of 15) with at least 1 % of the images",
     "gamma": "equivalent label smoothing γ",
     "temperature": "temperature of the least negative log-likelihood",
-    **{name: words for observer in OBSERVERS.values() for name, words in observer.gives.items()},
 }
 EPOCHS = {
     "last": "last epoch",
@@ -51,7 +50,8 @@ EPOCHS = {
 
 
 def metric_title(name: str) -> str:
-    return METRIC_TITLES.get(name) or watched()[name]
+    of_observers = {name: words for observer in OBSERVERS.values() for name, words in observer.gives.items()}
+    return {**METRIC_TITLES, **of_observers, **watched()}[name]
 
 
 def banner(page: Page) -> str:
@@ -218,7 +218,7 @@ def describe(metric: Metric, run: Run) -> str:
     if metric.name == "gamma":
         return f"{title} over the training part"
     part = run.dataset.evaluate if metric.part == "evaluate" else metric.part
-    if metric.name in OBSERVED:
+    if metric.name in observed():
         return f"{title} on the {part} part"
     if part == "train":
         return f"{title} while training, over {at}"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from lskd.config import Observation, Run
 from lskd.errors import InputError
 from lskd.observers import OBSERVERS
-from lskd.plan import OBSERVED, Cell, Grid, Metric, Printed
+from lskd.plan import Cell, Grid, Metric, Printed, observed
 from lskd.report import statistics
 from lskd.store import RESTORE, Store, wrong_numbers
 
@@ -84,14 +84,15 @@ class Values:
         A cell whose teacher has a fixed seed holds one run several times; by seed it counts once.
         """
         metric = metric or cell.metric
-        if metric.name in OBSERVED and OBSERVERS[OBSERVED[metric.name]].over_runs:
+        observer = observed().get(metric.name)
+        if observer is not None and OBSERVERS[observer].over_runs:
             return self._over_runs(grid, cell, metric)
         numbers = {}
         for run in cell.runs:
             record = self.record(run)
             if record is not None:
                 try:
-                    if metric.name in OBSERVED:
+                    if observer is not None:
                         assert grid.observation is not None  # see `plan.check_observed`
                         number = metric.observed(run, self.looks(run, grid.observation))
                     elif metric.at_epoch is not None:
