@@ -19,8 +19,9 @@ from lskd.methods.distillation import Distillation
 from lskd.methods.method import Method
 from lskd.models import ARCHS, MLPArch
 from lskd.observers import OBSERVERS, Observer
-from lskd.plan import by_other_code
+from lskd.plan import Metric, by_other_code
 from lskd.plugins import code_of, load_plugins
+from lskd.report.tables import metric_title
 from lskd.settings import Conf, parse_observation, parse_run
 from lskd.store import Store
 
@@ -214,6 +215,7 @@ def test_an_observers_code_is_in_the_key_of_what_it_saw(monkeypatch):
     monkeypatch.setitem(OBSERVERS, "norm", Norm())
     named = parse_observation({"name": "norm"})
     assert named.identity() == {"name": "norm", "every": 0, "share": 0.5, "code": code_of(Norm)}
+    assert Metric(name="norm").name == "norm" and metric_title("norm") == "a norm"  # and tables know its numbers
 
 
 def test_data_of_a_plugin_count_with_their_digest(monkeypatch):

@@ -92,12 +92,8 @@ class Metric:
         if self.at_epoch is not None:
             logged = self.name not in ("gamma", *of_observer, *BINNED) and not self.scaled_on and self.epoch == "last"
             require(logged, "at_epoch", self.at_epoch, "given with what is logged in each epoch, and epoch=last, only")
-        require(
-            self.step is None or self.name in of_observer,
-            "step",
-            self.step,
-            f"given with {', '.join(of_observer)} only",
-        )
+        fits = self.step is None or self.name in of_observer
+        require(fits, "step", self.step, f"given with {', '.join(of_observer)} only")
         if self.scaled_on:
             require(self.name in SCALED, "name", self.name, f"one of {', '.join(SCALED)} with scaled_on")
             plain = self.epoch == "last" and self.part != "train"
