@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,19 @@ def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path, name):
     assert tables
     for path in tables:
         assert path.read_text() == (RESULTS / path.relative_to(tmp_path)).read_text(), path.name
+
+
+def test_the_answer_in_the_readme_is_that_of_the_tables():
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    answer = readme[readme.index("**The answer so far**") : readme.index("Every claim of every paper")]
+    intervals = re.findall(r"[\d.]+ (?:points )?(?:lower |higher |better |worse )?(\[[^]]+\])", answer)
+    tables = "".join(
+        path.read_text(encoding="utf-8")
+        for name in ("muller_mnist", "quickstart")
+        for path in (RESULTS / "tables" / name).glob("*.md")
+    )
+    assert len(intervals) >= 4
+    assert [interval for interval in intervals if interval not in tables] == []
 
 
 def test_a_frame_holds_every_cell():
