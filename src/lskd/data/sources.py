@@ -475,8 +475,11 @@ def open_image(file: Path | str | io.BytesIO, where: str, notes: Notes | None = 
     it. `InputError`, saying `where` it was, if it cannot be decoded, or has more than 8 bits a channel."""
     from PIL import Image, UnidentifiedImageError
 
+    # PIL looks for a WebP image only after it has tried its commonest formats and six others, which costs as much as to
+    # decode a small one.
+    is_webp = isinstance(file, io.BytesIO) and bytes(file.getbuffer()[8:12]) == b"WEBP"
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=["WEBP"] if is_webp else None) as image:
             # A camera's second picture of the same (MPO) is no animation.
             is_animated = notes is not None and image.format != "MPO" and getattr(image, "is_animated", False)
             image.load()
