@@ -73,9 +73,10 @@ def carry_out(
     if not pending:
         return Outcomes(damaged=damaged)
     from lskd import data
-    from lskd.run import check_buildable, load_network, resolve_device, taught_elsewhere
+    from lskd.run import check_buildable, check_precision, load_network, resolve_device, taught_elsewhere
 
     device = resolve_device(runtime.device)
+    check_precision([run.recipe.precision for run in pending], device)
     check_buildable(pending, conf.cache)
     ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and is_ready(run.teacher, store)}
     looked_at = {run.id: run for run in pending if looks_suffice(run, store, observations)}

@@ -52,6 +52,15 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def check_precision(precisions: Iterable[str], device: torch.device, setting: str = "recipe.precision") -> None:
+    """`InputError` where TF32 is asked for and `device` does not have it: then numbers would be those of fp32, under
+    another name."""
+    has = device.type == "cuda" and (torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0))
+    if "tf32" in precisions and not has:
+        there = "a CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+        raise InputError(f"{setting} = 'tf32': {there} has no TF32 and would compute in fp32; allowed here: fp32, bf16")
+
+
 def available_cores(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
     """Cores that this process may use: a cluster's job may have fewer than the machine, and a container a share of
     them (`cgroup_cores`, which is rounded up)."""

@@ -76,6 +76,7 @@ BAD = [
     ("recipe.lr=0", "recipe.lr", "0", "> 0"),
     ("recipe.clip_norm=-1", "recipe.clip_norm", "-1", "> 0, or null"),
     ("recipe.precision=fp16", "recipe.precision", "fp16", "fp32, tf32, bf16"),
+    (("recipe.precision=tf32", "runtime.device=cpu"), "recipe.precision", "tf32", "a CPU has no TF32"),
     ("recipe.augment.crop=20", "recipe.augment.crop", "20", "at most 10"),
     (("recipe.augment.pad=8", "recipe.augment.padding=reflect"), "recipe.augment.pad", "8", "< 8"),
     ("dataset.holdout=1437", "dataset.holdout", "1437", "< 1437"),
