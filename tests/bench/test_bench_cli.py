@@ -155,7 +155,7 @@ def test_without_the_usual_loop(tiny, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--pairs wrn", "--pairs = 'wrn': allowed: mlp1200-mlp800, resnet18"),
+        ("--pairs wrn", "--pairs = 'wrn': allowed: mlp-mlp, mlp1200-mlp800, resnet18"),
         ("--pairs resnet18,resnet65-resnet20", "--pairs = 'resnet65-resnet20': did you mean 'resnet56-resnet20'?"),
         ("--pairs ,", "--pairs = ',': must be some of wrn_40_2-wrn_16_2, "),
         ("--device gpu", "--device = 'gpu': must be auto, cpu, cuda or cuda:N"),

@@ -37,6 +37,7 @@ PAIRS: dict[str, dict[str, Any]] = {
         "dataset": "mnist", "recipe": "muller_mnist_student", "arch": "mlp800", "teacher": "mlp1200",
         "method": "logit_matching",
     },
+    "mlp-mlp": {"dataset": "digits", "recipe": "quickstart", "arch": "mlp", "teacher": "mlp", "method": "kd"},
     "resnet56": {"dataset": "cifar100", "recipe": "crd", "arch": "resnet56"},
     "resnet18": {"dataset": "cifar100", "recipe": "standard", "arch": "resnet18"},
 }  # fmt: skip

@@ -158,7 +158,7 @@ COPIES = {  # bytes read and written
     "cuda": tuple(2**k for k in (20, 22, 24, 25, 26, 27, 28, 30, 32)),
 }
 WINDOW, WINDOWS = 0.002, 0.015  # seconds of one, and of all in a row: short ones find a busy machine's free moments
-PASSES = 2  # over all kernels
+KEPT = 3  # kernels that are looked at again: any of them may prove to be the fastest
 
 
 @dataclass(frozen=True)
@@ -287,10 +287,9 @@ def repeat(act: Callable[[], object], times: int) -> None:
         act()
 
 
-def best_of(device: torch.device, kernels: Sequence[Kernel], lanes: int = 1) -> list[Rate]:
-    """The best rate of each of `kernels` in some passes over them."""
-    passes = [[rate(device, kernel, lanes) for kernel in kernels] for _ in range(PASSES)]
-    return [Rate(max(its), kernel) for kernel, *its in zip(kernels, *passes, strict=True)]
+def again(device: torch.device, rates: Sequence[Rate], lanes: int = 1) -> list[Rate]:
+    """`rates`, each the better of what it was and what it is now."""
+    return [Rate(max(known.per_second, rate(device, known.kernel, lanes)), known.kernel) for known in rates]
 
 
 class Machine:
@@ -307,23 +306,23 @@ class Machine:
         for lanes in dict.fromkeys(map(self.lanes, (1, *fleets))):
             for precision in precisions:
                 use(precision)
-                rates = best_of(device, products(device, precision) + convolutions(device, precision), lanes)
-                self.computing[precision, lanes] = sorted(rates, key=lambda rate: -rate.per_second)[:3]
-            self.copying[lanes] = best_of(device, copies(device), lanes)
+                kernels = products(device, precision) + convolutions(device, precision)
+                rates = [Rate(rate(device, kernel, lanes), kernel) for kernel in kernels]
+                for kept in (4 * KEPT, KEPT):
+                    rates = again(device, sorted(rates, key=lambda one: -one.per_second)[:kept], lanes)
+                self.computing[precision, lanes] = rates
+            self.copying[lanes] = [Rate(rate(device, kernel, lanes), kernel) for kernel in copies(device)]
 
     def lanes(self, fleet: int) -> int:
         """How many of a fleet's runs can be busy at once: those of a GPU share all of it."""
         return 1 if self.device.type == "cuda" else min(fleet, torch.get_num_threads())
 
     def again(self) -> None:
-        def better(known: Rate, lanes: int) -> Rate:
-            return Rate(max(known.per_second, rate(self.device, known.kernel, lanes)), known.kernel)
-
         for (precision, lanes), rates in self.computing.items():
             use(precision)
-            self.computing[precision, lanes] = [better(known, lanes) for known in rates]
+            self.computing[precision, lanes] = again(self.device, rates, lanes)
         for lanes, rates in self.copying.items():
-            self.copying[lanes] = [better(known, lanes) for known in rates]
+            self.copying[lanes] = again(self.device, rates, lanes)
 
     def fastest(self, precision: str, fleet: int = 1) -> Rate:
         """The kernel that does most operations a second."""
