@@ -66,6 +66,8 @@ def test_a_bench(tiny, tmp_path, capsys):
         assert case["share_of_floor"] > 0
         assert case["captured"] is None
     assert record["turns"] == 1
+    assert record["operators"]["fp32"]["convolutions, backward"].keys() == {"ms", "floor_ms"}
+    assert "tiny: ms of a step's operators in fp32, CE (and of their floor): " in out
     assert record["floor"]["fp32"]["KD, cached"].keys() == {
         "bytes", "operations", "ms", "bound_by", "ms_of_bytes", "ms_of_operations", "ms_in_turn", "kernel",
     }  # fmt: skip

@@ -109,6 +109,17 @@ def test_an_operator_moves_its_bytes_as_fast_as_a_copy_of_that_size():
     assert found.floor(Work((Call("add", 1000, 0), Call("add", 2000, 0))), "fp32").bytes == 12.5 + 100.0
 
 
+def test_what_a_step_takes_is_told_by_purpose():
+    work = Work(
+        (
+            Call("relu", 100, 0, seconds=3.0), Call("convolution", 40, 30, seconds=4.0), Call("relu_", 50, 0, seconds=2.0),
+            Call("neg", 50, 0, seconds=1.0),
+        )
+    )  # fmt: skip
+    found = machine({1000: 50.0}, 10.0).by_purpose(work, "fp32")
+    assert list(found.items()) == [("ReLU", (5.0, 3.0)), ("convolutions", (4.0, 3.0)), ("others", (1.0, 1.0))]
+
+
 def test_the_machines_rate_is_that_of_its_fastest_kernel(monkeypatch):
     """Of products and convolutions, in the best of their windows, those of later turns among them; and it is named."""
     monkeypatch.setattr(floor, "SIDES", {"cpu": (8, 16)})

@@ -255,6 +255,9 @@ def text(report: Mapping[str, Any]) -> str:
         if "phases_ms" in its:
             phases = ", ".join(f"{name} {number(ms)}" for name, ms in its["phases_ms"].items())
             lines.append(f"ms of a step in fp32: {phases}")
+        for precision, operators in its.get("operators", {}).items():
+            times_of = [f"{name} {number(of['ms'])} ({number(of['floor_ms'])})" for name, of in operators.items()]
+            lines.append(f"ms of a step's operators in {precision}, CE (and of their floor): {', '.join(times_of)}")
         blocks.append("\n".join(f"{pair}: {line}" for line in [*lines, *its["notes"]]))
     blocks += [f"{pair}: FAILED: {why}" for pair, why in report["failed"].items()]
     if eager := not_captured(report):

@@ -36,6 +36,21 @@ WRITES_ONLY = {
     "zero_", "fill_", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "bernoulli_",
 }  # fmt: skip
 READS_WHAT_IT_TAKES = {"index", "index_select", "gather", "embedding"}  # not the whole of the tensor it takes from
+# What an operator is for, in the order in which it is told.
+PURPOSES = {
+    "convolutions": ("convolution",),
+    "convolutions, backward": ("convolution_backward",),
+    "batch norm": ("native_batch_norm", "_native_batch_norm_legit"),
+    "batch norm, backward": ("native_batch_norm_backward",),
+    "ReLU": ("relu", "relu_"),
+    "ReLU, backward": ("threshold_backward",),
+    "sums of branches and gradients": ("add", "add_"),
+    "dense layers": ("addmm", "mm", "addmm_", "bmm"),
+    "casts and copies": ("_to_copy", "copy_", "clone", "_foreach_copy_"),
+    "images by index": ("index", "index_select", "gather"),
+    "optimizer": ("_fused_sgd_",),
+}
+PURPOSE = {name: purpose for purpose, names in PURPOSES.items() for name in names}
 READ_THOUGH_MARKED_AS_WRITTEN = {"_fused_sgd_": {"grads"}}  # (to unscale them, which nobody asks for)
 
 
@@ -339,6 +354,16 @@ class Machine:
         moved = [call.bytes / self.bandwidth(call.bytes, lanes) for call in work.calls]
         computed = [call.operations / per_second for call in work.calls]
         return Floor(sum(moved), sum(computed), sum(map(max, moved, computed)))
+
+    def by_purpose(self, work: Work, precision: str) -> dict[str, tuple[float, float]]:
+        """(seconds that the operators of `work` took, and that they take at least), by what they are for; the longest
+        first."""
+        found: dict[str, tuple[float, float]] = {}
+        for call in work.calls:
+            purpose = PURPOSE.get(call.name, "others")
+            took, least = found.get(purpose, (0.0, 0.0))
+            found[purpose] = took + call.seconds, least + self.floor(Work((call,)), precision).in_turn
+        return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
     def describe(self) -> dict[str, Any]:
         """For the record: rates by precision and bandwidths by size, each by the number of runs side by side."""

@@ -34,6 +34,7 @@ from lskd.targets import smooth_labels
 
 CPU_EXAMPLES = 2048  # on a CPU, an epoch of a whole data set would outlast every window
 WARM_UP = {"cpu": 5, "cuda": 8}  # steps; on CUDA the step is captured in them
+OPERATOR_STEPS = 5  # whose operators are timed
 STEPS = 400_000  # of each training at most, all windows together
 
 USUAL_CE, USUAL_KD = "usual CE", "usual KD"
@@ -134,6 +135,9 @@ def measure(
             record["cases"] = records(with_filling(cases), run.recipe.batch_size, spec.train, floors)
             on_turn(record)
         record["phases_ms"] = pair.phases()
+    if device.type == "cpu":
+        its = [without_teacher(at_precision(run, precision)) for precision in options.precisions]
+        record["operators"] = {one.recipe.precision: time_operators(one, spec, machine) for one in its}
     on_turn(record)
     return record
 
@@ -567,10 +571,10 @@ def memory_since(device: torch.device, before: tuple[int, int]) -> dict[str, flo
 # ---- floors -------------------------------------------------------------------------------------------------------
 
 
-def count_work(run: Run, spec: Spec) -> Work:
-    """The work of a step of `run`; of an eval-mode teacher the logits are at hand."""
+def warm_step(run: Run, spec: Spec) -> Callable[[], None]:
+    """A step of `run` on the CPU, not the first one; of an eval-mode teacher the logits are at hand."""
     size = run.recipe.batch_size
-    run = replace(run, recipe=replace(run.recipe, epochs=None, steps=2))
+    run = replace(run, recipe=replace(run.recipe, epochs=None, steps=STEPS))
     teacher = build_network(run.teacher, spec) if run.teacher is not None else None
     parts = synthetic(spec, size)
     images = Shared(torch.device("cpu")).images(run, parts)
@@ -580,7 +584,24 @@ def count_work(run: Run, spec: Spec) -> Work:
         training.hold_logits(torch.zeros(size, spec.num_classes))
     training.network.train()
     training.step()  # what comes into being at the first is not counted
-    return work_of(training.step)
+    return training.step
+
+
+def count_work(run: Run, spec: Spec) -> Work:
+    """The work of a step of `run`."""
+    return work_of(warm_step(run, spec))
+
+
+def time_operators(run: Run, spec: Spec, machine: Machine) -> dict[str, dict[str, float]]:
+    """What a step of `run` takes on the CPU, by what its operators are for: milliseconds (the median of some steps),
+    and those of the floor."""
+    set_precision(run.recipe.precision)
+    step = warm_step(run, spec)
+    times = [machine.by_purpose(work_of(step), run.recipe.precision) for _ in range(OPERATOR_STEPS)]
+    return {
+        purpose: {"ms": 1e3 * statistics.median(its[purpose][0] for its in times), "floor_ms": 1e3 * least}
+        for purpose, (_, least) in times[-1].items()
+    }
 
 
 Works = Mapping[tuple[str, str], Work]
