@@ -112,8 +112,8 @@ def test_an_operator_moves_its_bytes_as_fast_as_a_copy_of_that_size():
 def test_what_a_step_takes_is_told_by_purpose():
     work = Work(
         (
-            Call("relu", 100, 0, seconds=3.0), Call("convolution", 40, 30, seconds=4.0), Call("relu_", 50, 0, seconds=2.0),
-            Call("neg", 50, 0, seconds=1.0),
+            Call("relu", 100, 0, seconds=3.0), Call("convolution", 40, 30, seconds=4.0),
+            Call("relu_", 50, 0, seconds=2.0), Call("neg", 50, 0, seconds=1.0),
         )
     )  # fmt: skip
     found = machine({1000: 50.0}, 10.0).by_purpose(work, "fp32")
