@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import logging
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +25,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import lskd.engine.capture
 from lskd.config import Named, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize
 from lskd.engine import Shared
-from lskd.engine.capture import WARM_UP, Captured
+from lskd.engine.capture import AHEAD, GATE, STREAMS, WARM_UP, Captured, CaptureFailed, Pace, Streams, own_stream
 from lskd.engine.training import Training, build_network
 from lskd.methods import METHODS, Batch, Method
 from lskd.models import (
@@ -252,44 +256,15 @@ def test_waiting_for_the_device_would_be_seen(monkeypatch):
 # ---- when to capture ----------------------------------------------------------------------------------------------
 
 
-class Graph:
-    """Stands for torch.cuda.CUDAGraph."""
-
-    def __init__(self) -> None:
-        self.replays = 0
-
-    def register_generator_state(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def replay(self) -> None:
-        self.replays += 1
-
-
 @pytest.fixture
-def capture(monkeypatch):
-    """`Captured` without a GPU: (the trace of eager and captured calls, a switch that makes captures fail)."""
+def capture(gpu):
+    """`Captured` without a GPU: (the trace of eager and captured calls, the fake device)."""
     trace: list[tuple[str, int]] = []
-    state = {"capturing": False, "error": None}
-
-    @contextlib.contextmanager
-    def graph(graph: Graph, **options: Any) -> Iterator[None]:
-        assert options["capture_error_mode"] == "thread_local"
-        state["capturing"] = True
-        try:
-            yield
-            if state["error"] is not None:
-                raise state["error"]
-        finally:
-            state["capturing"] = False
 
     def step(size: int) -> None:
-        trace.append(("captured" if state["capturing"] else "eager", size))
+        trace.append(("eager" if gpu.capturing is None else "captured", size))
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    return Captured(step, torch.Generator()), trace, state
+    return Captured(step, torch.Generator()), trace, gpu
 
 
 def test_each_size_runs_eagerly_then_is_captured_then_replayed(capture):
@@ -302,23 +277,198 @@ def test_each_size_runs_eagerly_then_is_captured_then_replayed(capture):
     assert all(graph.generator is captured.generator for graph in captured.graphs.values())
 
 
+def failing(message: str = "operation not permitted when stream is capturing\nmore") -> RuntimeError:
+    """What a capture ends with: it could not be ended, because of what went wrong within."""
+    error = RuntimeError("operation failed due to a previous error during capture")
+    error.__context__ = RuntimeError(message)
+    return error
+
+
 def test_a_step_that_cannot_be_captured_runs_eagerly_and_says_so(capture, caplog):
-    captured, trace, state = capture
-    state["error"] = RuntimeError("operation not permitted when stream is capturing\nmore")
+    captured, trace, gpu = capture
+    gpu.error = failing()
     with caplog.at_level(logging.WARNING):
         for _ in range(6):
             captured(4)
     assert [what for what, _ in trace] == ["eager"] * 3 + ["captured"] + ["eager"] * 3
     [record] = caplog.records
     assert "(RuntimeError: operation not permitted when stream is capturing): running it eagerly" in record.message
+    assert captured.failed == {(4,): "RuntimeError: operation not permitted when stream is capturing"}
 
 
-def test_a_capture_without_memory_is_the_fleets_to_solve(capture):
-    captured, _, state = capture
-    state["error"] = torch.OutOfMemoryError("no")
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_torch_that_a_failed_capture_poisons_goes_no_further(capture, monkeypatch, strict):
+    captured, trace, gpu = capture
+    gpu.error = failing()
+    monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.13.0" if strict else "2.12.1+cu130"))
+    monkeypatch.setenv("LSKD_STRICT_CAPTURE", "1" if strict else "0")
+    with pytest.raises(CaptureFailed, match=r"^a step cannot be captured \(RuntimeError: operation not perm") as raised:
+        for _ in range(4):
+            captured(4)
+    assert len(trace) == 4
+    assert raised.value.process_lost is not strict
+    expected = "LSKD_STRICT_CAPTURE is set" if strict else "torch 2.12.1+cu130 can capture nothing more in this process"
+    assert expected in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_capture_without_memory_is_the_fleets_to_solve(capture, ended):
+    """Whether or not it could be ended in order."""
+    captured, _, gpu = capture
+    gpu.error = torch.OutOfMemoryError("no")
+    if not ended:
+        gpu.error = failing()
+        gpu.error.__context__ = torch.OutOfMemoryError("no")
     with pytest.raises(torch.OutOfMemoryError):
         for _ in range(3):
             captured(4)
+
+
+def test_nothing_dead_is_collected_within_a_capture(capture):
+    """It might be a graph, whose end would be that of the capture."""
+    captured, _, gpu = capture
+    seen: list[bool] = []
+    gpu.while_capturing = lambda: seen.append(gc.isenabled())
+    for _ in range(3):
+        captured(4)
+    assert seen == [False]
+    assert gc.isenabled()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_capture_is_alone(capture):
+    """One training is in an eager section when a second one wants to capture, and a third one then to begin a section:
+    the capture waits for the first, and the third for the capture."""
+    captured, trace, gpu = capture
+    captured.calls[(4,)] = WARM_UP - 1
+    inside, leave, begun = (threading.Event() for _ in range(3))
+    events: list[str] = []
+
+    def first() -> None:
+        with GATE.eager(), GATE.eager():  # nested ones are one
+            inside.set()
+            leave.wait(20)
+            events.append("first leaves")
+
+    def second() -> None:
+        captured(4)
+
+    def third() -> None:
+        begun.set()
+        with GATE.eager():
+            events.append("third enters")
+
+    def capturing() -> None:
+        events.append("capture")
+        time.sleep(0.01)
+        events.append("captured")
+
+    gpu.while_capturing = capturing
+    threads = [threading.Thread(target=work) for work in (first, second, third)]
+    threads[0].start()
+    inside.wait(20)
+    threads[1].start()
+    wait_until(lambda: GATE._waiting == 1)
+    threads[2].start()
+    begun.wait(20)
+    leave.set()
+    for thread in threads:
+        thread.join(20)
+    assert events == ["first leaves", "capture", "captured", "third enters"]
+    assert trace == [("eager", 4), ("captured", 4)]
+    assert (GATE._eager, GATE._waiting, GATE._capturing) == (0, 0, False)
+
+
+def test_whoever_could_wait_for_itself_is_told():
+    with GATE.eager(), pytest.raises(AssertionError, match="would wait for itself"), GATE.alone():
+        pass
+    lock = threading.Lock()
+    with GATE.eager(), pytest.raises(AssertionError, match="a lock is taken before"), GATE.eager(lock):
+        pass
+    with GATE.eager(lock):
+        assert lock.locked()
+    assert not lock.locked()
+
+
+def test_the_host_stays_near_its_device(gpu):
+    """An event every 32 steps is waited for 32 steps later, when the device has more to do already."""
+    pace = Pace()
+    for _ in range(4 * AHEAD - 1):
+        pace.step()
+    assert AHEAD == 32
+    events = type(torch.cuda.Event())
+    assert events.trace == [("recorded", 0), ("recorded", 1), ("waited for", 0), ("recorded", 2), ("waited for", 1)]
+
+
+# ---- streams ------------------------------------------------------------------------------------------------------
+
+
+def test_no_two_trainings_share_a_stream(gpu):
+    """A hundred short ones come and go beside a long one, and somebody else draws streams meanwhile, too."""
+    streams = Streams(torch.device("cuda", 0))
+    long = streams.take()
+    for place in range(100):
+        short = streams.take()
+        assert short != long
+        if place % 3 == 0:
+            torch.cuda.Stream()
+        streams.give_back(short)
+    taken = [streams.take() for _ in range(STREAMS - 1)]
+    assert len({stream.cuda_stream for stream in (*taken, long)}) == STREAMS == 32
+    with pytest.raises(RuntimeError, match="cuda:0: all of its 32 streams are in use"):
+        streams.take()
+    streams.give_back(long)
+    assert streams.take() == long
+
+
+def test_a_thread_keeps_to_its_stream(gpu):
+    """cuBLAS has a workspace for each pair of a thread and a stream that ever met."""
+    streams = Streams(torch.device("cuda", 0))
+    pairs: set[tuple[int, int]] = set()
+    step = threading.Barrier(4)
+
+    def lane(number: int) -> None:
+        for run in range(5):
+            stream = streams.take()
+            pairs.add((number, stream.cuda_stream))
+            step.wait(20)
+            if (number + run) % 2:
+                streams.give_back(stream)
+                step.wait(20)
+            else:
+                step.wait(20)
+                streams.give_back(stream)
+
+    threads = [threading.Thread(target=lane, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(pairs) == 4
+
+
+def test_a_stream_is_given_back_when_all_on_it_is_done(gpu, monkeypatch):
+    entered: list[Any] = []
+
+    @contextlib.contextmanager
+    def on_stream(stream: Any) -> Iterator[None]:
+        entered.append(stream)
+        yield
+
+    monkeypatch.setattr(lskd.engine.capture, "on_stream", on_stream)
+    monkeypatch.setattr(lskd.engine.capture, "STREAMS_OF", {})
+    device = torch.device("cuda", 0)
+    for _ in range(2 * STREAMS):
+        with contextlib.suppress(KeyError), own_stream(device):
+            raise KeyError
+    assert len(entered) == 2 * STREAMS and len(set(entered)) == 1
+    assert all(stream.synchronized for stream in entered)
 
 
 # ---- on a GPU -----------------------------------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,9 @@ from torch import Tensor
 from lskd.config import Named, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize
-from lskd.engine import Diverged, Outcome, Shared, run_bytes, train
+from lskd.engine import Diverged, Interrupted, Outcome, Shared, run_bytes, train
+from lskd.engine.capture import GATE
+from lskd.engine.loop import held_memory_mb
 from lskd.engine.memory import CUDA_WORKSPACE, Allocations
 from lskd.engine.teacher import EVALUATION_BATCH
 from lskd.engine.training import Training, build_network
@@ -79,14 +84,99 @@ def differences(one: Outcome, other: Outcome) -> list[str]:
     return [name for name, value in one.network.state_dict().items() if not torch.equal(value, expected[name])]
 
 
-def test_companions_change_no_bit():
+@pytest.fixture(scope="module")
+def alone() -> list[Outcome]:
+    """`RUNS`, each for itself."""
+    return [fit(run, Shared(torch.device("cpu"))) for run in RUNS]
+
+
+def test_companions_change_no_bit(alone):
     """Dropout, batch norm, two students that fill one teacher's table, all in step."""
-    cpu = torch.device("cpu")
-    for run, outcome in zip(RUNS, side_by_side(RUNS, cpu), strict=True):
+    for outcome, expected in zip(side_by_side(RUNS, torch.device("cpu")), alone, strict=True):
         assert isinstance(outcome, Outcome), outcome
-        alone = fit(run, Shared(cpu))
-        assert differences(outcome, alone) == []
-        assert numbers(outcome) == numbers(alone)
+        assert differences(outcome, expected) == []
+        assert numbers(outcome) == numbers(expected)
+
+
+def test_companions_that_capture_change_no_bit(alone, captured):
+    """Eager sections, tables that are filled and captures among them: nobody waits for ever, and no capture is
+    disturbed."""
+    eager: list[int] = []
+    captured.while_capturing = lambda: eager.append(GATE._eager)
+    for outcome, expected in zip(side_by_side(RUNS, torch.device("cpu")), alone, strict=True):
+        assert isinstance(outcome, Outcome), outcome
+        assert outcome.result["captured"] == [[6], [8]]  # of 30 images, 8 at a time, in 6 epochs
+        assert "not_captured" not in outcome.result
+        assert differences(outcome, expected) == []
+        assert numbers(outcome) == numbers(expected)
+    assert eager == [0] * 2 * len(RUNS)
+
+
+def test_what_was_captured_is_recorded(captured):
+    cpu = torch.device("cpu")
+    short = replace(TEACHER, recipe=replace(RECIPE, epochs=2))  # each epoch ends with a batch of 6
+    assert fit(short, Shared(cpu)).result["captured"] == [[8]]
+    assert fit(replace(TEACHER, recipe=replace(RECIPE, epochs=None, steps=2)), Shared(cpu)).result["captured"] == []
+    parts = replace(TEACHER, recipe=replace(RECIPE, accumulate=2))
+    assert fit(parts, Shared(cpu)).result["captured"] == [[2, 6], [4, 6], [4, 8], []]
+    captured.error = RuntimeError("no")
+    result = fit(TEACHER, Shared(cpu)).result
+    assert (result["captured"], result["not_captured"]) == ([], [[8, "RuntimeError: no"]])
+
+
+# ---- what is left of a training -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trainings(monkeypatch) -> Iterator[list[weakref.ref[Any]]]:
+    """What trainings make of themselves; Python's collector of what holds itself is off."""
+    made: list[weakref.ref[Any]] = []
+    enter = Training.enter
+
+    def entered(training: Training, stage: Any) -> None:
+        enter(training, stage)
+        of_it = (training, training.network, training.optimizer, training.teacher, training.module, training.run_step)
+        made.extend(weakref.ref(one) for one in of_it if one is not None)
+
+    monkeypatch.setattr(Training, "enter", entered)
+    gc.disable()
+    yield made
+    gc.enable()
+
+
+@pytest.mark.parametrize("method", ["ce", "kd", "fsp"])
+def test_nothing_of_a_training_lives_on(trainings, method):
+    run = replace(TEACHER if method == "ce" else STUDENT, method=Named(method, METHODS[method]))
+    run = replace(run, arch=TEACHER.arch, recipe=replace(RECIPE, epochs=2))
+    if method == "fsp":
+        run = replace(run, method=Named("fsp", replace(METHODS["fsp"], initial_epochs=1)))
+    shared = Shared(torch.device("cpu"))
+    outcome = fit(run, shared)
+    network = weakref.ref(outcome.network)
+    assert {ref for ref in trainings if ref() is not None} == {network}
+    del outcome
+    assert len(trainings) > 2 and network() is None
+
+
+def test_nothing_of_a_training_that_ends_early_lives_on(trainings):
+    """Stopped, or diverged; once its error has been dealt with."""
+    for error, options in ((Interrupted, {"stop": lambda: True}), (Diverged, {})):
+        METHODS["explosive"] = Explosive()
+        run = replace(DROPOUT, method=Named("explosive", Explosive()))
+        try:
+            with pytest.raises(error):
+                train(run, SPEC, PARTS, shared=Shared(torch.device("cpu")), **options)
+        finally:
+            del METHODS["explosive"]
+        assert [ref() for ref in trainings if ref() is not None] == []
+    assert len(trainings) >= 6
+
+
+def test_graphs_end_with_their_training(trainings, captured):
+    graphs: list[weakref.ref[Any]] = []
+    captured.while_capturing = lambda: graphs.append(weakref.ref(captured.capturing))
+    fit(STUDENT, Shared(torch.device("cpu")))
+    assert len(graphs) == 2 and [ref() for ref in graphs if ref() is not None] == []
 
 
 @dataclass(frozen=True)
@@ -172,6 +262,27 @@ def test_predicted_memory_is_what_a_step_takes(arch):
 
 def test_a_captured_step_keeps_its_memory():
     assert run_bytes(TEACHER, SPEC, "cuda") > run_bytes(TEACHER, SPEC, "cpu") + CUDA_WORKSPACE
+
+
+def test_the_last_batch_of_an_epoch_runs_eagerly_beside_the_captured_step():
+    """Of a batch of 20,000 images an epoch of 30,000 leaves 10,000: more than are evaluated at once."""
+    spec = replace(SPEC, train=30_000)
+    tailed = replace(TEACHER, recipe=replace(RECIPE, batch_size=20_000, steps=2, epochs=None))
+    alone = replace(tailed, recipe=replace(tailed.recipe, batch_size=20_000))
+    assert run_bytes(tailed, spec, "cuda") > 1.3 * run_bytes(alone, replace(SPEC, train=20_000), "cuda")
+
+
+def test_what_a_training_holds_is_what_its_stream_has(monkeypatch):
+    cuda = torch.device("cuda", 0)
+    segments = [
+        {"device": device, "stream": stream, "total_size": size}
+        for device, stream, size in ((0, 7, 2_000_000), (0, 0, 50_000_000), (1, 7, 90_000_000), (0, 7, 20_000_000))
+    ]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    stream = SimpleNamespace(device_index=0, cuda_stream=7)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    assert held_memory_mb(cuda) == 22.0
+    assert held_memory_mb(torch.device("cpu")) is None
 
 
 def test_a_teacher_and_bf16_count():

@@ -50,11 +50,11 @@ class Training:
         self.examples = len(images.labels)
         self.steps_per_epoch = recipe.steps_per_epoch(self.examples)
 
-        self.network = placed(build_network(run, spec), device)
+        self.network: nn.Module = placed(build_network(run, spec), device)
         self.generator = torch.Generator(device).manual_seed(seed_for(run.stream_seed, "dropout"))
         for module in self.network.modules():
             if hasattr(module, "generator"):
-                module.generator = self.generator
+                module.generator = self.generator  # type: ignore[assignment]
         if teacher_network is not None:
             teacher_network = placed(teacher_network, device)
         views, method = images.views, run.method.settings
