@@ -1,4 +1,4 @@
-"""CUDA graphs and streams without a GPU, as far as the engine uses them."""
+"""CUDA graphs, streams and events without a GPU, as far as the engine uses them; and a GPU whose numbers repeat."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lskd.engine.capture import Captured, Pace, unowned
-from lskd.engine.training import Training
+from lskd.engine.training import Training, set_precision
 
 
 class Graph:
@@ -131,3 +131,11 @@ def captured(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
 
     monkeypatch.setattr(Training, "enter", capturing)
     return gpu
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU: algorithms that give the same numbers again, no TF32; and a capture that fails is an error."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setenv("LSKD_STRICT_CAPTURE", "1")
+    set_precision("fp32")
