@@ -386,10 +386,10 @@ def test_a_capture_is_alone(capture):
 
 
 def test_whoever_could_wait_for_itself_is_told():
-    with GATE.eager(), pytest.raises(AssertionError, match="would wait for itself"), GATE.alone():
+    with GATE.eager(), pytest.raises(RuntimeError, match="would wait for itself"), GATE.alone():
         pass
     lock = threading.Lock()
-    with GATE.eager(), pytest.raises(AssertionError, match="a lock is taken before"), GATE.eager(lock):
+    with GATE.eager(), pytest.raises(RuntimeError, match="a lock is taken before"), GATE.eager(lock):
         pass
     with GATE.eager(lock):
         assert lock.locked()

@@ -45,7 +45,8 @@ class Gate:
         """An eager section. With `lock`, that is held meanwhile, too: it is taken first, everywhere, because who waits
         for it within a section would hold up a capture, which in turn holds up who has it."""
         depth = getattr(self._own, "depth", 0)
-        assert lock is None or not depth, "a lock is taken before an eager section, not within"
+        if lock is not None and depth:
+            raise RuntimeError("a lock is taken before an eager section, not within")
         with contextlib.nullcontext() if lock is None else lock:
             if not depth:
                 with self._changed:
@@ -63,7 +64,8 @@ class Gate:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        assert not getattr(self._own, "depth", 0), "a capture within an eager section would wait for itself"
+        if getattr(self._own, "depth", 0):
+            raise RuntimeError("a capture within an eager section would wait for itself")
         with self._changed:
             self._waiting += 1
             try:
