@@ -239,9 +239,10 @@ def train_run(
     fleet: int = 1,
     on_step: Callable[[int, int], None] = lambda step, total: None,
     stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim.
-    Of a finished run, make the `observations` that are missing: of its weights where they are here and suffice.
+) -> dict[str, Any] | None:
+    """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim. What is
+    returned is its record; None where there was no training:
+    of a finished run, make the `observations` that are missing, of its weights where they are here and suffice.
     `fleet` is the number of runs that may be training on the device of `shared` meanwhile, for the record.
 
     Raises `engine.Diverged`, `engine.Interrupted`, and whatever else goes wrong; the store then has no result.
@@ -258,7 +259,7 @@ def train_run(
         teacher = load_network(shown, store, runtime) if shown is not None else None
         looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)
         record_looks(run, store, missing, looks, file_sha256(store.weights(run)))
-        return
+        return None
     teacher, taught_by = None, None
     if run.teacher is not None:
         teacher = load_network(run.teacher, store, runtime)
@@ -300,6 +301,7 @@ def train_run(
     store.finish(run, result)
     if rebuilding:
         write_atomically(store.weights(run), lambda path: path.write_bytes(content))
+    return result
 
 
 def record_looks(run: Run, store: Store, observations: Sequence[Observation], looks: Looks, weights: str) -> None:

@@ -648,6 +648,29 @@ def test_a_training_may_be_interrupted_at_every_step(undisturbed, tmp_path):
     assert_same_training(fit(run, teacher, checkpoint=tmp_path / "checkpoint.pt"), expected)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("step", [2, 5, 13])
+def test_a_training_goes_on_where_it_was_interrupted_on_cuda(step, tmp_path):
+    """Before anything is captured, between the two sizes, and while all is replayed. 3 steps an epoch."""
+    dropout = MLPArch(hidden=(6,), hidden_dropout=0.5)
+    run = make_run(Distillation(), arch=dropout, epochs=6, momentum=0.9, ema=0.5, augment=Augment(flip=True))
+    teacher, checkpoint = make_teacher(), tmp_path / "checkpoint.pt"
+
+    def on_cuda(**options: Any) -> Outcome:
+        return train(run, SPEC, PARTS, copy.deepcopy(teacher), shared=Shared(torch.device("cuda")), **options)
+
+    expected = on_cuda()
+    assert expected.result["captured"] == [[3], [4]]
+    with pytest.raises(Interrupted):
+        on_cuda(checkpoint=checkpoint, **interrupted_after(step))
+    outcome = on_cuda(checkpoint=checkpoint)
+    for one, other in zip(outcome.epochs, expected.epochs, strict=True):
+        for name in one["train"].keys() - {"top1"}:
+            assert one["train"][name] == pytest.approx(other["train"][name], rel=1e-4, abs=1e-4)
+    assert_close(outcome, expected, 1e-3)
+
+
 def test_asked_to_stop_after_the_last_step_a_training_finishes():
     assert fit(make_run(steps=4), **interrupted_after(4)).result["steps"] == 4
 
