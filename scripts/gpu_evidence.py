@@ -140,7 +140,7 @@ def state_of(store: Path) -> list[Path]:
 def pack(file: Path, store: Path, files: Iterable[Path]) -> None:
     """`files` of the store in a tar, at once."""
     temporary = file.with_name(f".{file.name}.tmp")
-    with tarfile.open(temporary, "w:gz") as tar:
+    with gzip.open(temporary, "wb") as packed, tarfile.TarFile(fileobj=packed, mode="w") as tar:
         for one in files:
             add(tar, one, store)
     temporary.replace(file)
@@ -167,7 +167,7 @@ def pack_state(out: Path, store: Path) -> list[str]:
         else:
             left_out.append(file.relative_to(store).as_posix())
     whole = io.BytesIO()
-    with tarfile.open(fileobj=whole, mode="w") as tar:
+    with tarfile.TarFile(fileobj=whole, mode="w") as tar:
         for file in chosen:
             add(tar, file, store)
     content = whole.getvalue()
@@ -185,7 +185,7 @@ def resume(folder: Path, store: Path) -> None:
     if not streams:
         raise SystemExit(f"gpu_evidence.py: --resume {folder}: has no results.tar.gz and no state.tar.0")
     for content in streams:
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        with tarfile.TarFile(fileobj=io.BytesIO(content)) as tar:
             for entry in tar:
                 path = store / entry.name
                 if not path.resolve().is_relative_to(store.resolve()):

@@ -340,7 +340,12 @@ def test_rehearsals(script, tmp_path, monkeypatch):
     from lskd.bench import cli as bench_cli
     from lskd.bench import floor
 
-    for name, few in (("SIDES", {"cpu": (64,)}), ("CONVOLUTIONS", ()), ("COPIES", {"cpu": (2**18,)}), ("WINDOWS", 0.0)):
+    for name, few in (
+        ("SIDES", {"cpu": (64,)}),
+        ("CONVOLUTIONS", {"cpu": ()}),
+        ("COPIES", {"cpu": (2**18,)}),
+        ("WINDOWS", 0.0),
+    ):
         monkeypatch.setattr(floor, name, few)
     monkeypatch.setattr(ConfigStore.instance(), "repo", {**ConfigStore.instance().repo})
     monkeypatch.setenv("LSKD_CACHE", str(tmp_path / "cache"))

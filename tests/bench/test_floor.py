@@ -168,7 +168,7 @@ def test_the_step_of_a_run():
 def test_kernels(precision, monkeypatch):
     """Each is what its name says, and counts as much work as the operator does; side by side they use own memory."""
     monkeypatch.setattr(floor, "SIDES", {"cpu": (32,)})
-    monkeypatch.setattr(floor, "CONVOLUTIONS", ((8, 4),))
+    monkeypatch.setattr(floor, "CONVOLUTIONS", {"cpu": ((8, 4),)})
     monkeypatch.setattr(floor, "WINDOWS", 0.0)
     kernels = products(CPU, precision) + convolutions(CPU, precision)
     assert len(kernels) == 1 + 2 * 3

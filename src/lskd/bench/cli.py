@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
     from lskd.bench.floor import Machine
     from lskd.bench.measure import Options, measure
+    from lskd.engine.capture import STREAMS
     from lskd.run import check_precision, resolve_device
 
     try:
@@ -104,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(str(error).replace("runtime.device", "--device")) from None
     precisions = chosen or tuple(DEFAULT_PRECISIONS[device.type].split(","))
     check_precision(precisions, device, "--precisions")
+    if device.type == "cuda":
+        require(fleets[-1] <= STREAMS, "--fleet", fleets[-1], f"at most {STREAMS} on a GPU, which has no more streams")
     if args.threads:
         torch.set_num_threads(args.threads)
     options = Options(

@@ -165,7 +165,10 @@ def size_in_memory(tensor: Tensor) -> int:
 # ---- the machine --------------------------------------------------------------------------------------------------
 
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}  # of the matrices that are multiplied
-CONVOLUTIONS = ((16, 32), (32, 16), (64, 8), (32, 32), (64, 16), (128, 8))  # channels, side: of ResNet-20 and WRN-16-2
+CONVOLUTIONS = {  # channels, side: those of ResNet-20 and WRN-16-2; on a GPU larger ones, which keep it busy
+    "cpu": ((16, 32), (32, 16), (64, 8), (32, 32), (64, 16), (128, 8)),
+    "cuda": ((128, 16), (256, 16)),
+}
 BATCH = 64
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 COPIES = {  # bytes read and written
@@ -196,8 +199,7 @@ class Rate:
 
 def use(precision: str) -> None:
     """Numerics of `precision`, and cuDNN's fastest algorithms for them."""
-    set_precision(precision)
-    torch.backends.cudnn.benchmark = True
+    set_precision(precision, search=True)
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -241,7 +243,7 @@ def convolutions(device: torch.device, precision: str) -> list[Kernel]:
             2 * BATCH * side**2 * 9 * channels**2,
             functools.partial(make, channels, side, layout, mask),
         )
-        for channels, side in CONVOLUTIONS
+        for channels, side in CONVOLUTIONS[device.type]
         for layout in LAYOUTS
         for direction, mask in masks.items()
     ]

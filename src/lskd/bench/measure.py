@@ -14,17 +14,18 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from lskd.bench.floor import Floor, Machine, Work, timed, work_of
+from lskd.bench.floor import LAYOUTS, Floor, Machine, Work, timed, work_of
 from lskd.bench.reference import UsualLoop
 from lskd.config import Named, Run, Smoothing
 from lskd.data import Part, Spec
 from lskd.data.augment import Normalize, Normalizer, Views
 from lskd.engine import Shared, device_bytes, run_bytes
+from lskd.engine import teacher as of_teacher
 from lskd.engine.capture import WARM_UP as EAGER
 from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.loop import evaluate
 from lskd.engine.shared import Images, Table, teacher_normalizer
-from lskd.engine.teacher import EVALUATION_BATCH, Teacher
+from lskd.engine.teacher import EVALUATION_BATCH, Teacher, placed
 from lskd.engine.training import Training, build_network, set_precision
 from lskd.methods import METHODS, Batch, Method
 from lskd.methods.distillation import Distillation
@@ -67,7 +68,9 @@ class Options:
     fleets: tuple[int, ...]
     usual: bool = True
     examples: int | None = None  # None: those of the data set, `CPU_EXAMPLES` on a CPU
-    search: bool | None = None  # whether cuDNN tries its algorithms for each shape; None: as the engine has it
+    search: bool | None = (
+        None  # whether cuDNN tries its algorithms for each shape; None: if runs are alone, as lskd-run
+    )
     layout: str = "channels_last"  # or "contiguous"
 
 
@@ -155,20 +158,19 @@ def window(case: Case, device: torch.device, options: Options) -> float:
 
 def switch(precision: str, options: Options) -> None:
     """The numerics of `precision`, and how cuDNN finds its algorithms. (The usual loop sets its own.)"""
-    set_precision("fp32" if precision == AS_IT_COMES else precision)
-    if options.search is not None:
-        torch.backends.cudnn.benchmark = options.search
+    search = max(options.fleets) == 1 if options.search is None else options.search
+    set_precision("fp32" if precision == AS_IT_COMES else precision, search=search)
 
 
 @contextlib.contextmanager
 def laid_out(layout: str) -> Iterator[None]:
-    """Images and weights in another `layout` than the engine's own, which asks for torch.channels_last by that name."""
-    own = torch.channels_last
-    torch.channels_last = {"channels_last": own, "contiguous": torch.contiguous_format}[layout]
+    """Images and weights in another `layout` than the engine's own."""
+    own = of_teacher.LAYOUT
+    of_teacher.LAYOUT = LAYOUTS[layout]
     try:
         yield
     finally:
-        torch.channels_last = own
+        of_teacher.LAYOUT = own
 
 
 def calibrated(device: torch.device, work: Callable[[int], Any], seconds: float, most: int) -> int:
@@ -329,8 +331,7 @@ class Pair:
     def teacher_on_device(self) -> nn.Module:
         network = copy.deepcopy(self.teacher)
         assert network is not None
-        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network.requires_grad_(False).eval()
+        return placed(network, self.device).requires_grad_(False).eval()
 
     # ---- phases ---------------------------------------------------------------------------------------------------
 
@@ -358,7 +359,7 @@ class Pair:
 
         def augmented() -> Tensor:
             pixels = images.normalizer(images.views.take(indices, views))
-            return pixels.contiguous(memory_format=torch.channels_last)
+            return pixels.contiguous(memory_format=of_teacher.LAYOUT)
 
         def forward_backward() -> None:
             for parameter in network.parameters():
@@ -414,6 +415,7 @@ class Member:
             self.training.network.train()
 
     def close(self) -> None:
+        self.do(self.training.close)
         self.lane.shutdown()
 
     def do(self, act: Callable[[], T]) -> T:
