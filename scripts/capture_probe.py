@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SECONDS = 30  # of one try at most
+SECONDS = 20  # of one try at most
 
 
 def companions() -> dict[str, Callable[[], object]]:

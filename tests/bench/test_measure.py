@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -113,6 +113,36 @@ def test_phases(pair):
     assert ", ".join(phases) == names
     assert phases["forward"] < phases["forward and backward"]
     assert all(milliseconds > 0 for milliseconds in phases.values())
+
+
+def test_kernels_of_a_step(pair, monkeypatch):
+    """By name, of one step; what took no time on the device is none."""
+
+    @dataclass
+    class Event:
+        key: str
+        self_device_time_total: float  # microseconds, of all steps
+        count: int
+
+    class Profile:
+        def __init__(self, activities: Any) -> None: ...
+
+        def __enter__(self) -> Profile:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def key_averages(self) -> list[Event]:
+            steps = measure.KERNEL_STEPS
+            return [
+                Event("relu", 500.0 * steps, 3 * steps),
+                Event("launch", 0.0, 9),
+                Event("conv", 2000.0 * steps, steps),
+            ]
+
+    monkeypatch.setattr(torch.profiler, "profile", Profile)
+    found = pair.kernels("fp32")
+    assert list(found.items()) == [("conv", {"ms": 2.0, "count": 1.0}), ("relu", {"ms": 0.5, "count": 3.0})]
 
 
 def test_the_optimizers_phase_is_an_update_from_gradients_at_hand(pair):

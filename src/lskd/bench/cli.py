@@ -261,6 +261,10 @@ def text(report: Mapping[str, Any]) -> str:
         for precision, operators in its.get("operators", {}).items():
             times_of = [f"{name} {number(of['ms'])} ({number(of['floor_ms'])})" for name, of in operators.items()]
             lines.append(f"ms of a step's operators in {precision}, CE (and of their floor): {', '.join(times_of)}")
+        for precision, kernels in its.get("kernels", {}).items():
+            count, first = sum(kernel["count"] for kernel in kernels.values()), list(kernels.items())[:8]
+            times_of = [f"{name[:60]} {number(of['ms'])} ({of['count']:.3g} ×)" for name, of in first]
+            lines.append(f"ms of a step's {count:.0f} kernels in {precision}, CE: {', '.join(times_of)}")
         blocks.append("\n".join(f"{pair}: {line}" for line in [*lines, *its["notes"]]))
     blocks += [f"{pair}: FAILED: {why}" for pair, why in report["failed"].items()]
     if eager := not_captured(report):

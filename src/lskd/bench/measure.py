@@ -35,7 +35,7 @@ from lskd.targets import smooth_labels
 
 CPU_EXAMPLES = 2048  # on a CPU, an epoch of a whole data set would outlast every window
 WARM_UP = {"cpu": 5, "cuda": 8}  # steps; on CUDA the step is captured in them
-OPERATOR_STEPS = 5  # whose operators are timed
+OPERATOR_STEPS, KERNEL_STEPS = 5, 20  # whose operators, and whose kernels on a GPU, are timed
 STEPS = 400_000  # of each training at most, all windows together
 
 USUAL_CE, USUAL_KD = "usual CE", "usual KD"
@@ -138,6 +138,8 @@ def measure(
             record["cases"] = records(with_filling(cases), run.recipe.batch_size, spec.train, floors)
             on_turn(record)
         record["phases_ms"] = pair.phases()
+        if device.type == "cuda":
+            record["kernels"] = {precision: pair.kernels(precision) for precision in options.precisions}
     if device.type == "cpu":
         its = [without_teacher(at_precision(run, precision)) for precision in options.precisions]
         record["operators"] = {one.recipe.precision: time_operators(one, spec, machine) for one in its}
@@ -350,6 +352,20 @@ class Pair:
             return times
 
         return member.do(measured)
+
+    def kernels(self, precision: str) -> dict[str, dict[str, float]]:
+        """The kernels of a step (CE) on a GPU, by name: milliseconds, and how often they run; the longest first."""
+        switch(precision, self.options)
+        member, _ = self.member(without_teacher(at_precision(self.run, precision)))
+        work = side_by_side([member])
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            timed(self.device, lambda: work(KERNEL_STEPS))
+        found = {
+            event.key: {"ms": event.self_device_time_total / 1e3 / KERNEL_STEPS, "count": event.count / KERNEL_STEPS}
+            for event in seen.key_averages()
+            if event.self_device_time_total > 0
+        }
+        return dict(sorted(found.items(), key=lambda item: -item[1]["ms"]))
 
     def phases_of(self, training: Training) -> dict[str, Callable[[], Any]]:
         images, network, optimizer = self.images, training.network, training.optimizer
