@@ -14,6 +14,7 @@ from lskd.data.augment import Normalizer
 from lskd.data.stream import Stream
 from lskd.engine.average import Average
 from lskd.engine.capture import GATE, Captured, Pace, unowned
+from lskd.engine.counters import Counters
 from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
 from lskd.engine.optimizer import SGD
 from lskd.engine.seeds import generator_for, initial_weights, seed_for
@@ -81,6 +82,7 @@ class Training:
         self._stream: Iterator[Tensor] = iter(())
         if isinstance(views, Stream):
             self._pixels = views.buffer(recipe.micro_batch)
+        self._counters = Counters(self.network, self.module)
         self._pace = Pace() if device.type == "cuda" else None
         trained = [module for module in (self.network, self.module) if module is not None]
         self._learnable = [p for module in trained for p in module.parameters() if p.requires_grad]
@@ -248,20 +250,21 @@ class Training:
         elif self._ahead:
             assert self._taught is not None
             teacher_logits = self._taught[indices]
-        logits, features = self._see(pixels)
-        batch = Batch(
-            logits=logits,
-            labels=labels,
-            targets=smooth_labels(labels, self.num_classes, run.smoothing.alpha, run.smoothing.mass),
-            teacher_logits=teacher_logits,
-            progress=(self._step / self.total_steps).squeeze(0),
-            indices=indices,
-            features=features,
-            teacher_features=teacher_features,
-            module=self.module,
-            generator=self.generator,
-        )
-        terms = (self.stage or run.method.settings).loss(batch)  # by name, each (B,)
+        with self._counters.together():
+            logits, features = self._see(pixels)
+            batch = Batch(
+                logits=logits,
+                labels=labels,
+                targets=smooth_labels(labels, self.num_classes, run.smoothing.alpha, run.smoothing.mass),
+                teacher_logits=teacher_logits,
+                progress=(self._step / self.total_steps).squeeze(0),
+                indices=indices,
+                features=features,
+                teacher_features=teacher_features,
+                module=self.module,
+                generator=self.generator,
+            )
+            terms = (self.stage or run.method.settings).loss(batch)  # by name, each (B,)
         loss = run.recipe.loss_scale * torch.stack([term.mean() for term in terms.values()]).sum()
         if of:
             (loss * (size / of)).backward()
