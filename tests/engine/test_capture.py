@@ -175,10 +175,13 @@ def test_every_method_is_here():
     assert {method.partition(",")[0] for _, method in CASES} == set(METHODS)
 
 
-@pytest.mark.parametrize(("arch", "method"), CASES)
-def test_a_recorded_step_replayed_is_the_step(arch, method):
+@pytest.mark.parametrize(
+    ("arch", "method", "precision"),
+    [*((arch, method, "fp32") for arch, method in CASES), ("resnet8", "kd, live", "bf16"), ("mlp", "kd", "bf16")],
+)
+def test_a_recorded_step_replayed_is_the_step(arch, method, precision):
     """4 epochs of 4 steps, the last of which has 2 images."""
-    plain, replayed = make_training(arch, method), make_training(arch, method)
+    plain, replayed = (make_training(arch, method, precision=precision) for _ in range(2))
     recordings = replaying(replayed)
     assert train(replayed) == train(plain)
     assert sorted(recordings) == [(2,), (4,)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from lskd.data.augment import Normalizer
 from lskd.data.stream import Stream
 from lskd.engine.average import Average
 from lskd.engine.capture import GATE, Captured, Pace, unowned
+from lskd.engine.casts import Casts
 from lskd.engine.counters import Counters
 from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
 from lskd.engine.optimizer import SGD
@@ -123,6 +125,7 @@ class Training:
         trained = {id(parameter) for module in self._trained for parameter in module.parameters()}
         for parameter in self._learnable:
             parameter.requires_grad_(id(parameter) in trained)
+        self._casts = Casts(self.network) if recipe.precision == "bf16" else None
         self.optimizer = SGD(self.network, recipe, beside=self.module, lr=stage.lr if stage else None)
         if recipe.accumulate > 1:
             self.optimizer.hold_gradients()
@@ -298,7 +301,8 @@ class Training:
         """The network's logits and tapped features."""
         if self.stage is not None and self.stage.student is None:
             return torch.empty(len(pixels), 0, device=self.device), {}
-        return run_tapped(self.network, self._taps, lambda: self.forward(self.network, pixels))
+        with contextlib.nullcontext() if self._casts is None else self._casts.together():
+            return run_tapped(self.network, self._taps, lambda: self.forward(self.network, pixels))
 
     def _see_live(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Those of the teacher."""
