@@ -18,6 +18,7 @@ class Graph:
     """Stands for torch.cuda.CUDAGraph: what is called within its capture is not done then, but at each replay."""
 
     def __init__(self) -> None:
+        self.while_replaying: Callable[[], None] = lambda: None
         self.work: list[Callable[[], None]] = []
         self.replays = 0
 
@@ -26,6 +27,7 @@ class Graph:
 
     def replay(self) -> None:
         self.replays += 1
+        self.while_replaying()
         for act in self.work:
             act()
 
@@ -68,17 +70,19 @@ class Event:
 
 
 class Device:
-    """What the fakes have seen: by `error` a capture fails, within it `while_capturing` is called."""
+    """By `error` a capture fails; `while_capturing` and `while_replaying` are called at every one."""
 
     def __init__(self) -> None:
         self.captures = threading.local()
         self.error: Exception | None = None
         self.while_capturing: Callable[[], None] = lambda: None
+        self.while_replaying: Callable[[], None] = lambda: None
 
     @contextlib.contextmanager
     def graph(self, graph: Graph, **options: Any) -> Iterator[None]:
         assert options["capture_error_mode"] == "thread_local"
         self.captures.graph = graph
+        graph.while_replaying = lambda: self.while_replaying()
         try:
             self.while_capturing()
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from lskd.data.augment import Normalizer
 from lskd.data.stream import Stream
 from lskd.engine.average import Average
 from lskd.engine.capture import GATE, Captured, Pace, unowned
+from lskd.engine.casts import Casts
+from lskd.engine.counters import Counters
 from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
 from lskd.engine.optimizer import SGD
 from lskd.engine.seeds import generator_for, initial_weights, seed_for
@@ -81,6 +84,7 @@ class Training:
         self._stream: Iterator[Tensor] = iter(())
         if isinstance(views, Stream):
             self._pixels = views.buffer(recipe.micro_batch)
+        self._counters = Counters(self.network, self.module)
         self._pace = Pace() if device.type == "cuda" else None
         trained = [module for module in (self.network, self.module) if module is not None]
         self._learnable = [p for module in trained for p in module.parameters() if p.requires_grad]
@@ -121,6 +125,7 @@ class Training:
         trained = {id(parameter) for module in self._trained for parameter in module.parameters()}
         for parameter in self._learnable:
             parameter.requires_grad_(id(parameter) in trained)
+        self._casts = Casts(self.network) if recipe.precision == "bf16" else None
         self.optimizer = SGD(self.network, recipe, beside=self.module, lr=stage.lr if stage else None)
         if recipe.accumulate > 1:
             self.optimizer.hold_gradients()
@@ -248,20 +253,21 @@ class Training:
         elif self._ahead:
             assert self._taught is not None
             teacher_logits = self._taught[indices]
-        logits, features = self._see(pixels)
-        batch = Batch(
-            logits=logits,
-            labels=labels,
-            targets=smooth_labels(labels, self.num_classes, run.smoothing.alpha, run.smoothing.mass),
-            teacher_logits=teacher_logits,
-            progress=(self._step / self.total_steps).squeeze(0),
-            indices=indices,
-            features=features,
-            teacher_features=teacher_features,
-            module=self.module,
-            generator=self.generator,
-        )
-        terms = (self.stage or run.method.settings).loss(batch)  # by name, each (B,)
+        with self._counters.together():
+            logits, features = self._see(pixels)
+            batch = Batch(
+                logits=logits,
+                labels=labels,
+                targets=smooth_labels(labels, self.num_classes, run.smoothing.alpha, run.smoothing.mass),
+                teacher_logits=teacher_logits,
+                progress=(self._step / self.total_steps).squeeze(0),
+                indices=indices,
+                features=features,
+                teacher_features=teacher_features,
+                module=self.module,
+                generator=self.generator,
+            )
+            terms = (self.stage or run.method.settings).loss(batch)  # by name, each (B,)
         loss = run.recipe.loss_scale * torch.stack([term.mean() for term in terms.values()]).sum()
         if of:
             (loss * (size / of)).backward()
@@ -295,7 +301,8 @@ class Training:
         """The network's logits and tapped features."""
         if self.stage is not None and self.stage.student is None:
             return torch.empty(len(pixels), 0, device=self.device), {}
-        return run_tapped(self.network, self._taps, lambda: self.forward(self.network, pixels))
+        with contextlib.nullcontext() if self._casts is None else self._casts.together():
+            return run_tapped(self.network, self._taps, lambda: self.forward(self.network, pixels))
 
     def _see_live(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Those of the teacher."""
