@@ -173,7 +173,7 @@ BATCH = 64
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 COPIES = {  # bytes read and written
     "cpu": tuple(2**k for k in (17, 18, 19, 20, 21, 22, 23, 24, 26, 28, 29)),
-    "cuda": tuple(2**k for k in (20, 22, 24, 25, 26, 27, 28, 30, 32)),
+    "cuda": tuple(2**k for k in (20, 22, 24, 25, 26, 27, 28, 31)),
 }
 WINDOW, WINDOWS = 0.002, 0.015  # seconds of one, and of all in a row: short ones find a busy machine's free moments
 KEPT = 3  # kernels that are looked at again: any of them may prove to be the fastest

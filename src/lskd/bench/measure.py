@@ -425,10 +425,7 @@ class Member:
         self.training = self.do(lambda: Training(run, spec, images, teacher, table, normalizer))
         self.do(self.warm_up)
         if self.stream is not None:  # which takes memory, too
-            size = EVALUATION_BATCH[device.type]
-            pixels = images.views.take(*torch.zeros(2, size, dtype=torch.int64, device=device))
-            self.do(lambda: evaluate(self.training, pixels))
-            self.training.network.train()
+            self.do(self.evaluate)
 
     def close(self) -> None:
         self.do(self.training.close)
@@ -448,10 +445,16 @@ class Member:
         training = self.training
         self.steps(WARM_UP[training.device.type])
         if training.examples % training.run.recipe.batch_size:
-            for _ in range(EAGER):
+            for _ in range(EAGER + 1):  # the one after them is captured
                 training.step_number = training.steps_per_epoch - 1  # the last batch of an epoch is smaller
                 training._step.fill_(training.step_number)
                 self.steps(1)
+
+    def evaluate(self) -> None:
+        training = self.training
+        size = EVALUATION_BATCH[training.device.type]
+        evaluate(training, training.images.views.take(*torch.zeros(2, size, dtype=torch.int64, device=training.device)))
+        training.network.train()
 
     @property
     def captured(self) -> bool | None:
