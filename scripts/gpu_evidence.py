@@ -44,6 +44,9 @@ GRACE, GRACE_REHEARSED = (
     40.0,
     6.0,
 )  # seconds for what is in training to write its checkpoints, and for the last collection
+# lskd-run ends with 130, unasked, where its process can capture no more steps (torch before 2.13, after a capture that
+# failed): then it is given again, in the end for one run at a time, beside which nothing can break a capture.
+CANNOT_GO_ON, TRIES = 130, ((), (), ("runtime.fleet=1",))
 PIECE, PIECES = 15_000_000, 4  # bytes of a part of the state, and how many parts there may be
 
 
@@ -89,16 +92,19 @@ def main(words: list[str] | None = None) -> int:
 
     code = 0
     for what in work:
-        left = 60 * given.minutes - (time.monotonic() - began) - grace
-        entry: dict[str, Any] = {"command": " ".join(what)}
+        entry: dict[str, Any] = {"command": " ".join(what), "exit_codes": []}
         call["work"].append(entry)
-        if left <= 0:
-            entry["exit_code"], code = None, code or 3
-            continue
-        command = [*LSKD_RUN, *what, *how, *given.settings]
         started = time.monotonic()
-        ended = run(command, given.out / "log.txt", left, env, grace=grace / 2, look=collect)
-        entry |= {"exit_code": ended, "seconds": round(time.monotonic() - started, 1)}
+        for more in TRIES:
+            left = 60 * given.minutes - (time.monotonic() - began) - grace
+            ended = None
+            if left > 0:
+                command = [*LSKD_RUN, *what, *how, *given.settings, *more]
+                ended = run(command, given.out / "log.txt", left, env, grace=grace / 2, look=collect)
+            entry["exit_codes"].append(ended)
+            if ended != CANNOT_GO_ON:
+                break
+        entry |= {"seconds": round(time.monotonic() - started, 1)}
         entry["state"] = "done" if ended == 0 else "time is over" if ended is None else "failed"
         code = code or {0: 0, None: 3}.get(ended, 1)
         write(given.out / "record.json", record)

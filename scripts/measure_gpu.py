@@ -53,7 +53,7 @@ def bench(*words: str) -> tuple[str, ...]:
 PARTS = {
     "probe": Part(60, {"probe": ("scripts/capture_probe.py",)}),
     "tests": Part(
-        110,
+        130,
         {"tests": (*PYTEST, *SINGLE, "tests/data/test_augment.py")},
     ),
     "wrn": Part(

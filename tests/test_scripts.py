@@ -262,7 +262,7 @@ def test_the_runs_in_order_until_the_time_is_over_and_then_on(evidence, script, 
     code, record = evidence("store", "--state", seconds=1.5)
     assert code == 3
     states = [entry.get("state") for entry in record["calls"][0]["work"]]
-    assert states == ["done", "time is over", None]  # the last was not begun
+    assert states == ["done", "time is over", "time is over"]  # the last was not begun
     assert record["finished"] == ["a", "teacher"]
     kept = {f"runs/{run}/{file}" for run in ("a", "teacher") for file in ("config.json", "log.jsonl", "result.json")}
     assert names_in(tmp_path / "out/results.tar.gz") == kept
@@ -296,6 +296,23 @@ def test_a_failure_does_not_keep_the_rest_from_training(evidence, script, monkey
     code, record = evidence("store")
     assert code == 1
     assert [entry["state"] for entry in record["calls"][0]["work"]] == ["failed", "done"]
+
+
+def test_a_process_that_can_capture_no_more_is_started_afresh(script, tmp_path, monkeypatch):
+    """As of a torch before 2.13: the same command again, and at last with one run at a time."""
+    gpu_evidence, given = script("gpu_evidence"), []
+
+    def run(command, *rest, **how):
+        given.append(command[-1])
+        return 0 if command[-1] == "runtime.fleet=1" else 130
+
+    monkeypatch.setattr(gpu_evidence, "run", run)
+    monkeypatch.setattr(gpu_evidence, "WORK", (("a=0",), ("b=0",)))
+    folders = (f"--store={tmp_path / 'store'}", f"--out={tmp_path / 'out'}")
+    assert gpu_evidence.main([*folders, "recipe.x=1"]) == 0
+    assert given == 2 * ["recipe.x=1", "recipe.x=1", "runtime.fleet=1"]
+    work = json.loads((tmp_path / "out/record.json").read_text())["calls"][0]["work"]
+    assert [entry["exit_codes"] for entry in work] == 2 * [[130, 130, 0]]
 
 
 def test_state_beyond_its_room_is_left_out_and_named(evidence, script, tmp_path, monkeypatch):

@@ -118,7 +118,8 @@ class Recipe:
     loss_scale: float = 1.0
     augment: Augment = Augment()
     normalize: Normalize = Normalize()
-    # Numerics. fp32: IEEE single precision throughout (no TF32). tf32: TF32 matrix products where the device has them.
+    # Numerics. fp32: IEEE single precision throughout (no TF32). tf32: TF32 matrix products and convolutions, of tensors
+    # in fp32; refused on devices without them, which would compute as fp32 does.
     # bf16: autocast, with fp32 master weights, batch norm and losses. It is that of all that the run computes, of its
     # teacher's logits too, however the teacher was trained.
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"

@@ -43,7 +43,7 @@ PAIRS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 DEFAULT_PAIRS = "wrn_40_2-wrn_16_2,mlp1200-mlp800"
 PRECISIONS = ("fp32", "tf32", "bf16")
-DEFAULT_PRECISIONS = {"cpu": "fp32", "cuda": "fp32,bf16"}
+DEFAULT_PRECISIONS = {"cpu": "fp32", "cuda": "fp32,tf32,bf16"}
 DEFAULT_SECONDS = {"cpu": 5.0, "cuda": 3.0}
 
 _EPILOG = f"""\
@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", default=DEFAULT_PAIRS, metavar="A,B", help=f"or all (default: {DEFAULT_PAIRS})")
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:N")
     parser.add_argument(
-        "--precisions", metavar="A,B", help="fp32, tf32, bf16 (default: fp32,bf16 on a GPU, fp32 on a CPU)"
+        "--precisions", metavar="A,B", help="fp32, tf32, bf16 (default: all of them on a GPU, fp32 on a CPU)"
     )
     parser.add_argument("--fleet", default="1", metavar="N,M", help="runs side by side (default: 1)")
     parser.add_argument("--seconds", type=float, metavar="S", help="of a window (default: 3 on a GPU, 5 on a CPU)")

@@ -614,8 +614,8 @@ def count_work(run: Run, spec: Spec) -> Work:
 
 
 def time_operators(run: Run, spec: Spec, machine: Machine) -> dict[str, dict[str, float]]:
-    """What a step of `run` takes on the CPU, by what its operators are for: milliseconds, and those of the floor. Of each
-    call the fastest of some steps counts, as of the kernels that the floor stands on."""
+    """What a step of `run` takes on the CPU, by what its operators are for: milliseconds, and those of the floor. Of
+    each call the fastest of some steps counts, as of the kernels that the floor stands on."""
     set_precision(run.recipe.precision)
     step = warm_step(run, spec)
     steps = [work_of(step).calls for _ in range(OPERATOR_STEPS)]
