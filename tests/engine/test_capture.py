@@ -391,6 +391,33 @@ def test_a_capture_is_alone(capture):
     assert (GATE._eager, GATE._waiting, GATE._capturing) == (0, 0, False)
 
 
+@pytest.mark.parametrize(("version", "alongside"), [("2.11.0+cu130", False), ("2.12.0", True)])
+def test_replays_go_on_beside_a_capture_where_torch_can_do_that(gpu, monkeypatch, version, alongside):
+    """Before 2.12 torch's own generator is a part of all graphs: "Offset increment outside graph capture encountered
+    unexpectedly" is what a replay beside a capture would end with."""
+    monkeypatch.setattr(torch, "__version__", type(torch.__version__)(version))
+    replayed, other = (Captured(lambda size: None, torch.Generator()) for _ in range(2))
+    for _ in range(WARM_UP + 1):
+        replayed(4)
+    capturing, leave, done = (threading.Event() for _ in range(3))
+    gpu.while_capturing = lambda: (capturing.set(), leave.wait(20))
+    gpu.while_replaying = lambda: done.set()
+
+    def capture() -> None:
+        for _ in range(WARM_UP):
+            other(4)
+
+    threads = [threading.Thread(target=work) for work in (capture, lambda: replayed(4))]
+    threads[0].start()
+    assert capturing.wait(20)
+    threads[1].start()
+    assert done.wait(20 if alongside else 0.05) is alongside
+    leave.set()
+    for thread in threads:
+        thread.join(20)
+    assert done.is_set()
+
+
 def test_whoever_could_wait_for_itself_is_told():
     with GATE.eager(), pytest.raises(RuntimeError, match="would wait for itself"), GATE.alone():
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import subprocess
@@ -125,6 +126,37 @@ def test_what_was_captured_is_recorded(captured):
     captured.error = RuntimeError("no")
     result = fit(TEACHER, Shared(cpu)).result
     assert (result["captured"], result["not_captured"]) == ([], [[8, "RuntimeError: no"]])
+
+
+def test_what_is_shared_is_there_before_another_stream_reads_it(monkeypatch):
+    """A table's flags are cleared on the default stream, and waited for; who leaves a table has read all of it."""
+    events: list[str] = []
+
+    @contextlib.contextmanager
+    def stream(which: str) -> Iterator[None]:
+        events.append(f"on {which}")
+        yield
+        events.append(f"off {which}")
+
+    def waiting(device: Any) -> Any:
+        return SimpleNamespace(synchronize=lambda: events.append("waited"))
+
+    empty, zeros = torch.empty, torch.zeros
+
+    def made(*shape: int, device: Any = None, **options: Any) -> Tensor:
+        events.append("made")
+        return (zeros if options else empty)(*shape, **options)
+
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: "the default")
+    monkeypatch.setattr(torch.cuda, "current_stream", waiting)
+    monkeypatch.setattr(torch, "empty", made)
+    monkeypatch.setattr(torch, "zeros", made)
+    views = SimpleNamespace(images=range(30), count=2)
+    with Shared(torch.device("cuda", 0)).table(STUDENT, views, 4) as table:
+        assert table is not None and not table.known.any()
+        assert events == ["on the default", "made", "made", "waited", "off the default"]
+    assert events[5:] == ["waited"]
 
 
 # ---- what is left of a training -----------------------------------------------------------------------------------

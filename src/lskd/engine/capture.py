@@ -22,12 +22,15 @@ from lskd.errors import one_line
 WARM_UP = 3  # eager steps before a capture: libraries choose their algorithms, and lazy state comes into being
 STREAMS = 32  # that torch has for a device. It hands them out in turn: the 33rd is the first one again
 AHEAD = 32  # steps between two events of a `Pace`
+# Before, torch's own generator was a part of every graph and knew of one capture at a time: a replay meanwhile was an
+# error ("Offset increment outside graph capture", pytorch #176753).
+ALONGSIDE = "2.12"
 # Before, a capture that failed left torch's generator and its allocator in the middle of one (pytorch #180395).
 RECOVERS = "2.13"
 
 
 class Gate:
-    """Many may work eagerly on a device at once, or one may capture, alone. Replays need no leave.
+    """Many may work eagerly on a device at once, or one may capture, alone. Replays need no leave, from `ALONGSIDE` on.
 
     A capture ends invalid if another thread waits for the whole device meanwhile, as libraries do when they search for
     an algorithm and allocators when they give memory back. Whoever waits to capture goes before whoever waits to begin
@@ -218,15 +221,16 @@ class Captured:
         self.graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
         self.pool = torch.cuda.graph_pool_handle()
         self.failed: dict[tuple[int, ...], str] = {}  # the sizes that could not be captured, and why
+        self.alongside = torch.__version__ >= ALONGSIDE
 
     def __call__(self, *sizes: int) -> None:
         graph = self.graphs.get(sizes)
-        if graph is not None and self.calls[sizes] > WARM_UP:
+        if graph is not None and self.calls[sizes] > WARM_UP and self.alongside:
             graph.replay()
             return
         with GATE.eager():
             if graph is not None:
-                graph.replay()  # for the first time, which loads what is still missing on the device
+                graph.replay()  # the first time loads what is still missing on the device
             else:
                 self.step(*sizes)
         self.calls[sizes] += 1

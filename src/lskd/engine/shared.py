@@ -89,7 +89,7 @@ class Shared:
     @contextlib.contextmanager
     def _for_all(self) -> Iterator[None]:
         """What is made inside is there when it ends, for whichever stream comes first; and its memory, which belongs to
-        the device's default stream, is none of a training's (`memory.held_bytes`)."""
+        the device's default stream, is none of a training's (`loop.held_memory_mb`)."""
         if self.device.type != "cuda":
             yield
             return
