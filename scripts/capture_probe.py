@@ -19,10 +19,24 @@ from typing import Any
 SECONDS = 20  # of one try at most
 
 
-def companions() -> dict[str, Callable[[], object]]:
-    """What the other thread does meanwhile."""
+def companions() -> dict[str, Callable[[], Callable[[], object]]]:
+    """What the other thread does meanwhile, as it gets ready for it before."""
     import torch
     from torch.nn import functional as F
+
+    def replay() -> Callable[[], object]:
+        stream, graph, x = torch.cuda.Stream(), torch.cuda.CUDAGraph(), torch.ones(1000, device="cuda")
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            x.add_(1)
+
+        def act() -> None:
+            with torch.cuda.stream(stream):
+                graph.replay()
+
+        act()
+        torch.cuda.synchronize()
+        return act
 
     def kernel() -> None:
         with torch.cuda.stream(torch.cuda.Stream()):
@@ -40,13 +54,14 @@ def companions() -> dict[str, Callable[[], object]]:
         stream.synchronize()
 
     return {
-        "does nothing": lambda: None,
-        "launches a kernel on a stream of its own": kernel,
-        "reads a value on a stream of its own": waits_for_its_stream,
-        "synchronizes the device": torch.cuda.synchronize,
-        "synchronizes the device, then launches a kernel": lambda: (torch.cuda.synchronize(), kernel()),
-        "empties the allocator's cache": torch.cuda.empty_cache,
-        "has cuDNN search for an algorithm": search,
+        "does nothing": lambda: lambda: None,
+        "launches a kernel on a stream of its own": lambda: kernel,
+        "replays a graph on a stream of its own": replay,
+        "reads a value on a stream of its own": lambda: waits_for_its_stream,
+        "synchronizes the device": lambda: torch.cuda.synchronize,
+        "synchronizes the device, then launches a kernel": lambda: lambda: (torch.cuda.synchronize(), kernel()),
+        "empties the allocator's cache": lambda: torch.cuda.empty_cache,
+        "has cuDNN search for an algorithm": lambda: search,
     }
 
 
@@ -58,7 +73,7 @@ def attempt(name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"meanwhile": name, "torch": torch.__version__, "device": torch.cuda.get_device_name()}
     stream, x = torch.cuda.Stream(), torch.ones(256, 256, device="cuda")
     generator = torch.Generator("cuda").manual_seed(0)
-    act = companions()[name]
+    act = companions()[name]()
     with torch.cuda.stream(stream):  # cuBLAS comes into being
         (x + 1) @ x
     junk = [torch.ones(2**22, device="cuda") for _ in range(4)]

@@ -118,10 +118,10 @@ class Recipe:
     loss_scale: float = 1.0
     augment: Augment = Augment()
     normalize: Normalize = Normalize()
-    # Numerics. fp32: IEEE single precision throughout (no TF32). tf32: matrix products and convolutions in TF32, of fp32
-    # tensors; refused on a device without it, which would compute in fp32. bf16: autocast, with fp32 master weights,
-    # batch norm and losses. It is that of all that the run computes, of its teacher's logits too, however the teacher
-    # was trained.
+    # Numerics. fp32: IEEE single precision throughout (no TF32). tf32: matrix products and convolutions in TF32, of
+    # fp32 tensors; refused on a device without it, which would compute in fp32. bf16: autocast, with fp32 master
+    # weights, batch norm and losses. It is that of all that the run computes, of its teacher's logits too, however the
+    # teacher was trained.
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     accumulate: int = 1
     ema: float = 0.0
