@@ -47,6 +47,10 @@ def companions() -> dict[str, Callable[[], Callable[[], object]]]:
         with torch.cuda.stream(torch.cuda.Stream()):
             F.conv2d(torch.ones(8, 16, 32, 32, device="cuda"), torch.ones(16, 16, 3, 3, device="cuda"), padding=1)
 
+    def give_back() -> None:
+        torch.ones(2**24, device="cuda")
+        torch.cuda.empty_cache()
+
     def waits_for_its_stream() -> None:
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
@@ -60,7 +64,7 @@ def companions() -> dict[str, Callable[[], Callable[[], object]]]:
         "reads a value on a stream of its own": lambda: waits_for_its_stream,
         "synchronizes the device": lambda: torch.cuda.synchronize,
         "synchronizes the device, then launches a kernel": lambda: lambda: (torch.cuda.synchronize(), kernel()),
-        "empties the allocator's cache": lambda: torch.cuda.empty_cache,
+        "takes memory and gives it back": lambda: give_back,
         "has cuDNN search for an algorithm": lambda: search,
     }
 
@@ -76,8 +80,6 @@ def attempt(name: str) -> dict[str, Any]:
     act = companions()[name]()
     with torch.cuda.stream(stream):  # cuBLAS comes into being
         (x + 1) @ x
-    junk = [torch.ones(2**22, device="cuda") for _ in range(4)]
-    del junk  # something for empty_cache to give back
     torch.cuda.synchronize()
     begun, done = threading.Event(), threading.Event()
 
