@@ -160,7 +160,7 @@ BAD = [
     (("experiment=quickstart", "experiment.settings.recipe.lrr=3"), "recipe.lrr", "3", "did you mean 'lr'?"),
     (("experiment=quickstart", "experiment.sheet=[a]"), "experiment.sheet", "a", "did you mean 'sheets'?"),
     (("experiment=quickstart", "experiment.sheets=[nope]"), "table", "nope", "quickstart_temperature"),
-    ("experiment.settings.recipe.lr=3", "experiment", "None", "allowed: muller_choices, muller_cifar10"),
+    ("experiment.settings.recipe.lr=3", "experiment", "None", "allowed: mnist_figure5, muller_choices"),
     ("seeds=[0,1]", "seeds", "[0, 1]", "is for experiments"),
     (("experiment=quickstart", "seeds=[]"), "seeds", "[]", "at least one"),
     (("experiment=quickstart", "seeds=[0,0]"), "seeds", "[0, 0]", "all different"),
