@@ -1,8 +1,9 @@
 """ReLU and sums that write over their input, for values that nobody needs any more.
 
 Between its convolutions a network is bound by memory. In place a ReLU reads and writes each value once; a new tensor
-would be fetched before it is written, and its memory taken and given back. The numbers are the same to the last bit. Batch norm, convolutions, dense layers and sums need their inputs for their gradients, not their
-outputs, so what comes out of them may be overwritten, unless a tap keeps it (`lskd.models.taps`).
+would be fetched before it is written, and its memory taken and given back. The numbers are the same to the last bit.
+Batch norm, convolutions, dense layers and sums need their inputs for their gradients, not their outputs, so what comes
+out of them may be overwritten, unless a tap keeps it (`lskd.models.taps`).
 """
 
 from __future__ import annotations

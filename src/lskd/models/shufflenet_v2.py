@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lskd.models.convolutions import depthwise, pointwise
-from lskd.models.shufflenet_v1 import channel_shuffle
 from lskd.models.relu import ReLU, relu
+from lskd.models.shufflenet_v1 import channel_shuffle
 from lskd.models.taps import benchmark_taps
 
 
