@@ -15,6 +15,7 @@ from lskd.data.stream import Stream
 from lskd.engine.average import Average
 from lskd.engine.capture import Captured
 from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
+from lskd.engine.heap import keep_freed_memory
 from lskd.engine.optimizer import SGD
 from lskd.engine.seeds import generator_for, initial_weights, seed_for
 from lskd.engine.shared import Images, Table, teacher_normalizer
@@ -45,6 +46,8 @@ class Training:
         self.run, self.num_classes, self.images = run, spec.num_classes, images
         self.class_names = spec.class_names
         self.device = device = images.labels.device
+        if device.type == "cpu":
+            keep_freed_memory()
         self.examples = len(images.labels)
         self.steps_per_epoch = recipe.steps_per_epoch(self.examples)
 
