@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -76,6 +77,8 @@ class Training:
         self._order = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
+        classes = torch.arange(spec.num_classes, device=device)
+        self._targets = smooth_labels(classes, spec.num_classes, run.smoothing.alpha, run.smoothing.mass)  # (K, K)
         self._places = torch.arange(recipe.micro_batch, device=device)
         self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # examples of the batch that are done already
         self._pixels: Tensor | None = None  # of streamed images: those that the network is about to see
@@ -239,7 +242,7 @@ class Training:
         batch = Batch(
             logits=logits,
             labels=labels,
-            targets=smooth_labels(labels, self.num_classes, run.smoothing.alpha, run.smoothing.mass),
+            targets=self._targets[labels],
             teacher_logits=teacher_logits,
             progress=(self._step / self.total_steps).squeeze(0),
             indices=indices,
@@ -249,15 +252,17 @@ class Training:
             generator=self.generator,
         )
         terms = (self.stage or run.method.settings).loss(batch)  # by name, each (B,)
-        loss = run.recipe.loss_scale * torch.stack([term.mean() for term in terms.values()]).sum()
+        totals = {name: term.sum() for name, term in terms.items()}
+        means = [total / terms[name].numel() for name, total in totals.items()]
+        loss = run.recipe.loss_scale * functools.reduce(torch.add, means)
         if of:
             (loss * (size / of)).backward()
             self._taken += size
         else:
             self._update(loss)
 
-        for name, term in terms.items():
-            self._add(name, term.detach().sum())
+        for name, total in totals.items():
+            self._add(name, total.detach())
         if self.stage is None:
             with torch.no_grad():
                 for name, watched in run.method.settings.watch(batch).items():
