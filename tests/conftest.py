@@ -15,8 +15,8 @@ WritePhotographs = Callable[[Path, Mapping[str, int], tuple[str, ...]], Path]
 
 
 def pytest_collection_finish() -> None:
-    """What torch and the tests' modules hold lives to the end: to look through it again and again is a sixth of the time
-    that the tests of the command line take."""
+    """What torch and the tests' modules hold lives to the end: to look through it again and again is a sixth of the
+    time that the tests of the command line take."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)

@@ -163,6 +163,32 @@ def test_labels_do_not_change_the_id(label):
     )
 
 
+def test_a_run_comes_back_from_its_identity():
+    runs: dict[str, Run] = {}
+    for name in ("muller_mnist", "muller_cifar10", "muller_imagenet", "wsl_pair"):
+        plan = make_plan(load_experiment(CONF.load("experiment", name), name), CONF)
+        runs |= {run.id: run for run in plan.runs if run.seed in (0, 30)}
+    assert len(runs) > 50
+    for run in runs.values():
+        again = Run.of(json.loads(json.dumps(run.identity())))
+        assert again.id == run.id and str(again) == str(run)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"engine": 7}, "was trained by other code"),
+        ({"method": {"name": "ce", "version": 2}}, "was trained by other code"),
+        ({"arch": {"name": "mine", "hidden": 3, "code": "0123456789ab"}}, "arch = 'mine'"),
+        ({"recipe": {"lr": 0.1, "batch_size": 64, "epochs": 2, "warmup": 5}}, "recipe.warmup = 5: unknown key"),
+    ],
+)
+def test_an_identity_of_other_code_is_no_run_of_this_code(changed, message):
+    run = parse_run({"dataset": "digits", "arch": "mlp"}, CONF)
+    with pytest.raises(InputError, match=message):
+        Run.of({**run.identity(), **changed})
+
+
 def test_the_runtime_is_no_part_of_a_run():
     assert not {"runtime", *Runtime.__dataclass_fields__} & set(json.dumps(run_of(**TAUGHT).identity()).split('"'))
 

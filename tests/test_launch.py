@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from torch import nn
 import lskd.engine
 import lskd.launch
 import lskd.run
+import lskd.workers
 from lskd.config import Named, Observation, Run, Runtime
 from lskd.engine import Interrupted
 from lskd.errors import InputError
@@ -162,14 +164,25 @@ def test_torchs_own_dropout_is_refused_before_anything_trains(tmp_path, monkeypa
     assert list(tmp_path.glob("runs/*")) == []
 
 
+@pytest.fixture(params=["threads", "processes"])
+def lanes(request, monkeypatch):
+    """What several runs train in."""
+    if request.param == "threads":
+        monkeypatch.setattr(lskd.workers, "CAN_FORK", False)
+    elif not lskd.workers.CAN_FORK:
+        pytest.skip("no forks on this system")
+    return request.param
+
+
 @pytest.fixture
-def starved(monkeypatch):
-    """Trainings that find no memory where more than two are at it; the number of tries by run id."""
-    tries: list[str] = []
+def starved(monkeypatch, tmp_path, lanes):
+    """Trainings that find no memory where more than two are at it; a file with a letter for each try."""
+    tries = tmp_path / "tries"
     train = lskd.run.train_run
 
     def train_run(run: Run, *args: Any, fleet: int, **kwargs: Any) -> None:
-        tries.append(run.id)
+        with open(tries, "a") as file:
+            file.write("x")
         if fleet > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
         train(run, *args, fleet=fleet, **kwargs)
@@ -182,7 +195,7 @@ def test_a_run_that_finds_no_memory_goes_on_in_a_smaller_fleet(tmp_path, starved
     runtime = Runtime(fleet=3, threads=1, progress=False, cache=str(tmp_path / "cache"))
     outcomes = carry_out(SEEDS, Store(tmp_path), runtime, Conf(cache=tmp_path / "cache"))
     assert (len(outcomes.trained), outcomes.failed, outcomes.exit_code) == (6, [], 0)
-    assert 6 < len(starved) <= 9
+    assert 6 < len(starved.read_text()) <= 9
     assert "runtime.fleet = 3: 2 runs side by side from now on: one found no memory" in capsys.readouterr().err
 
 
@@ -198,15 +211,15 @@ def test_a_run_that_finds_no_memory_alone_has_failed(tmp_path, monkeypatch):
     ]
 
 
-def test_an_error_of_the_sweep_ends_what_is_in_training(tmp_path, monkeypatch):
-    """Threads are waited for at the end: without a word to them, as long as they train."""
-    ended = []
+def test_an_error_of_the_sweep_ends_what_is_in_training(tmp_path, monkeypatch, lanes):
+    """What trains is waited for at the end: without a word to it, as long as it trains."""
+    ended = tmp_path / "ended"
 
     def train_run(run: Run, *args: Any, stop: Callable[[], bool], **kwargs: Any) -> None:
         deadline = time.monotonic() + 20
         while not stop() and time.monotonic() < deadline:
             time.sleep(0.01)
-        ended.append(stop())
+        ended.write_text(str(stop()))
         raise Interrupted
 
     store = Store(tmp_path)
@@ -222,7 +235,25 @@ def test_an_error_of_the_sweep_ends_what_is_in_training(tmp_path, monkeypatch):
     runtime = Runtime(fleet=2, threads=1, progress=False, cache=str(tmp_path / "cache"))
     with pytest.raises(InputError, match="no space left"):
         carry_out(SEEDS[:2], store, runtime, Conf(cache=tmp_path / "cache"))
-    assert ended == [True]
+    assert ended.read_text() == "True"
+
+
+def test_a_student_whose_teacher_trains_elsewhere_keeps_no_other_run_from_training(tmp_path, monkeypatch):
+    student, others = STUDENTS[0], SEEDS[:3]
+    elsewhere, order, train = contextlib.ExitStack(), [], lskd.run.train_run
+
+    def train_run(run: Run, *args: Any, **kwargs: Any) -> None:
+        order.append(run)
+        train(run, *args, **kwargs)
+        if run == others[-1]:
+            elsewhere.close()
+
+    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    assert elsewhere.enter_context(Store(tmp_path).claim(student.teacher))
+    runtime = Runtime(fleet=1, threads=1, progress=False, cache=str(tmp_path / "cache"))
+    runs = [student.teacher, student, *others]
+    assert len(carry_out(runs, Store(tmp_path), runtime, Conf(cache=tmp_path / "cache")).trained) == 5
+    assert order == [*others, student.teacher, student]
 
 
 def test_the_record_says_how_many_trained_side_by_side(tmp_path):

@@ -29,6 +29,7 @@ LAYERS = [
     {"store"},
     {"engine"},
     {"run", "plan"},
+    {"workers"},
     {"launch", "report", "bench"},
     {"cli"},
 ]

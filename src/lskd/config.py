@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from lskd import data
 from lskd.data import Dataset
-from lskd.errors import InputError
+from lskd.errors import InputError, unknown
 from lskd.methods import METHODS, Method
 from lskd.methods import SHIPPED as SHIPPED_METHODS
 from lskd.methods.method import require
@@ -24,7 +24,7 @@ from lskd.observers import Observer
 from lskd.plugins import code_of, version_of
 from lskd.program import user_path
 from lskd.recipe import Recipe
-from lskd.strict import all_fields, identity
+from lskd.strict import all_fields, identity, parse
 
 T = TypeVar("T")
 
@@ -47,6 +47,16 @@ class Named(Generic[T]):
         known = type(prototype) is type(self.settings)
         settings = identity(self.settings, prototype) if known else all_fields(self.settings)
         return {"name": self.name, **settings, **_code(type(self.settings))}
+
+    @staticmethod
+    def of(described: Mapping[str, Any], registry: Mapping[str, T], shipped: Mapping[str, T], path: str) -> Named[T]:
+        """The reverse of `described`, but for the code."""
+        settings = {key: value for key, value in described.items() if key != "name"}
+        name = described["name"]
+        if name not in registry:
+            raise unknown(path, name, registry)
+        prototype = shipped.get(name, registry[name])
+        return Named(name, parse(type(prototype), settings, path, defaults=prototype))
 
 
 def _code(kind: type) -> dict[str, Any]:
@@ -121,6 +131,27 @@ class Run:
         if ENGINE_VERSION != 1:
             values["engine"] = ENGINE_VERSION
         return values
+
+    @staticmethod
+    def of(identity: Mapping[str, Any]) -> Run:
+        """The run of an `identity`, which config.json holds. `InputError` where the code that is here makes another run
+        of it: it was trained by another version, or by a plug-in that is not loaded."""
+        kept = without_code(identity)
+        teacher = kept.get("teacher")
+        run = Run(
+            dataset=parse(Dataset, kept["dataset"], "dataset"),
+            arch=Named.of(kept["arch"], ARCHS, SHIPPED_ARCHS, "arch"),
+            method=Named.of(kept["method"], METHODS, SHIPPED_METHODS, "method"),
+            recipe=parse(Recipe, kept["recipe"], "recipe"),
+            smoothing=parse(Smoothing, kept.get("smoothing", {}), "smoothing"),
+            seed=kept["seed"],
+            teacher=None if teacher is None else Run.of(identity["teacher"]),
+            teacher_mode=kept.get("teacher_mode", "eval"),
+            streams=kept.get("streams", "shared"),
+        )
+        if run.identity() != identity:
+            raise InputError(f"{run}: was trained by other code: {_digest(dict(identity))[:12]} is not {run.id}")
+        return run
 
     @property
     def code(self) -> dict[str, Any]:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import torch
     from rich.progress import TaskID
 
+    from lskd.workers import Workers
+
 WAIT_SECONDS = 0.5  # between looks at runs that other processes hold
 GPU_FLEET = 8  # runs side by side on one GPU, where memory allows; not measured yet
 
@@ -88,8 +90,8 @@ def carry_out(
 
     fleet = Fleet(runs, runtime, device, conf)
     shown = Progress(pending, store, conf, fleet.size, device.type, show=runtime.progress)
-    with stopping() as stop, shown as progress:
-        sweep = Sweep(store, runtime, fleet, stop, progress, observations, Outcomes(damaged=damaged))
+    with fleet.workers(pending, store, runtime, observations) as workers, stopping() as stop, shown as progress:
+        sweep = Sweep(store, runtime, fleet, stop, progress, observations, Outcomes(damaged=damaged), workers)
         return sweep.carry_out(pending)
 
 
@@ -124,7 +126,8 @@ def chosen_again(runs: Iterable[Run], asked: bool | Sequence[str]) -> list[Run]:
 
 
 class Fleet:
-    """The runs that train side by side on one device, each in a thread of its own, and how many there may be.
+    """The runs that train side by side on one device, and how many there may be. Each has a thread of its own; on a CPU
+    those of small networks have a process of their own (see `lskd.workers`).
 
     `runtime.fleet` is that number; 0 leaves it to us: one for each core of a CPU, `GPU_FLEET` on a GPU. There are never
     more than can be ready at once. The plan decides that, not what is done already: an interrupted sweep goes on with
@@ -202,6 +205,16 @@ class Fleet:
                 print(f"lskd-run: the memory of {run} cannot be predicted ({why}", file=sys.stderr, flush=True)
         return self._bytes[run.cost_key]
 
+    def workers(self, runs: Iterable[Run], store: Store, runtime: Runtime, observations: Observations) -> Workers:
+        """Processes for the small ones of `runs`, if several train side by side on a CPU. To be called before threads
+        begin."""
+        from lskd.workers import CAN_FORK, SMALL, Workers
+
+        small = {}
+        if CAN_FORK and self.size > 1 and self.threads == 1 and self.shared.device.type == "cpu":
+            small = {run.id: (run, observations.get(run.id, ())) for run in runs if 0 < self.bytes(run) <= SMALL}
+        return Workers(min(self.size, len(small)), small, store, runtime, self.shared)
+
     def shrink(self, begun: int) -> bool:
         """A run found no memory though it was predicted to. There are to be fewer now than when it was `begun`; False
         if it was to be alone then."""
@@ -220,7 +233,8 @@ class Fleet:
 
 @dataclass
 class Sweep:
-    """A plan while it is being carried out in this process. Each run trains in a thread of its own."""
+    """A plan while it is being carried out by this process. Each run has a thread of its own, in which it trains or is
+    waited for while one of the `workers` trains it."""
 
     store: Store
     runtime: Runtime
@@ -229,6 +243,7 @@ class Sweep:
     progress: Progress
     observations: Observations = field(default_factory=dict)
     outcomes: Outcomes = field(default_factory=Outcomes)
+    workers: Workers | None = None
     lost: set[str] = field(default_factory=set)  # ids of runs that this process will not see done
     claims: dict[str, contextlib.ExitStack] = field(default_factory=dict)  # of the runs in training
 
@@ -301,10 +316,16 @@ class Sweep:
 
         begun, fleet = time.perf_counter(), self.fleet.size
         try:
-            train_run(
-                run, self.store, self.runtime, self.fleet.shared, observations=self.observations.get(run.id, ()),
-                fleet=fleet, on_step=self.progress.started(run), stop=lambda: self.stop.asked,
-            )  # fmt: skip
+            on_step = self.progress.started(run)
+            with self.workers.one(run) if self.workers else contextlib.nullcontext() as worker:
+                if worker is not None:
+                    worker.train_run(run, fleet=fleet, on_step=on_step, stop=lambda: self.stop.asked)
+                else:
+                    train_run(
+                        run, self.store, self.runtime, self.fleet.shared,
+                        observations=self.observations.get(run.id, ()),
+                        fleet=fleet, on_step=on_step, stop=lambda: self.stop.asked,
+                    )  # fmt: skip
         except Interrupted:
             return "over"
         except ClaimLost:

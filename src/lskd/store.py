@@ -278,6 +278,21 @@ class Store:
             finally:
                 del self._held[run.id]
 
+    def claim_file(self, run: Run) -> int:
+        """The open file of a claim that is held here, to be lent to another process (`lent_claim`)."""
+        return self._held[run.id]
+
+    @contextlib.contextmanager
+    def lent_claim(self, run: Run, file: int) -> Iterator[None]:
+        """Hold the claim of another process on the run, too, through its open `file`, which is closed at the end of the
+        block: the run is free when both have let go of it."""
+        self._held[run.id] = file
+        try:
+            yield
+        finally:
+            del self._held[run.id]
+            os.close(file)
+
     @property
     def _claims(self) -> Path:
         return self.root / ".claims"
