@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ from lskd.engine.shared import Table
 EVALUATION_BATCH = {"cpu": 128, "cuda": 1000}
 
 
-def forward(network: nn.Module, pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:
+def forward(network: Callable[[Tensor], Tensor], pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:
     """uint8 (B, C, H, W) -> fp32 logits (B, K)."""
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
         return network(normalizer(pixels).contiguous(memory_format=torch.channels_last)).float()

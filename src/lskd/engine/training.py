@@ -15,6 +15,7 @@ from lskd.data.augment import Normalizer
 from lskd.data.stream import Stream
 from lskd.engine.average import Average
 from lskd.engine.capture import Captured
+from lskd.engine.compiled import compiled
 from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
 from lskd.engine.heap import keep_freed_memory
 from lskd.engine.optimizer import SGD
@@ -59,6 +60,7 @@ class Training:
                 module.generator = self.generator
         if teacher_network is not None:
             teacher_network = teacher_network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._trainable: Callable[[Tensor], Tensor] = compiled(self.network) if recipe.compile else self.network
         views, method = images.views, run.method.settings
         pixels = torch.zeros(1, views.channels, views.height, views.width, device=device)
         pair = make_pair(method, self.network, teacher_network, pixels, images.labels.cpu(), spec.num_classes)
@@ -138,7 +140,7 @@ class Training:
         """The network that is evaluated and kept: the average of its weights, where the recipe asks for that."""
         return self.network if self.average is None else self.average.network
 
-    def forward(self, network: nn.Module, pixels: Tensor) -> Tensor:
+    def forward(self, network: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> fp32 logits (B, K), normalised and computed as the recipe says."""
         return forward(network, pixels, self.images.normalizer, self.run.recipe.precision)
 
@@ -287,7 +289,7 @@ class Training:
         """The network's logits and tapped features."""
         if self.stage is not None and self.stage.student is None:
             return torch.empty(len(pixels), 0, device=self.device), {}
-        return run_tapped(self.network, self._taps, lambda: self.forward(self.network, pixels))
+        return run_tapped(self.network, self._taps, lambda: self.forward(self._trainable, pixels))
 
     def _see_live(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Those of the teacher."""
