@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -25,7 +27,7 @@ import lskd.launch
 import lskd.run
 import lskd.workers
 from lskd.config import Named, Observation, Run, Runtime
-from lskd.engine import Interrupted
+from lskd.engine import CaptureFailed, Interrupted
 from lskd.errors import InputError
 from lskd.launch import GPU_FLEET, Fleet, Progress, by_teacher, carry_out, stopping
 from lskd.models import ARCHS, MLPArch
@@ -99,6 +101,23 @@ def test_a_gpu_takes_a_fixed_number(machine, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert fleet(many, "cuda").size == GPU_FLEET
     assert fleet(many, "cuda", fleet=10).size == 10
+
+
+def test_a_gpu_has_so_many_streams(machine, monkeypatch):
+    machine()
+    many = [make_run(seed) for seed in range(40)]
+    assert fleet(many, "cuda", fleet=32).size == 32
+    with pytest.raises(InputError, match=r"^runtime.fleet = 33: must be <= 32 on a GPU: .*") as raised:
+        fleet(many, "cuda", fleet=33)
+    assert "\n" not in str(raised.value)
+    assert fleet(many, "cpu", fleet=33).size == 33
+
+
+def test_cudnn_searches_only_for_a_run_alone(machine):
+    """For that it waits for the whole device, which ends others' captures."""
+    machine()
+    for runs, runtime, alone in ((SEEDS, {}, False), (SEEDS, {"fleet": 1}, True), (SEEDS[:1], {}, True)):
+        assert fleet(runs, "cuda", **runtime).shared.search is alone
 
 
 def test_memory_decides_where_it_is_short(machine, capsys):
@@ -197,6 +216,68 @@ def test_a_run_that_finds_no_memory_goes_on_in_a_smaller_fleet(tmp_path, starved
     assert (len(outcomes.trained), outcomes.failed, outcomes.exit_code) == (6, [], 0)
     assert 6 < len(starved.read_text()) <= 9
     assert "runtime.fleet = 3: 2 runs side by side from now on: one found no memory" in capsys.readouterr().err
+
+
+def test_what_a_run_held_is_free_when_it_is_tried_again(tmp_path, monkeypatch):
+    """An error keeps the frames that it passed, and what holds itself waits for Python's collector."""
+    train, held, free = lskd.run.train_run, list[weakref.ref[Any]](), list[bool]()
+
+    class Training:
+        def __init__(self) -> None:
+            self.itself = self
+
+    def train_run(run: Run, *args: Any, **kwargs: Any) -> Any:
+        if not held:
+            training, network = Training(), nn.Linear(2, 2)
+            held.extend([weakref.ref(training), weakref.ref(network)])
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        free.append(all(ref() is None for ref in held))
+        return train(run, *args, **kwargs)
+
+    monkeypatch.setattr(lskd.workers, "CAN_FORK", False)  # on a GPU there are threads alone
+    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    runtime = Runtime(fleet=2, threads=1, progress=False, cache=str(tmp_path / "cache"))
+    gc.disable()
+    try:
+        outcomes = carry_out(SEEDS[:2], Store(tmp_path), runtime, Conf(cache=tmp_path / "cache"))
+    finally:
+        gc.enable()
+    assert len(outcomes.trained) == 2 and free[-1]
+
+
+def test_a_process_in_which_nothing_can_be_captured_any_more_ends(tmp_path, monkeypatch, capsys):
+    """The run that found out has failed; the others go on from their checkpoints when the command is given again."""
+    ended = list[bool]()
+
+    def train_run(run: Run, *args: Any, stop: Callable[[], bool], **kwargs: Any) -> None:
+        if run == SEEDS[0]:
+            raise CaptureFailed("a step cannot be captured (RuntimeError: no)", process_lost=True)
+        deadline = time.monotonic() + 20
+        while not stop() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ended.append(stop())
+        raise Interrupted
+
+    monkeypatch.setattr(lskd.workers, "CAN_FORK", False)  # on a GPU there are threads alone
+    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    runtime = Runtime(fleet=2, threads=1, progress=False, cache=str(tmp_path / "cache"))
+    outcomes = carry_out(SEEDS, Store(tmp_path), runtime, Conf(cache=tmp_path / "cache"))
+    assert [(run, reason) for run, reason in outcomes.failed] == [
+        (SEEDS[0], "CaptureFailed: a step cannot be captured (RuntimeError: no)")
+    ]
+    assert ended in ([True], []) and outcomes.trained == [] and outcomes.exit_code == 130
+
+
+def test_a_finished_run_tells_what_its_kind_needs(machine):
+    """On a GPU it knows better than the prediction; of other kinds it knows nothing."""
+    machine(free=10e9, per_run=1e9)
+    other = make_run(0, **{"arch.hidden": [8]})
+    several = fleet([*SEEDS, other], fleet=6)
+    several.learn(SEEDS[0], {"held_memory_mb": 2500.0})
+    several.learn(other, {"peak_memory_mb": 9000.0})
+    several.learn(other, None)
+    assert (several.bytes(SEEDS[1]), several.bytes(other)) == (2_500_000_000, 1e9)
+    assert begun(SEEDS, several) == 3  # of 90 % of 10 GB
 
 
 def test_a_run_that_finds_no_memory_alone_has_failed(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from lskd.launch import carry_out
 from lskd.methods import METHODS
 from lskd.methods.method import Batch
 from lskd.models import ARCHS
-from lskd.run import available_cores, check_buildable, load_network, load_parts, write_log
+from lskd.run import available_cores, check_buildable, check_precision, load_network, load_parts, write_log
 from lskd.settings import Conf, parse_run
 from lskd.store import Store
 
@@ -295,3 +295,18 @@ def test_a_line_is_appended_where_nothing_is_wrong(tmp_path):
         write_log(path, EPOCHS[:count])
     write_log(path, EPOCHS[:3], whole=True)
     assert (path.stat().st_ino, len(path.read_bytes().splitlines())) == (node, 3)
+
+
+def test_tf32_is_for_devices_that_have_it(monkeypatch):
+    """Elsewhere torch computes in fp32: those numbers would stand in the store as a run of another precision."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    for device, name in ((cpu, "a CPU"), (gpu, "Tesla V100")):
+        check_precision(["fp32", "bf16"], device)
+        with pytest.raises(
+            InputError, match=f"recipe.precision = 'tf32': {name} has no TF32 and would compute in fp32"
+        ):
+            check_precision(["fp32", "tf32"], device)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    check_precision(["fp32", "tf32"], gpu)

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import FrameType, MappingProxyType
@@ -75,9 +75,10 @@ def carry_out(
     if not pending:
         return Outcomes(damaged=damaged)
     from lskd import data
-    from lskd.run import check_buildable, load_network, resolve_device, taught_elsewhere
+    from lskd.run import check_buildable, check_precision, load_network, resolve_device, taught_elsewhere
 
     device = resolve_device(runtime.device)
+    check_precision([run.recipe.precision for run in pending], device)
     check_buildable(pending, conf.cache)
     ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and is_ready(run.teacher, store)}
     looked_at = {run.id: run for run in pending if looks_suffice(run, store, observations)}
@@ -137,10 +138,15 @@ class Fleet:
     def __init__(self, runs: Sequence[Run], runtime: Runtime, device: torch.device, conf: Conf) -> None:
         import torch
 
-        from lskd.engine import Shared, device_bytes
+        from lskd.engine import STREAMS, Shared, device_bytes
         from lskd.run import available_cores
 
         self.conf, self.asked = conf, runtime.fleet
+        if device.type == "cuda" and runtime.fleet > STREAMS:
+            raise InputError(
+                f"runtime.fleet = {runtime.fleet}: must be <= {STREAMS} on a GPU: torch has no more streams, and runs "
+                "that shared one would overwrite each other"
+            )
         cores = available_cores()
         usual = GPU_FLEET if device.type == "cuda" else max(1, cores // (runtime.threads or 1))
         self.size = min(runtime.fleet or usual, max(Counter(run.generation for run in runs).values()))
@@ -149,7 +155,7 @@ class Fleet:
             torch.set_num_threads(self.threads)
         free, total = device_bytes(device)
         tables = min(free / 2, total / 4 if runtime.teacher_cache_gb is None else runtime.teacher_cache_gb * 1e9)
-        self.shared = Shared(device, tables, runtime.workers)
+        self.shared = Shared(device, tables, runtime.workers, search=self.size == 1)
         largest = max((table_bytes(*table) for run in runs if (table := teacher_table(run, conf))), default=0)
         if largest > tables:
             print(
@@ -204,6 +210,11 @@ class Fleet:
                 why = f"{one_line(error)}): it is taken for 0"
                 print(f"lskd-run: the memory of {run} cannot be predicted ({why}", file=sys.stderr, flush=True)
         return self._bytes[run.cost_key]
+
+    def learn(self, run: Run, result: Mapping[str, Any] | None) -> None:
+        """What `run` held of a GPU, as its `result` says, is what others of its kind will need."""
+        if result and "held_memory_mb" in result:
+            self._bytes[run.cost_key] = round(1e6 * result["held_memory_mb"])
 
     def workers(self, runs: Iterable[Run], store: Store, runtime: Runtime, observations: Observations) -> Workers:
         """Processes for the small ones of `runs`, if several train side by side on a CPU. To be called before threads
@@ -311,17 +322,17 @@ class Sweep:
         """Train a run whose claim is held. Whatever goes wrong with it is recorded, and does not stop the others."""
         import torch
 
-        from lskd.engine import Diverged, Interrupted
+        from lskd.engine import CaptureFailed, Diverged, Interrupted, release
         from lskd.run import UnusableWeights, train_run
 
-        begun, fleet = time.perf_counter(), self.fleet.size
+        begun, fleet, again = time.perf_counter(), self.fleet.size, False
         try:
-            on_step = self.progress.started(run)
+            on_step, result = self.progress.started(run), None
             with self.workers.one(run) if self.workers else contextlib.nullcontext() as worker:
                 if worker is not None:
                     worker.train_run(run, fleet=fleet, on_step=on_step, stop=lambda: self.stop.asked)
                 else:
-                    train_run(
+                    result = train_run(
                         run, self.store, self.runtime, self.fleet.shared,
                         observations=self.observations.get(run.id, ()),
                         fleet=fleet, on_step=on_step, stop=lambda: self.stop.asked,
@@ -335,11 +346,17 @@ class Sweep:
         except Diverged as error:
             return self.fail(run, f"diverged: {error}", {"reason": "diverged", "message": str(error)})
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) and self.fleet.shrink(fleet):
-                return "again"
-            message = one_line(error)
-            failure = {"reason": "failed", "message": message, "traceback": traceback.format_exc()}
-            return self.fail(run, message, failure)
+            again = isinstance(error, torch.OutOfMemoryError) and self.fleet.shrink(fleet)
+            if isinstance(error, CaptureFailed) and error.process_lost:
+                self.stop.asked = True  # the others write their checkpoints
+            if not again:
+                message = one_line(error)
+                failure = {"reason": "failed", "message": message, "traceback": traceback.format_exc()}
+                return self.fail(run, message, failure)
+        if again:  # not in the handler: an error keeps all that the run held
+            release(self.fleet.shared.device)
+            return "again"
+        self.fleet.learn(run, result)
         self.outcomes.trained.append(run)
         self.progress.finished(run, f"{time.perf_counter() - begun:.1f} s")
         return "over"

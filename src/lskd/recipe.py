@@ -118,9 +118,10 @@ class Recipe:
     loss_scale: float = 1.0
     augment: Augment = Augment()
     normalize: Normalize = Normalize()
-    # Numerics. fp32: IEEE single precision throughout (no TF32). tf32: TF32 matrix products where the device has them.
-    # bf16: autocast, with fp32 master weights, batch norm and losses. It is that of all that the run computes, of its
-    # teacher's logits too, however the teacher was trained.
+    # Numerics. fp32: IEEE single precision throughout (no TF32). tf32: matrix products and convolutions in TF32, of
+    # fp32 tensors; refused on a device without it, which would compute in fp32. bf16: autocast, with fp32 master
+    # weights, batch norm and losses. It is that of all that the run computes, of its teacher's logits too, however the
+    # teacher was trained.
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     # Have the network's forward and backward of a training step compiled (torch.compile), which fuses what lies between
     # its convolutions: other last bits. Evaluation and the teacher are not compiled. Not for networks with dropout, nor

@@ -53,6 +53,15 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def check_precision(precisions: Iterable[str], device: torch.device, setting: str = "recipe.precision") -> None:
+    """`InputError` where TF32 is asked for and `device` does not have it: then numbers would be those of fp32, under
+    another name."""
+    has = device.type == "cuda" and (torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0))
+    if "tf32" in precisions and not has:
+        there = "a CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+        raise InputError(f"{setting} = 'tf32': {there} has no TF32 and would compute in fp32; allowed here: fp32, bf16")
+
+
 def available_cores(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
     """Cores that this process may use: a cluster's job may have fewer than the machine, and a container a share of
     them (`cgroup_cores`, which is rounded up)."""
@@ -241,9 +250,10 @@ def train_run(
     fleet: int = 1,
     on_step: Callable[[int, int], None] = lambda step, total: None,
     stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim.
-    Of a finished run, make the `observations` that are missing: of its weights where they are here and suffice.
+) -> dict[str, Any] | None:
+    """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim. What is
+    returned is its record; None where there was no training:
+    of a finished run, make the `observations` that are missing, of its weights where they are here and suffice.
     `fleet` is the number of runs that may be training on the device of `shared` meanwhile, for the record.
 
     Raises `engine.Diverged`, `engine.Interrupted`, and whatever else goes wrong; the store then has no result.
@@ -260,7 +270,7 @@ def train_run(
         teacher = load_network(shown, store, runtime) if shown is not None else None
         looks = observe(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)
         record_looks(run, store, missing, looks, file_sha256(store.weights(run)))
-        return
+        return None
     teacher, taught_by = None, None
     if run.teacher is not None:
         teacher = load_network(run.teacher, store, runtime)
@@ -302,6 +312,7 @@ def train_run(
     store.finish(run, result)
     if rebuilding:
         write_atomically(store.weights(run), lambda path: path.write_bytes(content))
+    return result
 
 
 def record_looks(run: Run, store: Store, observations: Sequence[Observation], looks: Looks, weights: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from lskd.bench.floor import Work, bytes_and_operations, copy_bandwidth, matrix_rate
+from lskd.bench import floor
+from lskd.bench.floor import Call, Kernel, Machine, Rate, Work, convolutions, copies, products, rate, work_of
 from lskd.bench.measure import count_work
 from lskd.data import DATASETS
 from lskd.engine.training import set_precision
@@ -17,6 +18,12 @@ from lskd.settings import Conf, parse_run
 
 CPU = torch.device("cpu")
 FLOAT = 4  # bytes
+
+
+def totals(act) -> tuple[int, int]:
+    """Bytes and operations."""
+    work = work_of(act)
+    return work.bytes, work.operations
 
 
 def test_a_linear_layer_by_hand():
@@ -32,17 +39,18 @@ def test_a_linear_layer_by_hand():
     forward = x.numel() + layer.weight.numel() + o + b * o
     weights = gradient.numel() + x.numel() + layer.weight.numel()
     bias = gradient.numel() + o
-    assert bytes_and_operations(step) == Work(FLOAT * (forward + weights + bias), 2 * (2 * b * i * o))
+    assert totals(step) == (FLOAT * (forward + weights + bias), 2 * (2 * b * i * o))
     x.requires_grad_()
     inputs = gradient.numel() + layer.weight.numel() + x.numel()
     step()
     x.grad = None
-    assert bytes_and_operations(step) == Work(FLOAT * (forward + weights + bias + inputs), 3 * (2 * b * i * o))
+    assert totals(step) == (FLOAT * (forward + weights + bias + inputs), 3 * (2 * b * i * o))
 
 
 def test_a_convolution_by_hand():
     convolution, x = nn.Conv2d(2, 5, 3, padding=1, bias=False), torch.randn(4, 2, 8, 8)
-    work = bytes_and_operations(lambda: convolution(x).sum().backward())
+    work = work_of(lambda: convolution(x).sum().backward())
+    assert [call.name for call in work.calls if call.operations] == ["convolution", "convolution_backward"]
     assert work.operations == 2 * (2 * 4 * 5 * 8 * 8 * 2 * 9)  # forward, and the gradient of the weights
 
 
@@ -64,7 +72,7 @@ def test_a_convolution_by_hand():
 )  # fmt: skip
 def test_operators_by_hand(act, moved):
     x, y = torch.randn(3, 4), torch.randn(3, 4)
-    assert bytes_and_operations(lambda: act(x, y)) == Work(FLOAT * moved, 0)
+    assert totals(lambda: act(x, y)) == (FLOAT * moved, 0)
 
 
 def test_sgd_reads_weight_gradient_and_momentum_and_writes_two():
@@ -72,12 +80,69 @@ def test_sgd_reads_weight_gradient_and_momentum_and_writes_two():
     optimizer = torch.optim.SGD([weight], 0.1, momentum=0.9, fused=True)
     weight.grad = torch.randn(10)
     optimizer.step()
-    assert bytes_and_operations(optimizer.step).bytes == FLOAT * 5 * 10
+    assert work_of(optimizer.step).bytes == FLOAT * 5 * 10
+
+
+def machine(copying: dict[int, float], computing: float) -> Machine:
+    """One that copies so fast, by the bytes of a copy."""
+    found = Machine.__new__(Machine)
+    found.device = CPU
+    found.copying = {1: [Rate(speed, Kernel("copy", size, lambda: lambda: None)) for size, speed in copying.items()]}
+    found.computing = {("fp32", 1): [Rate(computing, Kernel("product", 1, lambda: lambda: None))]}
+    return found
 
 
 def test_a_floor_is_that_of_what_takes_longer():
-    assert Work(bytes=100, operations=30).seconds(bandwidth=50.0, rate=10.0) == 3.0
-    assert Work(bytes=200, operations=30).seconds(bandwidth=50.0, rate=10.0) == 4.0
+    """All bytes, or all operations; in turn, the longer of the two for each operator."""
+    work = Work((Call("convolution", bytes=40, operations=30), Call("relu", bytes=60, operations=0)))
+    found = machine({1000: 50.0}, 10.0).floor(work, "fp32")
+    assert (found.bytes, found.operations, found.in_turn) == (2.0, 3.0, 3.0 + 1.2)
+    assert (found.seconds, found.bound_by) == (3.0, "operations")
+    found = machine({1000: 20.0}, 10.0).floor(work, "fp32")
+    assert (found.seconds, found.bound_by, found.in_turn) == (5.0, "bytes", 3.0 + 3.0)
+
+
+def test_an_operator_moves_its_bytes_as_fast_as_a_copy_of_that_size():
+    """What is small stays in a cache. A small copy that is slow, for its overhead, is no reason for a lower rate."""
+    found = machine({100: 5.0, 1000: 80.0, 10000: 20.0}, 1.0)
+    assert [found.bandwidth(size) for size in (1, 100, 101, 1000, 1001, 10000, 10**6)] == [80.0] * 4 + [20.0] * 3
+    assert found.floor(Work((Call("add", 1000, 0), Call("add", 2000, 0))), "fp32").bytes == 12.5 + 100.0
+
+
+def test_what_a_step_takes_is_told_by_purpose():
+    work = Work(
+        (
+            Call("relu", 100, 0, seconds=3.0), Call("convolution", 40, 30, seconds=4.0),
+            Call("relu_", 50, 0, seconds=2.0), Call("neg", 50, 0, seconds=1.0),
+        )
+    )  # fmt: skip
+    found = machine({1000: 50.0}, 10.0).by_purpose(work, "fp32")
+    assert list(found.items()) == [("ReLU", (5.0, 3.0)), ("convolutions", (4.0, 3.0)), ("others", (1.0, 1.0))]
+
+
+def test_the_machines_rate_is_that_of_its_fastest_kernel(monkeypatch):
+    """Of products and convolutions, in the best of their windows, those of later turns among them; and it is named."""
+    monkeypatch.setattr(floor, "SIDES", {"cpu": (8, 16)})
+    monkeypatch.setattr(floor, "COPIES", {"cpu": (64,)})
+    speed = 1.0
+
+    def rate(device, kernel, lanes):
+        best = "64 channels" in kernel.name and "channels_last, gradient of the weight" in kernel.name
+        return speed * (5.0 if best else 3.0) * lanes
+
+    monkeypatch.setattr(floor, "rate", rate)
+    found = Machine(CPU, ["fp32"], fleets=(1, 2))
+    name = "convolution of 64 channels of 8 × 8, channels_last, gradient of the weight"
+    assert (found.fastest("fp32").kernel.name, found.fastest("fp32").per_second) == (name, 5.0)
+    lanes = {"1", str(min(2, torch.get_num_threads()))}
+    assert found.describe()["rates"]["fp32"].keys() == found.describe()["copy_bytes_per_second"].keys() == lanes
+    assert found.describe()["rates"]["fp32"]["1"] == {"operations_per_second": 5.0, "kernel": name}
+    speed = 0.1
+    found.again()
+    assert found.fastest("fp32").per_second == 5.0
+    speed = 2.0
+    found.again()
+    assert found.fastest("fp32").per_second == 10.0
 
 
 def test_the_step_of_a_run():
@@ -100,9 +165,28 @@ def test_the_step_of_a_run():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_machine(precision):
+def test_kernels(precision, monkeypatch):
+    """Each is what its name says, and counts as much work as the operator does; side by side they use own memory."""
+    monkeypatch.setattr(floor, "SIDES", {"cpu": (32,)})
+    monkeypatch.setattr(floor, "CONVOLUTIONS", {"cpu": ((8, 4),)})
+    monkeypatch.setattr(floor, "WINDOWS", 0.0)
+    kernels = products(CPU, precision) + convolutions(CPU, precision)
+    assert len(kernels) == 1 + 2 * 3
+    for kernel in kernels:
+        work = work_of(kernel.make())
+        assert work.operations == kernel.amount, kernel.name
+        assert [call.name for call in work.calls if call.operations] == [
+            "mm" if "product" in kernel.name else "convolution_backward" if "gradient" in kernel.name else "convolution"
+        ]
     try:
-        assert 1e8 < copy_bandwidth(CPU, megabytes=1, repeats=2) < 1e13
-        assert 1e7 < matrix_rate(CPU, precision, side=64, repeats=2) < 1e15
+        for kernel in (kernels[0], kernels[-1]):
+            assert all(1e6 < rate(CPU, kernel, lanes) < 1e15 for lanes in (1, 2))
     finally:
         set_precision("fp32")  # a switch of the whole process
+
+
+def test_a_copy_counts_what_it_reads_and_writes(monkeypatch):
+    monkeypatch.setattr(floor, "COPIES", {"cpu": (2**12, 2**16)})
+    for kernel in copies(CPU):
+        assert work_of(kernel.make()).bytes == kernel.amount
+        assert 1e6 < rate(CPU, kernel) < 1e13

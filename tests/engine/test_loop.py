@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lskd
+import lskd.engine.teacher
 from lskd import metrics
 from lskd.config import Named, Run, Smoothing, table_bytes
 from lskd.data import Dataset, Part, Spec
@@ -229,6 +230,30 @@ def test_a_step_on_cuda_is_that_on_a_cpu():
     there = train(run, SPEC, PARTS, make_teacher(RESNET), shared=Shared(torch.device("cuda")))
     for name, value in weights(here).items():
         torch.testing.assert_close(weights(there)[name].cpu(), value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_layout_is_one_switch(layout, monkeypatch):
+    """Of weights, of images as the network sees them, and of what it makes of them. The numbers are the same."""
+    seen: list[bool] = []
+
+    class Looking(CifarResNetArch):
+        def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+            network = super().build(input_shape, num_classes)
+            network.stage1.register_forward_hook(
+                lambda module, given, made: seen.append(made.is_contiguous(memory_format=layout))
+            )
+            return network
+
+    monkeypatch.setattr(lskd.engine.teacher, "LAYOUT", layout)
+    arch = Looking(depth=8, stem=4, widths=(4, 6, 8))
+    run = replace(make_run(arch=RESNET, steps=2), arch=Named("resnet8", arch))
+    outcome = fit(run)
+    assert seen and all(seen)
+    convolutions = [value for value in weights(outcome).values() if value.ndim == 4]
+    assert all(value.is_contiguous(memory_format=layout) for value in convolutions)
+    monkeypatch.undo()
+    assert_close(outcome, fit(replace(run, arch=Named("resnet8", RESNET))), 1e-3)
 
 
 # ---- pairing by seed ----------------------------------------------------------------------------------------------
@@ -646,6 +671,29 @@ def test_a_training_may_be_interrupted_at_every_step(undisturbed, tmp_path):
         with pytest.raises(Interrupted):
             fit(run, teacher, checkpoint=tmp_path / "checkpoint.pt", **interrupted_after(step))
     assert_same_training(fit(run, teacher, checkpoint=tmp_path / "checkpoint.pt"), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("step", [2, 5, 13])
+def test_a_training_goes_on_where_it_was_interrupted_on_cuda(step, tmp_path):
+    """Before anything is captured, between the two sizes, and while all is replayed. 3 steps an epoch."""
+    dropout = MLPArch(hidden=(6,), hidden_dropout=0.5)
+    run = make_run(Distillation(), arch=dropout, epochs=6, momentum=0.9, ema=0.5, augment=Augment(flip=True))
+    teacher, checkpoint = make_teacher(), tmp_path / "checkpoint.pt"
+
+    def on_cuda(**options: Any) -> Outcome:
+        return train(run, SPEC, PARTS, copy.deepcopy(teacher), shared=Shared(torch.device("cuda")), **options)
+
+    expected = on_cuda()
+    assert expected.result["captured"] == [[3], [4]]
+    with pytest.raises(Interrupted):
+        on_cuda(checkpoint=checkpoint, **interrupted_after(step))
+    outcome = on_cuda(checkpoint=checkpoint)
+    for one, other in zip(outcome.epochs, expected.epochs, strict=True):
+        for name in one["train"].keys() - {"top1"}:
+            assert one["train"][name] == pytest.approx(other["train"][name], rel=1e-4, abs=1e-4)
+    assert_close(outcome, expected, 1e-3)
 
 
 def test_asked_to_stop_after_the_last_step_a_training_finishes():

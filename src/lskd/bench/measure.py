@@ -6,25 +6,26 @@ import contextlib
 import copy
 import functools
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from lskd.bench.floor import Work, bytes_and_operations, copy_bandwidth, matrix_rate, synchronize
+from lskd.bench.floor import LAYOUTS, Floor, Machine, Work, timed, work_of
 from lskd.bench.reference import UsualLoop
 from lskd.config import Named, Run, Smoothing
 from lskd.data import Part, Spec
 from lskd.data.augment import Normalize, Normalizer, Views
 from lskd.engine import Shared, device_bytes, run_bytes
+from lskd.engine import teacher as of_teacher
+from lskd.engine.capture import WARM_UP as EAGER
 from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.loop import evaluate
 from lskd.engine.shared import Images, Table, teacher_normalizer
-from lskd.engine.teacher import EVALUATION_BATCH, Teacher
+from lskd.engine.teacher import EVALUATION_BATCH, Teacher, placed
 from lskd.engine.training import Training, build_network, set_precision
 from lskd.methods import METHODS, Batch, Method
 from lskd.methods.distillation import Distillation
@@ -34,13 +35,27 @@ from lskd.targets import smooth_labels
 
 CPU_EXAMPLES = 2048  # on a CPU, an epoch of a whole data set would outlast every window
 WARM_UP = {"cpu": 5, "cuda": 8}  # steps; on CUDA the step is captured in them
+OPERATOR_STEPS, KERNEL_STEPS = 10, 20  # whose operators, and whose kernels on a GPU, are timed
 STEPS = 400_000  # of each training at most, all windows together
 
 USUAL_CE, USUAL_KD = "usual CE", "usual KD"
+PUBLIC_CE, PUBLIC_KD = "usual CE as public codes leave it", "usual KD as public codes leave it"
 CE, LIVE, FILLING, CACHED = "CE", "KD, teacher every step", "KD, filling", "KD, cached"
 TEACHER = "teacher"  # its evaluation ahead of an epoch: a part of FILLING
-USUAL = {USUAL_CE: USUAL_CE, USUAL_KD: USUAL_KD, CE: USUAL_CE, LIVE: USUAL_KD, FILLING: USUAL_KD, CACHED: USUAL_KD}
-FLOOR = {USUAL_CE: CE, USUAL_KD: LIVE, CE: CE, LIVE: LIVE, FILLING: LIVE, CACHED: CACHED}  # whose work a step does
+USUAL = {
+    USUAL_CE: USUAL_CE, PUBLIC_CE: USUAL_CE, CE: USUAL_CE,
+    USUAL_KD: USUAL_KD, PUBLIC_KD: USUAL_KD, LIVE: USUAL_KD, FILLING: USUAL_KD, CACHED: USUAL_KD,
+}  # fmt: skip
+PUBLIC = {USUAL_CE: PUBLIC_CE, USUAL_KD: PUBLIC_KD}
+# The precision of public codes: that of torch as it comes, which is TF32 for the convolutions of a GPU, and fp32 for
+# products. On a CPU it is fp32, and the case is the usual one.
+AS_IT_COMES = "fp32, convolutions tf32"
+# Whose work a step does.
+FLOOR = {
+    USUAL_CE: CE, PUBLIC_CE: CE, CE: CE, USUAL_KD: LIVE, PUBLIC_KD: LIVE, LIVE: LIVE, FILLING: LIVE, CACHED: CACHED,
+}  # fmt: skip
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,10 @@ class Options:
     fleets: tuple[int, ...]
     usual: bool = True
     examples: int | None = None  # None: those of the data set, `CPU_EXAMPLES` on a CPU
+    search: bool | None = (
+        None  # whether cuDNN tries its algorithms for each shape; None: if runs are alone, as lskd-run
+    )
+    layout: str = "channels_last"  # or "contiguous"
 
 
 @dataclass
@@ -64,6 +83,7 @@ class Case:
     fleet: int
     work: Callable[[int], int]  # this many steps of each run -> the images they took
     settle: int  # steps before each window
+    members: Sequence[Member] = ()
     memory: dict[str, float] = field(default_factory=dict)
     steps: int = 0  # of a window
     rates: list[float] = field(default_factory=list)
@@ -71,18 +91,11 @@ class Case:
     def __str__(self) -> str:
         return f"{self.name}, {self.precision}" + (f", fleet of {self.fleet}" if self.fleet > 1 else "")
 
-
-@dataclass(frozen=True)
-class Machine:
-    """What the floors stand on: bytes/s copied, and operations/s by precision."""
-
-    bandwidth: float
-    rates: Mapping[str, float]
-
-    @classmethod
-    def measured(cls, device: torch.device, precisions: Sequence[str]) -> Machine:
-        rates = {name: matrix_rate(device, name) for name in dict.fromkeys(["fp32", *precisions])}
-        return cls(copy_bandwidth(device), rates)
+    @property
+    def captured(self) -> bool | None:
+        """Whether all steps are replayed; None where nothing is (on a CPU, in the usual loop)."""
+        each = [member.captured for member in self.members]
+        return None if None in each or not each else all(each)
 
 
 def measure(
@@ -92,53 +105,74 @@ def measure(
     options: Options,
     machine: Machine,
     say: Callable[[str], None] = lambda line: None,
+    on_turn: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> dict[str, Any]:
-    """The record of a pair: `run` is the student's, with its teacher; without one only CE is measured."""
+    """The record of a pair: `run` is the student's, with its teacher; without one only CE is measured. `on_turn` gets
+    what there is of it after every turn."""
     # The learning rate changes nothing here, and a table of it for every step of a long training takes time.
     run = at_precision(replace(run, recipe=replace(run.recipe, schedule=Schedule(), epochs=None, steps=STEPS)), "fp32")
-    floors = count_floors(run, spec, options, machine)
-    with Pair(run, spec, device, options) as pair:
+    works = count_works(run, spec, options)
+    with laid_out(options.layout), Pair(run, spec, device, options) as pair:
         cases = pair.cases(say)
+        record: dict[str, Any] = {
+            "student": run.network,
+            "teacher": run.teacher.network if run.teacher is not None else None,
+            "dataset": run.dataset.name,
+            "recipe": run.recipe.name,
+            "batch_size": run.recipe.batch_size,
+            "examples": spec.train,
+            "examples_measured_on": len(pair.images.labels),
+            "notes": pair.notes,
+        }
         for number in range(options.repeats):
+            machine.again()
             for case in cases:
-                case.rates.append(window(case, device))
+                case.rates.append(window(case, device, options))
                 say(f"{case}: {case.rates[-1]:,.0f} images/s ({number + 1} of {options.repeats})")
-        phases = pair.phases()
-        teachers = {case.precision: spread(case.rates) for case in cases if case.name == TEACHER}
-    return {
-        "student": run.network,
-        "teacher": run.teacher.network if run.teacher is not None else None,
-        "dataset": run.dataset.name,
-        "recipe": run.recipe.name,
-        "batch_size": run.recipe.batch_size,
-        "examples": spec.train,
-        "examples_measured_on": len(pair.images.labels),
-        "floor": floors,
-        "phases_ms": phases,
-        "teacher_images_per_second": teachers,
-        "cases": records(with_filling(cases), run.recipe.batch_size, spec.train, floors),
-        "notes": pair.notes,
-    }
+            record["turns"] = number + 1
+            record["floor"] = describe_floors(works, machine)
+            record["teacher_images_per_second"] = {
+                case.precision: spread(case.rates) for case in cases if case.name == TEACHER
+            }
+            floors = functools.partial(floor_of, works, machine)
+            record["cases"] = records(with_filling(cases), run.recipe.batch_size, spec.train, floors)
+            on_turn(record)
+        record["phases_ms"] = pair.phases()
+        if device.type == "cuda":
+            record["kernels"] = {precision: pair.kernels(precision) for precision in options.precisions}
+    if device.type == "cpu":
+        its = [without_teacher(at_precision(run, precision)) for precision in options.precisions]
+        record["operators"] = {one.recipe.precision: time_operators(one, spec, machine) for one in its}
+    on_turn(record)
+    return record
 
 
 # ---- the clock ----------------------------------------------------------------------------------------------------
 
 
-def window(case: Case, device: torch.device) -> float:
+def window(case: Case, device: torch.device, options: Options) -> float:
     """Images/s of one window of `case`."""
-    set_precision(case.precision)
+    switch(case.precision, options)
     case.work(case.settle)
     images, seconds = timed(device, lambda: case.work(case.steps))
     return images / seconds
 
 
-def timed(device: torch.device, work: Callable[[], Any]) -> tuple[Any, float]:
-    """What `work` gives, and the seconds it takes, up to the last of what it has the device do."""
-    synchronize(device)
-    began = time.perf_counter()
-    result = work()
-    synchronize(device)
-    return result, time.perf_counter() - began
+def switch(precision: str, options: Options) -> None:
+    """The numerics of `precision`, and how cuDNN finds its algorithms. (The usual loop sets its own.)"""
+    search = max(options.fleets) == 1 if options.search is None else options.search
+    set_precision("fp32" if precision == AS_IT_COMES else precision, search=search)
+
+
+@contextlib.contextmanager
+def laid_out(layout: str) -> Iterator[None]:
+    """Images and weights in another `layout` than the engine's own."""
+    own = of_teacher.LAYOUT
+    of_teacher.LAYOUT = LAYOUTS[layout]
+    try:
+        yield
+    finally:
+        of_teacher.LAYOUT = own
 
 
 def calibrated(device: torch.device, work: Callable[[int], Any], seconds: float, most: int) -> int:
@@ -193,14 +227,14 @@ class Pair:
             cases += self.usual()
         for precision in self.options.precisions:
             run = at_precision(self.run, precision)
-            set_precision(precision)
+            switch(precision, self.options)
             cases += self.fleets(CE, without_teacher(run))
             if run.teacher is None:
                 continue
             if 1 in self.options.fleets:
                 live = replace(run, teacher_mode="batch_stats")
                 member, memory = self.member(live)
-                cases.append(Case(LIVE, precision, 1, member.steps, 1, memory))
+                cases.append(Case(LIVE, precision, 1, side_by_side([member]), 1, [member], memory))
             if self.table is not None:
                 cached = self.fleets(CACHED, run)
                 cases += cached
@@ -208,17 +242,19 @@ class Pair:
                     cases.append(Case(TEACHER, precision, 1, self.evaluation(precision), 1))
         for case in cases:
             say(f"{case}: warming up")
-            set_precision(case.precision)
+            switch(case.precision, self.options)
             most = STEPS // (2 * (self.options.repeats + 1) * len(self.options.fleets))
             case.steps = calibrated(self.device, case.work, self.options.seconds, most)
         return cases
 
     def usual(self) -> list[Case]:
-        """The reference loop, with torch's own numerics, as those codes leave them."""
+        """The reference loop at each precision, and as public codes leave it: one training each of CE and of KD, for
+        its speed does not depend on what it was before."""
         workers = min(8, available_cores())
         settle = 2 * workers  # past the batches that the workers have prepared in other cases' windows
         # Of the full number on a CPU, too: its workers start afresh at every epoch, which must not be short.
         data = synthetic(self.spec, self.options.examples or self.spec.train)
+        on_gpu = self.device.type == "cuda"
         cases = []
         for name, run in ((USUAL_CE, without_teacher(self.run)), (USUAL_KD, self.run)):
             if name == USUAL_KD and run.teacher is None:
@@ -233,9 +269,14 @@ class Pair:
             before = allocated(self.device)
             student, teacher = build_network(run, self.spec), self.teacher_of(run)
             loop = UsualLoop(plain, student, teacher, *data["train"], self.device, workers=workers)
-            work = usual_work(loop)
-            work(WARM_UP[self.device.type])
-            cases.append(Case(name, "fp32", 1, work, settle, memory_since(self.device, before)))
+            own = (AS_IT_COMES,) if on_gpu else ("fp32",)
+            for precision in dict.fromkeys((*own, *self.options.precisions)):
+                work = usual_work(loop, precision)
+                switch(precision, self.options)
+                work(WARM_UP[self.device.type])
+                case = PUBLIC[name] if precision == AS_IT_COMES else name
+                memory = memory_since(self.device, before)
+                cases.append(Case(case, precision, 1, work, settle, memory=memory))
         return cases
 
     def fleets(self, name: str, run: Run) -> list[Case]:
@@ -252,7 +293,8 @@ class Pair:
                 self.notes.append(f"{name}, {run.recipe.precision}: the device's memory holds {len(members)} runs")
                 break
             of_all = {**memory, "predicted_mb": size * predicted} if memory else {}
-            cases.append(Case(name, run.recipe.precision, size, side_by_side(members[:size]), 1, of_all))
+            fleet = members[:size]
+            cases.append(Case(name, run.recipe.precision, size, side_by_side(fleet), 1, fleet, of_all))
         return cases
 
     def member(self, run: Run) -> tuple[Member, dict[str, float]]:
@@ -260,6 +302,7 @@ class Pair:
         before = allocated(self.device)
         table = self.table if run.teacher is not None and run.teacher_mode == "eval" else None
         member = Member(run, self.spec, self.images, self.teacher_of(run), table, self.normalizer)
+        self.stack.callback(member.close)
         return member, memory_since(self.device, before)
 
     def teacher_of(self, run: Run) -> nn.Module | None:
@@ -290,23 +333,39 @@ class Pair:
     def teacher_on_device(self) -> nn.Module:
         network = copy.deepcopy(self.teacher)
         assert network is not None
-        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network.requires_grad_(False).eval()
+        return placed(network, self.device).requires_grad_(False).eval()
 
     # ---- phases ---------------------------------------------------------------------------------------------------
 
     def phases(self) -> dict[str, float]:
         """Milliseconds of each phase of a step in fp32, timed apart (on CUDA captured, as they are within a step)."""
-        set_precision("fp32")
-        member = Member(without_teacher(self.run), self.spec, self.images)
-        with member.on_its_stream():
+        switch("fp32", self.options)
+        member, _ = self.member(without_teacher(self.run))
+
+        def measured() -> dict[str, float]:
             times = {"whole step (CE)": self.milliseconds(lambda size: member.training.step())}
             for name, act in self.phases_of(member.training).items():
                 step = ignoring_size(act)
                 if self.device.type == "cuda":
                     step = Captured(step, member.training.generator)
                 times[name] = self.milliseconds(step)
-        return times
+            return times
+
+        return member.do(measured)
+
+    def kernels(self, precision: str) -> dict[str, dict[str, float]]:
+        """The kernels of a step (CE) on a GPU, by name: milliseconds, and how often they run; the longest first."""
+        switch(precision, self.options)
+        member, _ = self.member(without_teacher(at_precision(self.run, precision)))
+        work = side_by_side([member])
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            timed(self.device, lambda: work(KERNEL_STEPS))
+        found = {
+            event.key: {"ms": event.self_device_time_total / 1e3 / KERNEL_STEPS, "count": event.count / KERNEL_STEPS}
+            for event in seen.key_averages()
+            if event.self_device_time_total > 0
+        }
+        return dict(sorted(found.items(), key=lambda item: -item[1]["ms"]))
 
     def phases_of(self, training: Training) -> dict[str, Callable[[], Any]]:
         images, network, optimizer = self.images, training.network, training.optimizer
@@ -316,7 +375,7 @@ class Pair:
 
         def augmented() -> Tensor:
             pixels = images.normalizer(images.views.take(indices, views))
-            return pixels.contiguous(memory_format=torch.channels_last)
+            return pixels.contiguous(memory_format=of_teacher.LAYOUT)
 
         def forward_backward() -> None:
             for parameter in network.parameters():
@@ -348,7 +407,8 @@ class Pair:
 
 
 class Member:
-    """One training, on a stream of its own on CUDA, as `engine.train` runs it."""
+    """One training, as `engine.train` runs it: in a thread of its own, on CUDA on a stream of its own. The thread stays
+    as long as the training: cuDNN finds its algorithms for each thread."""
 
     def __init__(
         self,
@@ -360,59 +420,97 @@ class Member:
         normalizer: Normalizer | None = None,
     ) -> None:
         device = images.labels.device
+        self.lane = ThreadPoolExecutor(1, thread_name_prefix="run")
         self.stream = new_stream(device)
-        with self.on_its_stream():
-            self.training = Training(run, spec, images, teacher, table, normalizer)
-        self.steps(WARM_UP[device.type])
+        self.training = self.do(lambda: Training(run, spec, images, teacher, table, normalizer))
+        self.do(self.warm_up)
         if self.stream is not None:  # which takes memory, too
-            with self.on_its_stream():
-                size = EVALUATION_BATCH[device.type]
-                evaluate(self.training, images.views.take(*torch.zeros(2, size, dtype=torch.int64, device=device)))
-                self.training.network.train()
+            self.do(self.evaluate)
 
-    def on_its_stream(self) -> contextlib.AbstractContextManager[Any]:
-        return on_stream(self.stream)
+    def close(self) -> None:
+        self.do(self.training.close)
+        self.lane.shutdown()
+
+    def do(self, act: Callable[[], T]) -> T:
+        """`act()` in this training's thread, on its stream."""
+
+        def there() -> T:
+            with on_stream(self.stream):
+                return act()
+
+        return self.lane.submit(there).result()
+
+    def warm_up(self) -> None:
+        """Steps of each size that there will be: on CUDA until each has been captured, so that none is in a window."""
+        training = self.training
+        self.steps(WARM_UP[training.device.type])
+        if training.examples % training.run.recipe.batch_size:
+            for _ in range(EAGER + 1):  # the one after them is captured
+                training.step_number = training.steps_per_epoch - 1  # the last batch of an epoch is smaller
+                training._step.fill_(training.step_number)
+                self.steps(1)
+
+    def evaluate(self) -> None:
+        training = self.training
+        size = EVALUATION_BATCH[training.device.type]
+        evaluate(training, training.images.views.take(*torch.zeros(2, size, dtype=torch.int64, device=training.device)))
+        training.network.train()
+
+    @property
+    def captured(self) -> bool | None:
+        """Whether steps of all sizes are replayed; None where no step is (on a CPU)."""
+        step = self.training.run_step
+        if not isinstance(step, Captured):
+            return None
+        batch_size = self.training.run.recipe.batch_size
+        sizes = {(batch_size,), (self.training.examples % batch_size or batch_size,)}
+        return sizes <= step.graphs.keys() and not step.failed
 
     def steps(self, count: int) -> int:
         """Train on, into new epochs where one ends. The number of images seen."""
         training, images = self.training, 0
-        with self.on_its_stream():
-            for _ in range(count):
-                place = training.step_number % training.steps_per_epoch
-                if place == 0:
-                    if training.step_number:
-                        training.end_epoch()
-                    training.begin_epoch()
-                training.step()
-                batch_size = training.run.recipe.batch_size
-                images += min(batch_size, training.examples - place * batch_size)
+        for _ in range(count):
+            place = training.step_number % training.steps_per_epoch
+            if place == 0:
+                if training.step_number:
+                    training.end_epoch()
+                training.begin_epoch()
+            training.step()
+            batch_size = training.run.recipe.batch_size
+            images += min(batch_size, training.examples - place * batch_size)
         return images
 
 
 def side_by_side(members: Sequence[Member]) -> Callable[[int], int]:
-    """So many steps of each, every one in a thread of its own; CPU threads are shared out among them."""
-    if len(members) == 1:
-        return members[0].steps
+    """So many steps of each, every one in its own thread; CPU threads are shared out among them."""
 
     def work(steps: int) -> int:
         threads = torch.get_num_threads()
+        share = max(1, threads // len(members))
+
+        def steps_of(member: Member) -> int:
+            if member.stream is None and torch.get_num_threads() != share:  # each thread has a number of its own
+                torch.set_num_threads(share)
+            with on_stream(member.stream):
+                return member.steps(steps)
+
         try:
-            if members[0].stream is None:  # counts for threads that start from now on
-                torch.set_num_threads(max(1, threads // len(members)))
-            with ThreadPoolExecutor(len(members)) as pool:
-                return sum(pool.map(lambda member: member.steps(steps), members))
+            return sum([job.result() for job in [member.lane.submit(steps_of, member) for member in members]])
         finally:
             torch.set_num_threads(threads)
 
     return work
 
 
-def usual_work(loop: UsualLoop) -> Callable[[int], int]:
+def usual_work(loop: UsualLoop, precision: str) -> Callable[[int], int]:
+    """So many steps of the usual loop, where `switch` has set its precision; cuDNN tries its algorithms, as those codes
+    have it do."""
+
     def work(steps: int) -> int:
-        images = 0
-        cudnn = torch.backends.cudnn
+        images, cudnn = 0, torch.backends.cudnn
         before = cudnn.allow_tf32, cudnn.benchmark
-        cudnn.allow_tf32, cudnn.benchmark = True, True  # torch's default; what those codes set
+        cudnn.allow_tf32, cudnn.benchmark = before[0] or precision == AS_IT_COMES, True
+        loop.autocast = precision == "bf16"
         try:
             for _ in range(steps):
                 images += loop.step()
@@ -494,10 +592,10 @@ def memory_since(device: torch.device, before: tuple[int, int]) -> dict[str, flo
 # ---- floors -------------------------------------------------------------------------------------------------------
 
 
-def count_work(run: Run, spec: Spec) -> Work:
-    """Bytes and operations of a step of `run`; of an eval-mode teacher the logits are at hand."""
+def warm_step(run: Run, spec: Spec) -> Callable[[], None]:
+    """A step of `run` on the CPU, not the first one; of an eval-mode teacher the logits are at hand."""
     size = run.recipe.batch_size
-    run = replace(run, recipe=replace(run.recipe, epochs=None, steps=2))
+    run = replace(run, recipe=replace(run.recipe, epochs=None, steps=STEPS))
     teacher = build_network(run.teacher, spec) if run.teacher is not None else None
     parts = synthetic(spec, size)
     images = Shared(torch.device("cpu")).images(run, parts)
@@ -507,25 +605,58 @@ def count_work(run: Run, spec: Spec) -> Work:
         training.hold_logits(torch.zeros(size, spec.num_classes))
     training.network.train()
     training.step()  # what comes into being at the first is not counted
-    return bytes_and_operations(training.step)
+    return training.step
 
 
-def count_floors(run: Run, spec: Spec, options: Options, machine: Machine) -> dict[str, dict[str, Any]]:
-    """By precision and kind of step: bytes, operations, and the milliseconds below which `machine` cannot take it."""
-    floors: dict[str, dict[str, Any]] = {}
+def count_work(run: Run, spec: Spec) -> Work:
+    """The work of a step of `run`."""
+    return work_of(warm_step(run, spec))
+
+
+def time_operators(run: Run, spec: Spec, machine: Machine) -> dict[str, dict[str, float]]:
+    """What a step of `run` takes on the CPU, by what its operators are for: milliseconds, and those of the floor. Of
+    each call the fastest of some steps counts, as of the kernels that the floor stands on."""
+    set_precision(run.recipe.precision)
+    step = warm_step(run, spec)
+    steps = [work_of(step).calls for _ in range(OPERATOR_STEPS)]
+    best = Work(tuple(min(calls, key=lambda call: call.seconds) for calls in zip(*steps, strict=True)))
+    return {
+        purpose: {"ms": 1e3 * took, "floor_ms": 1e3 * least}
+        for purpose, (took, least) in machine.by_purpose(best, run.recipe.precision).items()
+    }
+
+
+Works = Mapping[tuple[str, str], Work]
+
+
+def count_works(run: Run, spec: Spec, options: Options) -> Works:
+    """The work of a step by precision and kind of step."""
+    works: dict[tuple[str, str], Work] = {}
     for precision in dict.fromkeys(["fp32", *options.precisions]):
         its = at_precision(run, precision)
         kinds = {CE: without_teacher(its)}
         if run.teacher is not None:
             kinds |= {CACHED: its, LIVE: replace(its, teacher_mode="batch_stats")}
-        floors[precision] = {}
-        for kind, one in kinds.items():
-            work = count_work(one, spec)
-            seconds = work.seconds(machine.bandwidth, machine.rates[precision])
-            bound = "bytes" if seconds == work.bytes / machine.bandwidth else "operations"
-            floors[precision][kind] = {
-                "bytes": work.bytes, "operations": work.operations, "ms": 1e3 * seconds, "bound_by": bound,
-            }  # fmt: skip
+        works |= {(precision, kind): count_work(one, spec) for kind, one in kinds.items()}
+    return works
+
+
+def floor_of(works: Works, machine: Machine, name: str, precision: str, fleet: int) -> Floor:
+    """The floor of a step of the case `name`. Public codes' is that of tf32, which convolutions are."""
+    work = works["fp32" if precision == AS_IT_COMES else precision, FLOOR[name]]
+    return machine.floor(work, "tf32" if precision == AS_IT_COMES else precision, fleet)
+
+
+def describe_floors(works: Works, machine: Machine) -> dict[str, dict[str, Any]]:
+    """By precision and kind of step: bytes, operations, and the milliseconds below which `machine` cannot take it."""
+    floors: dict[str, dict[str, Any]] = {}
+    for (precision, kind), work in works.items():
+        floor = machine.floor(work, precision)
+        floors.setdefault(precision, {})[kind] = {
+            "bytes": work.bytes, "operations": work.operations, "ms": 1e3 * floor.seconds, "bound_by": floor.bound_by,
+            "ms_of_bytes": 1e3 * floor.bytes, "ms_of_operations": 1e3 * floor.operations,
+            "ms_in_turn": 1e3 * floor.in_turn, "kernel": machine.fastest(precision).kernel.name,
+        }  # fmt: skip
     return floors
 
 
@@ -546,12 +677,14 @@ def with_filling(cases: Sequence[Case]) -> list[Case]:
 
 
 def records(
-    cases: Sequence[Case], batch_size: int, examples: int, floors: Mapping[str, Mapping[str, Any]]
+    cases: Sequence[Case], batch_size: int, examples: int, floors: Callable[[str, str, int], Floor]
 ) -> list[dict[str, Any]]:
-    """What is printed and written of each case. Ratios are taken within a turn, in which the machine was the same.
+    """What is printed and written of each case. Ratios are taken within a turn, in which the machine was the same, and
+    between cases of one precision; but for `times_public`, whose base is the usual loop as public codes leave it.
 
     images/s are of all runs of a fleet together, and so are the times: those of a step and an epoch of one run, in a
-    fleet of n the n-th part of what n of them take.
+    fleet of n the n-th part of what n of them take. `floors` gives the floor of a case's step, by its name, precision
+    and fleet.
     """
     of = {(case.name, case.precision, case.fleet): case.rates for case in cases}
 
@@ -563,18 +696,24 @@ def records(
         rate = statistics.median(case.rates)
         time_of_ce = of.get((CE, case.precision, case.fleet))
         milliseconds = 1e3 * batch_size / rate
+        floor, usual = floors(case.name, case.precision, case.fleet), USUAL[case.name]
+        public = of.get((PUBLIC[usual], AS_IT_COMES, 1), of.get((usual, "fp32", 1)))
         result.append(
             {
                 "case": case.name,
                 "precision": case.precision,
                 "fleet": case.fleet,
-                "images_per_second": {**spread(case.rates), "each": case.rates},
+                "images_per_second": {**spread(case.rates), "each": list(case.rates)},
                 "images_per_second_per_run": rate / case.fleet,
                 "ms_per_step": milliseconds,
                 "seconds_per_epoch": examples / rate,
-                "times_usual": ratio(case.rates, of.get((USUAL[case.name], "fp32", 1))),
+                "times_usual": ratio(case.rates, of.get((usual, case.precision, 1))),
+                "times_public": ratio(case.rates, public),
                 "time_over_ce": ratio(time_of_ce, case.rates) if time_of_ce and case.name in (CACHED, LIVE) else None,
-                "share_of_floor": floors[case.precision][FLOOR[case.name]]["ms"] / milliseconds,
+                "share_of_floor": 1e3 * floor.seconds / milliseconds,
+                "share_of_floor_in_turn": 1e3 * floor.in_turn / milliseconds,
+                "bound_by": floor.bound_by,
+                "captured": case.captured,
                 "steps_per_window": case.steps,
                 "memory": case.memory or None,
             }

@@ -1,7 +1,8 @@
 """The loop that is usual in public code for distillation (RepDistiller, mdistiller), to compare lskd's with.
 
 It is written here in their manner, and as well as they are: DataLoader workers that crop and flip one PIL image at a
-time, NCHW in fp32, the teacher's forward in every step, torch's SGD, and meters that wait for the device in every step.
+time, NCHW in fp32 (in bf16 by autocast), the teacher's forward in every step, torch's SGD, and meters that wait for the
+device in every step.
 
 With `draws` it shows the student the very images that lskd's own loop shows it: then the two must train alike, and that
 they do is a check of both.
@@ -49,7 +50,8 @@ def check(run: Run) -> None:
 
 
 class UsualLoop:
-    """The training of `student` as `run` says, in fp32 whatever the run's precision. `step` makes one update.
+    """The training of `student` as `run` says. `step` makes one update. TF32 is a switch of the process, which is not
+    set here; bf16 is `autocast`, at first as the run's precision has it.
 
     `images` (N, C, H, W) uint8 and `labels` (N,) are on the CPU. Without `draws`, examples are shuffled, cropped and
     flipped by torchvision's random transforms.
@@ -74,6 +76,7 @@ class UsualLoop:
         self.teacher = None if teacher is None else teacher.to(device).requires_grad_(False).eval()
         self.steps_per_epoch, self.total_steps = recipe.steps_per_epoch(len(images)), recipe.total_steps(len(images))
         self.step_number = 0
+        self.autocast = recipe.precision == "bf16"
         self.order = None if draws is None else Order(draws)
         self.loader = make_loader(run, images, labels, self.order, workers=workers, pinned=device.type == "cuda")
         self.optimizer = torch.optim.SGD(
@@ -102,12 +105,13 @@ class UsualLoop:
 
         pixels, labels = next(self._batches)
         pixels, labels = pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        logits = self.student(pixels)
-        taught = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                taught = self.teacher(pixels)
-        loss = recipe.loss_scale * self.loss(logits, labels, taught)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            logits = self.student(pixels)
+            taught = None
+            if self.teacher is not None:
+                with torch.no_grad():
+                    taught = self.teacher(pixels)
+            loss = recipe.loss_scale * self.loss(logits, labels, taught)
         top1, top5 = accuracies(logits, labels)
         self.meters = {"loss": loss.item(), "top1": top1.item(), "top5": top5.item()}
         self.optimizer.zero_grad()

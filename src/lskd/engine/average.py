@@ -27,7 +27,8 @@ class Average:
             for mean, weight in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
         }.values()
         self.means, self.weights = map(list, zip(*(p for p in pairs if p[0].is_floating_point()), strict=True))
-        self.counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self.counters = [mean for mean, _ in counters], [counter for _, counter in counters]
 
     @torch.no_grad()
     def update(self, step: Tensor) -> None:
@@ -36,5 +37,5 @@ class Average:
         changes = torch._foreach_sub(self.weights, self.means)
         torch._foreach_mul_(changes, 1 - decay)
         torch._foreach_add_(self.means, changes)
-        for mean, counter in self.counters:
-            mean.copy_(counter)
+        if self.counters[0]:
+            torch._foreach_copy_(*self.counters)

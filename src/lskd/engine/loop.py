@@ -21,7 +21,7 @@ from lskd.config import Observation, Run
 from lskd.data import Part, Spec
 from lskd.data.augment import Views
 from lskd.data.stream import LARGEST, Stream
-from lskd.engine.capture import Captured, new_stream, on_stream
+from lskd.engine.capture import GATE, Captured, own_stream
 from lskd.engine.observing import Looks, Observing
 from lskd.engine.seeds import generator_for
 from lskd.engine.shared import Shared, teacher_normalizer
@@ -44,8 +44,8 @@ class Interrupted(Exception):
 
 @dataclass
 class Outcome:
-    """What a training gives: the network, the record for result.json, one record an epoch for log.jsonl, and what the
-    observers saw, by their keys."""
+    """What a training gives: the network, on the CPU, the record for result.json, one record an epoch for log.jsonl,
+    and what the observers saw, by their keys."""
 
     network: nn.Module
     result: dict[str, Any]
@@ -79,22 +79,25 @@ def train(
     steps, and change nothing of it. Raises Diverged, Interrupted.
     """
     recipe = run.recipe
-    set_precision(recipe.precision)
+    set_precision(recipe.precision, search=shared.search)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(on_stream(new_stream(shared.device)))
+        stack.enter_context(own_stream(shared.device))
         images = shared.images(run, parts)
         table = normalizer = None
         looked_up = run.teacher_mode == "eval" and run.method.settings.teacher_use == "logits"
         if teacher_network is not None and looked_up and isinstance(images.views, Views):
             table = stack.enter_context(shared.table(run, images.views, spec.num_classes))
         if teacher_network is not None:
-            normalizer = teacher_normalizer(run, images, parts["train"].images if taught_on is None else taught_on)
+            with GATE.eager():
+                taught_on = parts["train"].images if taught_on is None else taught_on
+                normalizer = teacher_normalizer(run, images, taught_on)
 
         def from_the_start() -> tuple[Training, Observing]:
             training = Training(run, spec, images, teacher_network, table, normalizer)
             return training, Observing(observations, training, run)
 
         training, observing = from_the_start()
+        stack.callback(lambda: training.close())  # whichever it is then
         seconds, epochs = 0.0, list[dict[str, Any]]()
         saved = None if checkpoint is None else load_checkpoint(checkpoint, run, observing.looks)
         if saved is not None:
@@ -103,10 +106,12 @@ def train(
                 seconds, epochs, observing.looks = saved["seconds"], saved["epochs"], saved["looks"]
             except Exception as error:  # it is of this run, and yet does not fit it
                 _start_again(checkpoint, error)
+                training.close()
                 saved, (training, observing) = None, from_the_start()
         if saved is None and observing.due():
             observing.look()
         outputs: dict[str, tuple[Tensor, Tensor]] = {}  # logits and labels of the held-out parts, at the last epoch
+        held: float | None = None
         saved_at = began_at = time.perf_counter()
 
         def checkpoint_if_due() -> None:
@@ -116,8 +121,9 @@ def train(
             if checkpoint is not None and (asked or now - saved_at > checkpoint_seconds):
                 saved_at = now
                 kept = {"epochs": epochs, "looks": observing.looks}
-                state = {**training.state(), **kept, "seconds": seconds + now - began_at, "versions": VERSIONS}
-                write_atomically(checkpoint, lambda path: _save(state, path))
+                with GATE.eager():
+                    state = {**training.state(), **kept, "seconds": seconds + now - began_at, "versions": VERSIONS}
+                    write_atomically(checkpoint, lambda path: _save(state, path))
             if asked:
                 raise Interrupted
 
@@ -146,9 +152,11 @@ def train(
                 raise Diverged(f"the training loss is not finite in epoch {epoch}{of}, by step {end}")
             if stage is None and ((epoch + 1) % recipe.evaluate_every == 0 or end == training.total_steps):
                 try:
-                    for name, part in images.held_out.items():
-                        outputs[name] = evaluate(training, part.images), part.labels
-                        record[name] = metrics.summary(*outputs[name])
+                    with GATE.eager():
+                        for name, part in images.held_out.items():
+                            outputs[name] = evaluate(training, part.images), part.labels
+                            record[name] = metrics.summary(*outputs[name])
+                        held = held_memory_mb(training.device)
                 except FloatingPointError as error:
                     raise Diverged(f"{error} in epoch {epoch}, by step {end}") from None
             epochs.append(record)
@@ -161,7 +169,12 @@ def train(
                     began_at = time.perf_counter()
             if training.step_number < training.total_steps:
                 checkpoint_if_due()
-        return Outcome(training.trained, summarise(training, epochs, outputs, seconds), epochs, observing.looks)
+        result = summarise(training, epochs, outputs, seconds)
+        if held is not None:
+            result["held_memory_mb"] = held
+        with GATE.eager():
+            training.trained.zero_grad()
+            return Outcome(training.trained.cpu(), result, epochs, observing.looks)
 
 
 def summarise(
@@ -169,6 +182,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The record of a finished training."""
     run, steps, examples = training.run, training.step_number, training.examples
+    with GATE.eager():
+        calibration = metrics.calibration(outputs)
     full_epochs, more_steps = divmod(steps, training.steps_per_epoch)
     images_trained = full_epochs * examples + more_steps * run.recipe.batch_size
     initial = [record for record in epochs if "stage" in record]
@@ -183,15 +198,18 @@ def summarise(
         "last": {name: epochs[-1][name] for name in held_out},
         "best": {name: best_epoch(epochs, name, held_out) for name in held_out},
         "train": epochs[-1]["train"],
-        "calibration": metrics.calibration(outputs),
+        "calibration": calibration,
         "gamma": gamma(training),
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(proper / steps * training.steps_per_epoch, 4),
         "images_per_second": round(images_trained / max(proper, 1e-9), 1),
         "peak_memory_mb": peak_memory_mb(training.device),
     }
-    if isinstance(training.run_step, Captured):
-        result["captured"] = not training.run_step.failed
+    replayed = [step for step in (training.run_step, training.run_update) if isinstance(step, Captured)]
+    if replayed:  # the sizes of batches (or of parts and their batch; none: the update) whose steps are replayed
+        result["captured"] = [list(sizes) for step in replayed for sizes in sorted(step.graphs)]
+        if failed := [[*sizes, why] for step in replayed for sizes, why in step.failed.items()]:
+            result["not_captured"] = failed
     if training.teacher is not None:
         result["teacher_evaluated"] = training.teacher_evaluated
     if initial:
@@ -222,22 +240,23 @@ def gamma(training: Training) -> float | None:
         return None
     views = images.views.draw(generator_for(run.stream_seed, "augment", 0))
     chunks: Iterable[Tensor]
-    if isinstance(images.views, Stream):
+    if teacher.ahead:
+        chunks = [teacher.epoch(views)]
+    elif isinstance(images.views, Stream):
         size = STATISTICS_BATCH if run.teacher_mode == "batch_stats" else LARGEST
         chunks = map(teacher.live, images.views.batches(torch.arange(len(views)), views, size))
-    elif teacher.ahead:
-        chunks = [teacher.epoch(views)]
     else:
         rows = torch.arange(len(views), device=views.device).split(STATISTICS_BATCH)
-        chunks = [teacher.live(images.views.take(row, views[row])) for row in rows]
+        chunks = (teacher.live(images.views.take(row, views[row])) for row in rows)
     smoothing, begun = list[Tensor](), 0
-    for logits in chunks:
-        probs = method.teacher_probs(logits)
-        if probs is None:
-            return None
-        smoothing.append(equivalent_smoothing(probs, images.labels[begun : begun + len(logits)]).double())
-        begun += len(logits)
-    return torch.cat(smoothing).mean().item()
+    with GATE.eager():
+        for logits in chunks:
+            probs = method.teacher_probs(logits)
+            if probs is None:
+                return None
+            smoothing.append(equivalent_smoothing(probs, images.labels[begun : begun + len(logits)]).double())
+            begun += len(logits)
+        return torch.cat(smoothing).mean().item()
 
 
 def best_epoch(epochs: list[dict[str, Any]], part: str, parts: Mapping[str, Part]) -> dict[str, Any]:
@@ -252,6 +271,18 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return round(torch.cuda.max_memory_reserved(device) / 1e6, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
+
+
+def held_memory_mb(device: torch.device) -> float | None:
+    """What torch holds of a GPU for the training on the current stream alone: its tensors, graphs and workspaces, and
+    what is free between them. Others may give the last back when they capture: ask after an evaluation, in its eager
+    section. None on a CPU."""
+    if device.type != "cuda":
+        return None
+    stream = torch.cuda.current_stream(device)
+    held = (segment["total_size"] for segment in torch.cuda.memory_snapshot()
+            if (segment["device"], segment["stream"]) == (stream.device_index, stream.cuda_stream))  # fmt: skip
+    return round(sum(held) / 1e6, 1)
 
 
 def load_checkpoint(path: Path, run: Run, looks: Looks) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import os
 import weakref
@@ -21,13 +22,16 @@ from lskd.data import Spec
 from lskd.data.augment import Augment, Normalize, Normalizer, Views, centre
 from lskd.data.index import Files
 from lskd.data.stream import LARGEST, Stream
+from lskd.engine.capture import GATE
 from lskd.engine.loop import evaluate
 from lskd.engine.shared import Images
 from lskd.engine.teacher import EVALUATION_BATCH
 from lskd.engine.training import Training, build_network
 
-# cuBLAS reserves 32 MiB for each stream on Hopper, cuDNN's algorithms about as much: an estimate, not measured.
-CUDA_WORKSPACE = 64 << 20
+# Beside its tensors a training has on CUDA: what cuBLAS keeps for each thread and stream (32 MiB on Hopper, 8 before);
+# what cuDNN's algorithms work in (an estimate, not measured); and what is never used of the segments that torch takes
+# of the device: 2 MiB for small tensors and 20 for others, once for the captured step and once for all else.
+CUDA_WORKSPACE = (32 + 32 + 2 * (2 + 20)) << 20
 BATCHES = (8, 16)  # what a batch of the recipe's size needs is extrapolated from these
 STREAMED_BATCHES = (2, 4)  # photographs: large images, and large networks
 
@@ -37,8 +41,9 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     own modules among them), gradients, momentum and its teacher's weights, and the most that a step and an evaluation
     hold besides.
 
-    On CUDA ("cuda") a captured step keeps its memory to itself, so a step's and an evaluation's add up. Not counted is
-    what a library's kernels take for themselves on a CPU.
+    On CUDA ("cuda") a captured step keeps its memory to itself, so what runs eagerly beside it needs more: the most of
+    an evaluation and of a step of the last batch of an epoch, which is captured later. Not counted is what a library's
+    kernels take for themselves on a CPU. A run that has finished on the device tells better (`Fleet.learn`).
     """
     batches = STREAMED_BATCHES if spec.streamed else BATCHES
     few, more = (_measure(run, spec, batch) for batch in batches)
@@ -51,7 +56,8 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     evaluated = min(EVALUATION_BATCH[device_type], LARGEST) if spec.streamed else EVALUATION_BATCH[device_type]
     step, evaluation = at(run.recipe.micro_batch, "step"), at(evaluated, "evaluation")
     if device_type == "cuda":
-        return round(few["kept"] + step + evaluation) + CUDA_WORKSPACE
+        last = min(run.recipe.micro_batch, run.dataset.examples(spec) % run.recipe.batch_size)
+        return round(few["kept"] + step + max(evaluation, at(last, "step"))) + CUDA_WORKSPACE
     return round(few["kept"] + max(step, evaluation))
 
 
@@ -161,6 +167,14 @@ class Allocations(TorchDispatchMode):
         self.peak = self.live
         work()
         return self.peak
+
+
+def release(device: torch.device) -> None:
+    """Give back to the device what this process holds of it and nobody uses."""
+    with GATE.eager():
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def device_bytes(device: torch.device) -> tuple[int, int]:

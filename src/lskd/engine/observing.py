@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lskd.config import Named, Observation, Run
 from lskd.data import Part, Spec
 from lskd.data.stream import LARGEST, Stream
-from lskd.engine.capture import new_stream, on_stream
+from lskd.engine.capture import GATE, own_stream
 from lskd.engine.seeds import generator_for
 from lskd.engine.shared import Shared, teacher_normalizer
 from lskd.engine.teacher import EVALUATION_BATCH
@@ -41,6 +41,7 @@ class Observing:
         return self.training.stage is None and self.training.step_number in self._due
 
     @torch.no_grad()
+    @GATE.eager()
     def look(self) -> None:
         """Let those who are due look. The network is in eval mode meanwhile, and nothing of the training changes."""
         network, step = self.training.trained, self.training.step_number
@@ -93,16 +94,19 @@ def observe(
 ) -> Looks:
     """What observers of trained networks see of `network`, which is the one of `run`, and of its `teacher`, which they
     need if they say so; `taught_on` as for `engine.train`."""
-    set_precision(run.recipe.precision)
-    with on_stream(new_stream(shared.device)):
+    set_precision(run.recipe.precision, search=shared.search)
+    with own_stream(shared.device):
         # How it was trained does not matter any more.
         recipe, method = replace(run.recipe, ema=0.0), Named("ce", METHODS["ce"])
         alone = replace(run, recipe=recipe, method=method, teacher=None, teacher_mode="eval")
         images, normalizer = shared.images(run, parts), None
         if teacher is not None:
-            normalizer = teacher_normalizer(run, images, parts["train"].images if taught_on is None else taught_on)
+            with GATE.eager():
+                taught_on = parts["train"].images if taught_on is None else taught_on
+                normalizer = teacher_normalizer(run, images, taught_on)
         training = Training(alone, spec, images, teacher, normalizer=normalizer)
-        training.network.load_state_dict(network.state_dict())
+        with GATE.eager():
+            training.network.load_state_dict(network.state_dict())
         training.step_number = training.total_steps
         observing = Observing(observations, training, run)
         observing.look()

@@ -16,6 +16,7 @@ from lskd.data import Part
 from lskd.data.augment import Normalizer, Views, centre
 from lskd.data.index import Files
 from lskd.data.stream import Stream, decoders
+from lskd.engine.capture import GATE
 
 DATA_SETS = 4  # kept on the device at once
 
@@ -62,10 +63,13 @@ class Table:
 
 class Shared:
     """One for each device and process. `teacher_memory` bounds the bytes of all tables together; `workers` is the
-    number of threads that decode streamed images, 0 = one a core."""
+    number of threads that decode streamed images, 0 = one a core; `search`: cuDNN tries its algorithms, which only a
+    training that has the device to itself may have it do (`training.set_precision`)."""
 
-    def __init__(self, device: torch.device, teacher_memory: float = 4e9, workers: int = 0) -> None:
-        self.device, self.teacher_memory, self.workers = device, teacher_memory, workers
+    def __init__(
+        self, device: torch.device, teacher_memory: float = 4e9, workers: int = 0, *, search: bool = False
+    ) -> None:
+        self.device, self.teacher_memory, self.workers, self.search = device, teacher_memory, workers, search
         self._decoders: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._images: dict[Hashable, Images] = {}
@@ -74,15 +78,24 @@ class Shared:
     def images(self, run: Run, parts: Mapping[str, Part]) -> Images:
         """`parts` on the device, as the recipe of `run` sees them."""
         key = (run.dataset, run.recipe.augment, run.recipe.normalize)
-        with self._lock:
+        with GATE.eager(self._lock):
             if key not in self._images:
                 while len(self._images) >= DATA_SETS:
                     del self._images[next(iter(self._images))]
-                self._images[key] = self._load(run, parts)
-                if self.device.type == "cuda":
-                    # Other streams are about to read them. (Waiting for the whole device would end a capture.)
-                    torch.cuda.current_stream(self.device).synchronize()
+                with self._for_all():
+                    self._images[key] = self._load(run, parts)
             return self._images[key]
+
+    @contextlib.contextmanager
+    def _for_all(self) -> Iterator[None]:
+        """What is made inside is there when it ends, for whichever stream comes first; and its memory, which belongs to
+        the device's default stream, is none of a training's (`loop.held_memory_mb`)."""
+        if self.device.type != "cuda":
+            yield
+            return
+        with torch.cuda.stream(torch.cuda.default_stream(self.device)):
+            yield
+            torch.cuda.current_stream(self.device).synchronize()  # for the whole device would end a capture
 
     def _load(self, run: Run, parts: Mapping[str, Part]) -> Images:
         if isinstance(parts["train"].images, Files):
@@ -114,13 +127,14 @@ class Shared:
         recipe = run.recipe
         key = (run.teacher.id, run.dataset, recipe.augment, recipe.precision)
         rows = len(views.images) * views.count
-        with self._lock:
+        with GATE.eager(self._lock):
             table = self._tables.pop(key, None)
             if table is None and self._make_room(table_bytes(len(views.images), views.count, classes)):
-                table = Table(
-                    torch.empty(rows, classes, device=self.device),
-                    torch.zeros(rows, dtype=torch.bool, device=self.device),
-                )
+                with self._for_all():
+                    table = Table(
+                        torch.empty(rows, classes, device=self.device),
+                        torch.zeros(rows, dtype=torch.bool, device=self.device),
+                    )
             if table is not None:
                 self._tables[key] = table
                 table.users += 1
@@ -128,6 +142,8 @@ class Shared:
             yield table
         finally:
             if table is not None:
+                if self.device.type == "cuda":  # whoever is given its memory next waits for no reader
+                    torch.cuda.current_stream(self.device).synchronize()
                 with self._lock:
                     table.users -= 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,14 +15,16 @@ from lskd.data import Spec
 from lskd.data.augment import Normalizer
 from lskd.data.stream import Stream
 from lskd.engine.average import Average
-from lskd.engine.capture import Captured
+from lskd.engine.capture import GATE, Captured, Pace, unowned
+from lskd.engine.casts import Casts
 from lskd.engine.compiled import compiled
+from lskd.engine.counters import Counters
 from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
 from lskd.engine.heap import keep_freed_memory
 from lskd.engine.optimizer import SGD
 from lskd.engine.seeds import generator_for, initial_weights, seed_for
 from lskd.engine.shared import Images, Table, teacher_normalizer
-from lskd.engine.teacher import Teacher, forward
+from lskd.engine.teacher import Teacher, forward, placed
 from lskd.methods import Batch, Stage
 from lskd.targets import smooth_labels
 
@@ -32,8 +35,10 @@ class Training:
 
     `begin_epoch`, then `step` for each batch, then `end_epoch`. `state` and `restore` are for checkpoints, between any
     two steps. A method may declare a stage before the training proper: then it begins there, and `enter(None)` is next.
+    `close` ends its use of a GPU.
     """
 
+    @GATE.eager()
     def __init__(
         self,
         run: Run,
@@ -53,20 +58,19 @@ class Training:
         self.examples = len(images.labels)
         self.steps_per_epoch = recipe.steps_per_epoch(self.examples)
 
-        self.network = build_network(run, spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: nn.Module = placed(build_network(run, spec), device)
         self.generator = torch.Generator(device).manual_seed(seed_for(run.stream_seed, "dropout"))
         for module in self.network.modules():
             if hasattr(module, "generator"):
-                module.generator = self.generator
+                module.generator = self.generator  # type: ignore[assignment]
         if teacher_network is not None:
-            teacher_network = teacher_network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._trainable: Callable[[Tensor], Tensor] = compiled(self.network) if recipe.compile else self.network
+            teacher_network = placed(teacher_network, device)
         views, method = images.views, run.method.settings
         pixels = torch.zeros(1, views.channels, views.height, views.width, device=device)
         pair = make_pair(method, self.network, teacher_network, pixels, images.labels.cpu(), spec.num_classes)
         self.module = build_module(method, pair, run.stream_seed)
         if self.module is not None:
-            self.module = self.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.module = placed(self.module, device)
         self.teacher: Teacher | None = None
         if teacher_network is not None:
             self.teacher = Teacher(
@@ -87,12 +91,17 @@ class Training:
         self._stream: Iterator[Tensor] = iter(())
         if isinstance(views, Stream):
             self._pixels = views.buffer(recipe.micro_batch)
+        # Compiled code brings kernels together by itself.
+        self._trainable: Callable[[Tensor], Tensor] = compiled(self.network) if recipe.compile else self.network
+        self._counters = Counters() if recipe.compile else Counters(self.network, self.module)
+        self._pace = Pace() if device.type == "cuda" else None
         trained = [module for module in (self.network, self.module) if module is not None]
         self._learnable = [p for module in trained for p in module.parameters() if p.requires_grad]
         initial = method.initial()
         self._initial_steps = 0 if initial is None else initial.epochs * self.steps_per_epoch
         self.enter(initial)
 
+    @GATE.eager()
     def enter(self, stage: Stage | None) -> None:
         """Begin `stage`, or (None) the training proper, at its step 0, with an optimizer that starts afresh."""
         run, recipe, schedule = self.run, self.run.recipe, self.run.recipe.schedule
@@ -125,15 +134,21 @@ class Training:
         trained = {id(parameter) for module in self._trained for parameter in module.parameters()}
         for parameter in self._learnable:
             parameter.requires_grad_(id(parameter) in trained)
+        self._casts = Casts(self.network) if recipe.precision == "bf16" and not recipe.compile else None
         self.optimizer = SGD(self.network, recipe, beside=self.module, lr=stage.lr if stage else None)
         if recipe.accumulate > 1:
             self.optimizer.hold_gradients()
         self.average = Average(self.network, recipe.ema) if recipe.ema and stage is None else None
-        self.run_step: Callable[..., None] = self._one_step
-        self.run_update: Callable[[], None] = self._update
+        self.run_step: Callable[..., None] = unowned(self._one_step)
+        self.run_update: Callable[..., None] = unowned(self._update)
         if self.device.type == "cuda":
-            self.run_step = Captured(self._one_step, self.generator)
-            self.run_update = Captured(self._update, self.generator)
+            self.run_step = Captured(self.run_step, self.generator)
+            self.run_update = Captured(self.run_update, self.generator)
+
+    @GATE.eager()
+    def close(self) -> None:
+        """Let go of what was captured. (Not when the last user happens to leave: another training may capture then.)"""
+        self.run_step, self.run_update = unowned(self._one_step), unowned(self._update)
 
     @property
     def trained(self) -> nn.Module:
@@ -164,6 +179,7 @@ class Training:
         """The epoch of the next step, counted from 0."""
         return self.step_number // self.steps_per_epoch
 
+    @GATE.eager()
     def lr(self, step: int) -> float:
         """The learning rate at `step` of this stage."""
         return self.optimizer.lr * self._lr_factors[step].item()
@@ -172,10 +188,11 @@ class Training:
         """Draw the order and the views of the present epoch, and have the teacher look at them."""
         seed, epoch, recipe = self.run.stream_seed, self.epoch, self.run.recipe
         stage = "initial " if self.stage else ""
-        order = torch.randperm(self.examples, generator=generator_for(seed, f"{stage}shuffle", epoch))
-        drawn = self.images.views.draw(generator_for(seed, f"{stage}augment", epoch))
-        self._order.copy_(order)
-        self._drawn.copy_(drawn)
+        with GATE.eager():
+            order = torch.randperm(self.examples, generator=generator_for(seed, f"{stage}shuffle", epoch))
+            drawn = self.images.views.draw(generator_for(seed, f"{stage}augment", epoch))
+            self._order.copy_(order)
+            self._drawn.copy_(drawn)
         if isinstance(self.images.views, Stream):
             left = order[self.step_number % self.steps_per_epoch * recipe.batch_size :]
             self._stream = self.images.views.batches(left, drawn[left], recipe.micro_batch, self._pixels)
@@ -191,6 +208,7 @@ class Training:
         for module in self._trained:
             module.train()
 
+    @GATE.eager()
     def hold_logits(self, logits: Tensor) -> None:
         """What the teacher says to the views of this epoch, (N, K), kept where the step looks it up."""
         if self._taught is None:
@@ -202,12 +220,14 @@ class Training:
         """One update."""
         recipe = self.run.recipe
         if self._at_reset():
-            self.optimizer.reset_momentum()
+            with GATE.eager():
+                self.optimizer.reset_momentum()
         place = self.step_number % self.steps_per_epoch
         size = min(recipe.batch_size, self.examples - place * recipe.batch_size)
         for begun in range(0, size, recipe.micro_batch):
             if self._pixels is not None:
-                next(self._stream)
+                with GATE.eager():
+                    next(self._stream)
             if recipe.accumulate == 1:
                 self.run_step(size)
             else:
@@ -215,6 +235,8 @@ class Training:
         if recipe.accumulate > 1:
             self.run_update()
         self.step_number += 1
+        if self._pace is not None:
+            self._pace.step()
 
     def _at_reset(self) -> bool:
         """Whether the next step is the first one after a milestone at which momentum starts afresh."""
@@ -240,20 +262,21 @@ class Training:
         elif self._ahead:
             assert self._taught is not None
             teacher_logits = self._taught[indices]
-        logits, features = self._see(pixels)
-        batch = Batch(
-            logits=logits,
-            labels=labels,
-            targets=self._targets[labels],
-            teacher_logits=teacher_logits,
-            progress=(self._step / self.total_steps).squeeze(0),
-            indices=indices,
-            features=features,
-            teacher_features=teacher_features,
-            module=self.module,
-            generator=self.generator,
-        )
-        terms = (self.stage or run.method.settings).loss(batch)  # by name, each (B,)
+        with self._counters.together():
+            logits, features = self._see(pixels)
+            batch = Batch(
+                logits=logits,
+                labels=labels,
+                targets=self._targets[labels],
+                teacher_logits=teacher_logits,
+                progress=(self._step / self.total_steps).squeeze(0),
+                indices=indices,
+                features=features,
+                teacher_features=teacher_features,
+                module=self.module,
+                generator=self.generator,
+            )
+            terms = (self.stage or run.method.settings).loss(batch)  # by name, each (B,)
         totals = {name: term.sum() for name, term in terms.items()}
         means = [total / terms[name].numel() for name, total in totals.items()]
         loss = run.recipe.loss_scale * functools.reduce(torch.add, means)
@@ -289,7 +312,8 @@ class Training:
         """The network's logits and tapped features."""
         if self.stage is not None and self.stage.student is None:
             return torch.empty(len(pixels), 0, device=self.device), {}
-        return run_tapped(self.network, self._taps, lambda: self.forward(self._trainable, pixels))
+        with contextlib.nullcontext() if self._casts is None else self._casts.together():
+            return run_tapped(self.network, self._taps, lambda: self.forward(self._trainable, pixels))
 
     def _see_live(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Those of the teacher."""
@@ -302,6 +326,7 @@ class Training:
             self._sums[name] = torch.zeros((), dtype=torch.float64, device=self.device)
         self._sums[name] += value
 
+    @GATE.eager()
     def end_epoch(self) -> dict[str, float]:
         """top1 (%), and the mean over the epoch of each term of the loss and of what the method watches. Waits for the
         device. (No top1 of a stage before the training proper.)"""
@@ -329,6 +354,7 @@ class Training:
             "average": None if self.average is None else self.average.network.state_dict(),
         }
 
+    @GATE.eager()
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`, which is one of this run."""
         if self.stage is not None and not state["initial"]:
@@ -351,10 +377,11 @@ def build_network(run: Run, spec: Spec) -> nn.Module:
         return run.arch.settings.build(run.recipe.input_shape(spec.shape), spec.num_classes)
 
 
-def set_precision(precision: str) -> None:
+def set_precision(precision: str, *, search: bool = False) -> None:
     """Allow TF32 matrix products and convolutions where the recipe says so, and only there (torch's default for
-    convolutions is to use them); have cuDNN try its algorithms for each shape of input, which stay few. These are
-    switches of the whole process: runs side by side have one precision."""
+    convolutions is to use them). With `search` cuDNN tries its algorithms for each shape of input, which stay few:
+    for that it waits for the whole device, which no other training's capture outlives. These are switches of the whole
+    process: runs side by side have one precision."""
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = search
