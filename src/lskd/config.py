@@ -108,6 +108,9 @@ class Run:
         if self.method.settings.whole_batch and self.recipe.accumulate > 1:
             rule = f"1 with method={name}, whose loss is of the whole batch and not of each of its parts"
             raise InputError(f"recipe.accumulate = {self.recipe.accumulate}: must be {rule}")
+        if self.recipe.compile and self.method.settings.reads_features:
+            rule = f"false with method={name}, which reads features where compiled code has none"
+            raise InputError(f"recipe.compile = true: must be {rule}")
         if self.teacher is None and self.teacher_mode != "eval":
             raise InputError(f"teacher_mode = {self.teacher_mode}: there is no teacher")
 
@@ -201,6 +204,8 @@ class Run:
                 text += f" (α={self.teacher.smoothing.alpha:g})"
         if self.recipe.precision != "fp32":
             text += f", {self.recipe.precision}"
+        if self.recipe.compile:
+            text += ", compiled"
         return f"{text}, seed {self.seed}"
 
 

@@ -123,6 +123,10 @@ class Recipe:
     # weights, batch norm and losses. It is that of all that the run computes, of its teacher's logits too, however the
     # teacher was trained.
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    # Have the network's forward and backward of a training step compiled (torch.compile), which fuses what lies between
+    # its convolutions: other last bits. Evaluation and the teacher are not compiled. Not for networks with dropout, nor
+    # with methods that read features. It takes up to minutes a network and batch size, and a C++ compiler.
+    compile: bool = False
     accumulate: int = 1
     ema: float = 0.0
     evaluate_every: int = 1  # epochs; the last epoch is always evaluated

@@ -26,6 +26,7 @@ from lskd import data
 from lskd.config import Observation, Run, Runtime
 from lskd.data import Part
 from lskd.engine import Shared, observe, train
+from lskd.engine.compiled import missing_compiler
 from lskd.engine.features import build_module, make_pair
 from lskd.engine.memory import failure_at
 from lskd.engine.observing import Looks
@@ -117,7 +118,10 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
         if parts not in alone and (reason := lone_image(run, cache)) is not None:
             raise InputError(reason)
         alone.add(parts)
-        kind = (run.arch, run.dataset.name, recipe.augment.crop, repr(recipe.lr_factors), recipe.weight_decay)
+        kind = (
+            run.arch, run.dataset.name, recipe.augment.crop, repr(recipe.lr_factors), recipe.weight_decay,
+            recipe.compile,
+        )  # fmt: skip
         if kind in checked:
             continue
         checked.add(kind)
@@ -131,6 +135,13 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
                     f"arch = {run.arch.name}: {name} is {type(module).__name__}, which draws from torch's global "
                     "generator, so that runs side by side would change one another; use lskd.models.dropout.Dropout"
                 )
+            if recipe.compile and hasattr(module, "generator"):
+                raise InputError(
+                    f"recipe.compile = true: must be false with arch={run.arch.name}, whose {name} "
+                    f"({type(module).__name__}) draws random numbers: compiled code would draw others"
+                )
+        if recipe.compile and (missing := missing_compiler()) is not None:
+            raise InputError(f"recipe.compile = true: needs a C++ compiler and Python's headers: there is no {missing}")
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise InputError(f"arch = {run.arch.name}: has no parameter to train")
         lr_factors(dict(network.named_parameters()), recipe.lr_factors)

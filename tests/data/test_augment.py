@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2_contingency, chisquare
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
@@ -74,6 +75,33 @@ def test_a_batch_may_mix_images_and_views():
     indices, numbers = torch.tensor([4, 0, 4, 2]), torch.tensor([17, 3, 0, 8])
     one_by_one = [views.take(indices[i : i + 1], numbers[i : i + 1]) for i in range(4)]
     assert torch.equal(views.take(indices, numbers), torch.cat(one_by_one))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_may_be_a_part_of_others(channels):
+    """Whose memory they share."""
+    images, augment = draw_images(7, channels, 6, 6), Augment(crop=4, flip=True)
+    indices, numbers = torch.tensor([0, 2, 2, 1]), torch.tensor([0, 17, 8, 9])
+    expected = Views(images[3:6].clone(), augment).take(indices, numbers)
+    assert torch.equal(Views(images[3:6], augment).take(indices, numbers), expected)
+    assert torch.equal(Views(images, augment).take(indices + 3, numbers), expected)
+
+
+def test_a_batch_is_taken_by_few_operators():
+    """Each of them costs a small network as much as its mathematics does."""
+    views = Views(draw_images(5, 3, 6, 6), Augment(pad=1, flip=True))
+    names: list[str] = []
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.extend([] if func.is_view else [str(func)])
+            return func(*args, **(kwargs or {}))
+
+    indices = torch.arange(4)
+    with Operators():
+        taken = views.take(indices, indices)
+    assert taken.is_contiguous()
+    assert len(names) <= 5
 
 
 def test_images_are_left_as_they_are():

@@ -202,6 +202,17 @@ def test_parts_of_a_batch_and_averaged_weights_are_replayed(arch, method):
     assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[1])
 
 
+def test_a_terms_sum_serves_loss_and_log_and_targets_are_looked_up():
+    training = make_training("mlp", "kd", clip_norm=None)
+    training.begin_epoch()
+    training.step()
+    with Recording() as recording:
+        training.step()
+    names = Counter(str(func) for func, *_ in recording.calls)
+    assert names["aten.sum.default"] == 3  # of two terms, and of what is correct
+    assert not names.keys() & {"aten.mean.default", "aten.stack.default", "aten.full.default", "aten.scatter_.value"}
+
+
 def test_momentum_starts_afresh_at_milestones():
     """With buffers v at zero, v ← 0.9·v + g is g. An epoch has 4 steps; the milestone is the sixth, within an epoch."""
     fields = {"schedule": Schedule("step", milestones=(1.5,), reset_momentum=True), "epochs": 2, "clip_norm": None}

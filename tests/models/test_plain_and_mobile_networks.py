@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lskd.models import ARCHS, MobileNetV2Arch, ShuffleNetV1Arch, ShuffleNetV2Arch
 from lskd.models.mobilenet_v2 import LinearBottleneck
+from lskd.models.relu import ReLU
 from lskd.models.shufflenet_v1 import ShuffleUnit, channel_shuffle
 from lskd.models.shufflenet_v2 import DownUnit, SplitUnit
 
@@ -28,7 +29,7 @@ def test_vgg_is_a_chain_of_convolutions_with_three_poolings():
         vgg8, vgg13 = (ARCHS[name].build((3, 32, 32), 100) for name in ("vgg8", "vgg13"))
 
     def kinds(network: nn.Module) -> str:
-        letters = {nn.Conv2d: "c", nn.BatchNorm2d: "b", nn.ReLU: "r", nn.MaxPool2d: "P", nn.Linear: "l"}
+        letters = {nn.Conv2d: "c", nn.BatchNorm2d: "b", ReLU: "r", nn.MaxPool2d: "P", nn.Linear: "l"}
         return "".join(letters.get(type(module), "") for module in network.modules())
 
     assert kinds(vgg8) == "cbr" + 3 * "Pcbr" + "cbr" + "l"

@@ -212,7 +212,8 @@ def test_a_capture_adds_no_operator():
     with capture(network, network.taps) as features, Operators() as captured:
         network(x)
         [features[name] for name in features]
-    assert captured.names == alone.names != []
+    assert captured.names != alone.names != []  # what is tapped is not overwritten
+    assert [name.replace("_.", ".") for name in captured.names] == [name.replace("_.", ".") for name in alone.names]
 
 
 # The CRD benchmark's features of 32 x 32 images: channels and side of f0, f1, ..., and the width of the penultimate.
@@ -315,6 +316,25 @@ def test_taps_change_no_logits(name):
     assert hooks_of(network) == 0
     assert torch.equal(before, tapped)
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_maps_are_written_in_place_where_no_tap_keeps_them(name):
+    """And the gradients are the same to the last bit, whatever is tapped."""
+    torch.manual_seed(0)
+    network = SMALL[name].build((3, 16, 16), 4)
+    x = torch.randn(4, 3, 16, 16)
+    with Operators() as operators:
+        network(x).square().sum().backward()
+    assert "aten.relu_.default" in operators.names
+    assert not {"aten.relu.default", "aten.add.Tensor"} & {*operators.names[: operators.names.index("aten.mean.dim")]}
+    plain = [parameter.grad for parameter in network.parameters()]
+    network.zero_grad()
+    with capture(network, [place for place, _ in network.named_modules() if place]) as features:
+        network(x).square().sum().backward()
+        assert all(features[place].isfinite().all() for place in features)  # nothing overwritten behind a tap
+    for parameter, gradient in zip(network.parameters(), plain, strict=True):
+        assert torch.equal(parameter.grad, gradient)
 
 
 def test_unknown_tap_of_a_network_of_the_benchmark_names_its_taps():

@@ -138,6 +138,23 @@ class Views:
         self.identity = self.count == 1
         self.plain = ((self.rows - 1) // 2 * self.columns + (self.columns - 1) // 2) * self.flips  # see `centre`
         self.images = pad(images, augment)
+        if not self.identity:
+            # A pixel's channels side by side: a view is so many pixels of an image, by their places in it.
+            self.images = self.images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+            self._places = self._places_of_views()
+
+    def _places_of_views(self) -> Tensor:
+        """Where in its padded image each pixel of each view is: (views, h · w) int64."""
+        import torch
+
+        device, width = self.images.device, self.images.shape[-1]
+        views = torch.arange(self.count, device=device)[:, None, None]
+        corner, flipped = views.div(self.flips, rounding_mode="floor"), views % self.flips
+        row, column = corner.div(self.columns, rounding_mode="floor"), corner % self.columns
+        across = torch.arange(self.width, device=device)
+        across = torch.where(flipped == 1, self.width - 1 - across, across)
+        down = torch.arange(self.height, device=device)[:, None]
+        return ((row + down) * width + column + across).flatten(1)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """A uniform view for each image, (N,) int64 on the images' device. Drawn on the CPU: the same everywhere."""
@@ -147,21 +164,14 @@ class Views:
 
     def take(self, indices: Tensor, views: Tensor) -> Tensor:
         """Images `indices` (B,) through `views` (B,): (B, C, h, w) uint8."""
-        import torch
-
         if self.identity:
             return self.images[indices]
-        device = self.images.device
-        corner, flipped = views.div(self.flips, rounding_mode="floor"), views % self.flips
-        row, column = corner.div(self.columns, rounding_mode="floor"), corner % self.columns
-        across = torch.arange(self.width, device=device).expand(len(views), -1)
-        across = torch.where(flipped[:, None] == 1, self.width - 1 - across, across)
-        rows = row[:, None] + torch.arange(self.height, device=device)  # (B, h)
-        columns = column[:, None] + across  # (B, w)
-        channels = torch.arange(self.images.shape[1], device=device)
-        return self.images[
-            indices[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None]
-        ]
+        images, channels = self.images, self.channels
+        held = (images.untyped_storage().nbytes() - images.storage_offset()) // channels
+        pixels = images.as_strided((held, channels), (channels, 1))
+        places = (indices * (images.stride(0) // channels))[:, None] + self._places[views]  # (B, h · w)
+        taken = pixels.index_select(0, places.flatten()).view(len(views), self.height, self.width, channels)
+        return taken.permute(0, 3, 1, 2).contiguous()
 
 
 def pad(images: Tensor, augment: Augment) -> Tensor:

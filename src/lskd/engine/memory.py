@@ -78,7 +78,10 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     )
     in_parts = run.recipe.accumulate > 1
     size = batch * (2 if in_parts else 1)
-    recipe = dataclasses.replace(run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None)
+    # (Compiled code allocates less; what compiling itself takes is not counted.)
+    recipe = dataclasses.replace(
+        run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None, compile=False
+    )
     with Allocations() as memory:
         # As many images as there will be, of which only the first is looked at: a method may keep something for each.
         examples = max(run.dataset.examples(spec), 4 * size)

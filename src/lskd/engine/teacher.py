@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -29,7 +30,7 @@ def placed(network: Network, device: torch.device) -> Network:
     return network.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
 
 
-def forward(network: nn.Module, pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:
+def forward(network: Callable[[Tensor], Tensor], pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:
     """uint8 (B, C, H, W) -> fp32 logits (B, K)."""
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
         return network(normalizer(pixels).contiguous(memory_format=LAYOUT)).float()

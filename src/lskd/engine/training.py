@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,8 +17,10 @@ from lskd.data.stream import Stream
 from lskd.engine.average import Average
 from lskd.engine.capture import GATE, Captured, Pace, unowned
 from lskd.engine.casts import Casts
+from lskd.engine.compiled import compiled
 from lskd.engine.counters import Counters
 from lskd.engine.features import build_module, make_pair, module_at, run_tapped, tapped
+from lskd.engine.heap import keep_freed_memory
 from lskd.engine.optimizer import SGD
 from lskd.engine.seeds import generator_for, initial_weights, seed_for
 from lskd.engine.shared import Images, Table, teacher_normalizer
@@ -50,6 +53,8 @@ class Training:
         self.run, self.num_classes, self.images = run, spec.num_classes, images
         self.class_names = spec.class_names
         self.device = device = images.labels.device
+        if device.type == "cpu":
+            keep_freed_memory()
         self.examples = len(images.labels)
         self.steps_per_epoch = recipe.steps_per_epoch(self.examples)
 
@@ -78,13 +83,17 @@ class Training:
         self._order = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
+        classes = torch.arange(spec.num_classes, device=device)
+        self._targets = smooth_labels(classes, spec.num_classes, run.smoothing.alpha, run.smoothing.mass)  # (K, K)
         self._places = torch.arange(recipe.micro_batch, device=device)
         self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # examples of the batch that are done already
         self._pixels: Tensor | None = None  # of streamed images: those that the network is about to see
         self._stream: Iterator[Tensor] = iter(())
         if isinstance(views, Stream):
             self._pixels = views.buffer(recipe.micro_batch)
-        self._counters = Counters(self.network, self.module)
+        # Compiled code brings kernels together by itself.
+        self._trainable: Callable[[Tensor], Tensor] = compiled(self.network) if recipe.compile else self.network
+        self._counters = Counters() if recipe.compile else Counters(self.network, self.module)
         self._pace = Pace() if device.type == "cuda" else None
         trained = [module for module in (self.network, self.module) if module is not None]
         self._learnable = [p for module in trained for p in module.parameters() if p.requires_grad]
@@ -125,7 +134,7 @@ class Training:
         trained = {id(parameter) for module in self._trained for parameter in module.parameters()}
         for parameter in self._learnable:
             parameter.requires_grad_(id(parameter) in trained)
-        self._casts = Casts(self.network) if recipe.precision == "bf16" else None
+        self._casts = Casts(self.network) if recipe.precision == "bf16" and not recipe.compile else None
         self.optimizer = SGD(self.network, recipe, beside=self.module, lr=stage.lr if stage else None)
         if recipe.accumulate > 1:
             self.optimizer.hold_gradients()
@@ -146,7 +155,7 @@ class Training:
         """The network that is evaluated and kept: the average of its weights, where the recipe asks for that."""
         return self.network if self.average is None else self.average.network
 
-    def forward(self, network: nn.Module, pixels: Tensor) -> Tensor:
+    def forward(self, network: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> fp32 logits (B, K), normalised and computed as the recipe says."""
         return forward(network, pixels, self.images.normalizer, self.run.recipe.precision)
 
@@ -258,7 +267,7 @@ class Training:
             batch = Batch(
                 logits=logits,
                 labels=labels,
-                targets=smooth_labels(labels, self.num_classes, run.smoothing.alpha, run.smoothing.mass),
+                targets=self._targets[labels],
                 teacher_logits=teacher_logits,
                 progress=(self._step / self.total_steps).squeeze(0),
                 indices=indices,
@@ -268,15 +277,17 @@ class Training:
                 generator=self.generator,
             )
             terms = (self.stage or run.method.settings).loss(batch)  # by name, each (B,)
-        loss = run.recipe.loss_scale * torch.stack([term.mean() for term in terms.values()]).sum()
+        totals = {name: term.sum() for name, term in terms.items()}
+        means = [total / terms[name].numel() for name, total in totals.items()]
+        loss = run.recipe.loss_scale * functools.reduce(torch.add, means)
         if of:
             (loss * (size / of)).backward()
             self._taken += size
         else:
             self._update(loss)
 
-        for name, term in terms.items():
-            self._add(name, term.detach().sum())
+        for name, total in totals.items():
+            self._add(name, total.detach())
         if self.stage is None:
             with torch.no_grad():
                 for name, watched in run.method.settings.watch(batch).items():
@@ -302,7 +313,7 @@ class Training:
         if self.stage is not None and self.stage.student is None:
             return torch.empty(len(pixels), 0, device=self.device), {}
         with contextlib.nullcontext() if self._casts is None else self._casts.together():
-            return run_tapped(self.network, self._taps, lambda: self.forward(self.network, pixels))
+            return run_tapped(self.network, self._taps, lambda: self.forward(self._trainable, pixels))
 
     def _see_live(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Those of the teacher."""

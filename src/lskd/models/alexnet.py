@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lskd.models.relu import relu
+
 
 class AlexNet(nn.Module):
     """conv 5x5x64, pool, LRN; conv 5x5x64, LRN, pool; dense 384, 192, K. No batch norm, no dropout.
@@ -38,12 +40,12 @@ class AlexNet(nn.Module):
         init_layer(self.head, std=1 / 192, bias=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.conv1(x))  # (B, 64, H, W)
+        x = relu(self.conv1(x))  # (B, 64, H, W)
         x = self.norm1(max_pool_same(x))  # (B, 64, H/2, W/2)
-        x = F.relu(self.conv2(x))
+        x = relu(self.conv2(x))
         x = max_pool_same(self.norm2(x))  # (B, 64, H/4, W/4)
-        x = F.relu(self.fc1(x.flatten(1)))  # (B, 384)
-        x = F.relu(self.fc2(x))  # (B, 192)
+        x = relu(self.fc1(x.flatten(1)))  # (B, 384)
+        x = relu(self.fc2(x))  # (B, 192)
         return self.head(x)  # (B, K)
 
 

@@ -7,9 +7,9 @@ Source: HobbitLong/RepDistiller, models/resnet.py. He's shortcuts pad with zeros
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lskd.models.convolutions import kaiming_fan_out_, shortcut
+from lskd.models.relu import ReLU, plus, relu
 from lskd.models.taps import benchmark_taps
 
 
@@ -51,13 +51,13 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU()  # a module, and not in place: a tap reads its input
+        self.relu = ReLU()  # a module: a tap reads its input
         self.shortcut = shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = F.relu(self.bn1(self.conv1(x)))
+        residual = relu(self.bn1(self.conv1(x)))
         residual = self.bn2(self.conv2(residual))
-        return self.relu(residual + self.shortcut(x))
+        return self.relu(plus(residual, self.shortcut(x)))
 
 
 def conv_stem(channels: int, width: int, stride: int = 1) -> nn.Sequential:
@@ -65,7 +65,7 @@ def conv_stem(channels: int, width: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(width),
-        nn.ReLU(),
+        ReLU(),
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
+from lskd.models.relu import ReLU
+
 
 def pointwise(in_channels: int, out_channels: int) -> nn.Sequential:
     """1x1 convolution, batch norm, ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
+        ReLU(),
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lskd.models.dropout import Dropout
+from lskd.models.relu import relu
 
 
 class MLP(nn.Module):
@@ -36,5 +36,5 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.input_dropout(x.flatten(1))  # (B, C*H*W)
         for layer in self.layers:
-            x = self.hidden_dropout(F.relu(layer(x)))  # (B, width)
+            x = self.hidden_dropout(relu(layer(x)))  # (B, width)
         return self.head(x)  # (B, K)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lskd.models.cifar_resnet import conv_stem
 from lskd.models.convolutions import depthwise, kaiming_fan_out_, pointwise
+from lskd.models.relu import ReLU, plus
 from lskd.models.taps import benchmark_taps
 
 
@@ -72,13 +73,13 @@ class LinearBottleneck(nn.Module):
         self.conv = nn.Sequential(
             *pointwise(in_channels, wide),
             *depthwise(wide, stride),
-            nn.ReLU(),
+            ReLU(),
             nn.Conv2d(wide, out_channels, kernel_size=1, bias=False),
             nn.BatchNorm2d(out_channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.adds_input else self.conv(x)
+        return plus(self.conv(x), x) if self.adds_input else self.conv(x)
 
 
 def bottlenecks(in_channels: int, out_channels: int, blocks: int, stride: int, expansion: int) -> list[nn.Module]:

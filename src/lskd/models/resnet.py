@@ -8,10 +8,10 @@ models/resnetv2.py, for the CRD benchmark's 50, with Kaiming's.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lskd.models.cifar_resnet import basic_stage, conv_stem
 from lskd.models.convolutions import kaiming_fan_out_, shortcut
+from lskd.models.relu import ReLU, plus, relu
 from lskd.models.taps import benchmark_taps
 
 
@@ -71,14 +71,14 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(middle)
         self.conv3 = nn.Conv2d(middle, out_channels, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU()  # a module, and not in place: a tap reads its input
+        self.relu = ReLU()  # a module: a tap reads its input
         self.shortcut = shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = F.relu(self.bn1(self.conv1(x)))
-        residual = F.relu(self.bn2(self.conv2(residual)))
+        residual = relu(self.bn1(self.conv1(x)))
+        residual = relu(self.bn2(self.conv2(residual)))
         residual = self.bn3(self.conv3(residual))
-        return self.relu(residual + self.shortcut(x))
+        return self.relu(plus(residual, self.shortcut(x)))
 
 
 def bottleneck_stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lskd.models.convolutions import depthwise, pointwise
+from lskd.models.relu import ReLU, plus, relu
 from lskd.models.taps import benchmark_taps
 
 
@@ -69,13 +69,13 @@ class ShuffleUnit(nn.Module):
         self.conv3 = nn.Conv2d(middle, made, kernel_size=1, groups=groups, bias=False)
         self.bn3 = nn.BatchNorm2d(made)
         self.pool = None if stride == 1 else nn.AvgPool2d(kernel_size=3, stride=stride, padding=1)
-        self.relu = nn.ReLU()  # a module, and not in place: a tap reads its input
+        self.relu = ReLU()  # a module: a tap reads its input
 
     def forward(self, x: Tensor) -> Tensor:
-        made = F.relu(self.bn1(self.conv1(x)))
-        made = F.relu(self.bn2(self.conv2(channel_shuffle(made, self.entry_groups))))
+        made = relu(self.bn1(self.conv1(x)))
+        made = relu(self.bn2(self.conv2(channel_shuffle(made, self.entry_groups))))
         made = self.bn3(self.conv3(made))
-        return self.relu(made + x if self.pool is None else torch.cat([made, self.pool(x)], 1))
+        return self.relu(plus(made, x) if self.pool is None else torch.cat([made, self.pool(x)], 1))
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:

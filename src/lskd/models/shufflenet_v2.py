@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lskd.models.convolutions import depthwise, pointwise
+from lskd.models.relu import ReLU, relu
 from lskd.models.shufflenet_v1 import channel_shuffle
 from lskd.models.taps import benchmark_taps
 
@@ -82,11 +82,11 @@ class SplitUnit(nn.Module):
         self.conv2, self.bn2 = depthwise(half, stride=1)
         self.conv3 = nn.Conv2d(half, half, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(half)
-        self.relu = nn.ReLU()  # a module, and not in place: a tap reads its input
+        self.relu = ReLU()  # a module: a tap reads its input
 
     def forward(self, x: Tensor) -> Tensor:
         passed, made = x.chunk(2, dim=1)
-        made = F.relu(self.bn1(self.conv1(made)))
+        made = relu(self.bn1(self.conv1(made)))
         made = self.bn2(self.conv2(made))
         made = self.bn3(self.conv3(made))
         return channel_shuffle(self.relu(torch.cat([passed, made], 1)), groups=2)

@@ -29,6 +29,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lskd.errors import InputError, choices
+from lskd.models.relu import keep as keep_as_it_is
 
 
 def capture(network: nn.Module, names: Iterable[str]) -> Capture:
@@ -112,7 +113,7 @@ class Capture(Mapping[str, Tensor]):
         def keep(value: object) -> None:
             if not isinstance(value, Tensor):
                 raise InputError(f"tap = {name!r}: {type(value).__name__} passes there: must be a tensor")
-            self._seen[name] = value, _version(value)
+            self._seen[name] = keep_as_it_is(value), _version(value)
 
         if of_input:
             return module.register_forward_pre_hook(

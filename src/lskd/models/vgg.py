@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lskd.models.convolutions import kaiming_fan_out_
+from lskd.models.relu import ReLU
 from lskd.models.taps import benchmark_taps
 
 
@@ -60,6 +61,6 @@ def vgg_stage(in_channels: int, out_channels: int, convolutions: int, pool: bool
         layers += [
             nn.Conv2d(fan_in, out_channels, kernel_size=3, padding=1),
             nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            ReLU(),
         ]
     return nn.Sequential(*layers)

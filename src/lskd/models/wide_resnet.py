@@ -6,9 +6,9 @@ Source: HobbitLong/RepDistiller, models/wrn.py.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lskd.models.convolutions import kaiming_fan_out_
+from lskd.models.relu import plus, relu
 from lskd.models.taps import benchmark_taps
 
 
@@ -40,7 +40,7 @@ class WideResNet(nn.Module):
         x = self.stage1(x)  # (B, w1, H, W)
         x = self.stage2(x)  # (B, w2, H/2, W/2)
         x = self.stage3(x)  # (B, w3, H/4, W/4)
-        x = F.relu(self.bn(x))
+        x = relu(self.bn(x))
         return self.head(x.mean((2, 3)))  # (B, K)
 
 
@@ -60,11 +60,11 @@ class PreActivationBlock(nn.Module):
         self.projection = projection
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = F.relu(self.bn1(x))
+        activated = relu(self.bn1(x))
         shortcut = x if self.projection is None else self.projection(activated)
         residual = self.conv1(activated)
-        residual = self.conv2(F.relu(self.bn2(residual)))
-        return residual + shortcut
+        residual = self.conv2(relu(self.bn2(residual)))
+        return plus(residual, shortcut)
 
 
 def wide_stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
