@@ -22,7 +22,10 @@ import pytest
 SERVER = """
 import json, os, sys, traceback
 import rich.progress, sklearn.datasets
-import lskd.cli, lskd.launch, lskd.report, lskd.run
+import lskd.cli, lskd.launch, lskd.report, lskd.run, lskd.workers
+import torch
+
+torch.optim.SGD([torch.zeros(())], lr=0.0)  # imports much, too
 
 train = lskd.run.train_run
 

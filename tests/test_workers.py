@@ -16,10 +16,12 @@ import pytest
 
 import lskd.run
 import lskd.workers
+from lskd import data
 from lskd.config import Run, Runtime
 from lskd.launch import Outcomes, carry_out
 from lskd.settings import Conf, parse_run
 from lskd.store import Store
+from lskd.workers import is_small
 
 pytestmark = pytest.mark.skipif(not lskd.workers.CAN_FORK, reason="no forks on this system")
 
@@ -136,3 +138,18 @@ def test_they_outlive_a_killed_sweep_with_their_claims_and_not_for_long(sweep, t
     for run in RUNS:
         with store.claim(run) as ours:
             assert ours
+
+
+@pytest.mark.parametrize(
+    "settings, small",
+    [
+        ({}, True),
+        ({"arch.hidden": [256, 256]}, True),
+        ({"arch.hidden": [2000, 2000]}, False),
+        ({"method": "kd", "teacher": {"arch": "mlp", "arch.hidden": [2000, 2000]}}, False),
+        ({"arch": "resnet8", "arch.hidden": None, "recipe": "standard"}, False),
+    ],
+)
+def test_small_is_what_takes_python_longer_than_the_kernels(settings, small):
+    settings = {key: value for key, value in {**BASE, **settings}.items() if value is not None}
+    assert is_small(parse_run(settings, Conf()), data.spec("digits")) is small

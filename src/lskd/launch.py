@@ -219,11 +219,15 @@ class Fleet:
     def workers(self, runs: Iterable[Run], store: Store, runtime: Runtime, observations: Observations) -> Workers:
         """Processes for the small ones of `runs`, if several train side by side on a CPU. To be called before threads
         begin."""
-        from lskd.workers import CAN_FORK, SMALL, Workers
+        from lskd import data
+        from lskd.workers import CAN_FORK, Workers, is_small
 
         small = {}
         if CAN_FORK and self.size > 1 and self.threads == 1 and self.shared.device.type == "cpu":
-            small = {run.id: (run, observations.get(run.id, ())) for run in runs if 0 < self.bytes(run) <= SMALL}
+            small = {
+                run.id: (run, observations.get(run.id, ()))
+                for run in runs if is_small(run, data.spec(run.dataset.name, self.conf.cache))
+            }  # fmt: skip
         return Workers(min(self.size, len(small)), small, store, runtime, self.shared)
 
     def shrink(self, begun: int) -> bool:

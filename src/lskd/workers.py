@@ -8,8 +8,10 @@ plug-ins and settings at once, and computes the same bits.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import logging.handlers
+import math
 import multiprocessing
 import pickle
 import signal
@@ -25,13 +27,17 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lskd import run as training
-from lskd.config import Observation, Run, Runtime
+from lskd.config import Named, Observation, Run, Runtime
+from lskd.data import Spec
 from lskd.engine import Shared
+from lskd.models import Arch
 from lskd.store import Store
 
-SMALL = 4e6  # bytes of a training: what the caches of a core hold takes less time in kernels than in Python
+# Multiplications of a step's forward pass: so few take a core about a millisecond, the backward pass included.
+SMALL = 3e7
 TELL_SECONDS = 0.1  # between messages of a worker about the step it is at
 LOOK_SECONDS = 0.05  # between its looks for a word from the sweep
 CAN_FORK = sys.platform == "linux"  # elsewhere system libraries do not survive a fork
@@ -55,6 +61,38 @@ class Failure(Exception):
         return f"\n{self.text}"
 
 
+def is_small(run: Run, spec: Spec) -> bool:
+    """Whether a step of `run` is more Python than arithmetic: its own network's step, and its teacher's."""
+    if spec.streamed:
+        return False
+    of_teacher = run.teacher is None or is_small(run.teacher, spec)
+    shape = run.recipe.input_shape(spec.shape)
+    return of_teacher and run.recipe.micro_batch * multiplications(run.arch, shape, spec.num_classes) <= SMALL
+
+
+@functools.lru_cache(maxsize=256)
+def multiplications(arch: Named[Arch], shape: tuple[int, int, int], classes: int) -> float:
+    """Of one image of `shape` in the layers of a network; infinite where that cannot be told."""
+    count = 0
+
+    def add(layer: nn.Module, given: Any, output: Tensor) -> None:
+        nonlocal count
+        weight = layer.weight
+        if isinstance(weight, Tensor) and weight.ndim > 1:
+            count += weight.numel() * output.numel() // weight.shape[0]  # each weight once a place of the output
+
+    try:
+        with torch.random.fork_rng(devices=()), torch.no_grad():  # (On "meta" it would cost a second of imports.)
+            network = arch.settings.build(shape, classes).eval()
+            for module in network.modules():
+                if hasattr(module, "weight"):
+                    module.register_forward_hook(add)
+            network(torch.zeros(1, *shape))
+            return max(count, sum(parameter.numel() for parameter in network.parameters()))
+    except Exception:  # of networks of all kinds
+        return math.inf
+
+
 class Workers:
     """`count` workers with one thread each, for the runs of `jobs`. Fork them before other threads begin. At the end of
     the block they end: what they train by then stops at its next step, with a checkpoint."""
@@ -63,6 +101,9 @@ class Workers:
         self.jobs, self.free = jobs, SimpleQueue[Worker]()
         self.all: list[Worker] = []
         memory = shared.teacher_memory / max(count, 1)  # each has tables of its own of what teachers say
+        if count:
+            # With the first one torch imports its compiler, a second's work: once, and not in each worker.
+            torch.optim.SGD([torch.zeros(())], lr=0.0)
         for _ in range(count):
             of_its_own = Shared(shared.device, memory, shared.workers)
             worker = Worker(jobs, store, runtime, of_its_own, [other.pipe for other in self.all])
