@@ -16,7 +16,6 @@ import pytest
 
 import lskd.run
 import lskd.workers
-from lskd import data
 from lskd.config import Run, Runtime
 from lskd.launch import Outcomes, carry_out
 from lskd.settings import Conf, parse_run
@@ -152,4 +151,4 @@ def test_they_outlive_a_killed_sweep_with_their_claims_and_not_for_long(sweep, t
 )
 def test_small_is_what_takes_python_longer_than_the_kernels(settings, small):
     settings = {key: value for key, value in {**BASE, **settings}.items() if value is not None}
-    assert is_small(parse_run(settings, Conf()), data.spec("digits")) is small
+    assert is_small(parse_run(settings, Conf()), Conf().spec("digits")) is small
