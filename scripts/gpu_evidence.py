@@ -40,10 +40,8 @@ REHEARSAL: tuple[tuple[str, ...], ...] = (
     ("dataset=digits", "recipe=quickstart", "arch=mlp", "recipe.epochs=1"),
     ("dataset=digits", "recipe=quickstart", "arch=mlp", "recipe.epochs=100000", "recipe.evaluate_every=1000"),
 )
-GRACE, GRACE_REHEARSED = (
-    40.0,
-    6.0,
-)  # seconds for what is in training to write its checkpoints, and for the last collection
+# Seconds for what is in training to write its checkpoints, and for the last collection.
+GRACE, GRACE_REHEARSED = 40.0, 6.0
 # lskd-run ends with 130, unasked, where its process can capture no more steps (torch before 2.13, after a capture that
 # failed): then it is given again, in the end for one run at a time, beside which nothing can break a capture.
 CANNOT_GO_ON, TRIES = 130, ((), (), ("runtime.fleet=1",))

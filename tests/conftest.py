@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 WritePhotographs = Callable[[Path, Mapping[str, int], tuple[str, ...]], Path]
 
@@ -20,6 +22,28 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
+
+
+class Operators(TorchDispatchMode):
+    """The operators that run inside, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append(func)
+        return func(*args, **(kwargs or {}))
+
+    def count(self, name: str) -> int:
+        """How often one ran, such as "add_.Tensor"."""
+        return sum(func.__name__ == name for func in self.calls)
+
+
+@pytest.fixture
+def operators() -> type[Operators]:
+    """`with operators() as ran: …`, then `ran.calls`, `ran.count("add_.Tensor")`."""
+    return Operators
 
 
 @pytest.fixture

@@ -139,8 +139,7 @@ class Run:
     def of(identity: Mapping[str, Any]) -> Run:
         """The run of an `identity`, which config.json holds. `InputError` where the code that is here makes another run
         of it: it was trained by another version, or by a plug-in that is not loaded."""
-        kept = without_code(identity)
-        teacher = kept.get("teacher")
+        kept, teacher = without_code(identity), identity.get("teacher")
         run = Run(
             dataset=parse(Dataset, kept["dataset"], "dataset"),
             arch=Named.of(kept["arch"], ARCHS, SHIPPED_ARCHS, "arch"),
@@ -148,7 +147,7 @@ class Run:
             recipe=parse(Recipe, kept["recipe"], "recipe"),
             smoothing=parse(Smoothing, kept.get("smoothing", {}), "smoothing"),
             seed=kept["seed"],
-            teacher=None if teacher is None else Run.of(identity["teacher"]),
+            teacher=None if teacher is None else Run.of(teacher),
             teacher_mode=kept.get("teacher_mode", "eval"),
             streams=kept.get("streams", "shared"),
         )

@@ -92,7 +92,7 @@ def carry_out(
     fleet = Fleet(runs, runtime, device, conf)
     shown = Progress(pending, store, conf, fleet.size, device.type, show=runtime.progress)
     with fleet.workers(pending, store, runtime, observations) as workers, stopping() as stop, shown as progress:
-        sweep = Sweep(store, runtime, fleet, stop, progress, observations, Outcomes(damaged=damaged), workers)
+        sweep = Sweep(store, runtime, fleet, workers, stop, progress, observations, Outcomes(damaged=damaged))
         return sweep.carry_out(pending)
 
 
@@ -254,11 +254,11 @@ class Sweep:
     store: Store
     runtime: Runtime
     fleet: Fleet
+    workers: Workers
     stop: Stop
     progress: Progress
     observations: Observations = field(default_factory=dict)
     outcomes: Outcomes = field(default_factory=Outcomes)
-    workers: Workers | None = None
     lost: set[str] = field(default_factory=set)  # ids of runs that this process will not see done
     claims: dict[str, contextlib.ExitStack] = field(default_factory=dict)  # of the runs in training
 
@@ -332,7 +332,7 @@ class Sweep:
         begun, fleet, again = time.perf_counter(), self.fleet.size, False
         try:
             on_step, result = self.progress.started(run), None
-            with self.workers.one(run) if self.workers else contextlib.nullcontext() as worker:
+            with self.workers.one(run) as worker:
                 if worker is not None:
                     worker.train_run(run, fleet=fleet, on_step=on_step, stop=lambda: self.stop.asked)
                 else:

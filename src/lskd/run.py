@@ -251,9 +251,9 @@ def train_run(
     on_step: Callable[[int, int], None] = lambda step, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
-    """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim. What is
-    returned is its record; None where there was no training:
-    of a finished run, make the `observations` that are missing, of its weights where they are here and suffice.
+    """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim. Returns
+    its record. Of a finished run, make the `observations` that are missing: of its weights where they are here and
+    suffice, and then nothing is trained, and None returned.
     `fleet` is the number of runs that may be training on the device of `shared` meanwhile, for the record.
 
     Raises `engine.Diverged`, `engine.Interrupted`, and whatever else goes wrong; the store then has no result.

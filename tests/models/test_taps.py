@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lskd.errors import InputError
 from lskd.models import (
@@ -191,29 +190,18 @@ def test_what_is_no_tensor_is_refused():
         network(torch.randn(2, 5, 3))
 
 
-class Operators(TorchDispatchMode):
-    """The names of all operators that run inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_capture_adds_no_operator():
+def test_a_capture_adds_no_operator(operators):
     """So it can be recorded in a CUDA graph as the forward alone can."""
     network = SMALL["shufflenet_v2"].build((3, 16, 16), 4)
     x = torch.randn(2, 3, 16, 16)
-    with Operators() as alone:
+    with operators() as alone:
         network(x)
-    with capture(network, network.taps) as features, Operators() as captured:
+    with capture(network, network.taps) as features, operators() as captured:
         network(x)
         [features[name] for name in features]
-    assert captured.names != alone.names != []  # what is tapped is not overwritten
-    assert [name.replace("_.", ".") for name in captured.names] == [name.replace("_.", ".") for name in alone.names]
+    assert captured.calls != alone.calls != []  # what is tapped is not overwritten
+    names, expected = ([str(func).replace("_.", ".") for func in one.calls] for one in (captured, alone))
+    assert names == expected
 
 
 # The CRD benchmark's features of 32 x 32 images: channels and side of f0, f1, ..., and the width of the penultimate.
@@ -319,15 +307,16 @@ def test_taps_change_no_logits(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_maps_are_written_in_place_where_no_tap_keeps_them(name):
+def test_maps_are_written_in_place_where_no_tap_keeps_them(name, operators):
     """And the gradients are the same to the last bit, whatever is tapped."""
     torch.manual_seed(0)
     network = SMALL[name].build((3, 16, 16), 4)
     x = torch.randn(4, 3, 16, 16)
-    with Operators() as operators:
+    with operators() as ran:
         network(x).square().sum().backward()
-    assert "aten.relu_.default" in operators.names
-    assert not {"aten.relu.default", "aten.add.Tensor"} & {*operators.names[: operators.names.index("aten.mean.dim")]}
+    names = [str(func) for func in ran.calls]
+    assert "aten.relu_.default" in names
+    assert not {"aten.relu.default", "aten.add.Tensor"} & {*names[: names.index("aten.mean.dim")]}
     plain = [parameter.grad for parameter in network.parameters()]
     network.zero_grad()
     with capture(network, [place for place, _ in network.named_modules() if place]) as features:
