@@ -17,17 +17,20 @@ import time
 from pathlib import Path
 
 import torch
+from lskd.launch.sweep.execute import load_network, load_parts
 
 from lskd import data, metrics
 from lskd.bench.reference import UsualLoop, draws_of
-from lskd.config import Run, Runtime
+from lskd.config_groups import Conf
 from lskd.data.augment import Normalizer, Views
 from lskd.engine.training import build_network, forward, set_precision
-from lskd.plan import load_experiment, make_plan
+from lskd.environment import available_cores
+from lskd.plan import make_plan
 from lskd.report.statistics import paired_difference
-from lskd.run import available_cores, load_network, load_parts
-from lskd.settings import Conf
+from lskd.run import Run
+from lskd.runtime import Runtime
 from lskd.store import Store, write_atomically
+from lskd.tables.experiment import load_experiment
 
 METRICS = ("top1", "nll")
 
@@ -44,7 +47,7 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     plan = make_plan(load_experiment(conf.load("experiment", "precision"), "precision"), conf)
     for row in ("ce", "kd"):
-        for run in plan.grids[0].cell(row, "fp32").runs:
+        for run in plan.tables[0].cell(row, "fp32").runs:
             if run.seed in given.seeds and run.id not in content["runs"]:
                 content["runs"][run.id] = {"row": row, "seed": run.seed, **compare(run, store, runtime, given.workers)}
                 print(f"{run}: {content['runs'][run.id]}", flush=True)

@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from lskd.plan import Cell, Grid, Metric, Sheet, make_grid
+from lskd.config_groups import Conf
+from lskd.plan import Cell, TablePlan, plan_table
 from lskd.report import statistics
 from lskd.report.claims import evaluate
 from lskd.report.values import Values
-from lskd.settings import Conf
+from lskd.schema import parse
 from lskd.store import Store
-from lskd.strict import parse
+from lskd.tables.metric import Metric
+from lskd.tables.table import Table
 
 NAMES = "abcdefghijklmnop"
 
@@ -34,17 +36,17 @@ class Simulated(Values):
         super().__init__(Store(Path("nowhere")))
         self.numbers = numbers
 
-    def of(self, grid: Grid, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
+    def of(self, planned: TablePlan, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
         return {run.seed: float(x) for run, x in zip(cell.runs, self.numbers[f"{cell.row}/{cell.column}"], strict=True)}
 
-    def done(self, run: Any, observation: Any = None) -> bool:
+    def done(self, run: Any, probe: Any = None) -> bool:
         return True
 
     def diverged(self, runs: Any) -> int:
         return 0
 
 
-def grid_of(tests: Sequence[Mapping[str, Any]], n: int, k: int = 2, spread: str = "paired") -> Grid:
+def planned_of(tests: Sequence[Mapping[str, Any]], n: int, k: int = 2, spread: str = "paired") -> TablePlan:
     """A figure of one series "s" with k points, and one claim."""
     base = {"dataset": "digits", "arch": "mlp", "recipe": "quickstart"}
     values = [i / 100 for i in range(k)]
@@ -53,18 +55,21 @@ def grid_of(tests: Sequence[Mapping[str, Any]], n: int, k: int = 2, spread: str 
         "rows": {"s": {"label": "s", "over": "alpha", "values": values}},
         "claims": [{"id": "C", "text": "", "tests": list(tests)}],
     }  # fmt: skip
-    return make_grid(parse(Sheet, content, "table.simulated"), Conf())
+    return plan_table(parse(Table, content, "table.simulated"), Conf())
 
 
 def rates(
-    grid: Grid, draw: Callable[[np.random.Generator, int, int], np.ndarray], rng: np.random.Generator, replicates: int
+    planned: TablePlan,
+    draw: Callable[[np.random.Generator, int, int], np.ndarray],
+    rng: np.random.Generator,
+    replicates: int,
 ) -> Counter[str]:
     """How often each outcome comes, in percent; `draw(rng, k, n)` gives the (k, n) numbers of the cells."""
-    cells, n = [f"{cell.row}/{cell.column}" for cell in grid.cells], len(grid.seeds)
+    cells, n = [f"{cell.row}/{cell.column}" for cell in planned.cells], len(planned.seeds)
     counts: Counter[str] = Counter()
     for _ in range(replicates):
         numbers = dict(zip(cells, draw(rng, len(cells), n), strict=True))
-        [finding] = evaluate(grid, Simulated(numbers))
+        [finding] = evaluate(planned, Simulated(numbers))
         counts[finding.outcome] += 1
     return Counter({outcome: 100 * count / replicates for outcome, count in counts.items()})
 
@@ -85,56 +90,56 @@ LESS = {"test": "greater", "of": "s/0", "than": "s/0.01"}
 def verdicts(rng: np.random.Generator, replicates: int) -> Iterator[tuple[str, str]]:
     """(what, "reproduced x %, contradicted y %")."""
 
-    def line(what: str, grid: Grid, draw: Any) -> tuple[str, str]:
-        found = rates(grid, draw, rng, replicates)
+    def line(what: str, planned: TablePlan, draw: Any) -> tuple[str, str]:
+        found = rates(planned, draw, rng, replicates)
         return what, f"reproduced {found['holds']:.1f} %, contradicted {found['fails']:.1f} %"
 
     for n in (3, 5, 10):
         for spread in ("paired", "independent", "pooled"):
             k = 2 if spread != "pooled" else 6
-            yield line(f"superiority, no difference, {spread}, n = {n}", grid_of([LESS], n, k, spread), normal())
+            yield line(f"superiority, no difference, {spread}, n = {n}", planned_of([LESS], n, k, spread), normal())
     for n in (3, 5, 10):
         yield line(
-            f"pooled, 6 cells, seeds shared (σ_seed = 2), n = {n}", grid_of([LESS], n, 6, "pooled"), normal(seed=2)
+            f"pooled, 6 cells, seeds shared (σ_seed = 2), n = {n}", planned_of([LESS], n, 6, "pooled"), normal(seed=2)
         )
         for ratio in (2, 3):
             draw = normal(spreads=[ratio, ratio, 1, 1, 1, 1])
             what = f"pooled, no difference, the two cells with {ratio} times the spread of four others, n = {n}"
-            yield line(what, grid_of([LESS], n, 6, "pooled"), draw)
+            yield line(what, planned_of([LESS], n, 6, "pooled"), draw)
     several = [{"test": "greater", "of": "s/0", "than": f"s/0.0{i}"} for i in range(1, 6)]
-    yield line("5 parts, no differences, n = 5", grid_of(several, 5, 6), normal())
+    yield line("5 parts, no differences, n = 5", planned_of(several, 5, 6), normal())
     yield line(
-        "5 parts, four large differences and one of none, n = 5", grid_of(several, 5, 6), normal([9, 0, 0, 0, 0, 9])
+        "5 parts, four large differences and one of none, n = 5", planned_of(several, 5, 6), normal([9, 0, 0, 0, 0, 9])
     )
     counted = [{"test": "greater", "of": "s/0", "than": [f"s/0.0{i}" for i in range(1, 6)], "at_least": 3}]
     yield line(
         "at least 3 of 5, two large differences and three of none, n = 5",
-        grid_of(counted, 5, 6),
+        planned_of(counted, 5, 6),
         normal([9, 0, 0, 9, 9, 9]),
     )
     equal = [{"test": "equal", "of": "s/0", "than": "s/0.01", "within": 2.0, "margin": "ours"}]
     for n in (3, 5, 10):
-        yield line(f"equality, true difference at the margin, n = {n}", grid_of(equal, n), normal([2, 0]))
+        yield line(f"equality, true difference at the margin, n = {n}", planned_of(equal, n), normal([2, 0]))
     for n in (3, 5, 10):
         error = np.sqrt(2 / n)
         said = 100 * statistics.power_of_equality(2.0, float(error), n - 1)
         yield line(
-            f"equality within 2σ, no difference, n = {n} (printed power {said:.1f} %)", grid_of(equal, n), normal()
+            f"equality within 2σ, no difference, n = {n} (printed power {said:.1f} %)", planned_of(equal, n), normal()
         )
         seen = statistics.smallest_difference(float(error), n - 1)
         yield line(
-            f"superiority, the smallest difference seen with 80 %, n = {n}", grid_of([LESS], n), normal([seen, 0])
+            f"superiority, the smallest difference seen with 80 %, n = {n}", planned_of([LESS], n), normal([seen, 0])
         )
     rising = [{"test": "rising", "of": "s/*"}]
     for n, k in ((3, 4), (5, 5), (10, 5)):
-        yield line(f"order of {k}, no differences, n = {n}", grid_of(rising, n, k), normal())
+        yield line(f"order of {k}, no differences, n = {n}", planned_of(rising, n, k), normal())
         yield line(
-            f"order of {k}, independent, no differences, n = {n}", grid_of(rising, n, k, "independent"), normal()
+            f"order of {k}, independent, no differences, n = {n}", planned_of(rising, n, k, "independent"), normal()
         )
     peak = [{"test": "largest", "of": "s/0.02"}]
-    yield line("largest of 5, no differences, n = 5", grid_of(peak, 5, 5), normal())
+    yield line("largest of 5, no differences, n = 5", planned_of(peak, 5, 5), normal())
     steady = [{"test": "not_falling", "of": "s/*", "within": 2.0, "margin": "ours"}]
-    yield line("never falls by 2σ, one step falls by 2σ, n = 5", grid_of(steady, 5, 4), normal([0, 4, 2, 6]))
+    yield line("never falls by 2σ, one step falls by 2σ, n = 5", planned_of(steady, 5, 4), normal([0, 4, 2, 6]))
 
 
 def associations(rng: np.random.Generator, replicates: int) -> Iterator[tuple[str, str]]:
@@ -150,16 +155,16 @@ def associations(rng: np.random.Generator, replicates: int) -> Iterator[tuple[st
         )
 
 
-def looks(rng: np.random.Generator, replicates: int) -> Iterator[tuple[str, str]]:
+def readings(rng: np.random.Generator, replicates: int) -> Iterator[tuple[str, str]]:
     """What it would cost to count a verdict at the first look at which it comes out."""
     for sizes in ((5,), (3, 5), (3, 4, 5)):
-        grids = [grid_of([LESS], n) for n in sizes]
+        tables = [planned_of([LESS], n) for n in sizes]
         counts: Counter[str] = Counter()
         for _ in range(replicates):
             numbers = rng.standard_normal((2, max(sizes)))
             found = [
                 evaluate(g, Simulated({"s/0": numbers[0][:n], "s/0.01": numbers[1][:n]}))
-                for g, n in zip(grids, sizes, strict=True)
+                for g, n in zip(tables, sizes, strict=True)
             ]
             counts.update({finding.outcome for [finding] in found})
         words = f"ever reproduced {100 * counts['holds'] / replicates:.1f} %"
@@ -214,7 +219,7 @@ def main() -> None:
         f"{replicates:,} replicates, seed {seed}; "
         f"standard error of a rate of 2.5 %: {100 * (0.025 * 0.975 / replicates) ** 0.5:.2f}"
     )
-    for part in (verdicts, looks, associations, predictions):
+    for part in (verdicts, readings, associations, predictions):
         rng = np.random.default_rng(seed)
         for what, found in part(rng, replicates):
             print(f"{what}: {found}", flush=True)

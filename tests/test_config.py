@@ -10,13 +10,17 @@ from typing import Any, Literal
 import pytest
 
 from lskd import data
-from lskd.config import Run, Runtime
+from lskd.compose import GROUPS, normal_form, override_words, parse_run
+from lskd.config_groups import Conf, read_yaml, shipped_conf
 from lskd.errors import InputError
 from lskd.methods import METHODS
 from lskd.models import ARCHS
-from lskd.plan import load_experiment, load_sheet, make_grid, make_plan
-from lskd.settings import GROUPS, Conf, normal_form, override_words, parse_run, read_yaml, shipped_conf
-from lskd.strict import identity, parse
+from lskd.plan import make_plan, plan_table
+from lskd.run import Run
+from lskd.runtime import Runtime
+from lskd.schema import identity, parse
+from lskd.tables.experiment import load_experiment
+from lskd.tables.table import load_table
 
 CONF = Conf()
 
@@ -279,7 +283,7 @@ def test_every_file_parses(file: Path):
         dataset = "imagenet" if "resized" in content.get("augment", {}) else "cifar10"
         parse_run({"dataset": dataset, "arch": network, **needed, group: name}, CONF)
     elif group == "table":
-        make_grid(load_sheet(name, CONF), CONF)
+        plan_table(load_table(name, CONF), CONF)
     elif group == "experiment":
         make_plan(load_experiment(content, name), CONF)
     else:
@@ -318,10 +322,10 @@ def test_a_key_of_yaml_is_what_is_written(tmp_path, key):
         f"claims: [{{id: C, text: t, tests: [{{test: less, of: '{key}/{key}', than: '{key}/z'}}]}}]\n",
         encoding="utf-8",
     )
-    sheet = load_sheet("odd", Conf((tmp_path, shipped_conf())))
-    assert list(sheet.rows) == [key, "other"] and list(sheet.columns) == [key, "z"] and sheet.seeds == (0, 1)
-    assert "90.1" in str(sheet.printed(key, key)) and ("other", key) not in list(sheet.keys())
-    assert sheet.columns["z"].run == {"alpha": 0.1}, "values are read as ever"
+    table = load_table("odd", Conf((tmp_path, shipped_conf())))
+    assert list(table.rows) == [key, "other"] and list(table.columns) == [key, "z"] and table.seeds == (0, 1)
+    assert "90.1" in str(table.printed(key, key)) and ("other", key) not in list(table.keys())
+    assert table.columns["z"].run == {"alpha": 0.1}, "values are read as ever"
 
 
 def test_keys_of_yaml_that_are_merged_or_given_twice(tmp_path):
@@ -339,18 +343,18 @@ def test_keys_of_yaml_that_are_merged_or_given_twice(tmp_path):
 def test_the_columns_of_a_figure_are_its_values_as_they_are_printed(tmp_path):
     (tmp_path / "table").mkdir()
 
-    def sheet_with(values: str, key: str):
+    def table_with(values: str, key: str):
         (tmp_path / "table" / "f.yaml").write_text(
             "title: F\nkind: figure\nseeds: [0]\nbase: {dataset: digits, arch: mlp}\n"
             f"rows: {{s: {{label: s, over: alpha, values: {values}}}}}\npaper: {{s: {{{key}: 90.1}}}}\n"
         )
-        return load_sheet("f", Conf((tmp_path, shipped_conf())))
+        return load_table("f", Conf((tmp_path, shipped_conf())))
 
-    assert "90.1" in str(sheet_with("[0.1, 0.2]", "0.1").printed("s", "0.1"))
+    assert "90.1" in str(table_with("[0.1, 0.2]", "0.1").printed("s", "0.1"))
     with pytest.raises(InputError, match=r"table.f.paper.s = '0.10': did you mean '0.1'\?"):
-        sheet_with("[0.1, 0.2]", "0.10")
+        table_with("[0.1, 0.2]", "0.10")
     with pytest.raises(InputError, match=r"rows.s.values = .*: must be all different, in their first 6 digits"):
-        sheet_with("[0.1234567, 0.12345671]", "0.123457")
+        table_with("[0.1234567, 0.12345671]", "0.123457")
 
 
 @pytest.mark.parametrize(

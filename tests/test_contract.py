@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from lskd.config import Named, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment
 from lskd.engine import Outcome, Shared, train
@@ -16,6 +15,7 @@ from lskd.errors import InputError
 from lskd.methods import METHODS, Method
 from lskd.models import ARCHS, Arch
 from lskd.recipe import Recipe
+from lskd.run import Named, Run
 
 K, SHAPE = 4, (3, 16, 16)
 

@@ -20,21 +20,25 @@ from typing import Any
 import pytest
 import rich.console
 import torch
+from lskd.launch.sweep.fleet import GPU_FLEET, Fleet
+from lskd.launch.sweep.progress import Progress
+from lskd.launch.sweep.queue import by_teacher, needs_only_probes, to_train
+from lskd.launch.sweep.sweep import carry_out, stopping
 from torch import nn
 
 import lskd.engine
-import lskd.launch
-import lskd.run
-import lskd.workers
-from lskd.config import Named, Observation, Run, Runtime
+import lskd.launch.execute
+import lskd.launch.sweep
+import lskd.launch.workers
+from lskd.compose import parse_run
+from lskd.config_groups import Conf
 from lskd.engine import CaptureFailed, Interrupted
 from lskd.errors import InputError
-from lskd.launch import GPU_FLEET, Fleet, Progress, by_teacher, carry_out, stopping
 from lskd.models import ARCHS, MLPArch
-from lskd.observers.mutual_information import MutualInformation
-from lskd.observers.penultimate import Penultimate
-from lskd.plan import looks_suffice, to_train
-from lskd.settings import Conf, parse_run
+from lskd.probes.mutual_information import MutualInformation
+from lskd.probes.penultimate import Penultimate
+from lskd.run import Named, ProbeSpec, Run
+from lskd.runtime import Runtime
 from lskd.store import Store
 
 CONF = Conf()
@@ -188,7 +192,7 @@ def lanes(request, monkeypatch):
     """What several runs train in."""
     if request.param == "threads":
         monkeypatch.setattr(lskd.workers, "CAN_FORK", False)
-    elif not lskd.workers.CAN_FORK:
+    elif not lskd.launch.workers.CAN_FORK:
         pytest.skip("no forks on this system")
     return request.param
 
@@ -197,7 +201,7 @@ def lanes(request, monkeypatch):
 def starved(monkeypatch, tmp_path, lanes):
     """Trainings that find no memory where more than two are at it; a file with a letter for each try."""
     tries = tmp_path / "tries"
-    train = lskd.run.train_run
+    train = lskd.launch.execute.train_run
 
     def train_run(run: Run, *args: Any, fleet: int, **kwargs: Any) -> None:
         with open(tries, "a") as file:
@@ -220,7 +224,7 @@ def test_a_run_that_finds_no_memory_goes_on_in_a_smaller_fleet(tmp_path, starved
 
 def test_what_a_run_held_is_free_when_it_is_tried_again(tmp_path, monkeypatch):
     """An error keeps the frames that it passed, and what holds itself waits for Python's collector."""
-    train, held, free = lskd.run.train_run, list[weakref.ref[Any]](), list[bool]()
+    train, held, free = lskd.launch.execute.train_run, list[weakref.ref[Any]](), list[bool]()
 
     class Training:
         def __init__(self) -> None:
@@ -321,7 +325,7 @@ def test_an_error_of_the_sweep_ends_what_is_in_training(tmp_path, monkeypatch, l
 
 def test_a_student_whose_teacher_trains_elsewhere_keeps_no_other_run_from_training(tmp_path, monkeypatch):
     student, others = STUDENTS[0], SEEDS[:3]
-    elsewhere, order, train = contextlib.ExitStack(), [], lskd.run.train_run
+    elsewhere, order, train = contextlib.ExitStack(), [], lskd.launch.execute.train_run
 
     def train_run(run: Run, *args: Any, **kwargs: Any) -> None:
         order.append(run)
@@ -476,17 +480,17 @@ def test_signals_that_somebody_else_has_a_use_for_are_left_to_them(number):
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
 
 
-# ---- observations -------------------------------------------------------------------------------------------------
+# ---- probes -------------------------------------------------------------------------------------------------
 
-LAST = Observation("penultimate", Penultimate(classes=("1", "4", "7"), examples=3))
-ALONG = Observation("mutual_information", MutualInformation(classes=("1", "7"), examples=3, every=1))
+LAST = ProbeSpec("penultimate", Penultimate(classes=("1", "4", "7"), examples=3))
+ALONG = ProbeSpec("mutual_information", MutualInformation(classes=("1", "7"), examples=3, every=1))
 
 
-def finish(runs: list[Run], store: Store, observations: dict[str, tuple[Observation, ...]]) -> list[Run]:
+def finish(runs: list[Run], store: Store, probes: dict[str, tuple[ProbeSpec, ...]]) -> list[Run]:
     """What of `runs` had to be trained."""
     runtime = Runtime(progress=False, cache=str(CONF.cache))
-    assert carry_out(runs, store, runtime, CONF, observations).exit_code == 0
-    return to_train(runs, store, observations)
+    assert carry_out(runs, store, runtime, CONF, probes).exit_code == 0
+    return to_train(runs, store, probes)
 
 
 def test_what_an_observer_wants_of_a_finished_run_is_seen_of_its_weights(tmp_path):
@@ -495,11 +499,11 @@ def test_what_an_observer_wants_of_a_finished_run_is_seen_of_its_weights(tmp_pat
     before = store.weights(run).stat().st_mtime_ns, (store.directory(run) / "result.json").read_bytes()
     wanted = {run.id: (LAST,)}
     assert to_train([run], store, wanted) == [run]
-    assert looks_suffice(run, store, wanted)
+    assert needs_only_probes(run, store, wanted)
     assert finish([run], store, wanted) == []
-    looks = store.looks(run, LAST)
-    assert looks is not None
-    assert [look["step"] for look in looks] == [run.recipe.total_steps(64)]
+    readings = store.readings(run, LAST)
+    assert readings is not None
+    assert [look["step"] for look in readings] == [run.recipe.total_steps(64)]
     assert (store.weights(run).stat().st_mtime_ns, (store.directory(run) / "result.json").read_bytes()) == before
 
 
@@ -511,13 +515,13 @@ def test_what_cannot_be_seen_of_a_finished_run_any_more_trains_it_again(tmp_path
     wanted = {run.id: (LAST,) if lost == "weights" else (LAST, ALONG)}
     if lost == "weights":
         store.weights(run).unlink()
-    assert not looks_suffice(run, store, wanted)
+    assert not needs_only_probes(run, store, wanted)
     assert finish([run], store, wanted) == []
     assert (store.directory(run) / "result.json").read_bytes() == record
     rebuilt = json.loads((store.directory(run) / "rebuilt.json").read_text())
     assert rebuilt["weights_sha256"] == json.loads(record)["weights_sha256"]  # the same bits: on this CPU
     if lost == "trajectory":
-        steps = [look["step"] for look in store.looks(run, ALONG) or ()]
+        steps = [look["step"] for look in store.readings(run, ALONG) or ()]
         assert steps == list(range(run.recipe.total_steps(64) + 1))
 
 
@@ -535,7 +539,7 @@ def test_a_run_is_observed_while_it_trains(tmp_path):
     store, run = Store(tmp_path), SEEDS[0]
     assert finish([run], store, {run.id: (LAST, ALONG)}) == []
     assert not (store.directory(run) / "rebuilt.json").exists()
-    seen = json.loads((store.directory(run) / "observed" / f"{LAST.key}.json").read_text())
+    seen = json.loads((store.directory(run) / "probes" / f"{LAST.key}.json").read_text())
     result = store.result(run)
     assert result is not None
     assert seen["weights_sha256"] == result["weights_sha256"]

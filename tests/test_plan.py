@@ -8,27 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from lskd.launch.sweep.cost import ENOUGH, Costs
 
+import lskd.launch.sweep
 import lskd.store
-from lskd.config import Run, Runtime, cost_key, table_bytes
+from lskd.compose import normal_form, parse_run
+from lskd.config_groups import Conf
+from lskd.describe import grouped, teachers
 from lskd.errors import InputError
-from lskd.plan import (
-    ENOUGH,
-    Costs,
-    Metric,
-    gap,
-    grouped,
-    load_experiment,
-    load_sheet,
-    make_grid,
-    make_plan,
-    reseeded,
-    runs_of_seeds,
-    teachers,
-    without_nulls,
-)
-from lskd.settings import Conf, normal_form, parse_run
+from lskd.plan import make_plan, plan_table, reseeded, runs_of_seeds
+from lskd.run import Run, cost_key, table_bytes
+from lskd.runtime import Runtime
 from lskd.store import Store, read_json
+from lskd.tables.experiment import load_experiment
+from lskd.tables.metric import Metric, gap
+from lskd.tables.table import load_table, without_nulls
 
 CONF = Conf()
 
@@ -233,7 +227,7 @@ def test_a_damaged_record_costs_no_estimate(tmp_path, change):
 
 def test_what_a_device_is_shows_without_torch(monkeypatch):
     there: set[str] = set()
-    monkeypatch.setattr("lskd.config.os.path.exists", lambda path: path in there)
+    monkeypatch.setattr("lskd.run.os.path.exists", lambda path: path in there)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [Runtime(device=name).device_type for name in ("auto", "cpu", "cuda:1")] == ["cpu", "cpu", "cuda"]
     there.add("/dev/nvidiactl")
@@ -264,12 +258,12 @@ def test_runs_of_one_label_are_told_apart_by_what_differs_but_the_seed():
 
 
 def test_a_cell_has_settings_of_its_own():
-    sheet = load_sheet("wsl_table6", CONF)
+    table = load_table("wsl_table6", CONF)
     cells = {"ls": {"kd": {"temperature": 2, "teacher_ls": 0.3}}}
-    was, grid = make_grid(sheet, CONF), make_grid(replace(sheet, cells=cells), CONF)
-    changed = [(cell.row, cell.column) for cell, before in zip(grid.cells, was.cells, strict=True) if cell != before]
+    was, planned = plan_table(table, CONF), plan_table(replace(table, cells=cells), CONF)
+    changed = [(cell.row, cell.column) for cell, before in zip(planned.cells, was.cells, strict=True) if cell != before]
     assert changed == [("ls", "kd")]
-    run = grid.cell("ls", "kd").runs[0]
+    run = planned.cell("ls", "kd").runs[0]
     assert run.teacher is not None
     assert (run.method.settings.temperature, run.teacher.smoothing.alpha) == (2, 0.3)
 
@@ -285,7 +279,7 @@ def test_a_cell_has_settings_of_its_own():
 )
 def test_settings_of_no_cell_or_out_of_range_are_refused(cells, message):
     with pytest.raises(InputError, match=message):
-        make_grid(replace(load_sheet("wsl_table6", CONF), cells=cells), CONF)
+        plan_table(replace(load_table("wsl_table6", CONF), cells=cells), CONF)
 
 
 def test_cells_of_a_row_that_is_left_out_go_with_it():
@@ -309,7 +303,7 @@ def test_what_is_asked_again_is_asked_of_new_seeds(first, again, runs):
 
 
 def test_the_second_stage_is_the_first_with_other_seeds():
-    first, second = (make_grid(load_sheet(name, CONF), CONF) for name in ("muller_mnist", "muller_mnist_second"))
+    first, second = (plan_table(load_table(name, CONF), CONF) for name in ("muller_mnist", "muller_mnist_second"))
     for one, other in zip(first.cells, second.cells, strict=True):
         assert [run.id for run in one.runs] == [reseeded(run, seed).id for seed, run in enumerate(other.runs)]
-    assert first.sheet.claims == second.sheet.claims
+    assert first.table.claims == second.table.claims

@@ -9,11 +9,13 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from lskd.launch.sweep.preflight import unsuitable
 
-from lskd.config import Run
-from lskd.plan import Plan, load_experiment, load_sheet, make_grid, make_plan
-from lskd.run import unsuitable
-from lskd.settings import Conf
+from lskd.config_groups import Conf
+from lskd.plan import Plan, make_plan, plan_table
+from lskd.run import Run
+from lskd.tables.experiment import load_experiment
+from lskd.tables.table import load_table
 
 CONF = Conf()
 LIGHT = {"mobilenet_v2", "shufflenet_v1", "shufflenet_v2"}
@@ -104,8 +106,8 @@ def test_momentum_starts_afresh_in_the_overhaul_repositorys_protocol():
 
 def test_figure_4_looks_at_runs_of_table_3():
     plan = plan_of("wsl_cifar100")
-    assert plan.observations == plan_of("wsl_resemblance").observations
-    watched = {(run.arch.name, run.method.name) for run in plan.runs if run.id in plan.observations}
+    assert plan.probes == plan_of("wsl_resemblance").probes
+    watched = {(run.arch.name, run.method.name) for run in plan.runs if run.id in plan.probes}
     assert watched == {(arch, "kd") for arch in ("vgg8", "resnet8x4", "wrn_16_2")}
 
 
@@ -122,11 +124,11 @@ def test_cells_that_do_not_exist_are_those_that_methods_refuse():
         return known[kind]
 
     for name in CONF.names("table"):
-        sheet = load_sheet(name, CONF)
-        if sheet.has_cells:
-            grid = make_grid(replace(sheet, skip={}) if name in crossed else sheet, CONF)
-            found = {(cell.row, cell.column) for cell in grid.cells if refused(cell.runs[0])}
-            skipped = {(row, column) for row, columns in sheet.skip.items() for column in columns}
+        table = load_table(name, CONF)
+        if table.has_cells:
+            planned = plan_table(replace(table, skip={}) if name in crossed else table, CONF)
+            found = {(cell.row, cell.column) for cell in planned.cells if refused(cell.runs[0])}
+            skipped = {(row, column) for row, columns in table.skip.items() for column in columns}
             assert found == (skipped if name in crossed else set()), name
 
 

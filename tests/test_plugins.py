@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from lskd.launch.sweep.queue import by_other_code
 
 from lskd import config, data
-from lskd.config import Observation, Run
+from lskd.compose import parse_probe, parse_run
+from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.methods import METHODS
 from lskd.methods.distillation import Distillation
 from lskd.methods.method import Method
 from lskd.models import ARCHS, MLPArch
-from lskd.observers import OBSERVERS, Observer
-from lskd.plan import Metric, by_other_code
 from lskd.plugins import code_of, load_plugins
+from lskd.probes import PROBES, Probe
 from lskd.report.tables import metric_title
-from lskd.settings import Conf, parse_observation, parse_run
+from lskd.run import ProbeSpec, Run
 from lskd.store import Store
+from lskd.tables.metric import Metric
 
 Load = Callable[[Mapping[str, str]], None]
 
@@ -61,7 +63,7 @@ HELPER = "from constants_of_mine import TWO\n\n\ndef scale():\n    return TWO\n"
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """`load({"mine.py": …})` writes the files, and imports the first one as a new process would."""
-    registries: tuple[dict[str, Any], ...] = (METHODS, ARCHS, OBSERVERS, data.DATASETS)
+    registries: tuple[dict[str, Any], ...] = (METHODS, ARCHS, PROBES, data.DATASETS)
     before = [dict(registry) for registry in registries]
     modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -202,18 +204,18 @@ def test_versions_of_shipped_code_are_in_the_identity(monkeypatch):
 
 
 @dataclass(frozen=True)
-class Norm(Observer):
+class Norm(Probe):
     gives: ClassVar[Mapping[str, str]] = {"norm": "a norm"}
     share: float = 0.5
 
 
 def test_an_observers_code_is_in_the_key_of_what_it_saw(monkeypatch):
-    shipped = Observation("resemblance", OBSERVERS["resemblance"])
+    shipped = ProbeSpec("resemblance", PROBES["resemblance"])
     assert shipped.identity() == {"name": "resemblance"}
-    monkeypatch.setattr(type(OBSERVERS["resemblance"]), "version", 2)
-    assert Observation("resemblance", OBSERVERS["resemblance"]).identity() == {"name": "resemblance", "version": 2}
-    monkeypatch.setitem(OBSERVERS, "norm", Norm())
-    named = parse_observation({"name": "norm"})
+    monkeypatch.setattr(type(PROBES["resemblance"]), "version", 2)
+    assert ProbeSpec("resemblance", PROBES["resemblance"]).identity() == {"name": "resemblance", "version": 2}
+    monkeypatch.setitem(PROBES, "norm", Norm())
+    named = parse_probe({"name": "norm"})
     assert named.identity() == {"name": "norm", "every": 0, "share": 0.5, "code": code_of(Norm)}
     assert Metric(name="norm").name == "norm" and metric_title("norm") == "a norm"  # and tables know its numbers
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import pytest
 
+from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.recipe import Recipe, Schedule, WeightDecay
-from lskd.settings import Conf
-from lskd.strict import parse
+from lskd.schema import parse
 
 
 def factors(schedule: Schedule, steps: int, steps_per_epoch: int = 5) -> list[float]:

@@ -14,16 +14,20 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from lskd.launch.sweep.execute import file_sha256
+from lskd.launch.sweep.queue import retrain, to_train
+from lskd.launch.sweep.sweep import Outcomes, carry_out
 
-import lskd.run
+import lskd.launch.execute
+import lskd.launch.sweep
 from lskd import launch
-from lskd.config import Observation, Run, Runtime
+from lskd.compose import parse_run
+from lskd.config_groups import Conf
 from lskd.errors import InputError
-from lskd.launch import Outcomes, carry_out, retrain
-from lskd.observers import OBSERVERS, Observer, Scene
-from lskd.plan import in_order, to_train
-from lskd.run import file_sha256
-from lskd.settings import Conf, parse_run
+from lskd.plan import in_order
+from lskd.probes import PROBES, Probe, Scene
+from lskd.run import ProbeSpec, Run
+from lskd.runtime import Runtime
 from lskd.store import Store, write_json
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,10 +113,10 @@ def test_an_id_of_no_run_is_an_error_before_anything_is_asked_for(store):
 
 def interrupt(store: Store, monkeypatch: pytest.MonkeyPatch, after: int) -> list[Run]:
     """Carry the plan out until somebody has looked `after` times whether to stop; what was finished by then."""
-    looks = iter(range(10**6))
+    readings = iter(range(10**6))
 
     class Impatient(launch.Stop):
-        asked = property(lambda self: next(looks) >= after, lambda self, value: None)  # type: ignore[assignment]
+        asked = property(lambda self: next(readings) >= after, lambda self, value: None)  # type: ignore[assignment]
 
     with monkeypatch.context() as patched:
         patched.setattr(launch, "Stop", Impatient)
@@ -169,21 +173,21 @@ def test_who_diverges_when_trained_again_keeps_the_record_and_says_so(store, mon
 
 
 @dataclass(frozen=True)
-class Norm(Observer):
+class Norm(Probe):
     def look(self, scene: Scene) -> dict[str, Any]:
         return {"train": {"norm": sum(p.norm().item() for p in scene.network.parameters())}}
 
 
 def test_what_was_observed_is_observed_again(store, monkeypatch):
-    monkeypatch.setitem(OBSERVERS, "norm", Norm())
-    observation = Observation("norm", Norm())
-    asked = {TEACHER.id: (observation,)}
-    go(store, observations=asked)
-    seen = store.observed(TEACHER, observation)
-    store.observe(TEACHER, observation, [{"step": 0}], "another")
+    monkeypatch.setitem(PROBES, "norm", Norm())
+    probe = ProbeSpec("norm", Norm())
+    asked = {TEACHER.id: (probe,)}
+    go(store, probes=asked)
+    seen = store.probed(TEACHER, probe)
+    store.write_readings(TEACHER, probe, [{"step": 0}], "another")
     retrain(RUNS, store, (TEACHER.id,))
-    go(store, observations=asked)
-    assert store.observed(TEACHER, observation) == seen
+    go(store, probes=asked)
+    assert store.probed(TEACHER, probe) == seen
 
 
 # ---- weights ------------------------------------------------------------------------------------------------------
@@ -236,10 +240,10 @@ def broken_first(store: Store, carry: Any) -> Any:
 
 
 def test_an_observer_does_not_look_at_other_weights_than_recorded(store, monkeypatch):
-    monkeypatch.setitem(OBSERVERS, "norm", Norm())
+    monkeypatch.setitem(PROBES, "norm", Norm())
     damage(store, STUDENTS[0], "noise")
     with pytest.raises(InputError, match=MESSAGES["noise"].partition(" on digits")[0]):
-        go(store, observations={STUDENTS[0].id: (Observation("norm", Norm()),)})
+        go(store, probes={STUDENTS[0].id: (ProbeSpec("norm", Norm()),)})
 
 
 def test_weights_that_were_made_again_are_known(store):
@@ -266,9 +270,9 @@ def test_a_process_that_is_killed_leaves_no_weights_that_nobody_recorded(store, 
 
 def test_a_file_is_read_for_its_digest_once(store, monkeypatch):
     read_files: list[Path] = []
-    plain = lskd.run._sha256
+    plain = lskd.launch.execute._sha256
     monkeypatch.setattr(lskd.run, "_sha256", lambda path: read_files.append(path) or plain(path))
-    lskd.run.DIGESTS.clear()
+    lskd.launch.execute.DIGESTS.clear()
     more = in_order(parse_run({**TAUGHT, "temperature": T}, CONF) for T in (5, 6, 7))
     assert len(go(store, more).trained) == 3
     assert [path for path in read_files if path == store.weights(TEACHER).absolute()] == [store.weights(TEACHER)]

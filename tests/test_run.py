@@ -11,18 +11,23 @@ from typing import Any
 
 import pytest
 import torch
+from lskd.launch.sweep.execute import load_network, load_parts, write_log
+from lskd.launch.sweep.preflight import check_buildable
+from lskd.launch.sweep.sweep import carry_out
 from torch import Tensor, nn
 
-import lskd.run
-from lskd.config import Named, Run, Runtime
+import lskd.launch.execute
+import lskd.launch.sweep
+from lskd.compose import parse_run
+from lskd.config_groups import Conf
 from lskd.data import Dataset
+from lskd.environment import available_cores, check_precision
 from lskd.errors import InputError, one_line
-from lskd.launch import carry_out
 from lskd.methods import METHODS
 from lskd.methods.method import Batch
 from lskd.models import ARCHS
-from lskd.run import available_cores, check_buildable, check_precision, load_network, load_parts, write_log
-from lskd.settings import Conf, parse_run
+from lskd.run import Named, Run
+from lskd.runtime import Runtime
 from lskd.store import Store
 
 CONF = Conf()
@@ -260,7 +265,7 @@ def test_lanes_that_start_together_load_their_data_once(monkeypatch):
         time.sleep(0.05)
         return {"train": dataset.name}
 
-    monkeypatch.setattr(lskd.run.data, "load", load)
+    monkeypatch.setattr(lskd.launch.execute.data, "load", load)
     parts: list[Any] = []
     place = Path("nowhere"), Path("here")
     names = ["one", "one", "two", "one", "two", "one"]

@@ -98,13 +98,19 @@ def test_a_program_is_stopped_in_time_with_all_that_it_started(script, tmp_path)
         "import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
     )
-    log, looks = tmp_path / "log", []
+    log, readings = tmp_path / "log", []
     for code, text in ((listens, "saved"), (deaf, "")):
         began = time.monotonic()
         output = tmp_path / "output"
         output.unlink(missing_ok=True)
         found = run(
-            [sys.executable, "-c", code], log, 0.6, os.environ, grace=0.3, output=output, look=lambda: looks.append(1)
+            [sys.executable, "-c", code],
+            log,
+            0.6,
+            os.environ,
+            grace=0.3,
+            output=output,
+            look=lambda: readings.append(1),
         )
         assert found is None and time.monotonic() - began < 20
         assert output.read_text().endswith(f"{text}\n")
@@ -113,7 +119,7 @@ def test_a_program_is_stopped_in_time_with_all_that_it_started(script, tmp_path)
     while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert len(looks) >= 2
+    assert len(readings) >= 2
     assert run([sys.executable, "-c", "import sys; print('told'); sys.exit(7)"], log, 30, os.environ) == 7
     assert log.read_text().endswith("told\n")
 

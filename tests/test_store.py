@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lskd.launch.sweep.queue import damages, to_train
+from lskd.launch.sweep.sweep import carry_out
 
-from lskd.config import Observation, Run, Runtime
+from lskd.compose import parse_run
+from lskd.config_groups import Conf
 from lskd.data import Spec
 from lskd.errors import InputError
-from lskd.launch import carry_out
-from lskd.observers.penultimate import Penultimate
-from lskd.plan import damages, to_train
-from lskd.settings import Conf, parse_run
+from lskd.probes.penultimate import Penultimate
+from lskd.run import ProbeSpec, Run
+from lskd.runtime import Runtime
 from lskd.store import ClaimLost, Store, write_atomically, wrong_numbers
 
 CONF = Conf()
@@ -36,7 +38,7 @@ RECORD: dict[str, Any] = {
     "seconds": 0.5,
     "weights_sha256": "00",
 }
-LOOK = Observation("penultimate", Penultimate(classes=("1", "4", "7"), examples=3))
+READING = ProbeSpec("penultimate", Penultimate(classes=("1", "4", "7"), examples=3))
 
 
 def finish(store: Store, *runs: Run, **more: Any) -> None:
@@ -148,15 +150,15 @@ def test_damaged_notes_about_a_run_cost_nothing(store, content):
 
 
 @pytest.mark.parametrize(
-    "looks", ["", '{"looks": []}', [3], [{"test": {}}], [{"step": 1, "test": {"cluster_spread": float("nan")}}]]
+    "readings", ["", '{"looks": []}', [3], [{"test": {}}], [{"step": 1, "test": {"cluster_spread": float("nan")}}]]
 )
-def test_damaged_looks_are_named_and_not_made_again(store, looks):
+def test_damaged_looks_are_named_and_not_made_again(store, readings):
     finish(store, RUN)
-    store.observe(RUN, LOOK, [], "00")
-    path = store.directory(RUN) / "observed" / f"{LOOK.key}.json"
-    whole = {"observation": LOOK.identity(), "weights_sha256": "00", "looks": looks}
-    path.write_text(looks if isinstance(looks, str) else json.dumps(whole))
-    wanted = {RUN.id: (LOOK,)}
+    store.write_readings(RUN, READING, [], "00")
+    path = store.directory(RUN) / "probes" / f"{READING.key}.json"
+    whole = {"probe": READING.identity(), "weights_sha256": "00", "readings": readings}
+    path.write_text(readings if isinstance(readings, str) else json.dumps(whole))
+    wanted = {RUN.id: (READING,)}
     [named] = damages([RUN], store, wanted)
     assert named.startswith(f"{path}: ")
     assert to_train([RUN], store, wanted) == []

@@ -27,7 +27,7 @@ import torch
 
 torch.optim.SGD([torch.zeros(())], lr=0.0)  # imports much, too
 
-train = lskd.run.train_run
+train = lskd.launch.execute.train_run
 
 def traced(run, *args, **kwargs):
     note("begin", run)
@@ -38,7 +38,7 @@ def note(what, run):
     with open("trace", "a") as file:
         file.write(f"{what} {run.id}\\n")
 
-lskd.run.train_run = traced
+lskd.launch.execute.train_run = traced
 for line in sys.stdin:
     request = json.loads(line)
     if "wait" in request:
@@ -153,12 +153,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def make_sweep(server, tmp_path):
     def make(name: str, *, base=BASE, seeds=(0, 1), **rows) -> Sweep:
         rows = rows or {"hard": {}, "ls": {"teacher_ls": True}}
-        sheet = {
+        table = {
             "title": "mine", "seeds": list(seeds), "base": base,
             "rows": {key: {"label": key, "run": run} for key, run in rows.items()},
             "columns": {"net": {"label": "student"}},
         }  # fmt: skip
-        for group, content in (("table", sheet), ("experiment", {"title": "mine", "sheets": ["mine"]})):
+        for group, content in (("table", table), ("experiment", {"title": "mine", "tables": ["mine"]})):
             (tmp_path / name / "conf" / group).mkdir(parents=True)
             (tmp_path / name / "conf" / group / "mine.yaml").write_text(json.dumps(content))  # JSON is YAML
         return Sweep(server, tmp_path / name)

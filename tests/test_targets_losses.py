@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lskd.config_groups import Conf
 from lskd.losses import cross_entropy, entropy, logit_mse, soft_cross_entropy, soft_kl
 from lskd.methods import METHODS, Batch, Method
 from lskd.methods.distillation import Distillation
 from lskd.methods.logit_matching import LogitMatching
-from lskd.settings import Conf
-from lskd.strict import parse
+from lskd.schema import parse
 from lskd.targets import equivalent_smoothing, smooth_labels, soften
 
 B, K = 7, 5

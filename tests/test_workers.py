@@ -13,20 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lskd.launch.sweep.sweep import Outcomes, carry_out
+from lskd.launch.sweep.workers import is_small
 
-import lskd.run
-import lskd.workers
-from lskd.config import Run, Runtime
-from lskd.launch import Outcomes, carry_out
-from lskd.settings import Conf, parse_run
+import lskd.launch.execute
+import lskd.launch.sweep
+import lskd.launch.workers
+from lskd.compose import parse_run
+from lskd.config_groups import Conf
+from lskd.run import Run
+from lskd.runtime import Runtime
 from lskd.store import Store
-from lskd.workers import is_small
 
-pytestmark = pytest.mark.skipif(not lskd.workers.CAN_FORK, reason="no forks on this system")
+pytestmark = pytest.mark.skipif(not lskd.launch.workers.CAN_FORK, reason="no forks on this system")
 
 BASE = {"dataset": "digits", "dataset.limit": 64, "arch": "mlp", "arch.hidden": [4], "recipe.epochs": 2}
 RUNS = [parse_run({**BASE, "arch.hidden_dropout": 0.1, "seed": seed}, Conf()) for seed in range(4)]
-train_run = lskd.run.train_run
+train_run = lskd.launch.execute.train_run
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ def test_what_goes_wrong_there_is_recorded_with_its_traceback(sweep, tmp_path, m
     class OfAPlugIn(Exception):  # cannot be sent to another process
         pass
 
-    train = lskd.run.train
+    train = lskd.launch.execute.train
 
     def broken(run: Run, *args: Any, **kwargs: Any) -> Any:
         if run == RUNS[1]:

@@ -6,11 +6,9 @@ import contextlib
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NoReturn
 
 import hydra
@@ -24,46 +22,39 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
+from yaml import YAMLError
 
 from lskd import program
-from lskd.config import Run, Runtime
+from lskd.compose import GROUPS, RUN_KEYS, SHORT, normal_form, parse_run
+from lskd.config_groups import Conf, no_such_file, shipped_conf
 from lskd.data import Dataset
+from lskd.describe import commands, describe, summary
 from lskd.errors import InputError, choices, unknown
+from lskd.launch.queue import damages, to_train
 from lskd.methods import METHODS
 from lskd.models import ARCHS
-from lskd.plan import (
-    Costs,
-    Grid,
-    Plan,
-    by_other_code,
-    command_line,
-    damages,
-    grouped,
-    in_order,
-    lineage,
-    load_experiment,
-    looks_suffice,
-    make_plan,
-    teachers,
-    to_train,
-    training_examples,
-    unseen,
-)
+from lskd.plan import Plan, in_order, lineage, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, guarded, user_path
 from lskd.recipe import Recipe
-from lskd.settings import GROUPS, RUN_KEYS, SHORT, Conf, no_such_file, normal_form, parse_run, shipped_conf
+from lskd.run import Run
+from lskd.runtime import Runtime
+from lskd.schema import fields, parse, show, unknown_key
 from lskd.store import Store
-from lskd.strict import fields, parse, show, unknown_key
+from lskd.tables.experiment import load_experiment
 
 TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}
+
+
 PLANS = (False, True, "commands", "fleet")
+
+
 NAMED = rf"(teacher\.)+({'|'.join(GROUPS)}|teacher)"  # settings of a teacher that are names
 
 
 # What Hydra raises for bad input. (Its YAML reader lets PyYAML's errors through.)
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+
 
 # Hydra writes multirun.yaml, and cluster launchers their logs, into the store of the runs.
 OmegaConf.register_new_resolver("lskd.results", lambda given: str(Store.at(given).root), replace=True)
@@ -245,7 +236,7 @@ def command(config: DictConfig) -> None:
 
 def again(runs: Iterable[Run], runtime: Runtime, *, only_check: bool) -> None:
     """What `runtime.retrain` asks for of `runs`."""
-    from lskd.launch import chosen_again, retrain
+    from lskd.launch.queue import chosen_again, retrain
 
     if not only_check:
         retrain(runs, Store.at(runtime.results), runtime.retrain)
@@ -367,27 +358,27 @@ def execute(
 ) -> int:
     """Show, train what is missing, report. The exit code."""
     store = Store.at(runtime.results)
-    observations = plan.observations if plan is not None else {}
+    probes = plan.probes if plan is not None else {}
     print(describe(plan, runs, store, conf, runtime.device_type, details=bool(plan_only)), flush=True)
-    for reason in damages(runs, store, observations):
+    for reason in damages(runs, store, probes):
         print(f"lskd-run: DAMAGED and left out: {reason}", file=sys.stderr, flush=True)
     if plan_only:
         if plan is None and any(run.method.settings.reads_features for run in runs):
-            from lskd.run import check_buildable
+            from lskd.launch.preflight import check_buildable
 
             check_buildable(runs, conf.cache)  # of an experiment's many kinds this is left to the training's start
         if plan_only == "commands":
             print("\n".join(lines))
         if plan_only == "fleet":
-            from lskd.launch import Fleet
-            from lskd.run import resolve_device
+            from lskd.environment import resolve_device
+            from lskd.launch.fleet import Fleet
 
             fleet = Fleet(runs, runtime, resolve_device(runtime.device), conf)
-            print(fleet.describe(to_train(runs, store, observations)))
+            print(fleet.describe(to_train(runs, store, probes)))
         return 0
-    from lskd.launch import carry_out
+    from lskd.launch.sweep import carry_out
 
-    outcomes = carry_out(runs, store, runtime, conf, observations)
+    outcomes = carry_out(runs, store, runtime, conf, probes)
     for run, reason in outcomes.failed:
         print(f"lskd-run: FAILED {run} ({store.directory(run)}): {own_words(reason)}", file=sys.stderr)
     for run in outcomes.blocked:
@@ -408,113 +399,6 @@ def execute(
     else:
         print(summary(runs[-1], store))
     return outcomes.exit_code
-
-
-def describe(
-    plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf, device_type: str, *, details: bool
-) -> str:
-    """The plan in words: what it is for, how many runs are done and to do, and how long they will take."""
-    observations = plan.observations if plan is not None else {}
-    pending = to_train(runs, store, observations)
-    missing = [run for run in pending if not looks_suffice(run, store, observations)]
-    lines = []
-    if plan is not None:
-        lines.append(f"{plan.experiment.name}: {plan.experiment.title}")
-        if plan.experiment.shortened:
-            lines.append(f"  SHORTENED, not the paper's protocol: {plan.experiment.shortened}")
-        if details:
-            for grid in plan.grids:
-                lines.append(f"  {grid.sheet.kind} {grid.sheet.name}: {grid.sheet.title} ({len(grid.cells)} cells)")
-                lines += [f"    {line}" for line in power(grid, store)]
-            if plan.experiment.cost:
-                lines.append(f"  cost: {plan.experiment.cost}")
-    older = by_other_code(missing, store)
-    if details:
-        lines.append("")
-        for label, group in grouped(runs):
-            done = sum(store.state(run) == "done" for run in group)
-            steps = group[0].recipe.total_steps(training_examples(group[0], conf))
-            seeds = ranges(sorted({run.seed for run in group}))
-            lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
-        lines += [f"  {line}" for line in teachers(runs, conf)]
-        for label, group in grouped(run for run in missing if run.id in older):
-            ids = ", ".join(id for run in group for id in older[run.id])
-            lines.append(f"  trained by other code: {label}, {len(group)} of {len(runs)} runs (as {ids})")
-        watched = Counter(one for run in runs for one in observations.get(run.id, ()))
-        lines += [f"  {count} runs observed: {show(one.identity())}" for one, count in watched.items()]
-        lines.append("")
-    states = Counter(store.state(run) for run in missing)
-    unobserved = sum(store.state(run) == "done" and bool(unseen(run, store, observations)) for run in missing)
-    noun = "run" if len(runs) == 1 else "runs"
-    damaged = sum(store.state(run) == "damaged" for run in runs)
-    done = len(runs) - len(missing) - damaged + states["done"]
-    text = f"{len(runs)} {noun}: {done} done, {len(missing)} to train"
-    for count, what in (
-        (damaged, "damaged"),
-        (states["started"], "of them begun"),
-        (states["done"] - unobserved, "of them finished teachers whose weights are not here"),
-        (unobserved, "of them finished runs that nobody has observed"),
-        (len(older), "of them trained by other code"),
-        (sum(store.request(run) is not None for run in missing), "of them asked for again"),
-        (len(pending) - len(missing), "of the done ones to be observed"),
-        (states["diverged"], "diverged"),
-    ):
-        text += f", {count} {what}" if count else ""
-    if missing:
-        from lskd.launch import duration
-
-        costs = Costs(store, missing, device_type)
-        estimates = [costs.estimate(run, training_examples(run, conf)) for run in missing]
-        known = [seconds for seconds in estimates if seconds is not None]
-        if known:
-            rest = f", and {len(missing) - len(known)} runs of unknown cost" if len(known) < len(missing) else ""
-            text += f"; about {duration(sum(known))} at the speed of the runs in the store{rest}"
-        else:
-            text += "; time unknown until one of each kind has run"
-    return "\n".join([*lines, text])
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Rising whole numbers in few words: [0, 1, 2, 5] -> "0-2,5"."""
-    blocks: list[list[int]] = []
-    for number in numbers:
-        if not blocks or number != blocks[-1][-1] + 1:
-            blocks.append([])
-        blocks[-1].append(number)
-    return ",".join(f"{block[0]}-{block[-1]}" if len(block) > 1 else str(block[0]) for block in blocks)
-
-
-def power(grid: Grid, store: Store) -> list[str]:
-    """What the claims of a sheet can decide at its seeds, a line each."""
-    if not grid.sheet.claims:
-        return []
-    from lskd.report.power import lines
-    from lskd.report.values import Values
-
-    return list(lines(grid, Values(store)))
-
-
-def commands(
-    plan: Plan | None, runs: tuple[Any, ...], given: Sequence[str] = (), forms: Mapping[str, Any] = MappingProxyType({})
-) -> list[str]:
-    """One line a run: its id, and the command that trains it alone. `given` are words that stand in each, `forms` the
-    settings of the runs where there is no plan, by their ids."""
-    if plan is None:
-        return [f"{run.id}  {command_line(forms[run.id], given)}" for run in runs]
-    return [f"{run.id}  {plan.command(run, given)}" for run in runs]
-
-
-def summary(run: Any, store: Store) -> str:
-    """A finished single run in a few lines."""
-    result = None if store.state(run) == "damaged" else store.result(run)
-    if result is None:
-        return f"{run}: not finished"
-    lines = [f"{run}  ({store.directory(run)})"]
-    for part, values in result["last"].items():
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        lines.append(f"  {part}, last epoch: {numbers}")
-    lines.append(f"  γ {result['gamma']:.4g}" if result.get("gamma") is not None else "  γ not defined for this method")
-    return "\n".join(lines)
 
 
 class CheckSweep(Callback):
@@ -546,13 +430,13 @@ class CheckSweep(Callback):
                 job = loader.load_sweep_config(config, list(job_words))
                 settings = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
                 plan, needed, runtime, conf, plan_only, _ = interpret(settings, job.hydra)
-                observations = plan.observations if plan is not None else {}
+                probes = plan.probes if plan is not None else {}
                 if runtime.retrain and not plan_only:
                     asked.setdefault(runtime, {}).update((run.id, run) for run in needed)
                 if not plan_only:
-                    runs.update((run.id, run) for run in to_train(needed, Store.at(runtime.results), observations))
+                    runs.update((run.id, run) for run in to_train(needed, Store.at(runtime.results), probes))
         if runs:
-            from lskd.run import check_buildable
+            from lskd.launch.preflight import check_buildable
 
             check_buildable(runs.values(), conf.cache)
         for given, of_jobs in asked.items():

@@ -30,3 +30,9 @@ def choices(given: object, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(given), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}allowed: {', '.join(names) or 'none'}"
+
+
+def require(holds: bool, name: str, value: object, allowed: str) -> None:
+    """`InputError` "name = value: must be allowed" unless `holds`: the range check of a config field."""
+    if not holds:
+        raise InputError(f"{name} = {value!r}: must be {allowed}")

@@ -1,4 +1,4 @@
-"""Methods, networks, observers and data sets from outside the package, and what their code is."""
+"""Methods, networks, probes and data sets from outside the package, and what their code is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_plugins(given: str | Iterable[str]) -> None:
 
 
 def load_plugin(name: str) -> None:
-    """Import a user's module (a dotted name, or a path to a .py file), which adds to METHODS, ARCHS, OBSERVERS or
+    """Import a user's module (a dotted name, or a path to a .py file), which adds to METHODS, ARCHS, PROBES or
     DATASETS. A file may import what lies beside it."""
     path = user_path(name)
     module = f"{FILE}{path.resolve()}"  # a file may be called anything, even random.py

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lskd.data.augment import Augment, Normalize
-from lskd.errors import InputError
-from lskd.methods.method import require
+from lskd.errors import InputError, require
 
 # A field with this metadata says something about the run and cannot change its numbers: it is not part of the identity.
 NOT_IDENTITY = {"identity": False}

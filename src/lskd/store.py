@@ -7,8 +7,8 @@ results/runs/<id>/
     log.jsonl          one line an epoch                                                          (tracked)
     result.json        last and atomically: the run is done when, and only when, it exists        (tracked)
     failed.json        instead of it: why the run diverged or failed                              (tracked)
-    rebuilt.json       the result of training a done run again for its weights, or to look at it  (tracked)
-    observed/KEY.json  what an observer saw of it (`lskd.observers`)                              (tracked)
+    rebuilt.json       the result of training a done run again for its weights, or for a probe    (tracked)
+    probes/KEY.json    what a probe saw of it (`lskd.probes`)                                 (tracked)
     model.safetensors  weights                                                                    (ignored)
     checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
     retrain.json       runtime.retrain has asked for the run again: it is trained as if it were   (ignored)
@@ -35,11 +35,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lskd.config import Observation, Run
 from lskd.data import Spec
 from lskd.errors import InputError
 from lskd.program import user_path
-from lskd.strict import parse, show
+from lskd.run import ProbeSpec, Run
+from lskd.schema import parse, show
 
 State = Literal["done", "diverged", "failed", "started", "missing", "damaged"]
 
@@ -158,32 +158,34 @@ class Store:
         except InputError as error:
             return {"reason": "failed", "message": str(error)}
 
-    def observed(self, run: Run, observation: Observation) -> dict[str, Any] | None:
-        """What was seen of the run: `looks`, a record each in the order of steps, and `weights_sha256`, the digest of
-        the network's last weights; None where nobody has looked."""
-        path = self._observed(run, observation)
+    def probed(self, run: Run, probe: ProbeSpec) -> dict[str, Any] | None:
+        """What a probe saw of the run: `readings`, one a step that it looked at, and `weights_sha256`, the digest
+        of the network's last weights; None where it has not run."""
+        path = self._probed(run, probe)
         record = read_json(path)
         if record is None:
             return None
-        looks = record.get("looks")
-        whole = isinstance(looks, list) and all(isinstance(look, dict) and "step" in look for look in looks)
-        if record.get("observation") != observation.identity() or not whole:
-            raise InputError(f"{path}: is not the record of {observation.identity()}; delete it to look again")
-        for reason in wrong_numbers(looks, "looks", observation.settings.lines):
-            raise InputError(f"{path}: is damaged: {reason}; delete it to look again")
+        readings = record.get("readings")
+        whole = isinstance(readings, list) and all(
+            isinstance(reading, dict) and "step" in reading for reading in readings
+        )
+        if record.get("probe") != probe.identity() or not whole:
+            raise InputError(f"{path}: is not the record of {probe.identity()}; delete it to run the probe again")
+        for reason in wrong_numbers(readings, "readings", probe.settings.lines):
+            raise InputError(f"{path}: is damaged: {reason}; delete it to run the probe again")
         return record
 
-    def looks(self, run: Run, observation: Observation) -> list[dict[str, Any]] | None:
-        """The looks alone."""
-        record = self.observed(run, observation)
-        return None if record is None else record["looks"]
+    def readings(self, run: Run, probe: ProbeSpec) -> list[dict[str, Any]] | None:
+        """The readings alone."""
+        record = self.probed(run, probe)
+        return None if record is None else record["readings"]
 
-    def seen(self, run: Run, observation: Observation) -> bool:
+    def seen(self, run: Run, probe: ProbeSpec) -> bool:
         """Whether there is such a record, be it damaged."""
-        return os.path.lexists(self._observed(run, observation))
+        return os.path.lexists(self._probed(run, probe))
 
-    def _observed(self, run: Run, observation: Observation) -> Path:
-        return self.directory(run) / "observed" / f"{observation.key}.json"
+    def _probed(self, run: Run, probe: ProbeSpec) -> Path:
+        return self.directory(run) / "probes" / f"{probe.key}.json"
 
     def epochs(self, run: Run) -> list[dict[str, Any]]:
         """The lines of the run's log."""
@@ -361,11 +363,11 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(spec))
 
-    def observe(self, run: Run, observation: Observation, looks: list[dict[str, Any]], weights_sha256: str) -> None:
+    def write_readings(self, run: Run, probe: ProbeSpec, readings: list[dict[str, Any]], weights_sha256: str) -> None:
         """Record what was seen of the run, and of which weights at the end."""
-        path = self._observed(run, observation)
+        path = self._probed(run, probe)
         path.parent.mkdir(exist_ok=True)
-        content = {"observation": observation.identity(), "weights_sha256": weights_sha256, "looks": looks}
+        content = {"probe": probe.identity(), "weights_sha256": weights_sha256, "readings": readings}
         write_json(path, content)
 
     def fail(self, run: Run, failure: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ from torch import nn
 from lskd.bench import floor
 from lskd.bench.floor import Call, Kernel, Machine, Rate, Work, convolutions, copies, products, rate, work_of
 from lskd.bench.measure import count_work
+from lskd.compose import parse_run
+from lskd.config_groups import Conf
 from lskd.data import DATASETS
 from lskd.engine.training import set_precision
-from lskd.settings import Conf, parse_run
 
 CPU = torch.device("cpu")
 FLOAT = 4  # bytes

@@ -29,9 +29,10 @@ from lskd.bench.measure import (
     Pair,
 )
 from lskd.bench.reference import check
+from lskd.compose import parse_run
+from lskd.config_groups import Conf
 from lskd.data import DATASETS
 from lskd.errors import InputError
-from lskd.settings import Conf, parse_run
 
 CPU = torch.device("cpu")
 DIGITS = DATASETS["digits"]

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from lskd.bench.reference import UsualLoop, accuracies, draws_of, make_loader, random_view
-from lskd.config import Named, Run, Smoothing
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize, Views
 from lskd.engine import Shared, train
@@ -20,6 +19,7 @@ from lskd.methods import METHODS
 from lskd.methods.distillation import Distillation
 from lskd.models import CifarResNetArch
 from lskd.recipe import Recipe, Schedule, WeightDecay
+from lskd.run import Named, Run, Smoothing
 
 CPU = torch.device("cpu")
 RESNET = Named("resnet8", CifarResNetArch(depth=8, stem=4, widths=(4, 6, 8)))

@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from lskd.launch.sweep.sweep import carry_out
 
-from lskd.config import Runtime
+from lskd.compose import parse_run
+from lskd.config_groups import Conf
 from lskd.data import sources
-from lskd.launch import carry_out
-from lskd.settings import Conf, parse_run
+from lskd.runtime import Runtime
 from lskd.store import Store
 
 TEACHER = ("method=kd", "teacher=mlp")
@@ -158,8 +159,8 @@ BAD = [
     (("experiment=quickstart", "alpha=0.1"), "alpha", "0.1", "experiment.settings.alpha"),
     (("experiment=quickstart", "recipe.lr=3"), "recipe.lr", "3", "experiment.settings.recipe.lr"),
     (("experiment=quickstart", "experiment.settings.recipe.lrr=3"), "recipe.lrr", "3", "did you mean 'lr'?"),
-    (("experiment=quickstart", "experiment.sheet=[a]"), "experiment.sheet", "a", "did you mean 'sheets'?"),
-    (("experiment=quickstart", "experiment.sheets=[nope]"), "table", "nope", "quickstart_temperature"),
+    (("experiment=quickstart", "experiment.table=[a]"), "experiment.table", "a", "did you mean 'tables'?"),
+    (("experiment=quickstart", "experiment.tables=[nope]"), "table", "nope", "quickstart_temperature"),
     ("experiment.settings.recipe.lr=3", "experiment", "None", "allowed: mnist_figure5, muller_choices"),
     ("seeds=[0,1]", "seeds", "[0, 1]", "is for experiments"),
     (("experiment=quickstart", "seeds=[]"), "seeds", "[]", "at least one"),
@@ -254,8 +255,8 @@ def test_a_network_that_cannot_be_built_is_found_before_data_are_fetched(lskd_ru
 
 # ---- files of the user's own --------------------------------------------------------------------------------------
 
-SHEET = """
-title: a sheet
+TABLE = """
+title: a table
 seeds: [0]
 base: {dataset: digits, arch: mlp}
 rows: {hard: {label: hard}, ls: {label: smooth, run: {alpha: 0.1}}}
@@ -263,17 +264,17 @@ columns: {top1: {label: top-1}}
 paper: {hard: {top1: 90}}
 claims: [{id: C1, text: "less", tests: [{test: less, of: ls/top1, than: hard/top1}]}]
 """
-EXPERIMENT = "title: mine\nsheets: [mine]\n"
+EXPERIMENT = "title: mine\ntables: [mine]\n"
 
 BAD_FILES = [
-    # (of the sheet: what to replace, by what), (of the experiment: the same), parts of the message
+    # (of the table: what to replace, by what), (of the experiment: the same), parts of the message
     (("seeds: [0]", "seeds: [0]\nsedes: [1]"), None, ("table.mine.sedes", "did you mean 'seeds'?")),
     (("seeds: [0]", "seeds: [a]"), None, ("table.mine.seeds[0]", '"a"', "a whole number")),
     (("seeds: [0]", "seeds: 0"), None, ("table.mine.seeds", "0", "a list")),
     (("seeds: [0]", "seeds: []"), None, ("table.mine.seeds", "[]", "at least one")),
     (("seeds: [0]", "seeds: [1, 1]"), None, ("table.mine.seeds", "[1, 1]", "all different")),
     (("seeds: [0]", "seeds: [-1]"), None, ("table.mine, cell hard/top1: seed", "-1", "in [0, 2^31)")),
-    (("title: a sheet\n", "\n"), None, ("table.mine.title", "is required")),
+    (("title: a table\n", "\n"), None, ("table.mine.title", "is required")),
     (("label: smooth", "lable: smooth"), None, ("table.mine.rows.ls.lable", "did you mean 'label'?")),
     (("alpha: 0.1", "alpha: 2"), None, ("cell ls/top1: smoothing.alpha", "2", "in [0, 1)")),
     (("alpha: 0.1", "alhpa: 0.1"), None, ("table.mine.rows.ls.run.alhpa", "did you mean 'alpha'?")),
@@ -286,12 +287,11 @@ BAD_FILES = [
     (("{top1: 90}", "{top2: 90}"), None, ("table.mine.paper.hard", "top2", "did you mean 'top1'?")),
     (("of: ls/top1", "of: sl/top1"), None, ("table.mine.claims.C1", "sl/top1", "did you mean 'ls/top1'?")),
     (("test: less", "test: lesser"), None, ("claims[0].tests[0].test", "lesser", "less, greater")),
-    (("title: a sheet", "title: [a sheet"), None, ("mine.yaml", "cannot be read")),
-    (None, ("sheets: [mine]", "sheets: []"), ("experiment.sheets", "[]", "conf/table")),
-    (None, ("sheets: [mine]", "sheets: [mien]"), ("table", "mien", "did you mean 'mine'?")),
-    (None, ("sheets: [mine]", "sheets: [mine, mine]"), ("experiment.sheets", "mine", "all different")),
-    (None, ("sheets:", "sheet:"), ("experiment.sheet", "did you mean 'sheets'?")),
-    (None, ("sheets:", "tables:"), ("experiment.tables", "did you mean 'sheets'?")),
+    (("title: a table", "title: [a table"), None, ("mine.yaml", "cannot be read")),
+    (None, ("tables: [mine]", "tables: []"), ("experiment.tables", "[]", "conf/table")),
+    (None, ("tables: [mine]", "tables: [mien]"), ("table", "mien", "did you mean 'mine'?")),
+    (None, ("tables: [mine]", "tables: [mine, mine]"), ("experiment.tables", "mine", "all different")),
+    (None, ("tables:", "table:"), ("experiment.table", "did you mean 'tables'?")),
     (None, ("title: mine", "title: mine\ntitle: yours"), ("duplicate key title",)),
     (None, ("title: mine", "title: mine\nsettings: {recipe.lr_factors: {0.10: 1}}"), ("0.1", "quote it")),
     (("seeds: [0]", "seeds: [0]\nseeds: [1]"), None, ("mine.yaml", "duplicate key seeds", "line 4")),
@@ -307,8 +307,8 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize(("in_sheet", "in_experiment", "parts"), BAD_FILES)
-def test_bad_experiment_and_table_files(lskd_run, tmp_path, in_sheet, in_experiment, parts):
-    for group, text, change in (("table", SHEET, in_sheet), ("experiment", EXPERIMENT, in_experiment)):
+def test_bad_experiment_and_table_files(lskd_run, tmp_path, in_table, in_experiment, parts):
+    for group, text, change in (("table", TABLE, in_table), ("experiment", EXPERIMENT, in_experiment)):
         (tmp_path / "conf" / group).mkdir(parents=True)
         assert change is None or change[0] in text
         (tmp_path / "conf" / group / "mine.yaml").write_text(text.replace(*change) if change else text)

@@ -21,13 +21,15 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lskd import cli, data_cli
+from lskd.config_groups import Conf, shipped_conf
+from lskd.environment import published
 from lskd.methods import METHODS
-from lskd.plan import load_experiment, load_sheet, make_plan
+from lskd.plan import make_plan
 from lskd.plugins import code_of
 from lskd.report import cli as report_cli
-from lskd.run import published
-from lskd.settings import Conf, shipped_conf
 from lskd.store import Store
+from lskd.tables.experiment import load_experiment
+from lskd.tables.table import load_table
 
 LIGHT = ("runtime.device=cpu", "runtime.threads=1")
 EXPERIMENTS = Conf().names("experiment")
@@ -95,8 +97,8 @@ def write_conf(folder: Path, *, seeds, alphas) -> None:
     """An experiment "mine" of a digits network under some alphas and seeds."""
     columns = {f"a{i}": {"label": str(alpha), "run": {"alpha": alpha}} for i, alpha in enumerate(alphas)}
     base = {"dataset": "digits", "arch": "mlp", "arch.hidden": [4], "recipe.epochs": 1}
-    sheet = {"title": "mine", "seeds": list(seeds), "base": base, "rows": {"net": {"label": "net"}}, "columns": columns}
-    for group, content in (("table", sheet), ("experiment", {"title": "mine", "sheets": ["mine"]})):
+    table = {"title": "mine", "seeds": list(seeds), "base": base, "rows": {"net": {"label": "net"}}, "columns": columns}
+    for group, content in (("table", table), ("experiment", {"title": "mine", "tables": ["mine"]})):
         (folder / group).mkdir(parents=True)
         (folder / group / "mine.yaml").write_text(json.dumps(content))  # JSON is YAML
 
@@ -130,10 +132,10 @@ def test_printed_commands_know_chains_of_teachers_and_odd_values(lskd_run):
         "teacher": {"arch": "mlp", "arch.hidden": [8, 8], "method": "kd", "method.beta": 1e-5, "seed": 3,
                     "recipe": "quickstart", "teacher": {"arch": "mlp", "alpha": 0.2, "recipe.epochs": 7}},
     }  # fmt: skip
-    sheet = {"title": "", "seeds": [5], "base": settings, "rows": {"r": {"label": ""}}, "columns": {"c": {"label": ""}}}
+    table = {"title": "", "seeds": [5], "base": settings, "rows": {"r": {"label": ""}}, "columns": {"c": {"label": ""}}}
     conf = Conf()
-    conf._loaded["table", "chain"] = sheet
-    plan = make_plan(load_experiment({"title": "", "sheets": ["chain"]}), conf)
+    conf._loaded["table", "chain"] = table
+    plan = make_plan(load_experiment({"title": "", "tables": ["chain"]}), conf)
     assert len(plan.runs) == 3 and [run.seed for run in plan.runs] == [3, 3, 5]
     for line in cli.commands(plan, plan.runs):
         expected, _, *words = shlex.split(line)
@@ -248,7 +250,7 @@ def test_a_recipe_is_named_as_its_file(lskd_run, tmp_path, monkeypatch):
         (tmp_path / group / f"{name}.yaml").write_text(content)
     conf = Conf((tmp_path, shipped_conf()))
     assert conf.load("recipe", "mine")["name"] == "mine"
-    assert load_sheet("mine", conf).name == "mine"
+    assert load_table("mine", conf).name == "mine"
     seen: list = []
     monkeypatch.setattr(cli, "execute", lambda plan, runs, *rest: seen.extend(runs))
     lskd_run("recipe=mine", "--config-dir", str(tmp_path))

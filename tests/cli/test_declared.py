@@ -24,8 +24,8 @@ def planned(lskd_run: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_seeds_that_are_asked_for_are_not_the_declared_ones(planned: Any) -> None:
     whole, some = planned("experiment=muller_mnist"), planned("experiment=muller_mnist", "seeds=[0,1,2]")
-    assert [(grid.as_declared, len(grid.seeds)) for grid in (*whole.grids, *some.grids)] == [(True, 5), (False, 3)]
-    assert len(some.grids[0].declared_seeds) == 5
+    assert [(table.as_declared, len(table.seeds)) for table in (*whole.tables, *some.tables)] == [(True, 5), (False, 3)]
+    assert len(some.tables[0].declared_seeds) == 5
 
 
 def test_settings_that_are_asked_for_are_no_papers_protocol(planned: Any) -> None:

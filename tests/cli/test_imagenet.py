@@ -66,7 +66,7 @@ def test_resized_crops_of_data_in_memory_are_refused(lskd_run):
 
 
 def test_the_whole_experiment(lskd_run, write_photographs, monkeypatch, tmp_path):
-    """Four sheets from four trainings; what is done is not trained again."""
+    """Four tables from four trainings; what is done is not trained again."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("LSKD_CACHE", str(cache))
     root = write_photographs(tmp_path / "photographs", {"train": 8, "val": 4}, CLASSES)
@@ -91,8 +91,8 @@ def test_the_whole_experiment(lskd_run, write_photographs, monkeypatch, tmp_path
 
     written = {path.stem for path in (tmp_path / "results").rglob("muller_*_imagenet*")}
     assert {"muller_table2_imagenet", "muller_table3_imagenet", "muller_figure1_imagenet"} <= written
-    observed = [len(list(path.iterdir())) for path in (tmp_path / "results" / "runs").glob("*/observed")]
-    assert observed == [2] * 4
+    probed = [len(list(path.iterdir())) for path in (tmp_path / "results" / "runs").glob("*/observed")]
+    assert probed == [2] * 4
     weights = list((tmp_path / "results" / "runs").glob("*/*.safetensors"))
     assert [safetensors.torch.load_file(path)["head.weight"].shape[0] for path in weights] == [5] * 4
 

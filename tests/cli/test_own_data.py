@@ -46,7 +46,7 @@ def test_a_validation_part_of_its_own_from_import_to_table(stream, own, lskd_run
     text = "\n".join(f"{key}: {json.dumps(value)}" for key, value in table.items() if key != "base")
     base = "\n".join(f"  {key}: {value}" for key, value in settings.items())
     (tmp_path / "conf" / "table" / "own.yaml").write_text(f"{text}\nbase:\n{base}\n")
-    (tmp_path / "conf" / "experiment" / "own.yaml").write_text("title: Own\nsheets: [own]\n")
+    (tmp_path / "conf" / "experiment" / "own.yaml").write_text("title: Own\ntables: [own]\n")
     shown = lskd_run("--config-dir", str(tmp_path / "conf"), "experiment=own", *QUIET)
     assert shown.code == 0, shown.err
     assert "1 done, 0 to train" in shown.out

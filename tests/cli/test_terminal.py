@@ -15,11 +15,11 @@ import pytest
 
 from lskd import cli, data_cli, program
 from lskd.bench import cli as bench_cli
+from lskd.config_groups import Conf
 from lskd.data import cache
 from lskd.data.sources import Arrays
 from lskd.errors import InputError
 from lskd.report import cli as report_cli
-from lskd.settings import Conf
 
 PROGRAMS = {
     "lskd-run": (cli.main, ["arch=mlp", "alpha=0.1", "plan=true"]),

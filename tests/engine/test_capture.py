@@ -26,7 +26,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import lskd.engine.capture
-from lskd.config import Named, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize
 from lskd.engine import Shared
@@ -43,6 +42,7 @@ from lskd.models import (
     WideResNetArch,
 )
 from lskd.recipe import Recipe, Schedule, WeightDecay
+from lskd.run import Named, Run
 
 CPU = torch.device("cpu")
 NETWORKS = {

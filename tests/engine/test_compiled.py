@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from lskd.launch.sweep.preflight import check_buildable
 from torch import nn
 
-from lskd.config import Named, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.engine import Interrupted, Outcome, Shared, compiled, run_bytes, train
 from lskd.errors import InputError
 from lskd.methods import METHODS
 from lskd.models import CifarResNetArch, MLPArch
 from lskd.recipe import Recipe
-from lskd.run import check_buildable
+from lskd.run import Named, Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

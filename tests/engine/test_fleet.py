@@ -18,7 +18,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lskd.config import Named, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize
 from lskd.engine import Diverged, Interrupted, Outcome, Shared, run_bytes, train
@@ -30,6 +29,7 @@ from lskd.engine.training import Training, build_network
 from lskd.methods import METHODS, Batch, Method
 from lskd.models import ARCHS, CifarResNetArch, MLPArch
 from lskd.recipe import Recipe
+from lskd.run import Named, Run
 
 SPEC = Spec("noise", "Noise", 4, (3, 8, 8), 30, 12, tuple("abcd"), digest="")
 GENERATOR = torch.Generator().manual_seed(0)

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 import lskd
 import lskd.engine.teacher
 from lskd import metrics
-from lskd.config import Named, Run, Smoothing, table_bytes
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize, Normalizer, Views
 from lskd.engine import Diverged, Interrupted, Outcome, Shared, train
@@ -30,6 +29,7 @@ from lskd.methods import METHODS, Batch, Method
 from lskd.methods.distillation import Distillation
 from lskd.models import ARCHS, Arch, CifarResNetArch, MLPArch
 from lskd.recipe import Recipe, Schedule, WeightDecay
+from lskd.run import Named, Run, Smoothing, table_bytes
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -757,7 +757,7 @@ def with_other(**values: Any) -> Callable[[dict[str, Any]], Any]:
     "change",
     [
         *map(without, ("id", "step", "sums", "network", "optimizer", "generator", "average")),
-        *map(without, ("epochs", "looks", "seconds", "versions")),
+        *map(without, ("epochs", "readings", "seconds", "versions")),
         with_other(versions={"lskd": lskd.__version__, "torch": "1.0"}),
         with_other(versions={"lskd": "0.0", "torch": str(torch.__version__)}),
         with_other(network={}),

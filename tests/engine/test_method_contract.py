@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from lskd.launch.sweep.preflight import check_buildable, unsuitable
 from torch import Tensor, nn
 
-from lskd.config import Named, Run
 from lskd.data import DATASETS, Dataset, Part, Spec
 from lskd.data.augment import Augment
 from lskd.engine import Interrupted, Outcome, Shared, run_bytes, train
@@ -26,7 +26,7 @@ from lskd.models import ARCHS, Arch, CifarResNetArch, MLPArch
 from lskd.models.taps import taps_of
 from lskd.plugins import load_plugin
 from lskd.recipe import Recipe, WeightDecay
-from lskd.run import check_buildable, unsuitable
+from lskd.run import Named, Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from lskd.config import Named, Observation, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment
-from lskd.engine import Shared, observe, train
+from lskd.engine import Shared, run_probes, train
 from lskd.engine.seeds import seed_for
 from lskd.engine.training import Training, build_network
 from lskd.methods import METHODS
 from lskd.models import ARCHS, Arch, MLPArch
-from lskd.observers.mutual_information import MutualInformation
+from lskd.probes.mutual_information import MutualInformation
 from lskd.recipe import Recipe
+from lskd.run import Named, ProbeSpec, Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,13 +73,13 @@ def test_every_generation_has_its_own_and_the_first_that_of_its_seed():
 
 
 def test_an_observer_draws_the_same_of_a_training_and_of_its_weights():
-    observation = Observation("mutual_information", MutualInformation(classes=("ant", "dog"), examples=3, every=0))
-    looks = {}
+    probe = ProbeSpec("mutual_information", MutualInformation(classes=("ant", "dog"), examples=3, every=0))
+    readings = {}
     for streams in ("own", "shared"):
         _, run = generations(2, streams, MLPArch((4,)))
         outcome = train(
             replace(run, streams="own"), SPEC, PARTS, build_network(run, SPEC),
-            shared=Shared(torch.device("cpu")), observations=[observation],
+            shared=Shared(torch.device("cpu")), probes=[probe],
         )  # fmt: skip
-        looks[streams] = observe(run, SPEC, PARTS, outcome.network, [observation], Shared(torch.device("cpu")))
-        assert (looks[streams] == outcome.looks) == (streams == "own")
+        readings[streams] = run_probes(run, SPEC, PARTS, outcome.network, [probe], Shared(torch.device("cpu")))
+        assert (readings[streams] == outcome.readings) == (streams == "own")

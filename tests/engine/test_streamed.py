@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lskd import data
-from lskd.config import Named, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize, ResizedCrop
 from lskd.engine import Interrupted, Outcome, Shared, run_bytes, train
@@ -26,6 +25,7 @@ from lskd.errors import InputError
 from lskd.methods import METHODS
 from lskd.models import Arch, CifarResNetArch, MLPArch
 from lskd.recipe import Recipe
+from lskd.run import Named, Run
 
 CPU = torch.device("cpu")
 MLP = Named[Arch]("mlp", MLPArch(hidden=(6,), hidden_dropout=0.3))

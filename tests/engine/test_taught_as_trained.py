@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from lskd.config import Named, Observation, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize, Normalizer
-from lskd.engine import Shared, observe, train
+from lskd.engine import Shared, run_probes, train
 from lskd.engine.seeds import generator_for
 from lskd.engine.training import build_network, forward
 from lskd.methods import METHODS, Method
 from lskd.methods.distillation import Distillation
 from lskd.models import CifarResNetArch
-from lskd.observers import Observer, Scene
+from lskd.probes import Probe, Scene
 from lskd.recipe import Recipe
+from lskd.run import Named, ProbeSpec, Run
 from lskd.targets import equivalent_smoothing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -117,27 +117,27 @@ def test_statistics_are_those_of_the_teachers_own_images():
 
 
 @dataclass(frozen=True)
-class TaughtBy(Observer):
+class TaughtBy(Probe):
     needs_teacher: ClassVar[bool] = True
 
-    def look(self, scene: Scene) -> dict[str, Any]:
+    def measure(self, scene: Scene) -> dict[str, Any]:
         assert scene.teacher is not None
         pixels = scene.plain("train", torch.arange(12))
         return {"train": {"teacher": scene.teacher(pixels).tolist(), "student": scene.forward(pixels).tolist()}}
 
 
 def test_an_observer_sees_the_same_teacher_in_training_and_afterwards():
-    observation = Observation("taught_by", TaughtBy())
-    looks = []
+    probe = ProbeSpec("taught_by", TaughtBy())
+    readings = []
     for student in ("none", "dataset"):
         run = make_run(KINDS[student], KINDS["dataset"])
         shared = Shared(torch.device("cpu"))
-        outcome = train(run, SPEC, PARTS, make_teacher(run), shared=shared, observations=[observation])
-        after = observe(run, SPEC, PARTS, outcome.network, [observation], shared, make_teacher(run))
-        assert after == outcome.looks
-        looks.append(after[observation.key][0]["train"])
-    assert looks[0]["teacher"] == looks[1]["teacher"]
-    assert looks[0]["student"] != looks[1]["student"]
+        outcome = train(run, SPEC, PARTS, make_teacher(run), shared=shared, probes=[probe])
+        after = run_probes(run, SPEC, PARTS, outcome.network, [probe], shared, make_teacher(run))
+        assert after == outcome.readings
+        readings.append(after[probe.key][0]["train"])
+    assert readings[0]["teacher"] == readings[1]["teacher"]
+    assert readings[0]["student"] != readings[1]["student"]
 
 
 def test_students_of_other_normalisations_share_one_table():

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lskd.config import Named, Run
 from lskd.data import Dataset, Part, Spec
 from lskd.engine import Shared, train
 from lskd.engine.seeds import generator_for, seed_for
@@ -27,6 +26,7 @@ from lskd.methods.connectors import regressor
 from lskd.methods.overhaul import margins
 from lskd.models import CifarResNetArch
 from lskd.recipe import Recipe, WeightDecay
+from lskd.run import Named, Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

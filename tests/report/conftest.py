@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from lskd.plan import Experiment, Grid, Plan, Sheet, in_order, make_grid
+from lskd.config_groups import Conf
+from lskd.plan import Plan, TablePlan, in_order, plan_table
 from lskd.report.claims import Finding, evaluate
 from lskd.report.values import Values
-from lskd.settings import Conf
+from lskd.schema import parse
 from lskd.store import Store
-from lskd.strict import parse
+from lskd.tables.experiment import Experiment
+from lskd.tables.table import Table
 
 BASE = {"dataset": "digits", "arch": "mlp", "recipe": "quickstart"}
 ENV = {"device": "Abacus 3", "commit": "0123456789ab", "lskd": "0.1.0"}
@@ -26,8 +28,8 @@ class Lab:
         self.store = Store(root)
         self.conf = Conf()
 
-    def table(self, seeds: Sequence[int] = (0, 1, 2), **sheet: Any) -> Grid:
-        """Two rows (hard, ls) × two columns (small, large) unless the sheet says otherwise."""
+    def table(self, seeds: Sequence[int] = (0, 1, 2), **table: Any) -> TablePlan:
+        """Two rows (hard, ls) × two columns (small, large) unless the table says otherwise."""
         content: dict[str, Any] = {
             "name": "made_up",
             "title": "Made-up accuracies",
@@ -43,9 +45,9 @@ class Lab:
                 "large": {"label": "large", "run": {"arch.hidden": [64]}},
             },
         }
-        return make_grid(parse(Sheet, {**content, **sheet}, "table.made_up"), self.conf)
+        return plan_table(parse(Table, {**content, **table}, "table.made_up"), self.conf)
 
-    def figure(self, seeds: Sequence[int] = (0, 1, 2), **sheet: Any) -> Grid:
+    def figure(self, seeds: Sequence[int] = (0, 1, 2), **table: Any) -> TablePlan:
         """Two series (small, large) over α = 0, 0.2, 0.4, with γ as the horizontal axis."""
         series = {"over": "alpha", "values": [0, 0.2, 0.4]}
         content: dict[str, Any] = {
@@ -60,14 +62,20 @@ class Lab:
                 "large": {"label": "large network", "run": {"arch.hidden": [64]}, **series, "style": "s--"},
             },
         }
-        return make_grid(parse(Sheet, {**content, **sheet}, "table.made_up_figure"), self.conf)
+        return plan_table(parse(Table, {**content, **table}, "table.made_up_figure"), self.conf)
 
     def fill(
-        self, grid: Grid, cell: str, numbers: Sequence[float] | Mapping[int, float], *, gamma: float = 0.0, **more: Any
+        self,
+        planned: TablePlan,
+        cell: str,
+        numbers: Sequence[float] | Mapping[int, float],
+        *,
+        gamma: float = 0.0,
+        **more: Any,
     ) -> None:
         """Finish the runs of a cell with these top-1 accuracies: in the order of the seeds, or by seed."""
         by_seed = numbers if isinstance(numbers, Mapping) else dict(enumerate(numbers))
-        for run in grid.cell(*cell.split("/")).runs:
+        for run in planned.cell(*cell.split("/")).runs:
             if run.seed in by_seed:
                 top1 = by_seed[run.seed]
                 measured = {"top1": top1, "error": 100 - top1, "nll": 0.5, "ece15": 0.05, **more}
@@ -78,13 +86,13 @@ class Lab:
                     run, {"last": {"test": measured}, "best": {"test": best}, "train": {"top1": 100.0}, "gamma": gamma}
                 )
 
-    def plan(self, *grids: Grid, **experiment: Any) -> Plan:
-        names = tuple(grid.sheet.name for grid in grids)
-        runs = in_order(run for grid in grids for cell in grid.cells for run in cell.runs)
-        return Plan(Experiment(**{"title": "Made up", "name": "fiction", "sheets": names, **experiment}), grids, runs)
+    def plan(self, *tables: TablePlan, **experiment: Any) -> Plan:
+        names = tuple(planned.table.name for planned in tables)
+        runs = in_order(run for planned in tables for cell in planned.cells for run in cell.runs)
+        return Plan(Experiment(**{"title": "Made up", "name": "fiction", "tables": names, **experiment}), tables, runs)
 
-    def findings(self, grid: Grid) -> dict[str, Finding]:
-        return {finding.claim.id: finding for finding in evaluate(grid, Values(self.store))}
+    def findings(self, planned: TablePlan) -> dict[str, Finding]:
+        return {finding.claim.id: finding for finding in evaluate(planned, Values(self.store))}
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from lskd import report
-from lskd.plan import load_experiment, make_plan
-from lskd.settings import Conf
+from lskd.config_groups import Conf
+from lskd.plan import make_plan
 from lskd.store import Store
+from lskd.tables.experiment import load_experiment
 
 RESULTS = Path(__file__).parents[2] / "results"
 RUNS = sorted((RESULTS / "runs").glob("*/result.json"))
@@ -84,6 +85,6 @@ def test_the_answer_in_the_readme_is_that_of_the_tables():
 def test_a_frame_holds_every_cell():
     plan = make_plan(load_experiment(Conf().load("experiment", "quickstart_five"), "quickstart_five"), Conf())
     frame = report.frame(plan, Store(RESULTS))
-    assert len(frame) == sum(len(grid.cells) for grid in plan.grids)
-    accuracy = frame.query("sheet == 'quickstart_five' and row == 'hard' and column == 'teacher'")["mean"].item()
+    assert len(frame) == sum(len(planned.cells) for planned in plan.tables)
+    accuracy = frame.query("table == 'quickstart_five' and row == 'hard' and column == 'teacher'")["mean"].item()
     assert accuracy == pytest.approx(99.0, abs=1.0)

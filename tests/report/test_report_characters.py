@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from lskd.plan import load_experiment, load_sheet
+from lskd.config_groups import Conf
 from lskd.report import figures, tables, write
 from lskd.report.characters import plain, tex
-from lskd.settings import Conf
+from lskd.tables.experiment import load_experiment
+from lskd.tables.table import load_table
 
 CONF = Conf()
 LETTERS = "ε ↓ ∞ σ ℓ ∂ … α β γ Γ Δ Ω λ Λ π ϕ φ − – — × · ± ≤ ≥ ≈ ≠ → ↑ ∈ ∑ √ ² ³ ₁ ½ ‖ ° é ü ß ñ č ő Ø ł µ « » | < > ~"
@@ -28,9 +29,9 @@ def texts() -> list[str]:
     """All that the shipped tables and experiments print as text."""
     found = []
     for name in CONF.names("table"):
-        sheet = load_sheet(name, CONF)
-        lines = [*sheet.rows.values(), *sheet.columns.values()]
-        found += [sheet.title, sheet.source, *(line.label for line in lines), *(line.over for line in lines)]
+        table = load_table(name, CONF)
+        lines = [*table.rows.values(), *table.columns.values()]
+        found += [table.title, table.source, *(line.label for line in lines), *(line.over for line in lines)]
     for name in CONF.names("experiment"):
         found.append(load_experiment(CONF.load("experiment", name)).shortened)
     return found
@@ -63,8 +64,8 @@ def test_markdown_shows_a_label_as_it_is_written():
 
 def test_odd_labels_in_a_table(lab: Any, tmp_path: Path) -> None:
     rows = {"hard": {"label": ODD, "run": {"alpha": 0.0}}, "ls": {"label": '[x] "y", z', "run": {"alpha": 0.1}}}
-    grid = lab.table(rows=rows, title=ODD, notes=["one\nnote"], skip={"ls": {"large": "no\n# such"}})
-    written = {path.suffix: path.read_text() for path in write(lab.plan(grid), lab.store, tmp_path)}
+    planned = lab.table(rows=rows, title=ODD, notes=["one\nnote"], skip={"ls": {"large": "no\n# such"}})
+    written = {path.suffix: path.read_text() for path in write(lab.plan(planned), lab.store, tmp_path)}
     markdown = written[".md"]
     assert f"# {plain(ODD)}\n" in markdown and "- one note\n" in markdown and "no # such" in markdown
     table = [line for line in markdown.splitlines() if line.startswith("|")]
@@ -77,10 +78,10 @@ def test_odd_labels_in_a_table(lab: Any, tmp_path: Path) -> None:
 
 def test_odd_labels_in_a_figure(lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A label is no formula, and is in the legend even if it begins with _, which matplotlib leaves out."""
-    grid = lab.figure(title=r"$\nope$ of $5")
-    rows = {key: replace(line, label=f"_{key} $\nope$") for key, line in grid.sheet.rows.items()}
-    grid = replace(grid, sheet=replace(grid.sheet, rows=rows))
-    lab.fill(grid, "small/0", [90.0, 91.0, 92.0])
+    planned = lab.figure(title=r"$\nope$ of $5")
+    rows = {key: replace(line, label=f"_{key} $\nope$") for key, line in planned.table.rows.items()}
+    planned = replace(planned, table=replace(planned.table, rows=rows))
+    lab.fill(planned, "small/0", [90.0, 91.0, 92.0])
     drawn: list[Figure] = []
     save = Figure.savefig
 
@@ -89,7 +90,7 @@ def test_odd_labels_in_a_figure(lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_p
         save(figure, *args, **how)
 
     monkeypatch.setattr(Figure, "savefig", savefig)
-    paths = write(lab.plan(grid), lab.store, tmp_path)
+    paths = write(lab.plan(planned), lab.store, tmp_path)
     assert [path.suffix for path in paths][-2:] == [".png", ".svg"]
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [" _small $\nope$"]
     assert figures.STYLE["text.parse_math"] is False

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from lskd.errors import InputError
-from lskd.plan import Test as Statement
 from lskd.report.claims import in_words, p_values
 from lskd.report.statistics import Estimate, one_sample
+from lskd.tables.claim import Test as Statement
 
 
 def claim(*tests: dict[str, Any], id: str = "C") -> dict[str, Any]:
@@ -69,10 +69,10 @@ def test_equality_takes_the_interval_of_90_percent() -> None:
 
 
 def test_difference_in_words(lab: Any) -> None:
-    grid = lab.table(claims=[claim({"test": "less", "of": "ls/small", "than": "hard/small"})])
-    lab.fill(grid, "hard/small", [91.0, 92.0, 93.0])
-    lab.fill(grid, "ls/small", [90.0, 90.9, 91.9])  # lower by 1.0, 1.1, 1.1
-    finding = lab.findings(grid)["C"]
+    planned = lab.table(claims=[claim({"test": "less", "of": "ls/small", "than": "hard/small"})])
+    lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
+    lab.fill(planned, "ls/small", [90.0, 90.9, 91.9])  # lower by 1.0, 1.1, 1.1
+    finding = lab.findings(planned)["C"]
     assert finding.verdict == "reproduced"
     # m = 1.0667, s = 0.0577, half width 4.3027 · 0.0577/√3 = 0.1434
     assert finding.parts[0].text == "1.07 lower [0.92, 1.21] over 3 seeds, p < 0.001"
@@ -81,17 +81,17 @@ def test_difference_in_words(lab: Any) -> None:
 
 def test_pairing_by_seed_counts(lab: Any) -> None:
     """The seeds differ by far more than the cells do: only the paired difference sees it."""
-    grid = lab.table(claims=[claim({"test": "greater", "of": "ls/small", "than": "hard/small"})])
-    lab.fill(grid, "hard/small", {0: 70.0, 1: 80.0, 2: 90.0})
-    lab.fill(grid, "ls/small", {2: 91.1, 0: 71.0, 1: 80.9})
-    assert lab.findings(grid)["C"].verdict == "reproduced"
+    planned = lab.table(claims=[claim({"test": "greater", "of": "ls/small", "than": "hard/small"})])
+    lab.fill(planned, "hard/small", {0: 70.0, 1: 80.0, 2: 90.0})
+    lab.fill(planned, "ls/small", {2: 91.1, 0: 71.0, 1: 80.9})
+    assert lab.findings(planned)["C"].verdict == "reproduced"
 
 
 def test_partial_cells_are_tested_on_the_seeds_they_share_and_say_so(lab: Any) -> None:
-    grid = lab.table(claims=[claim({"test": "less", "of": "ls/small", "than": "hard/small"})])
-    lab.fill(grid, "hard/small", {0: 91.0, 1: 92.0})
-    lab.fill(grid, "ls/small", {0: 90.0, 1: 91.0001, 2: 99.0})
-    finding = lab.findings(grid)["C"]
+    planned = lab.table(claims=[claim({"test": "less", "of": "ls/small", "than": "hard/small"})])
+    lab.fill(planned, "hard/small", {0: 91.0, 1: 92.0})
+    lab.fill(planned, "ls/small", {0: 90.0, 1: 91.0001, 2: 99.0})
+    finding = lab.findings(planned)["C"]
     assert finding.verdict == "undecided"
     assert "over 2 of 3 seeds" in finding.parts[0].text
 
@@ -101,20 +101,20 @@ def test_one_seed_decides_nothing(lab: Any, difference: float) -> None:
     tests = [{"test": "less", "of": "ls/small", "than": "hard/small"}]
     tests += [{"test": "equal", "of": "ls/small", "than": "hard/small", "within": 1.0, "margin": "ours"}]
     tests += [{"test": "below", "of": "ls/small", "within": 99.0, "margin": "ours"}]
-    grid = lab.table(claims=[claim(test, id=test["test"]) for test in tests])
-    lab.fill(grid, "hard/small", [90.0])
-    lab.fill(grid, "ls/small", [90.0 + difference])
-    for finding in lab.findings(grid).values():
+    planned = lab.table(claims=[claim(test, id=test["test"]) for test in tests])
+    lab.fill(planned, "hard/small", [90.0])
+    lab.fill(planned, "ls/small", [90.0 + difference])
+    for finding in lab.findings(planned).values():
         assert finding.verdict == "undecided"
         assert "one seed decides nothing" in finding.parts[0].text
 
 
 def test_seeds_that_agree_exactly_decide_nothing(lab: Any) -> None:
     """Accuracies on a few hundred images are discrete: two equal differences are no proof."""
-    grid = lab.table(claims=[claim({"test": "less", "of": "ls/small", "than": "hard/small"})])
-    lab.fill(grid, "hard/small", [98.61, 98.33, 98.06])
-    lab.fill(grid, "ls/small", [97.5, 97.22, 96.95])
-    finding = lab.findings(grid)["C"]
+    planned = lab.table(claims=[claim({"test": "less", "of": "ls/small", "than": "hard/small"})])
+    lab.fill(planned, "hard/small", [98.61, 98.33, 98.06])
+    lab.fill(planned, "ls/small", [97.5, 97.22, 96.95])
+    finding = lab.findings(planned)["C"]
     assert finding.verdict == "undecided"
     assert "all seeds agree exactly" in finding.parts[0].text
 
@@ -124,34 +124,34 @@ def test_a_cell_without_runs_is_not_run_and_is_named(lab: Any) -> None:
         {"test": "less", "of": "ls/small", "than": "hard/small"},
         {"test": "less", "of": "ls/large", "than": "hard/small"},
     ]
-    grid = lab.table(claims=[claim(*tests)])
-    lab.fill(grid, "hard/small", [91.0, 92.0, 93.0])
-    lab.fill(grid, "ls/small", [90.0, 90.9, 91.9])
-    finding = lab.findings(grid)["C"]
+    planned = lab.table(claims=[claim(*tests)])
+    lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
+    lab.fill(planned, "ls/small", [90.0, 90.9, 91.9])
+    finding = lab.findings(planned)["C"]
     assert (finding.verdict, finding.missing) == ("not run", ("ls/large",))
     assert [part.verdict for part in finding.parts] == ["reproduced so far", "not run"]
 
 
-def words(grid: Any, test: Statement) -> list[str]:
-    return [in_words(statement) for statement in grid.sheet.statements(test)]
+def words(planned: Any, test: Statement) -> list[str]:
+    return [in_words(statement) for statement in planned.table.statements(test)]
 
 
 def test_wildcards_are_one_part_a_cell(lab: Any) -> None:
-    grid = lab.table()
-    assert words(grid, Statement("less", of="ls/*", than="hard/*")) == [
+    planned = lab.table()
+    assert words(planned, Statement("less", of="ls/*", than="hard/*")) == [
         "ls/small < hard/small",
         "ls/large < hard/large",
     ]
-    assert words(grid, Statement("less", of="ls/*", than="hard/small")) == [
+    assert words(planned, Statement("less", of="ls/*", than="hard/small")) == [
         "ls/small < hard/small",
         "ls/large < hard/small",
     ]
-    assert words(grid, Statement("below", of="ls/*", within=1.0, margin="paper")) == [
+    assert words(planned, Statement("below", of="ls/*", within=1.0, margin="paper")) == [
         "ls/small < 1 (the paper's)",
         "ls/large < 1 (the paper's)",
     ]
-    assert words(grid, Statement("less", of="*/small", than="*/large", rows=("ls",))) == ["ls/small < ls/large"]
-    assert words(grid, Statement("greater", of="ls/* - hard/*", than="ls/small - hard/large")) == [
+    assert words(planned, Statement("less", of="*/small", than="*/large", rows=("ls",))) == ["ls/small < ls/large"]
+    assert words(planned, Statement("greater", of="ls/* - hard/*", than="ls/small - hard/large")) == [
         "ls/small - hard/small > ls/small - hard/large",
         "ls/large - hard/large > ls/small - hard/large",
     ]
@@ -169,13 +169,13 @@ def test_what_cancels_has_no_share_in_the_spread(lab: Any) -> None:
     """(a - c) - (b - c) is a - b, however wildly c changes."""
     test = {"test": "greater", "of": "ls/small - hard/large", "than": "hard/small - hard/large"}
     for spread in ("paired", "independent"):
-        grid = lab.table(
+        planned = lab.table(
             spread=spread, claims=[claim(test), claim({**test, "of": "ls/small", "than": "hard/small"}, id="D")]
         )
-        lab.fill(grid, "hard/small", [91.0, 92.0, 93.0])
-        lab.fill(grid, "ls/small", [90.0, 90.9, 91.9])
-        lab.fill(grid, "hard/large", [10.0, 90.0, 50.0])
-        with_c, without = (finding.parts[0] for finding in lab.findings(grid).values())
+        lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
+        lab.fill(planned, "ls/small", [90.0, 90.9, 91.9])
+        lab.fill(planned, "hard/large", [10.0, 90.0, 50.0])
+        with_c, without = (finding.parts[0] for finding in lab.findings(planned).values())
         assert (with_c.effect.error, with_c.effect.df) == pytest.approx((without.effect.error, without.effect.df))
 
 
@@ -189,30 +189,30 @@ def test_the_same_runs_under_two_names_are_not_compared(lab: Any) -> None:
 
 def test_lists_are_compared_each_with_each_and_skipped_cells_are_left_out(lab: Any) -> None:
     rows = {name: {"label": name, "run": {"alpha": alpha}} for name, alpha in (("a", 0.0), ("b", 0.1), ("c", 0.2))}
-    grid = lab.table(rows=rows, skip={"c": {"large": "too large"}})
+    planned = lab.table(rows=rows, skip={"c": {"large": "too large"}})
     test = Statement("greater", of="a/*", than=("b/*", "c/*"))
-    assert words(grid, test) == ["a/small > b/small", "a/large > b/large", "a/small > c/small"]
+    assert words(planned, test) == ["a/small > b/small", "a/large > b/large", "a/small > c/small"]
 
 
 def test_a_claim_is_reproduced_only_if_all_its_parts_are(lab: Any) -> None:
-    grid = lab.table(claims=[claim({"test": "less", "of": "ls/*", "than": "hard/*"})])
+    planned = lab.table(claims=[claim({"test": "less", "of": "ls/*", "than": "hard/*"})])
     for row, change in (("hard", 0.0), ("ls", -1.0)):
-        lab.fill(grid, f"{row}/small", [91.0 + change, 92.0 + 1.1 * change, 93.0 + change])
-    lab.fill(grid, "hard/large", [95.0, 96.0, 97.0])
-    lab.fill(grid, "ls/large", [96.0, 94.0, 97.5])
-    finding = lab.findings(grid)["C"]
+        lab.fill(planned, f"{row}/small", [91.0 + change, 92.0 + 1.1 * change, 93.0 + change])
+    lab.fill(planned, "hard/large", [95.0, 96.0, 97.0])
+    lab.fill(planned, "ls/large", [96.0, 94.0, 97.5])
+    finding = lab.findings(planned)["C"]
     assert [part.verdict for part in finding.parts] == ["reproduced", "undecided"]
     assert finding.verdict == "undecided"
 
 
 def test_contradiction_of_many_parts_is_corrected(lab: Any) -> None:
     """Against the claim at 95 %, but not at the 97.5 % that two parts ask for: undecided. A clear one: contradicted."""
-    grid = lab.table(claims=[claim({"test": "less", "of": "ls/*", "than": "hard/*"})])
-    lab.fill(grid, "hard/small", [91.0, 92.0, 93.0])
-    lab.fill(grid, "ls/small", [90.0, 90.9, 91.9])
-    lab.fill(grid, "hard/large", [90.0, 90.0, 90.0])
-    lab.fill(grid, "ls/large", [90.8, 91.0, 91.6])  # t = 4.70 on 2 degrees of freedom: p = 0.042
-    finding = lab.findings(grid)["C"]
+    planned = lab.table(claims=[claim({"test": "less", "of": "ls/*", "than": "hard/*"})])
+    lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
+    lab.fill(planned, "ls/small", [90.0, 90.9, 91.9])
+    lab.fill(planned, "hard/large", [90.0, 90.0, 90.0])
+    lab.fill(planned, "ls/large", [90.8, 91.0, 91.6])  # t = 4.70 on 2 degrees of freedom: p = 0.042
+    finding = lab.findings(planned)["C"]
     assert finding.verdict == "undecided"
     assert "against the claim at 95%, but not at 97.5%" in finding.parts[1].text
 
@@ -229,10 +229,10 @@ def test_contradiction_of_many_parts_is_corrected(lab: Any) -> None:
 
 def test_an_order_is_tested_by_ranks_within_seeds(lab: Any) -> None:
     rising = {"test": "rising", "of": "small/*"}
-    grid = lab.figure(claims=[claim(rising, id="up"), claim({"test": "falling", "of": "small/*"}, id="down")])
+    planned = lab.figure(claims=[claim(rising, id="up"), claim({"test": "falling", "of": "small/*"}, id="down")])
     for column, numbers in (("0", [90.0, 91.0, 92.0]), ("0.2", [92.0, 93.2, 94.0]), ("0.4", [93.0, 94.1, 95.1])):
-        lab.fill(grid, f"small/{column}", numbers)
-    up, down = lab.findings(grid)["up"], lab.findings(grid)["down"]
+        lab.fill(planned, f"small/{column}", numbers)
+    up, down = lab.findings(planned)["up"], lab.findings(planned)["down"]
     assert (up.verdict, down.verdict) == ("reproduced", "contradicted")
     # Every seed has the one order of six that is claimed: p = 2/6³.
     assert up.p == pytest.approx(2 / 6**3)
@@ -245,21 +245,21 @@ def test_an_order_is_tested_by_ranks_within_seeds(lab: Any) -> None:
 def test_a_dip_forbids_an_order_that_a_slope_would_show(lab: Any) -> None:
     """The means rise and then fall by less: their slope is positive, and so is Page's trend."""
     claims = [claim({"test": "rising", "of": "small/*"}), claim({"test": "largest", "of": "small/0.2"}, id="peak")]
-    grid = lab.figure(seeds=range(6), claims=claims)
-    lab.fill(grid, "small/0", [90.0, 90.3, 90.1, 89.8, 90.2, 90.0])
-    lab.fill(grid, "small/0.2", [94.0, 94.2, 94.3, 93.9, 94.1, 94.0])
-    lab.fill(grid, "small/0.4", [93.0, 93.3, 93.2, 92.9, 93.2, 92.9])
-    findings = lab.findings(grid)
+    planned = lab.figure(seeds=range(6), claims=claims)
+    lab.fill(planned, "small/0", [90.0, 90.3, 90.1, 89.8, 90.2, 90.0])
+    lab.fill(planned, "small/0.2", [94.0, 94.2, 94.3, 93.9, 94.1, 94.0])
+    lab.fill(planned, "small/0.4", [93.0, 93.3, 93.2, 92.9, 93.2, 92.9])
+    findings = lab.findings(planned)
     assert (findings["C"].verdict, findings["peak"].verdict) == ("contradicted", "reproduced")
     assert "1 of 2 steps rising on average" in findings["C"].parts[0].text
 
 
 def test_an_order_takes_only_seeds_that_have_all_points(lab: Any) -> None:
-    grid = lab.figure(claims=[claim({"test": "rising", "of": "small/*"})])
-    lab.fill(grid, "small/0", {0: 90.0, 1: 91.0})
-    lab.fill(grid, "small/0.2", {0: 92.0, 1: 93.0, 2: 0.0})
-    lab.fill(grid, "small/0.4", {0: 94.0, 2: 95.0})
-    assert "one seed decides nothing" in lab.findings(grid)["C"].parts[0].text
+    planned = lab.figure(claims=[claim({"test": "rising", "of": "small/*"})])
+    lab.fill(planned, "small/0", {0: 90.0, 1: 91.0})
+    lab.fill(planned, "small/0.2", {0: 92.0, 1: 93.0, 2: 0.0})
+    lab.fill(planned, "small/0.4", {0: 94.0, 2: 95.0})
+    assert "one seed decides nothing" in lab.findings(planned)["C"].parts[0].text
     apart = lab.figure(seeds=[20, 21], claims=[claim({"test": "rising", "of": "small/*"})])
     lab.fill(apart, "small/0", {20: 90.0})
     lab.fill(apart, "small/0.2", {21: 90.0})
@@ -270,22 +270,22 @@ def test_an_order_takes_only_seeds_that_have_all_points(lab: Any) -> None:
 
 def test_interpolation_at_the_other_cells_x(lab: Any) -> None:
     """small is 90, 92, 96 at γ = 0, 0.2, 0.4 (for seed 1: one more); at γ = 0.3 that is 94."""
-    grid = lab.figure(claims=[claim({"test": "greater", "of": "large/0.2", "than": "small@x"})])
+    planned = lab.figure(claims=[claim({"test": "greater", "of": "large/0.2", "than": "small@x"})])
     for column, gamma, top1 in (("0", 0.0, 90.0), ("0.2", 0.2, 92.0), ("0.4", 0.4, 96.0)):
-        lab.fill(grid, f"small/{column}", [top1, top1 + 1, top1 + 2], gamma=gamma)
-    lab.fill(grid, "large/0.2", [95.0, 96.001, 97.002], gamma=0.3)
-    part = lab.findings(grid)["C"].parts[0]
+        lab.fill(planned, f"small/{column}", [top1, top1 + 1, top1 + 2], gamma=gamma)
+    lab.fill(planned, "large/0.2", [95.0, 96.001, 97.002], gamma=0.3)
+    part = lab.findings(planned)["C"].parts[0]
     assert part.effect.mean == pytest.approx(1.001)
     assert part.verdict == "reproduced"
     assert "extrapolated" not in part.text
 
 
 def test_beyond_the_ends_of_a_series_nothing_is_decided(lab: Any) -> None:
-    grid = lab.figure(claims=[claim({"test": "less", "of": "large/0.2", "than": "small@x"})])
+    planned = lab.figure(claims=[claim({"test": "less", "of": "large/0.2", "than": "small@x"})])
     for column, gamma, top1 in (("0", 0.0, 90.0), ("0.2", 0.2, 92.0), ("0.4", 0.4, 96.0)):
-        lab.fill(grid, f"small/{column}", [top1, top1 + 1, top1 + 2], gamma=gamma)
-    lab.fill(grid, "large/0.2", [85.0, 86.001, 87.002], gamma=0.7)
-    part = lab.findings(grid)["C"].parts[0]
+        lab.fill(planned, f"small/{column}", [top1, top1 + 1, top1 + 2], gamma=gamma)
+    lab.fill(planned, "large/0.2", [85.0, 86.001, 87.002], gamma=0.7)
+    part = lab.findings(planned)["C"].parts[0]
     assert part.effect.mean == pytest.approx(-10.999)
     assert (part.verdict, part.p) == ("undecided", None)
     assert part.text.endswith("; extrapolated: beyond the ends of `small` in 3 seeds")
@@ -299,9 +299,9 @@ def test_a_test_can_look_at_another_metric(lab: Any) -> None:
         "margin": "ours",
         "metric": {"name": "error", "digits": 1},
     }
-    grid = lab.table(claims=[claim(below)])
-    lab.fill(grid, "ls/small", [95.0, 95.5, 96.0])
-    finding = lab.findings(grid)["C"]
+    planned = lab.table(claims=[claim(below)])
+    lab.fill(planned, "ls/small", [95.0, 95.5, 96.0])
+    finding = lab.findings(planned)["C"]
     assert finding.verdict == "reproduced"
     assert finding.parts[0].text == "4.5 [3.3, 5.7] over 3 seeds, p = 0.003"
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from lskd import data, report
-from lskd.plan import load_experiment, make_plan
+from lskd.config_groups import Conf, shipped_conf
+from lskd.plan import make_plan
 from lskd.report.cli import main
-from lskd.settings import Conf, shipped_conf
+from lskd.tables.experiment import load_experiment
 
-EXPERIMENT = "title: Made up\nsheets: [fiction]\n"
+EXPERIMENT = "title: Made up\ntables: [fiction]\n"
 TABLE = """\
 title: Made-up accuracies
 seeds: [0, 1, 2]
@@ -52,10 +53,10 @@ def own(tmp_path: Path) -> Path:
 @pytest.fixture
 def filled(lab: Any, own: Path) -> Any:
     conf = Conf((own, shipped_conf()))
-    (grid,) = make_plan(load_experiment(conf.load("experiment", "fiction"), "fiction"), conf).grids
-    lab.fill(grid, "hard/top1", [91.0, 92.0, 93.0])
-    lab.fill(grid, "ls/top1", [90.0, 91.01, 92.02])
-    lab.grid = grid
+    (planned,) = make_plan(load_experiment(conf.load("experiment", "fiction"), "fiction"), conf).tables
+    lab.fill(planned, "hard/top1", [91.0, 92.0, 93.0])
+    lab.fill(planned, "ls/top1", [90.0, 91.01, 92.02])
+    lab.planned = planned
     return lab
 
 
@@ -94,11 +95,11 @@ def test_out_and_all_experiments(filled: Any, own: Path, tmp_path: Path, capsys:
 
 def test_what_is_only_quoted_is_kept_up_to_date_once_it_was_asked_for(filled: Any, own: Path) -> None:
     words = ["--results", str(filled.store.root), "--config-dir", str(own)]
-    page = filled.store.root / "tables" / "muller_table1" / "muller_table1.md"
-    assert main(words) == 0 and not page.exists()
-    assert main([*words, "muller_table1"]) == 0 and page.is_file()
-    page.write_text("old")
-    assert main(words) == 0 and page.read_text() != "old"
+    written = filled.store.root / "tables" / "muller_table1" / "muller_table1.md"
+    assert main(words) == 0 and not written.exists()
+    assert main([*words, "muller_table1"]) == 0 and written.is_file()
+    written.write_text("old")
+    assert main(words) == 0 and written.read_text() != "old"
 
 
 def test_a_report_that_was_mistyped_writes_nothing(filled: Any, own: Path, tmp_path: Path, capsys: Any) -> None:
@@ -125,12 +126,12 @@ def test_all_is_written_before_anything_is_printed(filled: Any, own: Path, monke
 
 def test_files_are_whole_or_not_there(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while it writes: the file of before is still there."""
-    grid = lab.figure()
-    lab.fill(grid, "small/0", [90.0, 91.0, 92.0])
-    written = report.write(lab.plan(grid), lab.store, lab.store.root)
+    planned = lab.figure()
+    lab.fill(planned, "small/0", [90.0, 91.0, 92.0])
+    written = report.write(lab.plan(planned), lab.store, lab.store.root)
     assert {path.suffix for path in written} == {".md", ".csv", ".tex", ".png", ".svg"}
     contents = {path: path.read_bytes() for path in written}
-    lab.fill(grid, "large/0", [80.0, 81.0, 82.0])
+    lab.fill(planned, "large/0", [80.0, 81.0, 82.0])
 
     def killed(source: object, target: object) -> None:
         raise KeyboardInterrupt
@@ -138,7 +139,7 @@ def test_files_are_whole_or_not_there(lab: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "replace", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            report.write(lab.plan(grid), lab.store, lab.store.root)
+            report.write(lab.plan(planned), lab.store, lab.store.root)
     assert {path: path.read_bytes() for path in written} == contents
 
 
@@ -146,8 +147,8 @@ def test_own_data_are_reported_where_they_are_not(lab: Any, own: Path, capsys: A
     spec = replace(data.DATASETS["digits"], name="shades", digest="0123456789abcdef")
     (own / "table" / "fiction.yaml").write_text(TABLE.replace("dataset: digits", "dataset: shades"))
     conf = Conf((own, shipped_conf()), specs={"shades": spec})
-    (grid,) = make_plan(load_experiment(conf.load("experiment", "fiction"), "fiction"), conf).grids
-    lab.fill(grid, "hard/top1", [91.0, 92.0])
+    (planned,) = make_plan(load_experiment(conf.load("experiment", "fiction"), "fiction"), conf).tables
+    lab.fill(planned, "hard/top1", [91.0, 92.0])
     words = ["fiction", "--results", str(lab.store.root), "--config-dir", str(own)]
     assert "shades" in failure(capsys, *words)
     lab.store.describe(spec)  # as a training does
@@ -184,7 +185,7 @@ def test_bad_input(filled: Any, own: Path, tmp_path: Path, capsys: Any) -> None:
 
 @pytest.mark.parametrize("content", ['{"last": {"test"', "{}", '{"last": [], "best": {}, "train": {}}', "[]", '"x"'])
 def test_a_broken_record_is_named(filled: Any, own: Path, capsys: Any, content: str) -> None:
-    path = filled.store.directory(filled.grid.cells[0].runs[1]) / "result.json"
+    path = filled.store.directory(filled.planned.cells[0].runs[1]) / "result.json"
     path.write_text(content)
     left_out(filled, own, capsys, path)
 
@@ -199,14 +200,14 @@ def left_out(filled: Any, own: Path, capsys: Any, path: Path) -> None:
 
 
 def test_a_record_of_another_configuration_is_left_out(filled: Any, own: Path, capsys: Any) -> None:
-    path = filled.store.directory(filled.grid.cells[0].runs[1]) / "config.json"
+    path = filled.store.directory(filled.planned.cells[0].runs[1]) / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "seed": 9}))
     left_out(filled, own, capsys, path)
 
 
 def test_one_broken_experiment_does_not_hide_the_others(filled: Any, own: Path, capsys: Any) -> None:
-    (own / "experiment" / "broken.yaml").write_text("title: Broken\nsheets: [nowhere]\n")
+    (own / "experiment" / "broken.yaml").write_text("title: Broken\ntables: [nowhere]\n")
     assert main(["--results", str(filled.store.root), "--config-dir", str(own)]) == 2
     captured = capsys.readouterr()
     assert "| hard targets" in captured.out

@@ -8,28 +8,28 @@ from typing import Any
 import pytest
 
 from lskd.errors import InputError
-from lskd.plan import Grid
+from lskd.plan import TablePlan
 from lskd.report import figures, render, write
-from lskd.report.page import Page
+from lskd.report.filled import FilledTable
 
 
 @pytest.fixture
-def grid(lab: Any) -> Grid:
-    grid: Grid = lab.figure()
+def planned(lab: Any) -> TablePlan:
+    planned: TablePlan = lab.figure()
     for row, best in (("small", 92.0), ("large", 95.0)):
         for i, column in enumerate(("0", "0.2", "0.4")):
-            lab.fill(grid, f"{row}/{column}", [best - i, best - i + 0.4, best - i - 0.3], gamma=float(column))
-    return grid
+            lab.fill(planned, f"{row}/{column}", [best - i, best - i + 0.4, best - i - 0.3], gamma=float(column))
+    return planned
 
 
-def page_of(lab: Any, grid: Grid, **experiment: Any) -> Page:
-    page: Page = render(lab.plan(grid, **experiment), lab.store).pages[0]
-    return page
+def filled_of(lab: Any, planned: TablePlan, **experiment: Any) -> FilledTable:
+    filled: FilledTable = render(lab.plan(planned, **experiment), lab.store).tables[0]
+    return filled
 
 
-def test_files_are_written_and_deterministic(lab: Any, grid: Grid, tmp_path: Path) -> None:
-    page = page_of(lab, grid)
-    first, second = (figures.write(page, tmp_path / place) for place in ("here", "there"))
+def test_files_are_written_and_deterministic(lab: Any, planned: TablePlan, tmp_path: Path) -> None:
+    filled = filled_of(lab, planned)
+    first, second = (figures.write(filled, tmp_path / place) for place in ("here", "there"))
     assert [path.name for path in first] == ["made_up_figure.png", "made_up_figure.svg"]
     for one, other in zip(first, second, strict=True):
         assert one.stat().st_size > 1000
@@ -38,8 +38,8 @@ def test_files_are_written_and_deterministic(lab: Any, grid: Grid, tmp_path: Pat
     assert b"<dc:date>" not in first[1].read_bytes()
 
 
-def test_series_stand_at_their_means_with_whiskers_to_the_extremes(lab: Any, grid: Grid) -> None:
-    axes = figures.draw(page_of(lab, grid)).axes[0]
+def test_series_stand_at_their_means_with_whiskers_to_the_extremes(lab: Any, planned: TablePlan) -> None:
+    axes = figures.draw(filled_of(lab, planned)).axes[0]
     small, large = axes.containers
     assert list(small.lines[0].get_xdata()) == pytest.approx([0.0, 0.2, 0.4])
     assert list(small.lines[0].get_ydata()) == pytest.approx([92 + 0.1 / 3, 91 + 0.1 / 3, 90 + 0.1 / 3])
@@ -52,41 +52,41 @@ def test_series_stand_at_their_means_with_whiskers_to_the_extremes(lab: Any, gri
 
 
 def test_missing_points_are_left_out_and_counted(lab: Any) -> None:
-    grid = lab.figure()
-    lab.fill(grid, "small/0", [90.0, 91.0, 92.0], gamma=0.0)
-    lab.fill(grid, "small/0.4", [93.0], gamma=0.4)
-    page = page_of(lab, grid)
-    assert figures.caption(page).endswith("4 of 18 runs. 4 of 6 points are missing.")
-    (series,) = figures.draw(page).axes[0].containers
+    planned = lab.figure()
+    lab.fill(planned, "small/0", [90.0, 91.0, 92.0], gamma=0.0)
+    lab.fill(planned, "small/0.4", [93.0], gamma=0.4)
+    filled = filled_of(lab, planned)
+    assert figures.caption(filled).endswith("4 of 18 runs. 4 of 6 points are missing.")
+    (series,) = figures.draw(filled).axes[0].containers
     assert list(series.lines[0].get_xdata()) == [0.0, 0.4]
 
 
 def test_nothing_run_is_no_figure(lab: Any, tmp_path: Path) -> None:
-    grid = lab.figure()
-    files = write(lab.plan(grid), lab.store, tmp_path / "out")
+    planned = lab.figure()
+    files = write(lab.plan(planned), lab.store, tmp_path / "out")
     assert [path.suffix for path in files] == [".md", ".csv", ".tex"]
     assert not (tmp_path / "out" / "figures").exists()
 
 
-def test_the_page_shows_the_figure(lab: Any, grid: Grid, tmp_path: Path) -> None:
-    files = write(lab.plan(grid), lab.store, tmp_path / "out")
-    page = next(path for path in files if path.suffix == ".md")
+def test_the_page_shows_the_figure(lab: Any, planned: TablePlan, tmp_path: Path) -> None:
+    files = write(lab.plan(planned), lab.store, tmp_path / "out")
+    filled = next(path for path in files if path.suffix == ".md")
     link = "../../figures/fiction/made_up_figure.svg"
-    assert f"![Made-up accuracies over γ]({link})" in page.read_text()
-    assert (page.parent / link).is_file()
+    assert f"![Made-up accuracies over γ]({link})" in filled.read_text()
+    assert (filled.parent / link).is_file()
 
 
-def test_a_shortened_figure_says_so_itself(lab: Any, grid: Grid) -> None:
-    figure = figures.draw(page_of(lab, grid, shortened="three steps"))
+def test_a_shortened_figure_says_so_itself(lab: Any, planned: TablePlan) -> None:
+    figure = figures.draw(filled_of(lab, planned, shortened="three steps"))
     assert figure.axes[0].get_title().startswith("Shortened: three steps. Not the paper's protocol")
 
 
 def test_a_wrong_style_is_an_input_error(lab: Any) -> None:
     rows = {"only": {"label": "only", "over": "alpha", "values": [0], "style": "zigzag"}}
-    grid = lab.figure(rows=rows)
-    lab.fill(grid, "only/0", [90.0, 91.0, 92.0])
+    planned = lab.figure(rows=rows)
+    lab.fill(planned, "only/0", [90.0, 91.0, 92.0])
     with pytest.raises(InputError, match=r"rows\.only\.style = 'zigzag'"):
-        figures.draw(page_of(lab, grid))
+        figures.draw(filled_of(lab, planned))
 
 
 # ---- reliability diagrams -----------------------------------------------------------------------------------------
@@ -107,16 +107,16 @@ def test_a_table_may_draw_the_reliability_of_its_calibration_errors(lab: Any, tm
         "top1": {"label": "accuracy"},
     }
     rows = {"net": {"label": "network"}}
-    grid = lab.table(columns=columns, rows=rows, diagram="reliability")
-    assert figures.write(page_of(lab, grid), tmp_path) == []
-    runs = grid.cell("net", "plain").runs
+    planned = lab.table(columns=columns, rows=rows, diagram="reliability")
+    assert figures.write(filled_of(lab, planned), tmp_path) == []
+    runs = planned.cell("net", "plain").runs
     for run, shift in zip(runs, (0.1, 0.2), strict=False):  # one of three seeds is missing
         lab.store.directory(run).mkdir(parents=True)
         lab.store.begin(run, {})
         record = {"last": {"test": {"top1": 90.0, "ece15": shift}}, "best": {}, "train": {}, "gamma": 0.0}
         lab.store.finish(run, {**record, "calibration": calibrated(shift, empty=int(10 * shift))})
-    page = page_of(lab, grid)
-    axes = figures.draw_reliability(page).axes[0]
+    filled = filled_of(lab, planned)
+    axes = figures.draw_reliability(filled).axes[0]
     labels = [container.get_label() for container in axes.containers]
     assert labels == ["as it is (n = 2)", "scaled (n = 2)"]
     xs, means = axes.containers[0].lines[0].get_data()
@@ -125,7 +125,7 @@ def test_a_table_may_draw_the_reliability_of_its_calibration_errors(lab: Any, tm
     assert means[1] == pytest.approx(0.0) and means[2] == pytest.approx(2.5 / 15 - 0.1)  # alone in its bin
     whisker = axes.containers[0].lines[2][0].get_segments()[10]
     assert list(whisker[:, 1]) == pytest.approx([10.5 / 15 - 0.2, 10.5 / 15 - 0.1])
-    assert [path.suffix for path in figures.write(page, tmp_path)] == [".png", ".svg"]
+    assert [path.suffix for path in figures.write(filled, tmp_path)] == [".png", ".svg"]
 
 
 def test_only_tables_have_diagrams(lab: Any) -> None:

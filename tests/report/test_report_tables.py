@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from lskd.plan import Grid, Metric, Plan
+from lskd.plan import Plan, TablePlan
 from lskd.report import render, tables, text, write
-from lskd.report.page import Page
+from lskd.report.filled import FilledTable
+from lskd.tables.metric import Metric
 
 PAPER = {
     "hard": {"small": {"value": 91.9, "std": 0.2}, "large": 96.0},
@@ -50,21 +51,21 @@ label smoothing ($\alpha$ = 0.1) & ours & 90.93 $\pm$ 0.95 (3) & -- (0/3 seeds, 
 
 
 @pytest.fixture
-def grid(lab: Any) -> Grid:
+def planned(lab: Any) -> TablePlan:
     """Cells of every kind: complete, partial, and missing with a diverged run."""
-    grid: Grid = lab.table(paper=PAPER, claims=[CLAIM], notes=["Nobody printed this."])
-    lab.fill(grid, "hard/small", [91.0, 92.0, 93.0])
-    lab.fill(grid, "hard/large", [95.0, 96.0])
-    lab.fill(grid, "ls/small", [90.0, 90.9, 91.9])
-    diverged = grid.cell("ls", "large").runs[0]
+    planned: TablePlan = lab.table(paper=PAPER, claims=[CLAIM], notes=["Nobody printed this."])
+    lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
+    lab.fill(planned, "hard/large", [95.0, 96.0])
+    lab.fill(planned, "ls/small", [90.0, 90.9, 91.9])
+    diverged = planned.cell("ls", "large").runs[0]
     lab.store.directory(diverged).mkdir(parents=True)
     lab.store.fail(diverged, {"reason": "diverged"})
-    return grid
+    return planned
 
 
-def page_of(lab: Any, grid: Grid, **experiment: Any) -> Page:
-    page: Page = render(lab.plan(grid, **experiment), lab.store).pages[0]
-    return page
+def filled_of(lab: Any, planned: TablePlan, **experiment: Any) -> FilledTable:
+    filled: FilledTable = render(lab.plan(planned, **experiment), lab.store).tables[0]
+    return filled
 
 
 def squeezed(table: str) -> list[str]:
@@ -72,40 +73,41 @@ def squeezed(table: str) -> list[str]:
     return [" ".join(line.replace(":", "-").replace("-", "").split()) for line in table.strip().splitlines()]
 
 
-def test_markdown(lab: Any, grid: Grid) -> None:
-    page = tables.markdown(page_of(lab, grid), runs="../../runs")
-    shown = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+def test_markdown(lab: Any, planned: TablePlan) -> None:
+    filled = tables.markdown(filled_of(lab, planned), runs="../../runs")
+    shown = "\n".join(line for line in filled.splitlines() if line.startswith("|"))
     assert squeezed(shown) == squeezed(MARKDOWN)
-    assert page.startswith(
+    assert filled.startswith(
         "# Made-up accuracies\n\nNobody 2020, Table 1. 8 of 12 runs done: `lskd-run experiment=fiction`"
     )
     assert (
-        "Top-1 accuracy (%) on the test part, last epoch. Mean ± sample standard deviation (number of seeds). Δ" in page
+        "Top-1 accuracy (%) on the test part, last epoch. Mean ± sample standard deviation (number of seeds). Δ"
+        in filled
     )
     assert (
         "- C9: **reproduced**. Label smoothing hurts the small network\n    - `ls/small < hard/small` reproduced: "
-        in page
+        in filled
     )
-    assert "- Nobody printed this." in page
-    ids = [run.id for run in grid.cell("hard", "large").runs]
-    assert f"- `hard/large`, seed 0, 1: [{ids[0]}](../../runs/{ids[0]}/) [{ids[1]}](../../runs/{ids[1]}/)\n" in page
-    assert "- 8 runs: Abacus 3, lskd 0.1.0, commit 0123456789ab" in page
+    assert "- Nobody printed this." in filled
+    ids = [run.id for run in planned.cell("hard", "large").runs]
+    assert f"- `hard/large`, seed 0, 1: [{ids[0]}](../../runs/{ids[0]}/) [{ids[1]}](../../runs/{ids[1]}/)\n" in filled
+    assert "- 8 runs: Abacus 3, lskd 0.1.0, commit 0123456789ab" in filled
 
 
-def test_columns_of_a_table_line_up(lab: Any, grid: Grid) -> None:
-    lines = [line for line in text(lab.plan(grid), lab.store).splitlines() if line.startswith("|")]
+def test_columns_of_a_table_line_up(lab: Any, planned: TablePlan) -> None:
+    lines = [line for line in text(lab.plan(planned), lab.store).splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1
 
 
-def test_latex(lab: Any, grid: Grid) -> None:
-    rendered = tables.latex(page_of(lab, grid))
+def test_latex(lab: Any, planned: TablePlan) -> None:
+    rendered = tables.latex(filled_of(lab, planned))
     assert LATEX.strip() in rendered
     assert r"(\%)" in rendered
     rendered.encode("ascii")  # pdfLaTeX takes it as it is
 
 
-def test_csv_has_every_number_of_every_cell(lab: Any, grid: Grid) -> None:
-    records = list(csv.DictReader(io.StringIO(tables.to_csv(page_of(lab, grid)))))
+def test_csv_has_every_number_of_every_cell(lab: Any, planned: TablePlan) -> None:
+    records = list(csv.DictReader(io.StringIO(tables.to_csv(filled_of(lab, planned)))))
     assert [(record["row"], record["column"]) for record in records] == [
         ("hard", "small"), ("hard", "large"), ("ls", "small"), ("ls", "large")
     ]  # fmt: skip
@@ -117,50 +119,50 @@ def test_csv_has_every_number_of_every_cell(lab: Any, grid: Grid) -> None:
     assert float(first["ci_low"]) == pytest.approx(92 - 4.3026527 / 3**0.5)
     assert float(first["delta"]) == pytest.approx(0.1)
     assert (first["seeds"], first["values"]) == ("0 1 2", "91.0 92.0 93.0")
-    assert first["runs"].split() == [run.id for run in grid.cell("hard", "small").runs]
+    assert first["runs"].split() == [run.id for run in planned.cell("hard", "small").runs]
     assert (partial["n"], partial["wanted"], partial["paper"], partial["paper_sd"]) == ("2", "3", "96.0", "")
     assert (no_paper["paper"], no_paper["delta"], no_paper["within"]) == ("", "", "")
     assert (missing["n"], missing["mean"], missing["sd"], missing["diverged"]) == ("0", "", "", "1")
 
 
 def test_one_seed_has_no_spread(lab: Any) -> None:
-    grid = lab.table(seeds=[0], paper={"hard": {"small": 92.0}})
-    lab.fill(grid, "hard/small", [91.0])
-    page = tables.markdown(page_of(lab, grid), runs="runs")
-    assert " 91.00 (1) |" in page
-    assert " −1.00 |" in page  # neither inside nor outside of an interval that there is not
-    record = next(csv.DictReader(io.StringIO(tables.to_csv(page_of(lab, grid)))))
+    planned = lab.table(seeds=[0], paper={"hard": {"small": 92.0}})
+    lab.fill(planned, "hard/small", [91.0])
+    filled = tables.markdown(filled_of(lab, planned), runs="runs")
+    assert " 91.00 (1) |" in filled
+    assert " −1.00 |" in filled  # neither inside nor outside of an interval that there is not
+    record = next(csv.DictReader(io.StringIO(tables.to_csv(filled_of(lab, planned)))))
     assert (record["mean"], record["sd"], record["ci_low"], record["within"]) == ("91.0", "", "", "")
 
 
 def test_no_paper_columns_where_the_paper_prints_nothing(lab: Any) -> None:
-    page = page_of(lab, lab.table())
-    assert "paper" not in tables.markdown(page, runs="runs") + tables.to_csv(page) + tables.latex(page)
+    filled = filled_of(lab, lab.table())
+    assert "paper" not in tables.markdown(filled, runs="runs") + tables.to_csv(filled) + tables.latex(filled)
 
 
-def test_a_shortened_experiment_is_never_set_beside_the_paper(lab: Any, grid: Grid) -> None:
-    page = page_of(lab, grid, shortened="three steps instead of 64,000")
+def test_a_shortened_experiment_is_never_set_beside_the_paper(lab: Any, planned: TablePlan) -> None:
+    filled = filled_of(lab, planned, shortened="three steps instead of 64,000")
     warning = (
         "Shortened: three steps instead of 64,000. Not the paper's protocol; "
         "its numbers must not be compared with the paper's."
     )
-    for rendered in (tables.markdown(page, runs="runs"), tables.compact(page, "there")):
+    for rendered in (tables.markdown(filled, runs="runs"), tables.compact(filled, "there")):
         assert rendered.startswith(f"> **{warning}**\n")
         assert "- C9: at this shortened recipe: **agrees**." in rendered
         assert "91.9" not in rendered.replace("91.9]", "") and "inside" not in rendered
-    assert rf"\caption{{{warning}" in tables.latex(page)
-    assert "paper" not in tables.to_csv(page)
+    assert rf"\caption{{{warning}" in tables.latex(filled)
+    assert "paper" not in tables.to_csv(filled)
 
 
-def test_settings_laid_over_an_experiment_are_said(lab: Any, grid: Grid) -> None:
-    rendered = tables.markdown(page_of(lab, grid, settings={"recipe.epochs": 3}), runs="runs")
+def test_settings_laid_over_an_experiment_are_said(lab: Any, planned: TablePlan) -> None:
+    rendered = tables.markdown(filled_of(lab, planned, settings={"recipe.epochs": 3}), runs="runs")
     assert rendered.index('**Settings laid over every cell: {"recipe.epochs": 3}**') < rendered.index("| hard targets")
 
 
 def test_selection_on_the_test_part_is_said_loudly(lab: Any) -> None:
-    grid = lab.table(metric={"epoch": "best_on_test"})
-    lab.fill(grid, "hard/small", [91.0, 92.0, 93.0])
-    rendered = tables.markdown(page_of(lab, grid), runs="runs")
+    planned = lab.table(metric={"epoch": "best_on_test"})
+    lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
+    rendered = tables.markdown(filled_of(lab, planned), runs="runs")
     assert "93.00 ± 1.00 (3)" in rendered  # the best epoch is one point better
     assert rendered.index("**Selected on the test part") < rendered.index("| hard targets")
     assert "EPOCH WITH THE BEST TOP-1 ON THE TEST PART" in rendered
@@ -172,9 +174,9 @@ def test_metrics_that_differ_by_column_are_named(lab: Any) -> None:
         "nll": {"label": "NLL", "metric": {"name": "nll", "digits": 3, "unit": "nats"}},
         "top5": {"label": "top-5", "metric": {"name": "top5"}},
     }
-    grid = lab.table(columns=columns)
-    lab.fill(grid, "hard/nll", [91.0, 92.0, 93.0])
-    rendered = tables.markdown(page_of(lab, grid), runs="runs")
+    planned = lab.table(columns=columns)
+    lab.fill(planned, "hard/nll", [91.0, 92.0, 93.0])
+    rendered = tables.markdown(filled_of(lab, planned), runs="runs")
     assert "“NLL”: negative log-likelihood (nats) on the test part, last epoch; “top-5”: " in rendered
     assert "0.500 ± 0.000 (3)" in rendered
     assert "not recorded (3)" in rendered  # the runs are there, without this number
@@ -186,16 +188,16 @@ def test_runs_that_are_one_and_the_same_count_once(lab: Any) -> None:
     columns = {"teacher": {"label": "teacher", "take": "teacher"}, "student": {"label": "student"}}
     base = {"dataset": "digits", "arch": "mlp", "recipe": "quickstart", "method": "kd", "temperature": 4,
             "teacher": {"arch": "mlp", "arch.hidden": [64], "seed": 0}}  # fmt: skip
-    grid = lab.table(base=base, columns=columns, rows={"kd": {"label": "KD"}})
-    lab.fill(grid, "kd/teacher", [91.0])
-    lab.fill(grid, "kd/student", [90.0, 90.5, 91.0])
-    assert "| KD | 91.00 (1) | 90.50 ± 0.50 (3) |" in " ".join(tables.markdown(page_of(lab, grid), "runs").split())
+    planned = lab.table(base=base, columns=columns, rows={"kd": {"label": "KD"}})
+    lab.fill(planned, "kd/teacher", [91.0])
+    lab.fill(planned, "kd/student", [90.0, 90.5, 91.0])
+    assert "| KD | 91.00 (1) | 90.50 ± 0.50 (3) |" in " ".join(tables.markdown(filled_of(lab, planned), "runs").split())
 
 
 def test_a_wide_table_is_broken_into_blocks(lab: Any) -> None:
     columns = {f"w{n}": {"label": f"{n} hidden units", "run": {"arch.hidden": [n]}} for n in range(1, 14)}
-    grid = lab.table(columns=columns, paper={"hard": {"w1": 50.0}})
-    lines = [line for line in text(lab.plan(grid), lab.store).splitlines() if line.startswith("|")]
+    planned = lab.table(columns=columns, paper={"hard": {"w1": 50.0}})
+    lines = [line for line in text(lab.plan(planned), lab.store).splitlines() if line.startswith("|")]
     assert max(map(len, lines)) <= tables.WIDTH
     headers = [line for line in lines if "hidden units" in line]
     assert len(headers) > 1
@@ -203,10 +205,12 @@ def test_a_wide_table_is_broken_into_blocks(lab: Any) -> None:
 
 
 def test_a_figure_is_a_table_of_its_points(lab: Any) -> None:
-    grid = lab.figure(seeds=[0, 1])
-    lab.fill(grid, "small/0", [90.0, 91.0], gamma=0.0)
-    lab.fill(grid, "small/0.2", [92.0], gamma=0.2)
-    lines = [line for line in tables.markdown(page_of(lab, grid), runs="runs").splitlines() if line.startswith("|")]
+    planned = lab.figure(seeds=[0, 1])
+    lab.fill(planned, "small/0", [90.0, 91.0], gamma=0.0)
+    lab.fill(planned, "small/0.2", [92.0], gamma=0.2)
+    lines = [
+        line for line in tables.markdown(filled_of(lab, planned), runs="runs").splitlines() if line.startswith("|")
+    ]
     assert [" ".join(line.split()) for line in lines[:1] + lines[2:6]] == [
         "| series | setting | gamma | mean ± sd | min | max | n |",
         "| small network | alpha = 0 | 0.000 | 90.50 ± 0.71 | 90.00 | 91.00 | 2 |",
@@ -214,34 +218,34 @@ def test_a_figure_is_a_table_of_its_points(lab: Any) -> None:
         "| | alpha = 0.4 | – | – | – | – | 0/2 |",
         "| large network | alpha = 0 | – | – | – | – | 0/2 |",
     ]
-    records = list(csv.DictReader(io.StringIO(tables.to_csv(page_of(lab, grid)))))
+    records = list(csv.DictReader(io.StringIO(tables.to_csv(filled_of(lab, planned)))))
     assert (records[1]["x"], records[1]["mean"], records[2]["x"]) == ("0.2", "92.0", "")
 
 
 def test_recipes_are_printed_with_their_origin(lab: Any) -> None:
-    grid = lab.table(base={"dataset": "mnist", "arch": "mlp", "recipe": "muller_mnist"})
-    recipe = grid.cells[0].runs[0].recipe
-    rendered = tables.markdown(page_of(lab, grid), runs="runs")
+    planned = lab.table(base={"dataset": "mnist", "arch": "mlp", "recipe": "muller_mnist"})
+    recipe = planned.cells[0].runs[0].recipe
+    rendered = tables.markdown(filled_of(lab, planned), runs="runs")
     assert "### Recipe muller_mnist (mlp)\n\nAs run (what is not named is at its default): lr 1.0, " in rendered
     for line in (*recipe.provenance, *recipe.deviations):
         assert f"\n- {line}" in rendered
-    assert recipe.deviations and recipe.deviations[0] not in tables.compact(page_of(lab, grid), "there")
+    assert recipe.deviations and recipe.deviations[0] not in tables.compact(filled_of(lab, planned), "there")
 
 
-def test_a_page_depends_on_nothing_but_the_results(lab: Any, grid: Grid, tmp_path: Any) -> None:
-    plan: Plan = lab.plan(grid)
+def test_a_page_depends_on_nothing_but_the_results(lab: Any, planned: TablePlan, tmp_path: Any) -> None:
+    plan: Plan = lab.plan(planned)
     first, second = (write(plan, lab.store, tmp_path / place) for place in ("here", "there"))
     assert [path.name for path in first] == ["made_up.md", "made_up.csv", "made_up.tex"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
         assert str(tmp_path) not in one.read_text()
-    link = f"../../../results/runs/{grid.cells[0].runs[0].id}/"
+    link = f"../../../results/runs/{planned.cells[0].runs[0].id}/"
     assert link in first[0].read_text()
     assert (first[0].parent / link).is_dir()
 
 
-def test_text_points_to_the_page(lab: Any, grid: Grid) -> None:
-    assert f"{lab.store.root}/tables/fiction/made_up.md" in text(lab.plan(grid), lab.store)
+def test_text_points_to_the_page(lab: Any, planned: TablePlan) -> None:
+    assert f"{lab.store.root}/tables/fiction/made_up.md" in text(lab.plan(planned), lab.store)
 
 
 @pytest.mark.parametrize(

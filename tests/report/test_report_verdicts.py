@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from lskd.errors import InputError
-from lskd.plan import Cell, Grid, Metric
+from lskd.plan import Cell, TablePlan
 from lskd.report import render, statistics, tables, text, write_index
 from lskd.report.claims import evaluate
 from lskd.report.power import lines
 from lskd.report.values import Values
+from lskd.tables.metric import Metric
 
 LESS = {"test": "less", "of": "ls/small", "than": "hard/small"}
 HARD, LS = [91.0, 92.0, 93.0, 92.5, 91.5], [90.0, 90.9, 91.9, 91.6, 90.4]  # lower by 1.0, 1.1, 1.1, 0.9, 1.1
@@ -27,36 +28,40 @@ def claim(*tests: dict[str, Any], id: str = "C") -> dict[str, Any]:
 
 def test_a_verdict_on_fewer_seeds_than_declared_is_interim(lab: Any) -> None:
     """In any of the claim's cells: the two tests have all seeds of their own cells but for one."""
-    grid = lab.table(seeds=range(5), claims=[claim(LESS, {**LESS, "of": "ls/large", "than": "hard/large"})])
+    planned = lab.table(seeds=range(5), claims=[claim(LESS, {**LESS, "of": "ls/large", "than": "hard/large"})])
     for cell, numbers in {"hard/small": HARD, "ls/small": LS, "hard/large": HARD, "ls/large": LS[:4]}.items():
-        lab.fill(grid, cell, numbers)
-    finding = lab.findings(grid)["C"]
+        lab.fill(planned, cell, numbers)
+    finding = lab.findings(planned)["C"]
     assert (finding.verdict, finding.final, finding.n) == ("reproduced so far", False, 4)
-    page = render(lab.plan(grid), lab.store).pages[0]
-    assert page.verdicts() == "1 reproduced so far"
-    lab.fill(grid, "ls/large", LS)
-    assert lab.findings(grid)["C"].verdict == "reproduced"
+    filled = render(lab.plan(planned), lab.store).tables[0]
+    assert filled.verdicts() == "1 reproduced so far"
+    lab.fill(planned, "ls/large", LS)
+    assert lab.findings(planned)["C"].verdict == "reproduced"
 
 
 def test_seeds_that_were_asked_for_are_not_those_declared(lab: Any) -> None:
-    grid = lab.table(claims=[claim(LESS)])
-    lab.fill(grid, "hard/small", HARD[:3])
-    lab.fill(grid, "ls/small", LS[:3])
-    assert lab.findings(grid)["C"].verdict == "reproduced"
-    assert lab.findings(replace(grid, declared=tuple(range(5))))["C"].verdict == "reproduced so far"
-    assert lab.findings(replace(grid, declared=(0, 1)))["C"].verdict == "reproduced so far"
+    planned = lab.table(claims=[claim(LESS)])
+    lab.fill(planned, "hard/small", HARD[:3])
+    lab.fill(planned, "ls/small", LS[:3])
+    assert lab.findings(planned)["C"].verdict == "reproduced"
+    assert lab.findings(replace(planned, declared=tuple(range(5))))["C"].verdict == "reproduced so far"
+    assert lab.findings(replace(planned, declared=(0, 1)))["C"].verdict == "reproduced so far"
 
 
 @pytest.mark.parametrize("experiment", [{"protocol": "own"}, {"shortened": "three steps"}])
 def test_a_protocol_of_our_own_agrees_or_disagrees(lab: Any, experiment: dict[str, str]) -> None:
     more = {"test": "greater", "of": "ls/small", "than": "hard/small"}
-    grid = lab.table(seeds=range(5), claims=[claim(LESS, id="yes"), claim(more, id="no")], paper={"ls": {"small": 77}})
-    lab.fill(grid, "hard/small", HARD)
-    lab.fill(grid, "ls/small", LS[:4])
-    assert render(lab.plan(grid, **experiment), lab.store).pages[0].verdicts() == "1 agrees so far, 1 disagrees so far"
-    lab.fill(grid, "ls/small", LS)
-    plan = lab.plan(grid, **experiment)
-    assert render(plan, lab.store).pages[0].verdicts() == "1 agrees, 1 disagrees"
+    planned = lab.table(
+        seeds=range(5), claims=[claim(LESS, id="yes"), claim(more, id="no")], paper={"ls": {"small": 77}}
+    )
+    lab.fill(planned, "hard/small", HARD)
+    lab.fill(planned, "ls/small", LS[:4])
+    assert (
+        render(lab.plan(planned, **experiment), lab.store).tables[0].verdicts() == "1 agrees so far, 1 disagrees so far"
+    )
+    lab.fill(planned, "ls/small", LS)
+    plan = lab.plan(planned, **experiment)
+    assert render(plan, lab.store).tables[0].verdicts() == "1 agrees, 1 disagrees"
     printed = text(plan, lab.store)
     where = "at this shortened recipe" if "shortened" in experiment else "at this protocol"
     assert f"- yes: {where}: **agrees**." in printed
@@ -64,10 +69,10 @@ def test_a_protocol_of_our_own_agrees_or_disagrees(lab: Any, experiment: dict[st
 
 
 def test_two_seeds_decide_nothing(lab: Any) -> None:
-    grid = lab.table(seeds=[0, 1], claims=[claim(LESS)])
-    lab.fill(grid, "hard/small", [91.0, 92.0])
-    lab.fill(grid, "ls/small", [81.0, 82.0001])
-    finding = lab.findings(grid)["C"]
+    planned = lab.table(seeds=[0, 1], claims=[claim(LESS)])
+    lab.fill(planned, "hard/small", [91.0, 92.0])
+    lab.fill(planned, "ls/small", [81.0, 82.0001])
+    finding = lab.findings(planned)["C"]
     assert (finding.verdict, finding.final) == ("undecided", True)
     assert "fewer than 3 seeds decide nothing" in finding.parts[0].text
 
@@ -75,30 +80,30 @@ def test_two_seeds_decide_nothing(lab: Any) -> None:
 def test_the_survivors_of_divergence_decide_nothing(lab: Any) -> None:
     """Neither for a claim nor against it."""
     more = {"test": "greater", "of": "ls/small", "than": "hard/small"}
-    grid = lab.table(seeds=range(5), claims=[claim(LESS), claim(more, id="D")])
-    lab.fill(grid, "hard/small", HARD)
-    lab.fill(grid, "ls/small", LS[:4])
-    assert lab.findings(grid)["C"].verdict == "reproduced so far"
-    run = grid.cell("ls", "small").runs[4]
+    planned = lab.table(seeds=range(5), claims=[claim(LESS), claim(more, id="D")])
+    lab.fill(planned, "hard/small", HARD)
+    lab.fill(planned, "ls/small", LS[:4])
+    assert lab.findings(planned)["C"].verdict == "reproduced so far"
+    run = planned.cell("ls", "small").runs[4]
     lab.store.directory(run).mkdir(parents=True)
     lab.store.fail(run, {"reason": "diverged"})
-    findings = lab.findings(grid)
+    findings = lab.findings(planned)
     assert [finding.verdict for finding in findings.values()] == ["undecided", "undecided"]
     assert "survivors: 1 of 5 runs of `ls/small` diverged" in findings["C"].parts[0].text
 
 
 def test_runs_without_the_number_are_named(lab: Any) -> None:
     error = {"name": "nll", "unit": ""}
-    grid = lab.table(claims=[claim({**LESS, "metric": error})], seeds=range(4))
-    lab.fill(grid, "hard/small", HARD[:4])
-    lab.fill(grid, "ls/small", LS[:3])
-    run = grid.cell("ls", "small").runs[3]
+    planned = lab.table(claims=[claim({**LESS, "metric": error})], seeds=range(4))
+    lab.fill(planned, "hard/small", HARD[:4])
+    lab.fill(planned, "ls/small", LS[:3])
+    run = planned.cell("ls", "small").runs[3]
     lab.store.directory(run).mkdir(parents=True)
     lab.store.begin(run, {})
     measured = {"top1": 90.0, "error": 10.0}
     record = {"last": {"test": measured}, "best": {"test": {"epoch": 3, "test": measured}}, "train": {"top1": 100.0}}
     lab.store.finish(run, {**record, "gamma": 0.0})
-    finding = lab.findings(grid)["C"]
+    finding = lab.findings(planned)["C"]
     assert "1 of 4 finished runs of `ls/small` have no such number" in finding.parts[0].text
     assert not finding.final
 
@@ -107,10 +112,10 @@ def test_a_conjunction_that_need_not_hold_throughout_is_counted(lab: Any) -> Non
     """One clear win, one clear loss: of both, one must hold."""
     either = {"test": "less", "of": "ls/*", "than": "hard/*", "at_least": 1}
     both = {"test": "less", "of": "ls/*", "than": "hard/*", "at_least": 2}
-    grid = lab.table(seeds=range(5), claims=[claim(either), claim(both, id="D")])
+    planned = lab.table(seeds=range(5), claims=[claim(either), claim(both, id="D")])
     for cell, numbers in {"hard/small": HARD, "ls/small": LS, "hard/large": LS, "ls/large": HARD}.items():
-        lab.fill(grid, cell, numbers)
-    findings = lab.findings(grid)
+        lab.fill(planned, cell, numbers)
+    findings = lab.findings(planned)
     assert (findings["C"].verdict, findings["D"].verdict) == ("reproduced", "contradicted")
     one, other = (part.p for part in findings["C"].parts)
     assert findings["C"].p == pytest.approx(2 * min(one, other))
@@ -121,19 +126,19 @@ def test_a_conjunction_that_need_not_hold_throughout_is_counted(lab: Any) -> Non
         "1 of 2 hold, 0 undecided, 1 fail; at least 1 must hold; mean probability of improvement "
         f"{(chance + 1 - chance) / 2:.2f}"
     )
-    assert f"    - {count}\n" in text(lab.plan(grid), lab.store)
+    assert f"    - {count}\n" in text(lab.plan(planned), lab.store)
 
 
 def test_an_association_is_taken_within_seeds(lab: Any) -> None:
     rows = {f"r{i}": {"label": f"row {i}", "run": {"alpha": i / 10}} for i in range(5)}
     columns = {"top1": {"label": "accuracy"}, "nll": {"label": "loss", "metric": {"name": "nll"}}}
     tests = {kind: {"test": kind, "of": "*/top1", "than": "*/nll"} for kind in ("correlated", "anticorrelated")}
-    grid = lab.table(rows=rows, columns=columns, claims=[claim(test, id=kind) for kind, test in tests.items()])
+    planned = lab.table(rows=rows, columns=columns, claims=[claim(test, id=kind) for kind, test in tests.items()])
     losses = [[0.5, 0.5, 0.5], [0.4, 0.4, 0.3], [0.3, 0.3, 0.4], [0.2, 0.1, 0.2], [0.1, 0.2, 0.1]]  # ρ = −1, −0.9, −0.9
     for i, by_seed in enumerate(losses):
-        for run, loss in zip(grid.cell(f"r{i}", "top1").runs, by_seed, strict=True):
-            lab.fill(grid, f"r{i}/top1", {run.seed: 90.0 + i}, nll=loss)
-    findings = lab.findings(grid)
+        for run, loss in zip(planned.cell(f"r{i}", "top1").runs, by_seed, strict=True):
+            lab.fill(planned, f"r{i}/top1", {run.seed: 90.0 + i}, nll=loss)
+    findings = lab.findings(planned)
     assert {id: finding.verdict for id, finding in findings.items()} == {
         "correlated": "contradicted",
         "anticorrelated": "reproduced",
@@ -146,10 +151,10 @@ def test_an_association_is_taken_within_seeds(lab: Any) -> None:
 def test_a_peak_is_each_runs_own(lab: Any) -> None:
     """The largest of a series, wherever it is, above its end by more than a bound."""
     falls = {"test": "above", "of": "max(small) - small/0.4", "within": 1.0, "margin": "ours"}
-    grid = lab.figure(claims=[claim(falls)])
+    planned = lab.figure(claims=[claim(falls)])
     for column, numbers in (("0", [95.0, 90.0, 94.1]), ("0.2", [94.0, 95.0, 90.0]), ("0.4", [92.0, 92.1, 91.0])):
-        lab.fill(grid, f"small/{column}", numbers)
-    part = lab.findings(grid)["C"].parts[0]
+        lab.fill(planned, f"small/{column}", numbers)
+    part = lab.findings(planned)["C"].parts[0]
     assert part.effect.mean == pytest.approx((3.0 + 2.9 + 3.1) / 3)
     assert (part.verdict, part.statement) == ("reproduced", "max(small) - small/0.4 > 1 (ours)")
 
@@ -157,11 +162,11 @@ def test_a_peak_is_each_runs_own(lab: Any) -> None:
 @pytest.mark.parametrize("spread", ["paired", "independent", "pooled"])
 def test_the_spread_is_the_declared_one(lab: Any, spread: str) -> None:
     rng = np.random.default_rng(1)
-    grid = lab.table(seeds=range(4), spread=spread, claims=[claim(LESS)])
-    numbers = {f"{cell.row}/{cell.column}": 50 + rng.normal(size=4) for cell in grid.cells}
+    planned = lab.table(seeds=range(4), spread=spread, claims=[claim(LESS)])
+    numbers = {f"{cell.row}/{cell.column}": 50 + rng.normal(size=4) for cell in planned.cells}
     for cell, values in numbers.items():
-        lab.fill(grid, cell, list(map(float, values)))
-    part = lab.findings(grid)["C"].parts[0]
+        lab.fill(planned, cell, list(map(float, values)))
+    part = lab.findings(planned)["C"].parts[0]
     samples = [(sign, dict(enumerate(numbers[cell]))) for sign, cell in ((1.0, "ls/small"), (-1.0, "hard/small"))]
     if spread == "pooled":
         pool = statistics.pool([dict(enumerate(values)) for values in numbers.values()])
@@ -175,12 +180,12 @@ def test_the_spread_is_the_declared_one(lab: Any, spread: str) -> None:
 
 
 def test_a_spread_is_not_pooled_where_it_differs(lab: Any) -> None:
-    grid = lab.table(seeds=range(5), spread="pooled", claims=[claim(LESS)])
-    lab.fill(grid, "hard/small", [80.0, 85.0, 90.0, 95.0, 99.0])
-    lab.fill(grid, "ls/small", [98.0, 84.0, 91.0, 79.0, 90.0])
-    lab.fill(grid, "hard/large", [90.0, 90.1, 90.2, 90.1, 90.0])
-    lab.fill(grid, "ls/large", [91.0, 91.1, 91.2, 91.1, 91.1])
-    part = lab.findings(grid)["C"].parts[0]
+    planned = lab.table(seeds=range(5), spread="pooled", claims=[claim(LESS)])
+    lab.fill(planned, "hard/small", [80.0, 85.0, 90.0, 95.0, 99.0])
+    lab.fill(planned, "ls/small", [98.0, 84.0, 91.0, 79.0, 90.0])
+    lab.fill(planned, "hard/large", [90.0, 90.1, 90.2, 90.1, 90.0])
+    lab.fill(planned, "ls/large", [91.0, 91.1, 91.2, 91.1, 91.1])
+    part = lab.findings(planned)["C"].parts[0]
     assert part.effect.df == 4
     assert "(paired, not pooled: " in part.text
 
@@ -192,10 +197,10 @@ def test_the_plan_says_what_can_be_seen(lab: Any) -> None:
     same = {"test": "equal", "of": "ls/small", "than": "hard/small", "within": 0.5, "margin": "ours"}
     loss = {**LESS, "metric": {"name": "nll", "unit": ""}}
     claims = [claim(LESS), claim(same, id="E"), claim(loss, id="L")]
-    grid = lab.table(seeds=range(5), claims=claims)
+    planned = lab.table(seeds=range(5), claims=claims)
     difference = statistics.smallest_difference(0.3 * (2 / 5) ** 0.5, 4)
     power = statistics.power_of_equality(0.5, 0.3 * (2 / 5) ** 0.5, 4)
-    assert list(lines(grid, Values(lab.store))) == [
+    assert list(lines(planned, Values(lab.store))) == [
         f"claim C: n = 5, top1 {difference:.2f} is seen with 80% (sd top1 0.3 assumed)",
         f"claim E: n = 5, its margin is shown with {power:.0%} where there is no difference (sd top1 0.3 assumed)",
         "claim L: n = 5, 1 part without a known power (sd nll not known)",
@@ -205,26 +210,28 @@ def test_the_plan_says_what_can_be_seen(lab: Any) -> None:
     assert list(lines(declared, Values(lab.store))) == [
         f"claim L: n = 5, nll {difference:.2f} is seen with 80% (sd nll 0.01 declared)"
     ]
-    lab.fill(grid, "hard/small", HARD[:3])  # s = 1
-    assert "(sd top1 1 of 3 runs)" in next(lines(grid, Values(lab.store)))
+    lab.fill(planned, "hard/small", HARD[:3])  # s = 1
+    assert "(sd top1 1 of 3 runs)" in next(lines(planned, Values(lab.store)))
     [line] = lines(lab.table(seeds=[0, 1], claims=claims[:1]), Values(lab.store))
     assert line == "claim C: nothing is decided on fewer than 3 seeds"
 
 
 def test_the_index_of_claims_corrects_what_is_final(lab: Any, tmp_path: Any) -> None:
     more = {"test": "greater", "of": "ls/small", "than": "hard/small"}
-    grid = lab.table(claims=[claim(LESS, id="C2"), claim(more, id="C10"), claim({**LESS, "of": "ls/large"}, id="C3")])
-    lab.fill(grid, "hard/small", [91.0, 92.0, 93.0])
-    lab.fill(grid, "ls/small", [90.0, 91.3, 91.9])
+    planned = lab.table(
+        claims=[claim(LESS, id="C2"), claim(more, id="C10"), claim({**LESS, "of": "ls/large"}, id="C3")]
+    )
+    lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
+    lab.fill(planned, "ls/small", [90.0, 91.3, 91.9])
     experiments = [{}, {"protocol": "own", "name": "ours"}]
-    reports = [render(lab.plan(grid, **experiment), lab.store) for experiment in experiments]
-    interim = replace(grid, declared=tuple(range(5)))
+    reports = [render(lab.plan(planned, **experiment), lab.store) for experiment in experiments]
+    interim = replace(planned, declared=tuple(range(5)))
     reports.append(render(lab.plan(interim, name="early"), lab.store))
     paths = write_index(reports, tmp_path)
     assert [path.name for path in paths] == ["README.md", "claims.md"]
-    page = paths[1].read_text()
-    p = lab.findings(grid)["C2"].p
-    sections = {part.split("\n")[0]: part for part in page.split("\n## ")[1:]}
+    filled = paths[1].read_text()
+    p = lab.findings(planned)["C2"].p
+    sections = {part.split("\n")[0]: part for part in filled.split("\n## ")[1:]}
     final, early, own, missing = sections.values()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in final.splitlines() if "Nobody" in line]
     assert [row[:2] + row[3:4] + row[5:8] for row in rows] == [
@@ -251,10 +258,10 @@ def test_numbers_of_others_have_a_line_of_their_own(lab: Any) -> None:
         }
     }
     paper = {"hard": {"small": 95.0}}
-    grid = lab.table(paper=paper, replications=replications, paper_runs=4)
-    lab.fill(grid, "hard/small", [91.0, 92.0, 93.0])
-    page = render(lab.plan(grid), lab.store).pages[0]
-    rendered = tables.markdown(page, runs="runs")
+    planned = lab.table(paper=paper, replications=replications, paper_runs=4)
+    lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
+    filled = render(lab.plan(planned), lab.store).tables[0]
+    rendered = tables.markdown(filled, runs="runs")
     shown = [" ".join(line.split()) for line in rendered.splitlines() if line.startswith("|")]
     assert shown[2:6] == [
         "| hard targets | ours | 92.00 ± 1.00 (3) | – (0/3 seeds) |",
@@ -265,29 +272,29 @@ def test_numbers_of_others_have_a_line_of_their_own(lab: Any) -> None:
     assert "- [1] Somebody 2022\n- [2] X" in rendered
     assert "95 % prediction interval for what it reports, a mean of 4 runs." in rendered
     # m ± t(0.975, 2) · s √(1/3 + 1/4)
-    [record, *_] = tables.frame(page).to_dict("records")
+    [record, *_] = tables.frame(filled).to_dict("records")
     assert record["pi_high"] == pytest.approx(92 + 4.3026527 * (1 / 3 + 1 / 4) ** 0.5)
     assert (record["paper_runs"], record["others"]) == (4, "91.5 ± 0.1 (3) [1]; 92 [2]")
-    assert "others" in tables.latex(page)
+    assert "others" in tables.latex(filled)
 
 
 def test_a_quoted_table_has_spreads_and_others_too(lab: Any) -> None:
     paper = {"hard": {"small": {"value": 1.5, "std": 0.25, "runs": 5}, "large": "7.0 / 6.7"}}
     others = {"ls": {"large": {"value": 2, "source": "Somebody 2022"}}}
-    grid = lab.table(seeds=[], kind="reference", base={}, paper=paper, replications=others)
-    page = render(lab.plan(grid), lab.store).pages[0]
-    shown = [" ".join(line.split()) for line in tables.markdown(page, runs="runs").splitlines() if line[:1] == "|"]
+    planned = lab.table(seeds=[], kind="reference", base={}, paper=paper, replications=others)
+    filled = render(lab.plan(planned), lab.store).tables[0]
+    shown = [" ".join(line.split()) for line in tables.markdown(filled, runs="runs").splitlines() if line[:1] == "|"]
     assert shown[2:] == [
         "| hard targets | 1.5 ± 0.25 | 7.0 / 6.7 |",
         "| label smoothing (α = 0.1) | n/a | n/a |",
         "| others | – | 2 [1] |",
     ]
-    record = tables.frame(page).to_dict("records")[0]
+    record = tables.frame(filled).to_dict("records")[0]
     assert (record["paper"], record["paper_sd"], record["paper_runs"]) == (1.5, 0.25, 5)
 
 
 @pytest.mark.parametrize(
-    ("sheet", "message"),
+    ("table", "message"),
     [
         ({"paper": {"hard": {"small": {"value": 1.0, "sd": 0.1}}}}, r"paper.hard.small.sd = 0.1: unknown key"),
         (
@@ -301,9 +308,9 @@ def test_a_quoted_table_has_spreads_and_others_too(lab: Any) -> None:
         ({"sd": {"top1": 0.0}}, r"sd.top1 = 0.0: must be > 0"),
     ],
 )
-def test_what_is_quoted_is_checked(lab: Any, sheet: dict[str, Any], message: str) -> None:
+def test_what_is_quoted_is_checked(lab: Any, table: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        lab.table(**sheet)
+        lab.table(**table)
 
 
 def test_an_unknown_held_out_part_widens_the_interval(lab: Any) -> None:
@@ -312,15 +319,15 @@ def test_an_unknown_held_out_part_widens_the_interval(lab: Any) -> None:
     for name, inside in (("cifar100_40k", True), ("cifar100", False)):
         columns, rows = {"a": {"label": "a"}}, {"hard": {"label": "hard"}}
         content = {"base": {**base, "dataset": name}, "columns": columns, "rows": rows, "paper": {"hard": {"a": 73.2}}}
-        grid = lab.table(seeds=range(5), **content)
-        for run, top1 in zip(grid.cells[0].runs, (71.9, 72.2, 72.0, 71.8, 72.1), strict=True):
+        planned = lab.table(seeds=range(5), **content)
+        for run, top1 in zip(planned.cells[0].runs, (71.9, 72.2, 72.0, 71.8, 72.1), strict=True):
             lab.store.directory(run).mkdir(parents=True)
             lab.store.begin(run, {})
             part = {run.dataset.evaluate: {"top1": top1}}
             lab.store.finish(run, {"last": part, "best": {}, "train": {}, "gamma": 0.0})
-        page = render(lab.plan(grid), lab.store).pages[0]
-        assert page.cells[0].within is inside
-        assert ("the binomial share of two random held-out parts" in tables.markdown(page, runs="runs")) is inside
+        filled = render(lab.plan(planned), lab.store).tables[0]
+        assert filled.cells[0].within is inside
+        assert ("the binomial share of two random held-out parts" in tables.markdown(filled, runs="runs")) is inside
 
 
 # ---- how often verdicts err ------------------------------------------------------------------------------------------
@@ -331,10 +338,10 @@ class Simulated(Values):
 
     numbers: Mapping[str, Sequence[float]]
 
-    def of(self, grid: Grid, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
+    def of(self, planned: TablePlan, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
         return {run.seed: float(x) for run, x in zip(cell.runs, self.numbers[f"{cell.row}/{cell.column}"], strict=True)}
 
-    def done(self, run: Any, observation: Any = None) -> bool:
+    def done(self, run: Any, probe: Any = None) -> bool:
         return True
 
     def diverged(self, runs: Any) -> int:
@@ -364,12 +371,12 @@ def test_verdicts_err_as_often_as_they_say(
         shift = -statistics.smallest_difference(error, 4)
     if holds == "power":
         holds = 100 * statistics.power_of_equality(2.0, error, 4)
-    grid = lab.table(seeds=range(5), spread=spread, claims=[claim(test)])
+    planned = lab.table(seeds=range(5), spread=spread, claims=[claim(test)])
     values, counts = Simulated(lab.store), Counter[str]()
     for draw in rng.standard_normal((replicates, 4, 5)):
         values.numbers = dict(zip(("hard/small", "hard/large", "ls/small", "ls/large"), draw, strict=True))
         values.numbers["ls/small"] = values.numbers["ls/small"] + shift
-        [finding] = evaluate(grid, values)
+        [finding] = evaluate(planned, values)
         counts[finding.outcome] += 1
     for outcome, expected in (("holds", holds), ("fails", fails)):
         within = 300 * (max(expected, 0.1) / 100 * (1 - expected / 100) / replicates) ** 0.5

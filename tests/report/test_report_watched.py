@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from lskd.config_groups import Conf, shipped_conf
 from lskd.data import DATASETS
 from lskd.errors import InputError
 from lskd.methods import METHODS, Batch, Method
-from lskd.observers.resemblance import superclass_order
-from lskd.plan import Grid, Printed, load_sheet
+from lskd.plan import TablePlan
+from lskd.probes.resemblance import superclass_order
 from lskd.report import figures, render, text
-from lskd.report.page import Page
-from lskd.settings import Conf, shipped_conf
+from lskd.report.filled import FilledTable
+from lskd.tables.table import Printed, load_table
 
 TAUGHT = {
     "dataset": "digits", "arch": "mlp", "recipe": "quickstart", "method": "kd_wsl", "teacher": {"arch": "mlp"}
@@ -27,10 +28,10 @@ COUNT = {"name": "rs", "total": True, "digits": 0, "unit": ""}
 SHARE = {"name": "rs", "digits": 3, "unit": ""}
 
 
-def log(lab: Any, grid: Grid, cell: str, shares: list[float]) -> None:
+def log(lab: Any, planned: TablePlan, cell: str, shares: list[float]) -> None:
     """Finish the runs of a cell with this share of regularization samples in each epoch, and ten times the seed more of
     the 1,000 images in each but the first. An initial stage is in the log, too."""
-    for run in grid.cell(*cell.split("/")).runs:
+    for run in planned.cell(*cell.split("/")).runs:
         lines: list[dict[str, Any]] = [{"stage": "first", "epoch": 0, "train": {"rs": 9.0}}]
         for epoch, share in enumerate(shares):
             train = {"top1": 50.0, "rs": share + (0.01 * run.seed if epoch else 0.0)}
@@ -42,31 +43,31 @@ def log(lab: Any, grid: Grid, cell: str, shares: list[float]) -> None:
         lab.store.finish(run, record)
 
 
-def page_of(lab: Any, grid: Grid) -> Page:
-    page: Page = render(lab.plan(grid), lab.store).pages[0]
-    return page
+def filled_of(lab: Any, planned: TablePlan) -> FilledTable:
+    filled: FilledTable = render(lab.plan(planned), lab.store).tables[0]
+    return filled
 
 
-def watched_table(lab: Any, **sheet: Any) -> Grid:
+def watched_table(lab: Any, **table: Any) -> TablePlan:
     columns = {"share": {"label": "share", "metric": SHARE}, "count": {"label": "number", "metric": COUNT}}
     rows = {"hard": {"label": "hard"}, "ls": {"label": "LS", "run": {"teacher_ls": True}}}
-    grid: Grid = lab.table(**{"base": TAUGHT, "rows": rows, "columns": columns, **sheet})
-    return grid
+    planned: TablePlan = lab.table(**{"base": TAUGHT, "rows": rows, "columns": columns, **table})
+    return planned
 
 
 def test_a_cell_shows_what_the_method_watched_in_the_last_epoch(lab: Any) -> None:
-    grid = watched_table(lab)
-    log(lab, grid, "hard/share", [0.9, 0.25])
-    share, count, *_ = page_of(lab, grid).cells
+    planned = watched_table(lab)
+    log(lab, planned, "hard/share", [0.9, 0.25])
+    share, count, *_ = filled_of(lab, planned).cells
     assert dict(share.values) == pytest.approx({0: 0.25, 1: 0.26, 2: 0.27})
     assert dict(count.values) == pytest.approx({0: 250, 1: 260, 2: 270})
-    printed = text(lab.plan(grid), lab.store)
+    printed = text(lab.plan(planned), lab.store)
     assert "regularization samples, sum over the training images of the last epoch" in printed
     assert "regularization samples, mean over the training images of the last epoch" in printed
 
 
 @pytest.mark.parametrize(
-    ("sheet", "message"),
+    ("table", "message"),
     [
         ({"base": {**TAUGHT, "method": "kd"}}, r"hard/share: metric.name = rs: method=kd .* watches nothing"),
         ({"metric": {"name": "weight"}, "columns": {"share": {"label": ""}}}, r"metric.name = weight: .* watches rs"),
@@ -76,9 +77,9 @@ def test_a_cell_shows_what_the_method_watched_in_the_last_epoch(lab: Any) -> Non
         ({"metric": {"name": "top1", "at_epoch": 31}, "columns": {"a": {"label": ""}}}, "epoch = 31: .* from 1 to 30"),
     ],
 )  # fmt: skip
-def test_what_is_not_recorded_is_an_error_of_the_plan(lab: Any, sheet: dict[str, Any], message: str) -> None:
+def test_what_is_not_recorded_is_an_error_of_the_plan(lab: Any, table: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        watched_table(lab, **sheet)
+        watched_table(lab, **table)
 
 
 COUNTING = [replace(METHODS[name], count_rs=count) for name in ("kd", "wsl") for count in (False, True)]  # type: ignore[call-arg]
@@ -91,12 +92,12 @@ def test_methods_watch_what_they_say(settings: Method) -> None:
     assert set(settings.watched) <= settings.watches.keys()
 
 
-def epochs_figure(lab: Any, **sheet: Any) -> Grid:
+def epochs_figure(lab: Any, **table: Any) -> TablePlan:
     series = {"over": "epoch", "values": [1, 5, 30]}
     rows = {"hard": {"label": "hard", **series}, "ls": {"label": "LS", "run": {"teacher_ls": True}, **series}}
-    content = {"base": TAUGHT, "metric": COUNT, "x": None, "rows": rows, **sheet}
-    grid: Grid = lab.figure(**content)
-    return grid
+    content = {"base": TAUGHT, "metric": COUNT, "x": None, "rows": rows, **table}
+    planned: TablePlan = lab.figure(**content)
+    return planned
 
 
 GAP = {"test": "greater", "of": "ls/30 - ls/1", "than": "hard/30 - hard/1"}
@@ -104,13 +105,13 @@ GAP = {"test": "greater", "of": "ls/30 - ls/1", "than": "hard/30 - hard/1"}
 
 def test_a_series_over_epochs_is_the_log_of_one_run(lab: Any) -> None:
     rising = {"id": "R", "text": "it rises", "tests": [{"test": "rising", "of": "hard/*"}]}
-    grid = epochs_figure(lab, claims=[rising, {"id": "G", "text": "the gap widens", "tests": [GAP]}])
-    assert len({run.id for cell in grid.cells for run in cell.runs}) == 6  # two series of three seeds
-    log(lab, grid, "hard/1", [0.01 * epoch for epoch in range(30)])
-    page = page_of(lab, grid)
-    assert [cell.mean for cell in page.cells[:3]] == pytest.approx([0, 50, 300])  # epochs are counted from 1
-    assert {finding.claim.id: finding.verdict for finding in page.findings} == {"R": "reproduced", "G": "not run"}
-    axes = figures.draw(page).axes[0]
+    planned = epochs_figure(lab, claims=[rising, {"id": "G", "text": "the gap widens", "tests": [GAP]}])
+    assert len({run.id for cell in planned.cells for run in cell.runs}) == 6  # two series of three seeds
+    log(lab, planned, "hard/1", [0.01 * epoch for epoch in range(30)])
+    filled = filled_of(lab, planned)
+    assert [cell.mean for cell in filled.cells[:3]] == pytest.approx([0, 50, 300])  # epochs are counted from 1
+    assert {finding.claim.id: finding.verdict for finding in filled.findings} == {"R": "reproduced", "G": "not run"}
+    axes = figures.draw(filled).axes[0]
     assert list(axes.containers[0].lines[0].get_xdata()) == [1, 5, 30]
     assert list(axes.containers[0].lines[0].get_ydata()) == pytest.approx([0, 50, 300])
 
@@ -119,20 +120,20 @@ def test_epochs_that_cannot_be_are_errors(lab: Any) -> None:
     rows = {"hard": {"label": "hard", "over": "epoch", "values": [1, 2.5]}}
     with pytest.raises(InputError, match=r"rows.hard.values = \[1.0, 2.5\]: must be whole numbers with over=epoch"):
         epochs_figure(lab, rows=rows)
-    grid = epochs_figure(lab)
-    log(lab, grid, "hard/1", [0.1] * 30)
-    path = lab.store.log(grid.cells[0].runs[0])
+    planned = epochs_figure(lab)
+    log(lab, planned, "hard/1", [0.1] * 30)
+    path = lab.store.log(planned.cells[0].runs[0])
     path.write_text(path.read_text()[:-9])
-    [named] = render(lab.plan(grid), lab.store).damaged
+    [named] = render(lab.plan(planned), lab.store).damaged
     assert named.startswith(f"{path}: is not one JSON object a line ") and "; restore it, or delete" in named
-    assert next(cell for cell in page_of(lab, grid).cells).n == 2
+    assert next(cell for cell in filled_of(lab, planned).cells).n == 2
 
 
 def test_a_difference_of_cells_is_taken_seed_by_seed(lab: Any) -> None:
-    grid = epochs_figure(lab, claims=[{"id": "G", "text": "the gap widens", "tests": [GAP]}])
-    log(lab, grid, "hard/1", [0.1] * 30)
-    log(lab, grid, "ls/1", [0.1] * 29 + [0.4])
-    [finding] = page_of(lab, grid).findings
+    planned = epochs_figure(lab, claims=[{"id": "G", "text": "the gap widens", "tests": [GAP]}])
+    log(lab, planned, "hard/1", [0.1] * 30)
+    log(lab, planned, "ls/1", [0.1] * 29 + [0.4])
+    [finding] = filled_of(lab, planned).findings
     [part] = finding.parts
     assert part.statement == "ls/30 - ls/1 > hard/30 - hard/1"
     assert part.effect is not None and part.effect.mean == pytest.approx(300)  # what seeds add cancels
@@ -156,15 +157,15 @@ def test_tests_about_what_is_not_there_are_errors(lab: Any, test: dict[str, Any]
 
 def test_a_wildcard_may_stand_for_some_columns(lab: Any) -> None:
     test = {"test": "greater", "of": "ls/*", "than": "hard/*", "columns": ["large"]}
-    grid = lab.table(claims=[{"id": "C", "text": "", "tests": [test]}])
-    [finding] = page_of(lab, grid).findings
+    planned = lab.table(claims=[{"id": "C", "text": "", "tests": [test]}])
+    [finding] = filled_of(lab, planned).findings
     assert [part.statement for part in finding.parts] == ["ls/large > hard/large"]
     assert set(finding.missing) == {"ls/large", "hard/large"}
 
 
 def test_a_cell_that_cannot_be_is_not_missing_and_says_why(lab: Any) -> None:
-    grid = lab.table(skip={"ls": {"small": "too small for it"}}, paper={"ls": {"large": 90.0}})
-    printed = text(lab.plan(grid), lab.store)
+    planned = lab.table(skip={"ls": {"small": "too small for it"}}, paper={"ls": {"large": 90.0}})
+    printed = text(lab.plan(planned), lab.store)
     line = next(line for line in printed.splitlines() if line.startswith("| label smoothing"))
     assert [cell.strip() for cell in line.split("|")[3:5]] == ["n/a", "– (0/3 seeds)"]
     assert "n/a: label smoothing (α = 0.1) / small: too small for it" in printed
@@ -178,11 +179,11 @@ def test_a_null_takes_out_what_a_parent_has(tmp_path: Path) -> None:
         "defaults: [wsl_pair]\ncolumns: {wrn_40_2_wrn_16_2: null, other: {label: other}}\n"
         "rows: {fsp: null}\npaper: {kd: null, at: {other: 70.0}}\nclaims: []\n"
     )
-    sheet, parent = (load_sheet(name, Conf((tmp_path, shipped_conf()))) for name in ("mine", "wsl_pair"))
-    assert list(sheet.columns) == ["other"]
-    assert list(sheet.rows) == [row for row in parent.rows if row != "fsp"]
-    assert sheet.printed("at", "other") == Printed(70.0)
-    assert not {"kd", "fsp"} & sheet.paper.keys()
+    table, parent = (load_table(name, Conf((tmp_path, shipped_conf()))) for name in ("mine", "wsl_pair"))
+    assert list(table.columns) == ["other"]
+    assert list(table.rows) == [row for row in parent.rows if row != "fsp"]
+    assert table.printed("at", "other") == Printed(70.0)
+    assert not {"kd", "fsp"} & table.paper.keys()
 
 
 def test_the_matrix_is_drawn_by_superclass_without_its_diagonal(lab: Any) -> None:
@@ -190,15 +191,15 @@ def test_the_matrix_is_drawn_by_superclass_without_its_diagonal(lab: Any) -> Non
     metric = {"name": "resemblance_auc", "part": "train", "digits": 3, "unit": ""}
     rows, columns = {"auc": {"label": "AUC"}}, {"one": {"label": "one pair"}}
     content = {"base": base, "rows": rows, "columns": columns, "metric": metric, "diagram": "matrix"}
-    grid = lab.table(observe={"name": "resemblance"}, **content)
-    lab.fill(grid, "auc/one", [50.0, 51.0, 52.0])
+    planned = lab.table(probe={"name": "resemblance"}, **content)
+    lab.fill(planned, "auc/one", [50.0, 51.0, 52.0])
     matrix = np.arange(10_000.0).reshape(100, 100)
-    for run in grid.cells[0].runs:
-        look = {"step": 9, "train": {"resemblance_auc": 0.75, "matrix": (matrix + run.seed).tolist()}}
-        lab.store.observe(run, grid.observation, [look], "00")
-    page = page_of(lab, grid)
-    assert page.cells[0].mean == 0.75
-    groups, drawn = (axes.images[0].get_array() for axes in figures.draw_matrix(page).axes)
+    for run in planned.cells[0].runs:
+        reading = {"step": 9, "train": {"resemblance_auc": 0.75, "matrix": (matrix + run.seed).tolist()}}
+        lab.store.write_readings(run, planned.probe, [reading], "00")
+    filled = filled_of(lab, planned)
+    assert filled.cells[0].mean == 0.75
+    groups, drawn = (axes.images[0].get_array() for axes in figures.draw_matrix(filled).axes)
     names = list(DATASETS["cifar100"].class_names)
     beaver, dolphin, trout = (names.index(name) for name in ("beaver", "dolphin", "trout"))
     assert superclass_order()[:2] == ["beaver", "dolphin"] and superclass_order()[9] == "trout"
@@ -213,6 +214,6 @@ def test_resemblance_needs_a_teacher_in_eval_mode(lab: Any) -> None:
     metric = {"name": "resemblance_auc", "part": "train"}
     for settings in (base, taught):
         with pytest.raises(InputError, match="resemblance: the run must have a teacher, with teacher_mode=eval"):
-            lab.table(base=settings, observe={"name": "resemblance"}, metric=metric, columns={"a": {"label": "a"}})
-    with pytest.raises(InputError, match="diagram = 'matrix': must be given with the observer resemblance"):
+            lab.table(base=settings, probe={"name": "resemblance"}, metric=metric, columns={"a": {"label": "a"}})
+    with pytest.raises(InputError, match="diagram = 'matrix': must be given with the probe resemblance"):
         lab.table(diagram="matrix")

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lskd.config import Runtime
+from lskd.compose import parse_run
+from lskd.config_groups import Conf
 from lskd.data import spec
-from lskd.errors import InputError, one_line, unknown
-from lskd.methods.method import require
+from lskd.errors import InputError, one_line, require, unknown
 from lskd.program import VERSION, guarded, user_path
-from lskd.settings import Conf, parse_run
+from lskd.runtime import Runtime
 from lskd.store import write_atomically
 
 # What is measured, as settings of a run: the student, and the teacher where there is one.
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     from lskd.bench.floor import Machine
     from lskd.bench.measure import Options, measure
     from lskd.engine.capture import STREAMS
-    from lskd.run import check_precision, resolve_device
+    from lskd.environment import check_precision, resolve_device
 
     try:
         device = resolve_device(args.device)
@@ -338,7 +338,7 @@ def describe(device: Any) -> dict[str, Any]:
     import torch
 
     from lskd.engine import device_bytes
-    from lskd.run import available_cores, cpu_name, environment
+    from lskd.environment import available_cores, cpu_name, environment
 
     return {
         "device": environment(device)["device"],
@@ -356,7 +356,7 @@ def versions() -> dict[str, Any]:
     import torchvision
 
     import lskd
-    from lskd.run import commit
+    from lskd.environment import commit
 
     return {
         "lskd": lskd.__version__,

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from lskd.bench.floor import LAYOUTS, Floor, Machine, Work, timed, work_of
 from lskd.bench.reference import UsualLoop
-from lskd.config import Named, Run, Smoothing
 from lskd.data import Part, Spec
 from lskd.data.augment import Normalize, Normalizer, Views
 from lskd.engine import Shared, device_bytes, run_bytes
@@ -27,10 +26,11 @@ from lskd.engine.loop import evaluate
 from lskd.engine.shared import Images, Table, teacher_normalizer
 from lskd.engine.teacher import EVALUATION_BATCH, Teacher, placed
 from lskd.engine.training import Training, build_network, set_precision
+from lskd.environment import available_cores
 from lskd.methods import METHODS, Batch, Method
 from lskd.methods.distillation import Distillation
 from lskd.recipe import Schedule, WeightDecay
-from lskd.run import available_cores
+from lskd.run import Named, Run, Smoothing
 from lskd.targets import smooth_labels
 
 CPU_EXAMPLES = 2048  # on a CPU, an epoch of a whole data set would outlast every window

@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
-from lskd.config import Run
 from lskd.data.augment import Augment, Normalizer, Views
 from lskd.engine.seeds import generator_for
+from lskd.errors import require
 from lskd.methods.cross_entropy import CrossEntropy
 from lskd.methods.distillation import Distillation
-from lskd.methods.method import require
+from lskd.run import Run
 
 # epoch -> the order of the examples (N,), and the number of the view through which each image (N,) is seen
 Draws = Callable[[int], tuple[Tensor, Tensor]]

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 import lskd
 from lskd import metrics
-from lskd.config import Observation, Run
 from lskd.data import Part, Spec
 from lskd.data.augment import Views
 from lskd.data.stream import LARGEST, Stream
 from lskd.engine.capture import GATE, Captured, own_stream
-from lskd.engine.observing import Looks, Observing
+from lskd.engine.probing import Probing, Readings
 from lskd.engine.seeds import generator_for
 from lskd.engine.shared import Shared, teacher_normalizer
 from lskd.engine.teacher import EVALUATION_BATCH
 from lskd.engine.training import Training, set_precision
 from lskd.errors import one_line
+from lskd.run import ProbeSpec, Run
 from lskd.store import write_atomically
 from lskd.targets import equivalent_smoothing
 
@@ -45,12 +45,12 @@ class Interrupted(Exception):
 @dataclass
 class Outcome:
     """What a training gives: the network, on the CPU, the record for result.json, one record an epoch for log.jsonl,
-    and what the observers saw, by their keys."""
+    and what the probes saw, by their keys."""
 
     network: nn.Module
     result: dict[str, Any]
     epochs: list[dict[str, Any]]
-    looks: Looks = field(default_factory=dict)
+    readings: Readings = field(default_factory=dict)
 
 
 def train(
@@ -61,7 +61,7 @@ def train(
     *,
     taught_on: Tensor | None = None,
     shared: Shared,
-    observations: Sequence[Observation] = (),
+    probes: Sequence[ProbeSpec] = (),
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda epochs: None,
@@ -75,7 +75,7 @@ def train(
     Several trainings may share the device, each in a thread of its own; their recipes must then agree in `precision`.
     With `checkpoint`, the state is written there every `checkpoint_seconds` and when `stop()` says so, and a state that
     is there is gone on from: on a CPU the result is bit-identical to that of an undisturbed run. `on_epoch` gets all
-    epoch records so far, `on_step` the number of steps done and their total. Observers look at the network between
+    epoch records so far, `on_step` the number of steps done and their total. Probes look at the network between
     steps, and change nothing of it. Raises Diverged, Interrupted.
     """
     recipe = run.recipe
@@ -92,24 +92,24 @@ def train(
                 taught_on = parts["train"].images if taught_on is None else taught_on
                 normalizer = teacher_normalizer(run, images, taught_on)
 
-        def from_the_start() -> tuple[Training, Observing]:
+        def from_the_start() -> tuple[Training, Probing]:
             training = Training(run, spec, images, teacher_network, table, normalizer)
-            return training, Observing(observations, training, run)
+            return training, Probing(probes, training, run)
 
-        training, observing = from_the_start()
+        training, probing = from_the_start()
         stack.callback(lambda: training.close())  # whichever it is then
         seconds, epochs = 0.0, list[dict[str, Any]]()
-        saved = None if checkpoint is None else load_checkpoint(checkpoint, run, observing.looks)
+        saved = None if checkpoint is None else load_checkpoint(checkpoint, run, probing.readings)
         if saved is not None:
             try:
                 training.restore(saved)
-                seconds, epochs, observing.looks = saved["seconds"], saved["epochs"], saved["looks"]
+                seconds, epochs, probing.readings = saved["seconds"], saved["epochs"], saved["readings"]
             except Exception as error:  # it is of this run, and yet does not fit it
                 _start_again(checkpoint, error)
                 training.close()
-                saved, (training, observing) = None, from_the_start()
-        if saved is None and observing.due():
-            observing.look()
+                saved, (training, probing) = None, from_the_start()
+        if saved is None and probing.due():
+            probing.look()
         outputs: dict[str, tuple[Tensor, Tensor]] = {}  # logits and labels of the held-out parts, at the last epoch
         held: float | None = None
         saved_at = began_at = time.perf_counter()
@@ -120,7 +120,7 @@ def train(
             now, asked = time.perf_counter(), stop()
             if checkpoint is not None and (asked or now - saved_at > checkpoint_seconds):
                 saved_at = now
-                kept = {"epochs": epochs, "looks": observing.looks}
+                kept = {"epochs": epochs, "readings": probing.readings}
                 with GATE.eager():
                     state = {**training.state(), **kept, "seconds": seconds + now - began_at, "versions": VERSIONS}
                     write_atomically(checkpoint, lambda path: _save(state, path))
@@ -134,9 +134,9 @@ def train(
             while training.step_number < end:
                 training.step()
                 on_step(*training.steps_done)
-                if observing.due():
+                if probing.due():
                     seconds += time.perf_counter() - began_at  # looking is not training time
-                    observing.look()
+                    probing.look()
                     began_at = time.perf_counter()
                 if training.step_number < end:
                     checkpoint_if_due()
@@ -164,8 +164,8 @@ def train(
             began_at = time.perf_counter()  # evaluation is not training time
             if stage is not None and end == training.total_steps:
                 training.enter(None)
-                if observing.due():
-                    observing.look()
+                if probing.due():
+                    probing.look()
                     began_at = time.perf_counter()
             if training.step_number < training.total_steps:
                 checkpoint_if_due()
@@ -174,7 +174,7 @@ def train(
             result["held_memory_mb"] = held
         with GATE.eager():
             training.trained.zero_grad()
-            return Outcome(training.trained.cpu(), result, epochs, observing.looks)
+            return Outcome(training.trained.cpu(), result, epochs, probing.readings)
 
 
 def summarise(
@@ -285,15 +285,15 @@ def held_memory_mb(device: torch.device) -> float | None:
     return round(sum(held) / 1e6, 1)
 
 
-def load_checkpoint(path: Path, run: Run, looks: Looks) -> dict[str, Any] | None:
-    """The state in `path` if it is one of `run`, seen by the observers of `looks` so far, and was written by the same
+def load_checkpoint(path: Path, run: Run, readings: Readings) -> dict[str, Any] | None:
+    """The state in `path` if it is one of `run`, seen by the probes of `readings` so far, and was written by the same
     versions: with others the numbers after it might not be those of the whole run. Any other one costs the work since
     the start, not the run."""
     if not path.is_file():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["id"] != run.id or state["looks"].keys() != looks.keys():
+        if state["id"] != run.id or state["readings"].keys() != readings.keys():
             return None
         if state["versions"] != VERSIONS:
             raise ValueError(f"it is of {_show(state['versions'])}, and this is {_show(VERSIONS)}")

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lskd.config import Run
 from lskd.data import Spec
 from lskd.data.augment import Augment, Normalize, Normalizer, Views, centre
 from lskd.data.index import Files
@@ -27,6 +26,7 @@ from lskd.engine.loop import evaluate
 from lskd.engine.shared import Images
 from lskd.engine.teacher import EVALUATION_BATCH
 from lskd.engine.training import Training, build_network
+from lskd.run import Run
 
 # Beside its tensors a training has on CUDA: what cuBLAS keeps for each thread and stream (32 MiB on Hopper, 8 before);
 # what cuDNN's algorithms work in (an estimate, not measured); and what is never used of the segments that torch takes
@@ -181,10 +181,10 @@ def device_bytes(device: torch.device) -> tuple[int, int]:
     """(free, total) memory of the device; on a CPU, what the kernel says is available, and all there is."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
-    page, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+    filled, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
     try:
         with open("/proc/meminfo", encoding="utf-8") as file:
             available = next(line for line in file if line.startswith("MemAvailable:"))
-        return int(available.split()[1]) * 1024, total * page
+        return int(available.split()[1]) * 1024, total * filled
     except (OSError, StopIteration):
-        return total * page // 2, total * page
+        return total * filled // 2, total * filled

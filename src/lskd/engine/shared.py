@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lskd.config import Run, table_bytes
 from lskd.data import Part
 from lskd.data.augment import Normalizer, Views, centre
 from lskd.data.index import Files
 from lskd.data.stream import Stream, decoders
 from lskd.engine.capture import GATE
+from lskd.run import Run, table_bytes
 
 DATA_SETS = 4  # kept on the device at once
 

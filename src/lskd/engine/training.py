@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lskd.config import Run
 from lskd.data import Spec
 from lskd.data.augment import Normalizer
 from lskd.data.stream import Stream
@@ -26,6 +25,7 @@ from lskd.engine.seeds import generator_for, initial_weights, seed_for
 from lskd.engine.shared import Images, Table, teacher_normalizer
 from lskd.engine.teacher import Teacher, forward, placed
 from lskd.methods import Batch, Stage
+from lskd.run import Run
 from lskd.targets import smooth_labels
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lskd.errors import require
 from lskd.methods.feature_method import Combined, halving_backwards
-from lskd.methods.method import Batch, Pair, Stage, maps, require
+from lskd.methods.method import Batch, Pair, Stage, maps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from lskd.errors import require
 from lskd.methods.feature_method import FeatureMethod
-from lskd.methods.method import Batch, Pair, require
+from lskd.methods.method import Batch, Pair
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from lskd.errors import require
 from lskd.losses import cross_entropy, regularization_samples, soft_cross_entropy, soft_kl
-from lskd.methods.method import Batch, Method, require
+from lskd.methods.method import Batch, Method
 from lskd.targets import soften
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lskd.errors import require
 from lskd.methods.attention import attention
 from lskd.methods.feature_method import FeatureMethod, same_size
-from lskd.methods.method import Batch, Pair, Stage, maps, require
+from lskd.methods.method import Batch, Pair, Stage, maps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from lskd.errors import require
 from lskd.losses import cross_entropy, soft_kl
-from lskd.methods.method import Batch, Method, Pair, require
+from lskd.methods.method import Batch, Method, Pair
 from lskd.targets import soften
 
 if TYPE_CHECKING:

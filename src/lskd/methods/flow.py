@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lskd.errors import require
 from lskd.methods.feature_method import Combined, same_size, total
-from lskd.methods.method import Batch, Pair, Stage, maps, require
+from lskd.methods.method import Batch, Pair, Stage, maps
 
 if TYPE_CHECKING:
     from torch import Tensor

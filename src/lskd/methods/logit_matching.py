@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from lskd.errors import require
 from lskd.losses import cross_entropy, logit_mse
-from lskd.methods.method import Batch, Method, require
+from lskd.methods.method import Batch, Method
 
 if TYPE_CHECKING:
     from torch import Tensor

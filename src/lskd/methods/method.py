@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lskd.errors import InputError
+from lskd.errors import require
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
+
 
 Shape = tuple[int, ...]  # of one example's feature: (C, H, W) of a map, (D,) of a vector
 
@@ -162,9 +163,3 @@ def maps(names: Sequence[str]) -> list[str]:
     found = [name for name in names if re.fullmatch(r"f\d+", name)]
     require(bool(found), "taps", list(names), "those of a network with feature maps f0, f1, ...")
     return found
-
-
-def require(holds: bool, name: str, value: object, allowed: str) -> None:
-    """`InputError` "name = value: must be allowed" unless `holds`: the range check of a config field."""
-    if not holds:
-        raise InputError(f"{name} = {value!r}: must be {allowed}")

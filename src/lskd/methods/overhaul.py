@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lskd.errors import InputError
+from lskd.errors import InputError, require
 from lskd.methods.boundaries import before_relu
 from lskd.methods.feature_method import FeatureMethod, halving_backwards, same_size
-from lskd.methods.method import Batch, Pair, require
+from lskd.methods.method import Batch, Pair
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lskd.errors import require
 from lskd.methods.feature_method import FeatureMethod, same_size, total
-from lskd.methods.method import Batch, Pair, maps, require
+from lskd.methods.method import Batch, Pair, maps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

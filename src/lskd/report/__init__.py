@@ -3,8 +3,8 @@
 The report looks runs up by the identity that a plan gives them; it never collects whatever lies around. It imports no
 torch: all numbers are in the records of the runs.
 
-    <out>/tables/<experiment>/<sheet>.md, .csv, .tex
-    <out>/figures/<experiment>/<sheet>.png, .svg
+    <out>/tables/<experiment>/<table>.md, .csv, .tex
+    <out>/figures/<experiment>/<table>.png, .svg
     <out>/tables/README.md                              the index of all experiments
     <out>/tables/claims.md                              what became of each claim of each paper
 """
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 from lskd.errors import InputError
 from lskd.plan import Plan
 from lskd.report import index, tables
-from lskd.report.page import Page, make_page
+from lskd.report.filled import FilledTable, fill
 from lskd.report.values import Values
 from lskd.store import Store, write_atomically
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Page", "Report", "frame", "render", "text", "write", "write_index"]
+__all__ = ["FilledTable", "Report", "frame", "render", "text", "write", "write_index"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Report:
     """An experiment with all that its runs say so far."""
 
     plan: Plan
-    pages: tuple[Page, ...]  # one a sheet
+    tables: tuple[FilledTable, ...]  # one a table
     done: int  # finished runs of plan.runs
     damaged: tuple[str, ...] = ()  # records that are left out, a line each that says what to do
 
@@ -43,16 +43,16 @@ class Report:
 def render(plan: Plan, store: Store) -> Report:
     """Read the results of the plan's runs. Damaged records are left out, and named."""
     values = Values(store)
-    pages = tuple(make_page(plan.experiment, grid, values) for grid in plan.grids)
+    tables = tuple(fill(plan.experiment, planned, values) for planned in plan.tables)
     done = sum(values.done(run) for run in plan.runs)
-    return Report(plan, pages, done, tuple(values.damaged))
+    return Report(plan, tables, done, tuple(values.damaged))
 
 
 def text(plan: Plan, store: Store, out: Path | None = None) -> str:
     """The tables and verdicts for a terminal; what is `write`n to `out` (default: the store) has the rest."""
     folder = (out or store.root) / "tables" / plan.experiment.name
     result = render(plan, store)
-    lines = [tables.compact(page, str(folder / f"{page.sheet.name}.md")) for page in result.pages]
+    lines = [tables.compact(filled, str(folder / f"{filled.table.name}.md")) for filled in result.tables]
     return "\n".join([*lines, *(f"left out: {reason}" for reason in result.damaged)])
 
 
@@ -60,8 +60,8 @@ def frame(plan: Plan, store: Store) -> pandas.DataFrame:
     """Every cell of the experiment with all its numbers, one row each, for a notebook: the CSV files as one frame."""
     import pandas
 
-    frames = {page.sheet.name: tables.frame(page) for page in render(plan, store).pages}
-    return pandas.concat(frames, names=["sheet"]).reset_index("sheet").reset_index(drop=True)
+    frames = {filled.table.name: tables.frame(filled) for filled in render(plan, store).tables}
+    return pandas.concat(frames, names=["table"]).reset_index("table").reset_index(drop=True)
 
 
 def write(plan: Plan, store: Store, out: Path) -> list[Path]:
@@ -73,16 +73,16 @@ def write(plan: Plan, store: Store, out: Path) -> list[Path]:
     written = []
     try:
         table_folder.mkdir(parents=True, exist_ok=True)
-        for page in render(plan, store).pages:
-            images = figures.write(page, figure_folder)
+        for filled in render(plan, store).tables:
+            images = figures.write(filled, figure_folder)
             figure = _link(images[-1], table_folder) if images else ""
             contents = {
-                "md": tables.markdown(page, runs=_link(store.root / "runs", table_folder), figure=figure),
-                "csv": tables.to_csv(page),
-                "tex": tables.latex(page),
+                "md": tables.markdown(filled, runs=_link(store.root / "runs", table_folder), figure=figure),
+                "csv": tables.to_csv(filled),
+                "tex": tables.latex(filled),
             }
             for suffix, content in contents.items():
-                path = table_folder / f"{page.sheet.name}.{suffix}"
+                path = table_folder / f"{filled.table.name}.{suffix}"
                 _write(path, content)
                 written.append(path)
             written += images
@@ -92,26 +92,26 @@ def write(plan: Plan, store: Store, out: Path) -> list[Path]:
 
 
 def write_index(reports: Sequence[Report], out: Path) -> list[Path]:
-    """`out`/tables/README.md, a line for each sheet of each experiment, with links to what has been written; and
+    """`out`/tables/README.md, a line for each table of each experiment, with links to what has been written; and
     claims.md there."""
     folder = out / "tables"
     lines = []
     for report in reports:
         name = report.plan.experiment.name
-        for page in report.pages:
-            sheet = page.sheet.name
-            files = [folder / name / f"{sheet}.{suffix}" for suffix in ("md", "csv", "tex")]
-            files += [out / "figures" / name / f"{sheet}.{suffix}" for suffix in ("png", "svg")]
+        for filled in report.tables:
+            table = filled.table.name
+            files = [folder / name / f"{table}.{suffix}" for suffix in ("md", "csv", "tex")]
+            files += [out / "figures" / name / f"{table}.{suffix}" for suffix in ("png", "svg")]
             links = " ".join(f"[{path.suffix[1:]}]({_link(path, folder)})" for path in files if path.is_file())
             experiment = report.plan.experiment
             shortened = " (shortened)" if experiment.shortened else " (own protocol)" if experiment.own else ""
-            runs = f"{page.done}/{len(page.runs)}" if page.sheet.has_cells else "none"
-            cells = [f"`{name}`{shortened}", tables.plain(page.sheet.title), runs, page.verdicts(), links]
+            runs = f"{filled.done}/{len(filled.runs)}" if filled.table.has_cells else "none"
+            cells = [f"`{name}`{shortened}", tables.plain(filled.table.title), runs, filled.verdicts(), links]
             lines.append(f"| {' | '.join(cells)} |")
-    header = ["# Tables", "", "| experiment | sheet | runs | claims | files |", "|---|---|---|---|---|"]
+    header = ["# Tables", "", "| experiment | table | runs | claims | files |", "|---|---|---|---|---|"]
     contents = {
         "README.md": "\n".join([*header, *lines, ""]),
-        "claims.md": index.claims((page for report in reports for page in report.pages), folder),
+        "claims.md": index.claims((filled for report in reports for filled in report.tables), folder),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

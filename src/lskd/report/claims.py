@@ -31,10 +31,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lskd.plan import ASSOCIATIONS, ORDERS, Cell, Claim, Grid, Metric, Operand, Statement, Term, Test
+from lskd.plan import Cell, TablePlan
 from lskd.report import statistics
 from lskd.report.statistics import LEAST, LEVEL, MARGIN_LEVEL, BySeed, Contrast, Estimate, Pool
 from lskd.report.values import Values
+from lskd.tables.claim import ASSOCIATIONS, ORDERS, Claim, Operand, Statement, Term, Test
+from lskd.tables.metric import Metric
 
 Outcome = Literal["holds", "fails", "undecided", "not run"]
 WORDS = {
@@ -135,15 +137,15 @@ def word(outcome: Outcome, *, final: bool, own: bool) -> str:
     return words[outcome] + ("" if final else SO_FAR) if outcome in words else outcome
 
 
-def evaluate(grid: Grid, values: Values, *, own: bool = False) -> tuple[Finding, ...]:
-    """The verdict on each claim of the sheet; `own`: at a protocol that is no paper's."""
-    evidence = Evidence(grid, values)
-    return tuple(_evaluate(claim, evidence, own) for claim in grid.sheet.claims)
+def evaluate(planned: TablePlan, values: Values, *, own: bool = False) -> tuple[Finding, ...]:
+    """The verdict on each claim of the table; `own`: at a protocol that is no paper's."""
+    evidence = Evidence(planned, values)
+    return tuple(_evaluate(claim, evidence, own) for claim in planned.table.claims)
 
 
 def _evaluate(claim: Claim, evidence: Evidence, own: bool) -> Finding:
-    grid = evidence.grid
-    groups = [(test, grid.sheet.statements(test)) for test in claim.tests]
+    planned = evidence.planned
+    groups = [(test, planned.table.statements(test)) for test in claim.tests]
     needed = {
         (cell.row, cell.column, test.metric): cell
         for test, group in groups
@@ -152,7 +154,7 @@ def _evaluate(claim: Claim, evidence: Evidence, own: bool) -> Finding:
     }
     counted = [(cell, len(evidence.numbers(cell, metric))) for (*_, metric), cell in needed.items()]
     # (One run may stand under several seeds.)
-    final = grid.as_declared and all(n == len({run.id for run in cell.runs}) for cell, n in counted)
+    final = planned.as_declared and all(n == len({run.id for run in cell.runs}) for cell, n in counted)
     total = sum(len(group) for _, group in groups)
     parts, counts, p_values, opposites = [], [], [], []
     for test, group in groups:
@@ -198,21 +200,21 @@ def _count(k: int, parts: list[Part]) -> Count:
 
 
 class Evidence:
-    """The numbers that statements are about, from the cells of a sheet."""
+    """The numbers that statements are about, from the cells of a table."""
 
-    def __init__(self, grid: Grid, values: Values) -> None:
-        self.grid, self.values = grid, values
+    def __init__(self, planned: TablePlan, values: Values) -> None:
+        self.planned, self.values = planned, values
         self._pools: dict[Metric, Pool | None] = {}
 
     def cells(self, statement: Statement) -> list[Cell]:
         """All that a statement looks at, those of `of` first."""
-        return [self.grid.cell(row, column) for row, column in self.grid.sheet.places(statement)]
+        return [self.planned.cell(row, column) for row, column in self.planned.table.places(statement)]
 
     def numbers(self, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
-        return self.values.of(self.grid, cell, metric)
+        return self.values.of(self.planned, cell, metric)
 
     def any_done(self, cell: Cell) -> bool:
-        return any(self.values.done(run, self.grid.observation) for run in cell.runs)
+        return any(self.values.done(run, self.planned.probe) for run in cell.runs)
 
     def gaps(self, cells: list[Cell], metric: Metric | None) -> tuple[str, str]:
         """Which cells have diverged runs, and which have finished runs without the number, in words."""
@@ -222,7 +224,7 @@ class Evidence:
             name = f"`{cell.row}/{cell.column}`"
             if count := self.values.diverged(runs):
                 diverged.append(f"{count} of {len(runs)} runs of {name} diverged")
-            done = sum(self.values.done(run, self.grid.observation) for run in runs)
+            done = sum(self.values.done(run, self.planned.probe) for run in runs)
             if count := done - len(self.numbers(cell, metric)):
                 without.append(f"{count} of {done} finished runs of {name} have no such number")
         return _some(diverged), _some(without)
@@ -230,10 +232,10 @@ class Evidence:
     def term(self, term: Term, beside: Operand, metric: Metric | None) -> tuple[BySeed, str]:
         """The numbers of a term by seed, and what is wrong with them. `beside` has the cell whose x is asked for."""
         if term.kind == "cell":
-            return self.numbers(self.grid.cell(term.row, term.column), metric), ""
-        series = [cell for cell in self.grid.cells if cell.row == term.row]
+            return self.numbers(self.planned.cell(term.row, term.column), metric), ""
+        series = [cell for cell in self.planned.cells if cell.row == term.row]
         if term.kind == "x":
-            [at] = (self.grid.cell(other.row, other.column) for other in beside if other.kind == "cell")
+            [at] = (self.planned.cell(other.row, other.column) for other in beside if other.kind == "cell")
             return self._interpolate(series, at, metric)
         columns = [self.numbers(cell, metric) for cell in series]
         extreme = max if term.kind == "max" else min
@@ -247,9 +249,9 @@ class Evidence:
         """
         import numpy as np
 
-        points = [(self.values.x(self.grid, cell), self.numbers(cell, metric)) for cell in series]
+        points = [(self.values.x(self.planned, cell), self.numbers(cell, metric)) for cell in series]
         numbers, outside = {}, 0
-        for seed, x in self.values.x(self.grid, at).items():
+        for seed, x in self.values.x(self.planned, at).items():
             if all(seed in xs and seed in ys for xs, ys in points):
                 known_x, known_y = zip(*sorted((xs[seed], ys[seed]) for xs, ys in points), strict=True)
                 numbers[seed] = float(np.interp(x, known_x, known_y))
@@ -258,7 +260,7 @@ class Evidence:
         return numbers, f"extrapolated: beyond the ends of `{row}` in {_seeds(outside)}" if outside else ""
 
     def estimate(self, statement: Statement) -> tuple[Estimate | None, str, str]:
-        """`of` - `than` as the sheet's spread says (`Sheet.spread`), how that was, and what is wrong with it."""
+        """`of` - `than` as the table's spread says (`Table.spread`), how that was, and what is wrong with it."""
         metric, terms = statement.test.metric, statement.terms
         found = {term: self.term(term, terms, metric) for term in statement.coefficients}
         wrong = _some([fault for _, fault in found.values() if fault])
@@ -270,8 +272,8 @@ class Evidence:
         return estimate, how, wrong
 
     def contrast(self, contrast: Contrast, metric: Metric, *, linear: bool = True) -> tuple[Estimate | None, str]:
-        """Σ cᵢ mᵢ by the sheet's model of the spread, and which one it was where that is not the declared one."""
-        declared = self.grid.sheet.spread
+        """Σ cᵢ mᵢ by the table's model of the spread, and which one it was where that is not the declared one."""
+        declared = self.planned.table.spread
         if len(contrast) == 1:
             return statistics.paired(contrast), ""
         if declared == "independent" and linear:
@@ -292,8 +294,8 @@ class Evidence:
         return common.estimate(contrast), f"spread pooled over {common.k} cells, df {common.df}"
 
     def alike(self, metric: Metric) -> list[Cell]:
-        """The different cells of the sheet that show this metric; those of the same runs count once."""
-        cells = [cell for cell in self.grid.cells if _number(cell.metric) == _number(metric)]
+        """The different cells of the table that show this metric; those of the same runs count once."""
+        cells = [cell for cell in self.planned.cells if _number(cell.metric) == _number(metric)]
         return list({tuple(run.id for run in cell.runs): cell for cell in cells}.values())
 
     def pool(self, metric: Metric) -> Pool | None:
@@ -415,7 +417,7 @@ def _order(statement: Statement, cells: list[Cell], evidence: Evidence) -> Teste
     test, metric = statement.test, statement.test.metric or cells[0].metric
     samples = [evidence.numbers(cell, test.metric) for cell in cells]
     seeds = statistics.shared_seeds(samples)
-    independent = evidence.grid.sheet.spread == "independent"
+    independent = evidence.planned.table.spread == "independent"
     if not seeds and not independent:
         return None, None, None, "", ""
     sign = 1.0 if test.test == "rising" else -1.0
@@ -448,8 +450,8 @@ def _order(statement: Statement, cells: list[Cell], evidence: Evidence) -> Teste
 def _association(statement: Statement, evidence: Evidence) -> Tested:
     """Spearman's ρ over the cells, within each seed, and its mean over seeds."""
     test, (of,), (than,) = statement.test, statement.of, statement.than
-    keys = evidence.grid.sheet.paired_keys(of, than, test)
-    cells = [[evidence.grid.cell(term.at(k).row, term.at(k).column) for k in keys] for term in (of, than)]
+    keys = evidence.planned.table.paired_keys(of, than, test)
+    cells = [[evidence.planned.cell(term.at(k).row, term.at(k).column) for k in keys] for term in (of, than)]
     xs, ys = ([evidence.numbers(cell, test.metric) for cell in side] for side in cells)
     seeds = statistics.shared_seeds(xs + ys)
     if not seeds:
@@ -503,7 +505,7 @@ def _seeds(n: int) -> str:
 
 def _counted(n: tuple[int, ...], evidence: Evidence) -> str:
     """ "3 of 5 seeds", or of independent cells "5 and 4 seeds"."""
-    wanted = len(evidence.grid.declared_seeds)
+    wanted = len(evidence.planned.declared_seeds)
     if len(set(n)) > 1:
         return f"{' and '.join(map(str, n))} of {wanted} seeds"
     return f"{n[0]} of {wanted} seeds" if n[0] < wanted else _seeds(n[0])

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lskd import report
+from lskd.config_groups import Conf, no_such_file, shipped_conf
 from lskd.errors import InputError
-from lskd.plan import load_experiment, make_plan
+from lskd.plan import make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, fail, guarded, user_path
-from lskd.settings import Conf, no_such_file, shipped_conf
 from lskd.store import Store
+from lskd.tables.experiment import load_experiment
 
 _EPILOG = """\
 examples:

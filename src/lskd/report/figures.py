@@ -1,5 +1,5 @@
-"""Figures as PNG and SVG: of a figure sheet each series' mean over seeds, with whiskers from minimum to maximum; of a
-table sheet with a `diagram` the reliability of its cells, or what an observer saw of them.
+"""Figures as PNG and SVG: of a figure table each series' mean over seeds, with whiskers from minimum to maximum; of a
+table table with a `diagram` the reliability of its cells, or what a probe saw of them.
 
 The files depend on the numbers alone (no dates, fixed ids in the SVG), so that unchanged results are unchanged files.
 """
@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from lskd.data import DATASETS
 from lskd.data.superclasses import CIFAR100_SUPERCLASSES
 from lskd.errors import InputError
-from lskd.observers.resemblance import superclass_order
-from lskd.report.page import Page
+from lskd.probes.resemblance import superclass_order
+from lskd.report.filled import FilledTable
 from lskd.report.tables import banner, metric_title
 from lskd.report.values import Summary
 from lskd.store import write_atomically
@@ -41,21 +41,21 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def drawable(page: Page) -> bool:
+def drawable(filled: FilledTable) -> bool:
     """Whether there is a point to draw."""
-    if page.sheet.kind == "figure":
-        return any(_is_point(cell) for cell in page.cells)
-    return any(cell.diagrams or cell.last_looks for cell in page.cells)
+    if filled.table.kind == "figure":
+        return any(_is_point(cell) for cell in filled.cells)
+    return any(cell.diagrams or cell.last_readings for cell in filled.cells)
 
 
-def write(page: Page, folder: Path) -> list[Path]:
+def write(filled: FilledTable, folder: Path) -> list[Path]:
     """`folder`/NAME.png and .svg; nothing where no point has been run."""
-    if not drawable(page):
+    if not drawable(filled):
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    png, svg = folder / f"{page.sheet.name}.png", folder / f"{page.sheet.name}.svg"
+    png, svg = folder / f"{filled.table.name}.png", folder / f"{filled.table.name}.svg"
     with matplotlib.rc_context(STYLE):
-        figure = DRAW[page.sheet.diagram](page)
+        figure = DRAW[filled.table.diagram](filled)
         _save(figure, png, dpi=150, metadata={"Software": None})
         _save(figure, svg, metadata={"Date": None})
     return [png, svg]
@@ -65,93 +65,91 @@ def _save(figure: Figure, path: Path, **how: Any) -> None:
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], **how))
 
 
-def draw(page: Page) -> Figure:
+def draw(filled: FilledTable) -> Figure:
     # A Figure of its own, without pyplot: no display, no global state.
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     axes: Axes = figure.add_subplot()
-    for i, row in enumerate(page.sheet.rows):
-        _draw_series(axes, page, row, i)
-    axes.set_xlabel(page.sheet.x_label or _x_title(page))
-    axes.set_ylabel(page.sheet.y_label or _titled(page.sheet.metric.name, page.sheet.metric.unit))
-    _title(figure, axes, page, caption(page))
-    for label, level in (page.sheet.levels or {}).items():
+    for i, row in enumerate(filled.table.rows):
+        _draw_series(axes, filled, row, i)
+    axes.set_xlabel(filled.table.x_label or _x_title(filled))
+    axes.set_ylabel(filled.table.y_label or _titled(filled.table.metric.name, filled.table.metric.unit))
+    _title(figure, axes, filled, caption(filled))
+    for label, level in (filled.table.levels or {}).items():
         axes.axhline(level, linestyle=":", linewidth=1, color="#404040", zorder=1)
         axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
-    columns = 1 if max(len(line.label) for line in page.sheet.rows.values()) > 35 else 2
+    columns = 1 if max(len(line.label) for line in filled.table.rows.values()) > 35 else 2
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
-def draw_reliability(page: Page) -> Figure:
+def draw_reliability(filled: FilledTable) -> Figure:
     """Accuracy over confidence, bin by bin, of the cells that show a calibration error (Guo 2017, Figure 1)."""
     figure = Figure(figsize=(6.5, 6.8), layout="constrained")
     axes: Axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], "--", color="#808080", linewidth=1, label="perfectly calibrated")
-    cells = [cell for cell in page.cells if cell.diagrams]
+    cells = [cell for cell in filled.cells if cell.diagrams]
     for i, cell in enumerate(cells):
         pooled = [_pooled([bins[number] for bins in cell.diagrams.values()]) for number in range(_bins(cell))]
-        filled = [entry for entry in pooled if entry is not None]
-        xs, means, lowest, highest = np.array(filled).T
-        label = page.column_label(cell)
-        if len(page.sheet.rows) > 1:
-            label = f"{page.row_label(cell.cell.row)}, {label}"
+        points = [entry for entry in pooled if entry is not None]
+        xs, means, lowest, highest = np.array(points).T
+        label = filled.column_label(cell)
+        if len(filled.table.rows) > 1:
+            label = f"{filled.row_label(cell.cell.row)}, {label}"
         axes.errorbar(
             xs, means, yerr=[means - lowest, highest - means], fmt=f"{'osD^v'[i % 5]}-", color=COLORS[i % len(COLORS)],
             label=f"{label} (n = {len(cell.diagrams)})", elinewidth=1, capsize=3 + 1.5 * i,
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
     counted = f"{_bins(cells[0])} bins; all runs of a cell pooled, whiskers from the lowest run to the highest."
-    _title(figure, axes, page, f"Reliability: {counted}")
+    _title(figure, axes, filled, f"Reliability: {counted}")
     figure.legend(loc="outside lower center", ncols=1, frameon=False)
     return figure
 
 
-def draw_projection(page: Page) -> Figure:
+def draw_projection(filled: FilledTable) -> Figure:
     """The projected penultimate activations of each cell's first seed (Müller 2019, Figure 1): a panel for the training
     part and one for the evaluated part. The two have one scale, and different cells scales of their own."""
-    observation = page.grid.observation
-    assert observation is not None  # see `plan.Sheet`
-    classes: tuple[str, ...] = observation.settings.classes  # type: ignore[attr-defined]
-    cells = list({tuple(cell.ids.values()): cell for cell in page.cells if cell.last_looks}.values())
+    probe = filled.planned.probe
+    assert probe is not None  # see `tables.table.Table`
+    classes: tuple[str, ...] = probe.settings.classes  # type: ignore[attr-defined]
+    cells = list({tuple(cell.ids.values()): cell for cell in filled.cells if cell.last_readings}.values())
     figure = Figure(figsize=(6.2 * len(cells), 4.6), layout="constrained")
     panels = figure.subplots(1, 2 * len(cells), squeeze=False)[0]
     for cell, pair in zip(cells, panels.reshape(-1, 2), strict=True):
-        seed, look = min(cell.last_looks.items())
-        parts = sorted((part for part in look if part != "step"), key=lambda part: part != "train")
-        everything = np.concatenate([np.array(points) for part in parts for points in look[part]["points"]])
+        seed, reading = min(cell.last_readings.items())
+        parts = sorted((part for part in reading if part != "step"), key=lambda part: part != "train")
+        everything = np.concatenate([np.array(points) for part in parts for points in reading[part]["points"]])
         middle = (everything.min(0) + everything.max(0)) / 2
         reach = 1.05 * (everything.max(0) - everything.min(0)).max() / 2
         for axes, part in zip(pair, parts, strict=True):
-            for i, points in enumerate(look[part]["points"]):
+            for i, points in enumerate(reading[part]["points"]):
                 xs, ys = np.array(points).T
                 axes.scatter(xs, ys, s=12, linewidths=0, alpha=0.7, marker="o^s"[i], color=COLORS[i], label=classes[i])
             axes.set(xlim=middle[0] + [-reach, reach], ylim=middle[1] + [-reach, reach], aspect="equal")
-            axes.set_title(f"{page.column_label(cell)}\n{part} part, seed {seed}", fontsize=10)
+            axes.set_title(f"{filled.column_label(cell)}\n{part} part, seed {seed}", fontsize=10)
             axes.set_xlabel("first coordinate", fontsize=9)
             axes.tick_params(labelsize=9)
         pair[0].set_ylabel("second coordinate", fontsize=9)
-    text = (
-        f"Coordinates in the plane through the three class templates; {observation.settings.examples} images a class."  # type: ignore[attr-defined]
-    )
-    _title(figure, None, page, text)
+    text = f"Coordinates in the plane through the three class templates; {probe.settings.examples} images a class."  # type: ignore[attr-defined]
+    _title(figure, None, filled, text)
     panels[0].legend(fontsize=9)
     return figure
 
 
-def draw_matrix(page: Page) -> Figure:
+def draw_matrix(filled: FilledTable) -> Figure:
     """The class resemblance of each cell's first seed (Zhou et al. 2021, Figure 4), classes ordered by superclass,
     beside the superclasses themselves. The diagonal, a class with itself, is left out."""
     names = list(DATASETS["cifar100"].class_names)
     order = [names.index(name) for name in superclass_order()]
     groups = np.repeat(np.arange(len(CIFAR100_SUPERCLASSES)), [len(g) for g in CIFAR100_SUPERCLASSES.values()])
-    cells = list({tuple(cell.ids.values()): cell for cell in page.cells if cell.last_looks}.values())
+    cells = list({tuple(cell.ids.values()): cell for cell in filled.cells if cell.last_readings}.values())
     figure = Figure(figsize=(4.6 * (len(cells) + 1), 5.6), layout="constrained")
     panels = figure.subplots(1, len(cells) + 1, squeeze=False)[0]
     drawn = [("superclasses", (groups[:, None] == groups).astype(float))]
     for cell in cells:
-        seed, look = min(cell.last_looks.items())
-        matrix = np.array(look["train"]["matrix"])[np.ix_(order, order)]
-        drawn.append((f"{page.column_label(cell)}, seed {seed}", matrix))
+        seed, reading = min(cell.last_readings.items())
+        matrix = np.array(reading["train"]["matrix"])[np.ix_(order, order)]
+        drawn.append((f"{filled.column_label(cell)}, seed {seed}", matrix))
     for axes, (title, matrix) in zip(panels, drawn, strict=True):
         np.fill_diagonal(matrix, np.nan)
         # Colours reach the percentiles 2 and 98: a few pairs of classes would make all others look alike.
@@ -164,7 +162,9 @@ def draw_matrix(page: Page) -> Figure:
         places = [int(np.mean(np.nonzero(groups == group))) for group in range(len(CIFAR100_SUPERCLASSES))]
         axes.set_yticks(places, CIFAR100_SUPERCLASSES if axes is panels[0] else [], fontsize=7)
     panels[0].set_ylabel("class c of the images", fontsize=9)
-    _title(figure, None, page, "Mean of −∂(L_kd − L_ce)/∂z_k over training images of class c; brighter: k resembles c.")
+    _title(
+        figure, None, filled, "Mean of −∂(L_kd − L_ce)/∂z_k over training images of class c; brighter: k resembles c."
+    )
     return figure
 
 
@@ -186,12 +186,12 @@ def _pooled(entries: list[list[float]]) -> tuple[float, float, float, float] | N
     return float(np.average(confidence, weights=count)), mean, float(accuracy.min()), float(accuracy.max())
 
 
-def _title(figure: Figure, axes: Axes | None, page: Page, text: str) -> None:
-    """The sheet's title above, and the warning and `text` below it, over `axes` or (of several) over all."""
+def _title(figure: Figure, axes: Axes | None, filled: FilledTable, text: str) -> None:
+    """The table's title above, and the warning and `text` below it, over `axes` or (of several) over all."""
     width = figure.get_figwidth()
-    title = textwrap.fill(page.sheet.title, round(11.4 * width))
-    below_title = "\n".join(textwrap.fill(line, round(12.7 * width)) for line in (banner(page), text) if line)
-    style: dict[str, Any] = {"fontsize": 9, "color": "#B00000" if page.experiment.shortened else "#404040"}
+    title = textwrap.fill(filled.table.title, round(11.4 * width))
+    below_title = "\n".join(textwrap.fill(line, round(12.7 * width)) for line in (banner(filled), text) if line)
+    style: dict[str, Any] = {"fontsize": 9, "color": "#B00000" if filled.experiment.shortened else "#404040"}
     figure.suptitle(title, fontsize=12)
     if axes is not None:
         axes.set_title(below_title, **style)
@@ -199,17 +199,17 @@ def _title(figure: Figure, axes: Axes | None, page: Page, text: str) -> None:
         figure.supxlabel(below_title, **style)
 
 
-def caption(page: Page) -> str:
+def caption(filled: FilledTable) -> str:
     """What whiskers are, and how much of the figure is there."""
-    points = sum(not _is_point(cell) for cell in page.cells)
-    text = f"Mean over seeds; whiskers from minimum to maximum. {page.done} of {len(page.runs)} runs."
-    return f"{text} {points} of {len(page.cells)} points are missing." if points else text
+    points = sum(not _is_point(cell) for cell in filled.cells)
+    text = f"Mean over seeds; whiskers from minimum to maximum. {filled.done} of {len(filled.runs)} runs."
+    return f"{text} {points} of {len(filled.cells)} points are missing." if points else text
 
 
-def _draw_series(axes: Axes, page: Page, row: str, i: int) -> None:
-    line = page.sheet.rows[row]
+def _draw_series(axes: Axes, filled: FilledTable, row: str, i: int) -> None:
+    line = filled.table.rows[row]
     color = line.color or COLORS[i % len(COLORS)]
-    cells = [cell for cell in page.cells if cell.cell.row == row and _is_point(cell)]
+    cells = [cell for cell in filled.cells if cell.cell.row == row and _is_point(cell)]
     if not cells:
         return
     xs, means = np.array([cell.x for cell in cells], float), np.array([cell.mean for cell in cells], float)
@@ -222,7 +222,7 @@ def _draw_series(axes: Axes, page: Page, row: str, i: int) -> None:
             capsize=3 + 1.5 * i,  # series often share their x: the caps tell their whiskers apart
         )  # fmt: skip
     except ValueError as error:
-        where = f"table.{page.sheet.name}.rows.{row}"
+        where = f"table.{filled.table.name}.rows.{row}"
         raise InputError(f"{where}.style = {line.style!r}, color = {line.color!r}: {error}") from None
 
 
@@ -230,12 +230,12 @@ def _is_point(cell: Summary) -> bool:
     return cell.mean is not None and cell.x is not None
 
 
-def _x_title(page: Page) -> str:
+def _x_title(filled: FilledTable) -> str:
     """The metric on the horizontal axis, or the setting that the series vary."""
-    x = page.sheet.x
+    x = filled.table.x
     if x is not None:
         return _titled(x.name, x.unit)
-    return ", ".join(dict.fromkeys(line.over for line in page.sheet.rows.values()))
+    return ", ".join(dict.fromkeys(line.over for line in filled.table.rows.values()))
 
 
 def _titled(metric: str, unit: str) -> str:

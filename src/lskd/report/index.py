@@ -1,6 +1,6 @@
 """What became of each claim of each paper: results/tables/claims.md.
 
-A claim may stand in several sheets and experiments (readings, protocols): each has a line. Holm's correction is over
+A claim may stand in several tables and experiments (readings, protocols): each has a line. Holm's correction is over
 all final verdicts at papers' protocols, decided or not: an index of so many claims errs in some by chance.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from lskd.report.claims import Finding, show_p
-from lskd.report.page import Page
+from lskd.report.filled import FilledTable
 from lskd.report.statistics import LEVEL, holm
 from lskd.report.tables import MISSING, number, plain
 
@@ -43,16 +43,16 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim of one sheet of one experiment."""
+    """A claim of one table of one experiment."""
 
-    page: Page
+    filled: FilledTable
     finding: Finding
 
     @property
     def section(self) -> str:
         if self.finding.outcome == "not run":
             return "not run"
-        if self.page.experiment.own:
+        if self.filled.experiment.own:
             return "own"
         return "final" if self.finding.final else "interim"
 
@@ -61,7 +61,7 @@ class Entry:
         """By paper and claim, C2 before C10."""
         words = re.split(r"(\d+)", self.finding.claim.id)
         key = [(word.isdigit(), int(word) if word.isdigit() else word) for word in words]
-        return self.page.paper, key, self.page.experiment.name, self.page.sheet.name
+        return self.filled.paper, key, self.filled.experiment.name, self.filled.table.name
 
     @property
     def p(self) -> float:
@@ -70,24 +70,26 @@ class Entry:
         return by_outcome.get(self.finding.outcome, min(self.finding.p, self.finding.against))
 
     def cells(self, corrected: float, folder: Path) -> dict[str, str]:
-        finding, page = self.finding, self.page
+        finding, filled = self.finding, self.filled
         decided = finding.outcome != "undecided" or any(part.p is not None for part in finding.parts)
         return {
-            "paper": plain(page.paper) or MISSING,
+            "paper": plain(filled.paper) or MISSING,
             "claim": plain(finding.claim.id),
             "text": plain(finding.claim.text),
             "verdict": finding.verdict,
             "effect": _effect(finding).replace("|", "\\|"),
-            "n": f"{finding.n} of {len(page.grid.declared_seeds)}",
+            "n": f"{finding.n} of {len(filled.planned.declared_seeds)}",
             "p": _p(self.p) if decided else MISSING,
             "Holm's p": _p(corrected) if decided else MISSING,
-            "table": _link(page, folder),
+            "table": _link(filled, folder),
         }
 
 
-def claims(pages: Iterable[Page], folder: Path) -> str:
+def claims(tables: Iterable[FilledTable], folder: Path) -> str:
     """The page, for the `folder` that the pages' tables are in."""
-    entries = sorted((Entry(page, finding) for page in pages for finding in page.findings), key=lambda e: e.order)
+    entries = sorted(
+        (Entry(filled, finding) for filled in tables for finding in filled.findings), key=lambda e: e.order
+    )
     parts = [HEAD]
     for section, title in SECTIONS.items():
         chosen = [entry for entry in entries if entry.section == section]
@@ -118,7 +120,7 @@ def _effect(finding: Finding) -> str:
     return text + (f" (weakest of {len(finding.parts)})" if len(finding.parts) > 1 else "")
 
 
-def _link(page: Page, folder: Path) -> str:
-    path = Path(page.experiment.name) / f"{page.sheet.name}.md"
-    name = f"`{page.experiment.name}`/{page.sheet.name}"
+def _link(filled: FilledTable, folder: Path) -> str:
+    path = Path(filled.experiment.name) / f"{filled.table.name}.md"
+    name = f"`{filled.experiment.name}`/{filled.table.name}"
     return f"[{name}]({path.as_posix()})" if (folder / path).is_file() else name

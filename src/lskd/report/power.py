@@ -1,9 +1,9 @@
-"""What a design can decide, before its runs are made: a line for each claim of a sheet, for `lskd-run … plan=true`.
+"""What a design can decide, before its runs are made: a line for each claim of a table, for `lskd-run … plan=true`.
 
 Of a comparison the smallest true difference that is seen (p ≤ 0.05) with 80 %; of a margin the chance to show it where
 the true difference is 0; of an order the smallest even rise from end to end (by a linear contrast; Page's test is about
 as good). The spread of a cell is that of the runs that there are of the claim's cells, at least three in one, else what
-the sheet declares (`Sheet.sd`), else 0.3 points of a percentage; seeds are reckoned to change cells independently.
+the table declares (`Table.sd`), else 0.3 points of a percentage; seeds are reckoned to change cells independently.
 """
 
 from __future__ import annotations
@@ -12,30 +12,31 @@ import math
 import statistics as samples
 from collections.abc import Iterator
 
-from lskd.plan import ASSOCIATIONS, ORDERS, Claim, Grid, Statement
+from lskd.plan import TablePlan
 from lskd.report import statistics
 from lskd.report.claims import Evidence
 from lskd.report.statistics import LEAST, LEVEL, MARGIN_LEVEL, POWER
 from lskd.report.values import RATES, Values
+from lskd.tables.claim import ASSOCIATIONS, ORDERS, Claim, Statement
 
 ASSUMED = 0.3  # points: the spread of accuracies over seeds that this field prints most
 
 
-def lines(grid: Grid, values: Values) -> Iterator[str]:
+def lines(planned: TablePlan, values: Values) -> Iterator[str]:
     """One line a claim."""
-    evidence = Evidence(grid, values)
-    for claim in grid.sheet.claims:
+    evidence = Evidence(planned, values)
+    for claim in planned.table.claims:
         yield f"claim {claim.id}: {_decides(claim, evidence)}"
 
 
 def _decides(claim: Claim, evidence: Evidence) -> str:
-    n = len(evidence.grid.seeds)
+    n = len(evidence.planned.seeds)
     if n < LEAST:
         return f"nothing is decided on fewer than {LEAST} seeds"
     differences: dict[str, list[float]] = {}  # by the unit that they are in
     chances, untold, spreads = [], 0, {}
     for test in claim.tests:
-        statements = evidence.grid.sheet.statements(test)
+        statements = evidence.planned.table.statements(test)
         correction = len(statements) - (test.at_least or len(statements)) + 1
         for statement in statements:
             spread, whence = _spread(statement, evidence)
@@ -75,8 +76,8 @@ def _spread(statement: Statement, evidence: Evidence) -> tuple[float | None, str
         spread = math.sqrt(sum((len(x) - 1) * samples.variance(x) for x in found) / df)
         if spread > statistics.ROUNDING:
             return spread, f"{spread:.2g} of {sum(map(len, found))} runs"
-    if metric.name in evidence.grid.sheet.sd:
-        return evidence.grid.sheet.sd[metric.name], f"{evidence.grid.sheet.sd[metric.name]:.2g} declared"
+    if metric.name in evidence.planned.table.sd:
+        return evidence.planned.table.sd[metric.name], f"{evidence.planned.table.sd[metric.name]:.2g} declared"
     return (ASSUMED, f"{ASSUMED} assumed") if metric.name in RATES else (None, "not known")
 
 
@@ -89,9 +90,9 @@ def _error(statement: Statement, evidence: Evidence, spread: float, n: int) -> t
         return spread * math.sqrt(squares / n), n - 1
     counts, df = statement.coefficients.values(), n - 1
     linear = len(counts) > 1 and all(term.kind == "cell" for term in statement.terms)
-    if linear and evidence.grid.sheet.spread == "independent":
+    if linear and evidence.planned.table.spread == "independent":
         df = len(counts) * (n - 1)
-    if linear and evidence.grid.sheet.spread == "pooled":
+    if linear and evidence.planned.table.spread == "pooled":
         df = (n - 1) * (max(len(evidence.alike(evidence.cells(statement)[0].metric)), 2) - 1)
     return spread * math.sqrt(sum(c**2 for c in counts) / n), df
 

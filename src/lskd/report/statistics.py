@@ -6,7 +6,7 @@ The rule, in short (docs/statistics.md has the reasons and the references):
   deviation (n - 1 in the denominator); t(q, df) is the q-quantile of Student's distribution. Where n = 1 nothing is
   known about the spread: standard deviation, interval and p-value are None, never 0.
 - A contrast Σ cᵢ mᵢ of cells is estimated by a declared model of its spread: *paired* (of the differences seed by
-  seed), *independent* (each cell's own) or *pooled* (one spread for all cells of a sheet).
+  seed), *independent* (each cell's own) or *pooled* (one spread for all cells of a table).
 - Superiority is two-sided at 95 %; equality is two one-sided tests (TOST) at 5 % each, which is a 90 % interval within
   the margin. p-values are on one scale: at most 0.05 where, and only where, the statement holds.
 - An order is Page's L test within seeds (Jonckheere's of independent samples), an association Spearman's ρ within
@@ -171,7 +171,7 @@ class Pool:
     def covers(self, contrast: Contrast) -> float:
         """The one-sided p-value that the contrast's own spread over seeds is not larger than the pooled one, by F.
 
-        A test over the whole sheet sees little at n = 3 to 5; this one looks at the cells that matter."""
+        A test over the whole table sees little at n = 3 to 5; this one looks at the cells that matter."""
         from scipy.special import fdtrc
 
         values = list(by_seed(contrast).values())

@@ -1,8 +1,8 @@
-"""A sheet as Markdown, CSV and LaTeX.
+"""A table as Markdown, CSV and LaTeX.
 
 A cell shows ours as mean ± sample standard deviation (number of seeds), below it the paper's number, what others got
 who repeated it, and Δ = ours - paper with whether the paper's number lies inside or outside our 95 % prediction
-interval for it. A cell with fewer seeds than the sheet wants says so. A figure's points are a long table.
+interval for it. A cell with fewer seeds than the table wants says so. A figure's points are a long table.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from lskd.config import Run
-from lskd.observers import OBSERVERS
-from lskd.plan import Metric, Printed, observed, watched
+from lskd.probes import PROBES
 from lskd.report.characters import plain, tex
-from lskd.report.page import Page
+from lskd.report.filled import FilledTable
 from lskd.report.values import RATES, Summary
-from lskd.strict import identity, show
+from lskd.run import Run
+from lskd.schema import identity, show
+from lskd.tables.metric import Metric, probed, watched
+from lskd.tables.table import Printed
 
 if TYPE_CHECKING:
     import pandas
@@ -50,31 +51,31 @@ EPOCHS = {
 
 
 def metric_title(name: str) -> str:
-    of_observers = {name: words for observer in OBSERVERS.values() for name, words in observer.gives.items()}
-    return {**METRIC_TITLES, **of_observers, **watched()}[name]
+    of_probes = {name: words for probe in PROBES.values() for name, words in probe.gives.items()}
+    return {**METRIC_TITLES, **of_probes, **watched()}[name]
 
 
-def banner(page: Page) -> str:
+def banner(filled: FilledTable) -> str:
     """The warning that must stand before the numbers of a shortened experiment; "" for the paper's protocol."""
-    if not page.experiment.shortened:
+    if not filled.experiment.shortened:
         return ""
-    what = page.experiment.shortened.rstrip(".")
+    what = filled.experiment.shortened.rstrip(".")
     return f"Shortened: {what}. Not the paper's protocol; its numbers must not be compared with the paper's."
 
 
 # ---- Markdown -----------------------------------------------------------------------------------------------------
 
 
-def markdown(page: Page, runs: str, figure: str = "") -> str:
+def markdown(filled: FilledTable, runs: str, figure: str = "") -> str:
     """The whole page. `runs` and `figure` are links, relative to the page, to the runs' directory and the figure."""
-    parts = [*_head(page), f"![{plain(page.sheet.title)}]({figure})" if figure else "", *_body(page)]
-    parts += ["## Protocol" if page.runs else "", *_recipes(page), _machines(page), _run_links(page, runs)]
+    parts = [*_head(filled), f"![{plain(filled.table.title)}]({figure})" if figure else "", *_body(filled)]
+    parts += ["## Protocol" if filled.runs else "", *_recipes(filled), _machines(filled), _run_links(filled, runs)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def compact(page: Page, details: str) -> str:
+def compact(filled: FilledTable, details: str) -> str:
     """The page for a terminal, without its protocol: `details` says where that is."""
-    parts = [*_head(page), *_body(page), f"Protocol, machines and runs: {details}" if page.runs else ""]
+    parts = [*_head(filled), *_body(filled), f"Protocol, machines and runs: {details}" if filled.runs else ""]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -84,66 +85,66 @@ SELECTED_ON_TEST = (
 )
 
 
-def _head(page: Page) -> list[str]:
+def _head(filled: FilledTable) -> list[str]:
     """All that must be read before the numbers."""
-    experiment, sheet = page.experiment, page.sheet
-    source = f"{plain(sheet.source)}. " if sheet.source else ""
-    lines = [f"> **{plain(banner(page))}**"] if experiment.shortened else []
-    lines += [f"# {plain(sheet.title)}"]
-    if not sheet.has_cells:
+    experiment, table = filled.experiment, filled.table
+    source = f"{plain(table.source)}. " if table.source else ""
+    lines = [f"> **{plain(banner(filled))}**"] if experiment.shortened else []
+    lines += [f"# {plain(table.title)}"]
+    if not table.has_cells:
         return [*lines, f"{source}As the paper prints it; nothing of it is run here."]
-    lines += [f"{source}{page.done} of {len(page.runs)} runs done: `lskd-run experiment={experiment.name}`"]
+    lines += [f"{source}{filled.done} of {len(filled.runs)} runs done: `lskd-run experiment={experiment.name}`"]
     if experiment.settings and not experiment.shortened:
         lines.append(f"**Settings laid over every cell: {show(experiment.settings)}**")
-    if any(cell.cell.metric.epoch == "best_on_test" for cell in page.cells):
+    if any(cell.cell.metric.epoch == "best_on_test" for cell in filled.cells):
         lines.append(SELECTED_ON_TEST)
     return lines
 
 
-def _body(page: Page) -> list[str]:
-    headers, rows = layout(page)
+def _body(filled: FilledTable) -> list[str]:
+    headers, rows = layout(filled)
     # A figure's points are few columns, which must stay side by side.
-    width = WIDTH if page.sheet.kind == "table" else 0
-    parts = [_blocks(headers, rows, _label_columns(page), width)]
-    parts += [plain(_conventions(page))] if page.sheet.has_cells else []
-    if page.findings:
-        parts += ["## Claims", _claims(page)]
-    if notes := [*page.sheet.notes, *_sources(page), *_skipped(page), *_seen_again(page)]:
+    width = WIDTH if filled.table.kind == "table" else 0
+    parts = [_blocks(headers, rows, _label_columns(filled), width)]
+    parts += [plain(_conventions(filled))] if filled.table.has_cells else []
+    if filled.findings:
+        parts += ["## Claims", _claims(filled)]
+    if notes := [*filled.table.notes, *_sources(filled), *_skipped(filled), *_seen_again(filled)]:
         parts += ["## Notes", _bullets(notes)]
     return parts
 
 
-def _sources(page: Page) -> list[str]:
+def _sources(filled: FilledTable) -> list[str]:
     """Whose the numbers of others are, by the marks that stand beside them."""
-    return [f"[{mark}] {source}" for source, mark in _marks(page).items()]
+    return [f"[{mark}] {source}" for source, mark in _marks(filled).items()]
 
 
-def _marks(page: Page) -> dict[str, int]:
+def _marks(filled: FilledTable) -> dict[str, int]:
     """The mark of each source of replications: 1, 2, ... in reading order."""
-    if not page.has_replications:
+    if not filled.has_replications:
         return {}
-    places = page.sheet.keys()
-    numbers = [number for row, column in places for number in page.sheet.replicated(row, column)]
+    places = filled.table.keys()
+    numbers = [number for row, column in places for number in filled.table.replicated(row, column)]
     return {source: i for i, source in enumerate(dict.fromkeys(number.source for number in numbers), 1)}
 
 
-def _skipped(page: Page) -> list[str]:
+def _skipped(filled: FilledTable) -> list[str]:
     """Why cells do not exist: a line for each reason."""
     cells: dict[str, list[str]] = defaultdict(list)
-    for row, reasons in page.sheet.skip.items():
+    for row, reasons in filled.table.skip.items():
         for column, reason in reasons.items():
-            line = page.sheet.columns.get(column)
-            cells[reason].append(plain(f"{page.row_label(row)} / {line.label if line is not None else column}"))
+            line = filled.table.columns.get(column)
+            cells[reason].append(plain(f"{filled.row_label(row)} / {line.label if line is not None else column}"))
     return [f"{NOT_AT_HAND}: {', '.join(places)}: {reason}" for reason, places in cells.items()]
 
 
-def _seen_again(page: Page) -> list[str]:
+def _seen_again(filled: FilledTable) -> list[str]:
     """Which numbers are not of the networks whose records other tables show."""
-    if not page.seen_again:
+    if not filled.seen_again:
         return []
     return [
-        f"{page.seen_again} of the {page.done} networks were trained again to be looked at, on another machine or with "
-        "other threads: what was seen is of networks with other last bits than those of the runs' records."
+        f"{filled.seen_again} of the {filled.done} networks were trained again to be looked at, on another machine or "
+        "with other threads: what was seen is of networks with other last bits than those of the runs' records."
     ]
 
 
@@ -165,30 +166,30 @@ def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], fixed: int, w
     return "\n\n".join(tables)
 
 
-def _conventions(page: Page) -> str:
+def _conventions(filled: FilledTable) -> str:
     """Which numbers these are: under the table, in one paragraph."""
     numbers: dict[str, list[Summary]] = defaultdict(list)
-    for cell in page.cells:
+    for cell in filled.cells:
         numbers[describe(cell.cell.metric, cell.cell.runs[0])].append(cell)
     if len(numbers) == 1:
         text = next(iter(numbers))
     else:
-        by_column = page.sheet.kind == "table" and all(
-            len({cell.cell.metric for cell in page.cells if cell.cell.column == column}) == 1
-            for column in page.sheet.columns
+        by_column = filled.table.kind == "table" and all(
+            len({cell.cell.metric for cell in filled.cells if cell.cell.column == column}) == 1
+            for column in filled.table.columns
         )
         texts = []
         for description, cells in numbers.items():
-            labels = [page.column_label(cell) if by_column else page.row_label(cell.cell.row) for cell in cells]
+            labels = [filled.column_label(cell) if by_column else filled.row_label(cell.cell.row) for cell in cells]
             texts.append(f"{', '.join(f'“{label}”' for label in dict.fromkeys(labels))}: {description}")
         text = "; ".join(texts)
     text = f"{text[0].upper()}{text[1:]}. Mean ± sample standard deviation (number of seeds)."
-    return text + (_comparison(page) if page.has_paper else "")
+    return text + (_comparison(filled) if filled.has_paper else "")
 
 
-def _comparison(page: Page) -> str:
+def _comparison(filled: FilledTable) -> str:
     """What a paper's number is compared with."""
-    cells = [cell for cell in page.cells if cell.paper is not None]
+    cells = [cell for cell in filled.cells if cell.paper is not None]
     stated = {cell.printed.runs for cell in cells if cell.printed is not None}
     one = "one run (how many are behind it is not stated)"
     texts = [one if runs is None else "one run" if runs == 1 else f"a mean of {runs} runs" for runs in stated]
@@ -218,7 +219,7 @@ def describe(metric: Metric, run: Run) -> str:
     if metric.name == "gamma":
         return f"{title} over the training part"
     part = run.dataset.evaluate if metric.part == "evaluate" else metric.part
-    if metric.name in observed():
+    if metric.name in probed():
         return f"{title} on the {part} part"
     if part == "train":
         return f"{title} while training, over {at}"
@@ -232,12 +233,12 @@ def describe(metric: Metric, run: Run) -> str:
     return f"{text}, outputs scaled by the temperature of the least negative log-likelihood, chosen {chosen}"
 
 
-def _claims(page: Page) -> str:
+def _claims(filled: FilledTable) -> str:
     where = ""
-    if page.experiment.own:
-        where = "at this shortened recipe: " if page.experiment.shortened else "at this protocol: "
+    if filled.experiment.own:
+        where = "at this shortened recipe: " if filled.experiment.shortened else "at this protocol: "
     lines = []
-    for finding in page.findings:
+    for finding in filled.findings:
         lines.append(f"- {finding.claim.id}: {where}**{finding.verdict}**. {finding.claim.text}")
         if finding.missing:
             shown = ", ".join(f"`{cell}`" for cell in finding.missing[:6])
@@ -248,12 +249,12 @@ def _claims(page: Page) -> str:
     return "\n".join(lines)
 
 
-def _recipes(page: Page) -> list[str]:
+def _recipes(filled: FilledTable) -> list[str]:
     """Each recipe of the runs and of their teachers: as run, where its facts come from, and what was our choice."""
-    recipes = {show([run.recipe.name, identity(run.recipe)]): run.recipe for run in page.runs}
+    recipes = {show([run.recipe.name, identity(run.recipe)]): run.recipe for run in filled.runs}
     sections = []
     for key, recipe in recipes.items():
-        users = {run.arch.name for run in page.runs if show([run.recipe.name, identity(run.recipe)]) == key}
+        users = {run.arch.name for run in filled.runs if show([run.recipe.name, identity(run.recipe)]) == key}
         as_run = ", ".join(
             f"{name} {value if isinstance(value, str) else show(value)}" for name, value in identity(recipe).items()
         )
@@ -266,16 +267,16 @@ def _recipes(page: Page) -> list[str]:
     return sections
 
 
-def _machines(page: Page) -> str:
-    if not page.machines:
+def _machines(filled: FilledTable) -> str:
+    if not filled.machines:
         return ""
-    return "### Machines\n\n" + _bullets([f"{_count(count, 'run')}: {machine}" for machine, count in page.machines])
+    return "### Machines\n\n" + _bullets([f"{_count(count, 'run')}: {machine}" for machine, count in filled.machines])
 
 
-def _run_links(page: Page, runs: str) -> str:
+def _run_links(filled: FilledTable, runs: str) -> str:
     """Links to the runs behind each cell; cells that show different numbers of the same runs share a line."""
     cells_of: dict[tuple[tuple[int, str], ...], list[str]] = defaultdict(list)
-    for cell in page.cells:
+    for cell in filled.cells:
         cells_of[tuple(cell.ids.items())].append(f"`{cell.cell.row}/{cell.cell.column}`")
     lines = []
     for ids, cells in cells_of.items():
@@ -296,67 +297,67 @@ def _count(number: int, noun: str) -> str:
 # ---- the cells as text, for Markdown and LaTeX --------------------------------------------------------------------
 
 
-def layout(page: Page) -> tuple[list[str], list[list[str]]]:
+def layout(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
     """Headers and lines of the printed table."""
-    if not page.sheet.has_cells:
-        return _quoted(page)
-    return _points(page) if page.sheet.kind == "figure" else _crossed(page)
+    if not filled.table.has_cells:
+        return _quoted(filled)
+    return _points(filled) if filled.table.kind == "figure" else _crossed(filled)
 
 
-def _label_columns(page: Page) -> int:
+def _label_columns(filled: FilledTable) -> int:
     """How many columns on the left are labels."""
-    several = page.has_paper or page.has_replications
-    return 2 if page.sheet.kind == "figure" or (several and page.sheet.has_cells) else 1
+    several = filled.has_paper or filled.has_replications
+    return 2 if filled.table.kind == "figure" or (several and filled.table.has_cells) else 1
 
 
-def _quoted(page: Page) -> tuple[list[str], list[list[str]]]:
+def _quoted(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
     """rows × columns of what the paper prints, and what others got."""
-    sheet, lines = page.sheet, []
-    for row, line in sheet.rows.items():
-        lines.append([line.label, *(_as_printed(sheet.printed(row, column)) for column in sheet.columns)])
-        if row in sheet.replications and page.has_replications:
-            lines.append(["others", *(_others(page, sheet.replicated(row, column)) for column in sheet.columns)])
-    return ["", *(line.label for line in sheet.columns.values())], lines
+    table, lines = filled.table, []
+    for row, line in table.rows.items():
+        lines.append([line.label, *(_as_printed(table.printed(row, column)) for column in table.columns)])
+        if row in table.replications and filled.has_replications:
+            lines.append(["others", *(_others(filled, table.replicated(row, column)) for column in table.columns)])
+    return ["", *(line.label for line in table.columns.values())], lines
 
 
-def _crossed(page: Page) -> tuple[list[str], list[list[str]]]:
+def _crossed(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
     """rows × columns, with lines for ours, the paper's number, others' and Δ where there are such."""
-    by_place = {(cell.cell.row, cell.cell.column): cell for cell in page.cells}
-    columns = [line.label for line in page.sheet.columns.values()]
-    several = page.has_paper or page.has_replications
+    by_place = {(cell.cell.row, cell.cell.column): cell for cell in filled.cells}
+    columns = [line.label for line in filled.table.columns.values()]
+    several = filled.has_paper or filled.has_replications
     lines = []
-    for row in page.sheet.rows:
-        cells = [by_place.get((row, column)) for column in page.sheet.columns]
+    for row in filled.table.rows:
+        cells = [by_place.get((row, column)) for column in filled.table.columns]
         kinds: dict[str, Callable[[Summary], str]] = {"ours" if several else "": ours}
-        if page.has_paper:
+        if filled.has_paper:
             kinds["paper"] = paper
-        if page.has_replications and row in page.sheet.replications:
-            kinds["others"] = functools.partial(others, page)
-        if page.has_paper:
+        if filled.has_replications and row in filled.table.replications:
+            kinds["others"] = functools.partial(others, filled)
+        if filled.has_paper:
             kinds["Δ"] = delta
         for kind, text in kinds.items():
-            label = [page.row_label(row) if text is ours else "", *([kind] if several else [])]
+            label = [filled.row_label(row) if text is ours else "", *([kind] if several else [])]
             lines.append([*label, *(text(cell) if cell is not None else NOT_AT_HAND for cell in cells)])
     return ["", *([""] if several else []), *columns], lines
 
 
-def _points(page: Page) -> tuple[list[str], list[list[str]]]:
+def _points(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
     """One line a point of the figure; a series' label stands at its first point."""
-    sheet, lines, previous = page.sheet, [], ""
-    for cell in page.cells:
-        line = [page.row_label(cell.cell.row) if cell.cell.row != previous else "", page.column_label(cell)]
-        if sheet.x is not None:
-            line.append(MISSING if cell.x is None else number(cell.x, sheet.x.digits))
+    table, lines, previous = filled.table, [], ""
+    for cell in filled.cells:
+        line = [filled.row_label(cell.cell.row) if cell.cell.row != previous else "", filled.column_label(cell)]
+        if table.x is not None:
+            line.append(MISSING if cell.x is None else number(cell.x, table.x.digits))
         numbers = list(cell.values.values())
         extremes = [min(numbers), max(numbers)] if numbers else [None, None]
         line += [_mean_and_sd(cell), *(MISSING if v is None else number(v, cell.cell.metric.digits) for v in extremes)]
         line.append(_seeds(cell).removesuffix(" seeds"))
-        line += [paper(cell), delta(cell)] if page.has_paper else []
-        lines.append(line + ([others(page, cell)] if page.has_replications else []))
+        line += [paper(cell), delta(cell)] if filled.has_paper else []
+        lines.append(line + ([others(filled, cell)] if filled.has_replications else []))
         previous = cell.cell.row
-    headers = ["series", "setting", *([sheet.x.name] if sheet.x is not None else []), "mean ± sd", "min", "max", "n"]
-    headers += ["paper", "Δ"] if page.has_paper else []
-    return headers + (["others"] if page.has_replications else []), lines
+    headers = ["series", "setting", *([table.x.name] if table.x is not None else []), "mean ± sd", "min", "max", "n"]
+    headers += ["paper", "Δ"] if filled.has_paper else []
+    return headers + (["others"] if filled.has_replications else []), lines
 
 
 def number(value: float, digits: int) -> str:
@@ -372,13 +373,13 @@ def paper(cell: Summary) -> str:
     return _as_printed(cell.printed)
 
 
-def others(page: Page, cell: Summary) -> str:
+def others(filled: FilledTable, cell: Summary) -> str:
     """What others got who repeated the paper, with the marks of their sources."""
-    return _others(page, cell.replications)
+    return _others(filled, cell.replications)
 
 
-def _others(page: Page, numbers: Sequence[Printed]) -> str:
-    marks = _marks(page)
+def _others(filled: FilledTable, numbers: Sequence[Printed]) -> str:
+    marks = _marks(filled)
     runs = [f" ({number.runs})" if number.runs is not None else "" for number in numbers]
     texts = [f"{_as_printed(n)}{count} [{marks[n.source]}]" for n, count in zip(numbers, runs, strict=True)]
     return "; ".join(texts) or MISSING
@@ -416,37 +417,39 @@ def _seeds(cell: Summary) -> str:
 # ---- CSV ----------------------------------------------------------------------------------------------------------
 
 
-def frame(page: Page) -> pandas.DataFrame:
+def frame(filled: FilledTable) -> pandas.DataFrame:
     """Long format: one row a cell, with every number at full precision."""
     import pandas
 
-    if not page.sheet.has_cells:
-        places = page.sheet.keys()
-        return pandas.DataFrame([_quoted_record(page, row, column) for row, column in places])
-    return pandas.DataFrame([_record(page, cell) for cell in page.cells])
+    if not filled.table.has_cells:
+        places = filled.table.keys()
+        return pandas.DataFrame([_quoted_record(filled, row, column) for row, column in places])
+    return pandas.DataFrame([_record(filled, cell) for cell in filled.cells])
 
 
-def to_csv(page: Page) -> str:
+def to_csv(filled: FilledTable) -> str:
     """`frame` as CSV; what there is no number for is an empty field."""
-    return frame(page).to_csv(index=False, lineterminator="\n")
+    return frame(filled).to_csv(index=False, lineterminator="\n")
 
 
-def _quoted_record(page: Page, row: str, column: str) -> dict[str, object]:
-    printed = page.sheet.printed(row, column) or Printed(None)
+def _quoted_record(filled: FilledTable, row: str, column: str) -> dict[str, object]:
+    printed = filled.table.printed(row, column) or Printed(None)
     record = {"row": row, "column": column, "paper": printed.value, "paper_sd": printed.std, "paper_runs": printed.runs}
-    return record | ({"others": _others(page, page.sheet.replicated(row, column))} if page.has_replications else {})
+    return record | (
+        {"others": _others(filled, filled.table.replicated(row, column))} if filled.has_replications else {}
+    )
 
 
-def _record(page: Page, cell: Summary) -> dict[str, object]:
+def _record(filled: FilledTable, cell: Summary) -> dict[str, object]:
     metric, run = cell.cell.metric, cell.cell.runs[0]
     low, high = cell.interval or (None, None)
     record: dict[str, object] = {
         "row": cell.cell.row,
         "column": cell.cell.column,
-        "row_label": page.row_label(cell.cell.row),
-        "column_label": page.column_label(cell),
+        "row_label": filled.row_label(cell.cell.row),
+        "column_label": filled.column_label(cell),
     }
-    if page.sheet.kind == "figure":
+    if filled.table.kind == "figure":
         record["x"] = cell.x
     record |= {
         "metric": metric.name,
@@ -463,7 +466,7 @@ def _record(page: Page, cell: Summary) -> dict[str, object]:
         "ci_low": low,
         "ci_high": high,
     }
-    if page.has_paper:
+    if filled.has_paper:
         within, printed = None if cell.within is None else str(cell.within).lower(), cell.printed or Printed(None)
         low, high = cell.predicted or (None, None)
         record |= {
@@ -475,8 +478,8 @@ def _record(page: Page, cell: Summary) -> dict[str, object]:
             "pi_high": high,
             "within": within,
         }
-    if page.has_replications:
-        record["others"] = others(page, cell)
+    if filled.has_replications:
+        record["others"] = others(filled, cell)
     return record | {
         "seeds": " ".join(map(str, cell.values)),
         "values": " ".join(map(repr, cell.values.values())),
@@ -487,12 +490,12 @@ def _record(page: Page, cell: Summary) -> dict[str, object]:
 # ---- LaTeX --------------------------------------------------------------------------------------------------------
 
 
-def latex(page: Page) -> str:
+def latex(filled: FilledTable) -> str:
     r"""A table environment for `\usepackage{booktabs}`. The warning of a shortened experiment is in its caption."""
-    headers, rows = layout(page)
-    labels = _label_columns(page)
-    sentences = [banner(page), f"{page.sheet.title}.", f"{page.sheet.source}." if page.sheet.source else ""]
-    caption = " ".join(filter(None, [*sentences, _conventions(page) if page.sheet.has_cells else ""]))
+    headers, rows = layout(filled)
+    labels = _label_columns(filled)
+    sentences = [banner(filled), f"{filled.table.title}.", f"{filled.table.source}." if filled.table.source else ""]
+    caption = " ".join(filter(None, [*sentences, _conventions(filled) if filled.table.has_cells else ""]))
     lines = [
         r"% Written by lskd-report. Needs \usepackage{booktabs}.",
         r"\begin{table}",

@@ -1,4 +1,4 @@
-"""What the store holds for the cells of a grid: numbers by seed, and their summary."""
+"""What the store holds for the cells of a table: numbers by seed, and their summary."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lskd.config import Observation, Run
 from lskd.errors import InputError
-from lskd.observers import OBSERVERS
-from lskd.plan import Cell, Grid, Metric, Printed, observed
+from lskd.plan import Cell, TablePlan
+from lskd.probes import PROBES
 from lskd.report import statistics
+from lskd.run import ProbeSpec, Run
 from lskd.store import RESTORE, Store, wrong_numbers
+from lskd.tables.metric import Metric, probed
+from lskd.tables.table import Printed
 
 T = TypeVar("T")
 
@@ -24,7 +26,7 @@ class Values:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._records: dict[str, dict[str, Any] | None] = {}
-        self._observed: dict[tuple[str, str], dict[str, Any] | None] = {}
+        self._probed: dict[tuple[str, str], dict[str, Any] | None] = {}
         self._epochs: dict[str, list[dict[str, Any]]] = {}
         self._diverged: dict[str, bool] = {}
         self._joint: dict[tuple[Any, ...], dict[int, float]] = {}  # numbers that follow from all runs of a cell
@@ -44,16 +46,16 @@ class Values:
             self.damaged[str(error)] = None
             return None
 
-    def observed(self, run: Run, observation: Observation) -> dict[str, Any] | None:
-        """The record of what an observer saw of a run, or None."""
-        key = run.id, observation.key
-        if key not in self._observed:
-            self._observed[key] = self._whole(self.store.observed, run, observation)
-        return self._observed[key]
+    def probed(self, run: Run, probe: ProbeSpec) -> dict[str, Any] | None:
+        """The record of what a probe saw of a run, or None."""
+        key = run.id, probe.key
+        if key not in self._probed:
+            self._probed[key] = self._whole(self.store.probed, run, probe)
+        return self._probed[key]
 
-    def looks(self, run: Run, observation: Observation) -> list[dict[str, Any]]:
-        """The looks in it; none if there is none."""
-        return (self.observed(run, observation) or {}).get("looks", [])
+    def readings(self, run: Run, probe: ProbeSpec) -> list[dict[str, Any]]:
+        """The readings in it; none if there is none."""
+        return (self.probed(run, probe) or {}).get("readings", [])
 
     def epochs(self, run: Run) -> list[dict[str, Any]]:
         """The log of a run."""
@@ -61,15 +63,15 @@ class Values:
             self._epochs[run.id] = self._whole(self.store.epochs, run) or []
         return self._epochs[run.id]
 
-    def seen_again(self, run: Run, observation: Observation | None) -> bool:
-        """Whether an observer saw another training of the run than the one of its record, with other last bits."""
-        seen = None if observation is None else self.observed(run, observation)
+    def seen_again(self, run: Run, probe: ProbeSpec | None) -> bool:
+        """Whether a probe saw another training of the run than the one of its record, with other last bits."""
+        seen = None if probe is None else self.probed(run, probe)
         record = self.record(run)
         return record is not None and seen is not None and seen["weights_sha256"] != record.get("weights_sha256")
 
-    def done(self, run: Run, observation: Observation | None = None) -> bool:
+    def done(self, run: Run, probe: ProbeSpec | None = None) -> bool:
         """Whether the run is finished (and has been looked at)."""
-        return self.record(run) is not None and (observation is None or self.observed(run, observation) is not None)
+        return self.record(run) is not None and (probe is None or self.probed(run, probe) is not None)
 
     def diverged(self, runs: Collection[Run]) -> int:
         """How many of the runs have diverged."""
@@ -78,23 +80,23 @@ class Values:
                 self._diverged[run.id] = self.store.state(run) == "diverged"
         return sum(self._diverged[run.id] for run in runs)
 
-    def of(self, grid: Grid, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
+    def of(self, planned: TablePlan, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
         """The metric (the cell's own unless another is given) of each finished run of the cell, by its seed.
 
         A cell whose teacher has a fixed seed holds one run several times; by seed it counts once.
         """
         metric = metric or cell.metric
-        observer = observed().get(metric.name)
-        if observer is not None and OBSERVERS[observer].over_runs:
-            return self._over_runs(grid, cell, metric)
+        probe = probed().get(metric.name)
+        if probe is not None and PROBES[probe].over_runs:
+            return self._over_runs(planned, cell, metric)
         numbers = {}
         for run in cell.runs:
             record = self.record(run)
             if record is not None:
                 try:
-                    if observer is not None:
-                        assert grid.observation is not None  # see `plan.check_observed`
-                        number = metric.observed(run, self.looks(run, grid.observation))
+                    if probe is not None:
+                        assert planned.probe is not None  # see `plan.check_probed`
+                        number = metric.probed(run, self.readings(run, planned.probe))
                     elif metric.at_epoch is not None:
                         number = metric.logged(run, record, self.epochs(run))
                     else:
@@ -109,26 +111,26 @@ class Values:
                     numbers[run.seed] = number
         return numbers
 
-    def _over_runs(self, grid: Grid, cell: Cell, metric: Metric) -> dict[int, float]:
-        """The numbers that follow from looks at all runs of the cell; none of fewer than two. Computed once."""
-        assert grid.observation is not None  # see `plan.check_observed`
-        key = (tuple(run.id for run in cell.runs), grid.observation.key, metric.name, metric.part, metric.step)
+    def _over_runs(self, planned: TablePlan, cell: Cell, metric: Metric) -> dict[int, float]:
+        """The numbers that follow from readings of all runs of the cell; none of fewer than two. Computed once."""
+        assert planned.probe is not None  # see `plan.check_probed`
+        key = (tuple(run.id for run in cell.runs), planned.probe.key, metric.name, metric.part, metric.step)
         if key not in self._joint:
-            looks: dict[int, Any] = {}
+            readings: dict[int, Any] = {}
             for run in cell.runs:
-                look = metric.seen(run, self.looks(run, grid.observation)) if self.done(run) else None
+                reading = metric.seen(run, self.readings(run, planned.probe)) if self.done(run) else None
                 # What does not fit the first of them, or itself, is damaged.
-                if look is not None and self._joined(grid, metric, run, [*list(looks.values())[:1], look]):
-                    looks[run.seed] = look
-            found = self._joined(grid, metric, cell.runs[0], list(looks.values())) if len(looks) > 1 else None
-            self._joint[key] = dict(zip(looks, found, strict=True)) if found else {}
+                if reading is not None and self._joined(planned, metric, run, [*list(readings.values())[:1], reading]):
+                    readings[run.seed] = reading
+            found = self._joined(planned, metric, cell.runs[0], list(readings.values())) if len(readings) > 1 else None
+            self._joint[key] = dict(zip(readings, found, strict=True)) if found else {}
         return self._joint[key]
 
-    def _joined(self, grid: Grid, metric: Metric, run: Run, looks: list[Any]) -> list[float] | None:
-        """The numbers of `looks`, the last of which is the run's; None of what is damaged, which is noted."""
-        assert grid.observation is not None
+    def _joined(self, planned: TablePlan, metric: Metric, run: Run, readings: list[Any]) -> list[float] | None:
+        """The numbers of `readings`, the last of which is the run's; None of what is damaged, which is noted."""
+        assert planned.probe is not None
         try:
-            numbers: list[float] = grid.observation.settings.numbers(metric.name, looks)
+            numbers: list[float] = planned.probe.settings.numbers(metric.name, readings)
             return numbers
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             path = self.store.directory(run)
@@ -141,16 +143,16 @@ class Values:
         bins = {seed: cell.metric.reliability(run, record) for seed, (run, record) in records.items() if record}
         return {seed: diagram for seed, diagram in bins.items() if diagram is not None}
 
-    def last_looks(self, grid: Grid, cell: Cell) -> dict[int, dict[str, Any]]:
-        """The last look of the sheet's observer at each finished run of the cell, by its seed."""
-        assert grid.observation is not None  # see `Sheet`
-        looks = {run.seed: self.looks(run, grid.observation) for run in cell.runs if self.done(run)}
-        return {seed: seen[-1] for seed, seen in looks.items() if seen}
+    def last_readings(self, planned: TablePlan, cell: Cell) -> dict[int, dict[str, Any]]:
+        """The last reading by the table's probe of each finished run of the cell, by its seed."""
+        assert planned.probe is not None  # see `Table`
+        readings = {run.seed: self.readings(run, planned.probe) for run in cell.runs if self.done(run)}
+        return {seed: seen[-1] for seed, seen in readings.items() if seen}
 
-    def x(self, grid: Grid, cell: Cell) -> dict[int, float]:
+    def x(self, planned: TablePlan, cell: Cell) -> dict[int, float]:
         """Where the cell's runs stand on the horizontal axis of a figure, by seed."""
-        if grid.sheet.x is not None:
-            return self.of(grid, cell, grid.sheet.x)
+        if planned.table.x is not None:
+            return self.of(planned, cell, planned.table.x)
         return {} if cell.x is None else {run.seed: cell.x for run in cell.runs}
 
 
@@ -167,7 +169,7 @@ class Summary:
     printed: Printed | None = None  # by the paper; None where the protocol is not the paper's
     replications: Sequence[Printed] = ()  # by others
     diagrams: Mapping[int, list[list[float]]] = field(default_factory=dict)  # reliability bins, by seed
-    last_looks: Mapping[int, dict[str, Any]] = field(default_factory=dict)  # what an observer saw, by seed, to draw it
+    last_readings: Mapping[int, dict[str, Any]] = field(default_factory=dict)  # what a probe saw, by seed, to draw it
 
     @property
     def n(self) -> int:
@@ -230,19 +232,19 @@ class Summary:
         return self.predicted[0] <= self.paper <= self.predicted[1]
 
 
-def summarize(grid: Grid, cell: Cell, values: Values, *, with_paper: bool) -> Summary:
-    sheet = grid.sheet
-    xs = list(values.x(grid, cell).values()) if sheet.x is not None else []
+def summarize(planned: TablePlan, cell: Cell, values: Values, *, with_paper: bool) -> Summary:
+    table = planned.table
+    xs = list(values.x(planned, cell).values()) if table.x is not None else []
     runs = {run.id: run for run in cell.runs}
     return Summary(
         cell=cell,
-        values=values.of(grid, cell),
-        x=statistics.mean(xs) if xs else None if sheet.x is not None else cell.x,
-        ids={run.seed: run.id for run in runs.values() if values.done(run, grid.observation)},
+        values=values.of(planned, cell),
+        x=statistics.mean(xs) if xs else None if table.x is not None else cell.x,
+        ids={run.seed: run.id for run in runs.values() if values.done(run, planned.probe)},
         wanted=len(runs),
         diverged=values.diverged(runs.values()),
-        printed=sheet.printed(cell.row, cell.column) if with_paper else None,
-        replications=sheet.replicated(cell.row, cell.column) if with_paper else (),
-        diagrams=values.diagrams(cell) if sheet.diagram == "reliability" else {},
-        last_looks=values.last_looks(grid, cell) if sheet.diagram in ("projection", "matrix") else {},
+        printed=table.printed(cell.row, cell.column) if with_paper else None,
+        replications=table.replicated(cell.row, cell.column) if with_paper else (),
+        diagrams=values.diagrams(cell) if table.diagram == "reliability" else {},
+        last_readings=values.last_readings(planned, cell) if table.diagram in ("projection", "matrix") else {},
     )

@@ -1,0 +1,340 @@
+"""From what a user writes (YAML files of conf/, command-line words, a table's cells) to runs, and back to words.
+
+Settings have one normal form, in which they can be merged; everything is checked here, before anything is downloaded or
+trained, and an `InputError` names the setting as the user wrote it.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from lskd import data
+from lskd.config_groups import Conf, merge
+from lskd.data import Dataset, Spec
+from lskd.errors import InputError, require, unknown
+from lskd.methods import METHODS
+from lskd.models import ARCHS
+from lskd.probes import PROBES
+from lskd.recipe import Recipe
+from lskd.run import Named, ProbeSpec, Run, Smoothing
+from lskd.schema import convert, fields, parse, show, unknown_key
+
+T = TypeVar("T")
+
+
+GROUPS = ("dataset", "arch", "method", "recipe")
+
+
+TEACHER_LS = 0.1  # what teacher_ls=true means: Müller's and Shen's α
+
+
+# Short names a user may type, and the fields they stand for.
+SHORT = {"alpha": "smoothing.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.smoothing.alpha"}
+
+
+RUN_KEYS = (*GROUPS, "smoothing", "seed", "teacher", "teacher_mode", "streams", *SHORT)
+
+
+def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Settings as written, in one form: dotted keys and short names unfolded, a group's choice under the key "".
+
+    {"arch": "mlp1200", "arch.hidden_dropout": 0.5, "teacher": "resnet56", "teacher_ls": True} becomes
+    {"arch": {"": "mlp1200", "hidden_dropout": 0.5},
+     "teacher": {"arch": {"": "resnet56"}, "smoothing": {"alpha": 0.1}}}.
+    Two normal forms can be merged, which two sets of settings as written cannot.
+    """
+    if not isinstance(settings, Mapping):
+        raise InputError(f"{path or 'run'} = {show(settings)}: must be a mapping of settings")
+    form: dict[str, Any] = {}
+    late: list[tuple[str, Any]] = []
+    for key, value in settings.items():
+        where = f"{path}.{key}".lstrip(".")
+        head, _, rest = str(key).partition(".")
+        if head not in RUN_KEYS:
+            raise unknown_key(where, value, head, RUN_KEYS)
+        if head in SHORT:
+            if rest:
+                raise InputError(f"{where} = {show(value)}: {head} has no parts")
+            late.append((head, value))
+        elif head == "teacher":
+            _join(form, {"teacher": _teacher_form(rest, value, where)}, path)
+        elif head in GROUPS:
+            _join(form, {head: _unfold(rest, value) if rest else _group_form(head, value, where)}, path)
+        else:
+            _join(form, {head: _unfold(rest, value) if rest else value}, path)
+    for head, value in late:
+        if value is not None:
+            _apply_short(form, head, value, f"{path}.{head}".lstrip("."))
+    return form
+
+
+def _join(form: dict[str, Any], more: Mapping[str, Any], path: str) -> None:
+    """`merge` for settings that stand beside one another, where none is laid over another: they must not disagree."""
+    for key, value in more.items():
+        where = f"{path}.{key}".strip(".")
+        if isinstance(value, Mapping) and isinstance(form.get(key), dict):
+            _join(form[key], value, where)
+        elif form.get(key, value) != value:
+            raise _disagree(where, value, where, form[key])
+        else:
+            form[key] = copy.deepcopy(value)
+
+
+def _disagree(where: str, value: Any, other: str, its: Any) -> InputError:
+    return InputError(f"{where} = {show(value)}: {other} = {show(its)} says otherwise; give one of them")
+
+
+def _unfold(dotted: str, value: Any) -> Any:
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return value
+
+
+def _group_form(group: str, value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"": value}
+    if isinstance(value, Mapping):
+        return dict(value)
+    quoted = ", in quotes where it would be read as something else," if isinstance(value, (int, float)) else ""
+    raise InputError(f"{where} = {show(value)}: must be a name (conf/{group}/NAME.yaml){quoted} or a mapping")
+
+
+def _teacher_form(rest: str, value: Any, where: str) -> dict[str, Any] | None:
+    if rest:
+        return normal_form({rest: value}, where[: -len(rest) - 1])
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return {"arch": {"": value}}
+    if isinstance(value, Mapping):
+        return normal_form(value, where)
+    raise InputError(f"{where} = {show(value)}: must be the name of a network, or a mapping of the teacher's settings")
+
+
+def _apply_short(form: dict[str, Any], head: str, value: Any, where: str) -> None:
+    """Set the field that a short name stands for, unless the settings give that field another value already."""
+    group, _, leaf = SHORT[head].rpartition(".")
+    if head == "teacher_ls":
+        if isinstance(value, bool):
+            value = TEACHER_LS if value else 0.0
+        value = convert(float, value, where)
+        require(0 <= value < 1, where, value, "false, true (0.1) or a number in [0, 1)")
+    target = form
+    for part in group.split("."):
+        if target.get(part) is None:
+            target[part] = {}
+        target = target[part]
+        if not isinstance(target, dict):
+            raise InputError(f"{part} = {show(target)}: must be a mapping, or left out where {head} is given")
+    if leaf in target and target[leaf] != value:
+        raise _disagree(where, value, f"{where.removesuffix(head)}{SHORT[head]}", target[leaf])
+    target[leaf] = value
+
+
+def parse_run(settings: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
+    """The run that `settings` (in either form, see `normal_form`) describe, or an `InputError` naming the setting."""
+    return build_run(normal_form(settings, path), conf, path)
+
+
+def parse_probe(given: Mapping[str, Any], path: str = "probe") -> ProbeSpec:
+    """A probe from its `name` and settings."""
+    named = _registered(PROBES, dict(given), path)
+    return ProbeSpec(named.name, named.settings)
+
+
+def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
+    """`parse_run` for settings in normal form."""
+
+    def at(key: str) -> str:
+        return f"{path}.{key}".lstrip(".")
+
+    form = {"method": {"": "ce"}, **form}
+    for group in ("dataset", "arch", "method"):
+        if not _is_choice(form.get(group, {})):
+            raise InputError(f"{at(group)}: is required; allowed: {', '.join(conf.names(group))}")
+    dataset, spec, usual_recipe = _dataset(form["dataset"], conf, at("dataset"))
+    recipe = _recipe(form.get("recipe", {}), usual_recipe, spec, conf, at("recipe"))
+    arch = _registered(ARCHS, _resolve("arch", form["arch"], conf, at("arch")), at("arch"))
+    method = _registered(METHODS, _resolve("method", form["method"], conf, at("method")), at("method"))
+    smoothing = parse(Smoothing, form.get("smoothing", {}), at("smoothing"))
+    seed = convert(int, form.get("seed", 0), at("seed"))
+    mode = convert(fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
+    given = form.get("streams")
+    streams = convert(fields(Run)["streams"], "own" if given is None else given, at("streams"))
+    teacher = _teacher(form, seed, recipe, spec, conf, path)
+    if teacher is None:  # of the first generation: it has the streams of its seed either way
+        streams = "shared"
+    with located(path):
+        return Run(dataset, arch, method, recipe, smoothing, seed, teacher, mode, streams)
+
+
+def _is_choice(given: Mapping[str, Any]) -> bool:
+    """Whether a group's settings say which entry they are about: a file's name, or (composed by Hydra) its content."""
+    return "" in given or "name" in given
+
+
+def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Spec, str | None]:
+    """The data set, what it contains, and the name of its usual recipe."""
+    values = _resolve("dataset", given, conf, where)
+    usual_recipe = values.pop("recipe", None)
+    dataset = parse(Dataset, values, where)
+    spec = conf.spec(dataset.name)
+    if data.SHIPPED.get(dataset.name) != spec and dataset.digest != spec.digest:
+        if dataset.digest:
+            raise InputError(f"{where}.digest = {dataset.digest!r}: the {dataset.name} here is {spec.digest!r}")
+        dataset = replace(dataset, digest=spec.digest)
+    with located(where):
+        data.check(dataset, spec)
+    return dataset, spec, usual_recipe
+
+
+def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, where: str) -> Recipe:
+    if not _is_choice(given):
+        if usual is None:
+            raise InputError(f"{where}: is required with this dataset; allowed: {', '.join(conf.names('recipe'))}")
+        given = {"": usual, **given}
+    recipe = parse(Recipe, _resolve("recipe", given, conf, where), where)
+    with located(f"{where}.augment"):
+        recipe.augment.check(*spec.shape[1:])
+    if spec.streamed and recipe.normalize.kind == "dataset":
+        rule = "none, fixed or per_image for a streamed data set, whose pixels are not at hand"
+        raise InputError(f"{where}.normalize.kind = dataset: must be {rule}")
+    if recipe.normalize.kind == "fixed":
+        mean, channels = list(recipe.normalize.mean), spec.shape[0]
+        require(len(mean) == channels, f"{where}.normalize.mean", mean, f"{channels} numbers, one a channel")
+    return recipe
+
+
+def _teacher(form: Mapping[str, Any], seed: int, recipe: Recipe, spec: Spec, conf: Conf, path: str) -> Run | None:
+    """The run of the teacher that `form` describes; None where there is none. `recipe` and `spec` are its student's."""
+    own = form.get("teacher")
+    where = f"{path}.teacher".lstrip(".")
+    if own is None:
+        return None
+    if "arch" not in own:
+        alpha = own.get("smoothing", {}).get("alpha")
+        if set(own) == {"smoothing"} and not alpha:
+            return None  # teacher_ls=false, and no teacher
+        what = f"{where}_ls = {show(alpha)}" if set(own) == {"smoothing"} else where
+        raise InputError(
+            f"{what}: the teacher has no network; give teacher=ARCH, one of {', '.join(conf.names('arch'))}"
+        )
+    teacher = build_run(teacher_form({**form, "seed": seed}), conf, where)
+    teaches = conf.spec(teacher.dataset.name).num_classes
+    if teaches != spec.num_classes:
+        raise InputError(
+            f"{where}.dataset = {teacher.dataset.name}: its {teaches} classes do not match "
+            f"the {spec.num_classes} of {spec.name}"
+        )
+    its, shown = (
+        "×".join(map(str, one.input_shape(of.shape)))
+        for one, of in ((teacher.recipe, data.spec(teacher.dataset.name, conf.cache)), (recipe, spec))
+    )
+    if its != shown:
+        raise InputError(
+            f"{where}.recipe.augment.crop = {teacher.recipe.augment.crop}: the teacher takes images of {its}, and its "
+            f"student's (recipe.augment.crop = {recipe.augment.crop}) are {shown}: must be of one size"
+        )
+    return teacher
+
+
+def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:
+    """The normal form of the teacher in `form`: its own settings over the student's data set, recipe, seed, streams
+    and mass."""
+    own = form["teacher"]
+    inherited = {key: form[key] for key in ("dataset", "recipe", "seed", "streams") if key in form}
+    for group in ("dataset", "recipe"):  # a choice of its own starts afresh; single fields change the student's
+        if _is_choice(own.get(group, {})):
+            inherited.pop(group, None)
+    if "mass" in form.get("smoothing", {}):
+        inherited["smoothing"] = {"mass": form["smoothing"]["mass"]}
+    return merge(copy.deepcopy(inherited), own)
+
+
+def _resolve(group: str, given: dict[str, Any], conf: Conf, where: str) -> dict[str, Any]:
+    """The chosen file of `group`, with the given fields laid over it."""
+    fields = {key: value for key, value in given.items() if key != ""}
+    if "" not in given:
+        return fields
+    try:
+        return merge(conf.load(group, given[""]), fields)
+    except InputError as error:
+        prefix = where[: -len(group)]
+        raise InputError(f"{prefix}{error}") from None
+
+
+def _registered(registry: Mapping[str, T], given: dict[str, Any], path: str) -> Named[T]:
+    given = dict(given)
+    name = given.pop("name", None)
+    if name not in registry:
+        raise unknown(f"{path}.name", name, registry)
+    prototype = registry[name]
+    if "temperature" in given and "temperature" not in fields(type(prototype)):
+        raise InputError(f"temperature = {show(given['temperature'])}: method={name} has no temperature")
+    return Named(name, parse(type(prototype), given, path, defaults=prototype))
+
+
+class located:
+    """A block whose `InputError`s get `path` in front."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, InputError) and self.path:
+            raise InputError(f"{self.path}.{error}") from None
+
+
+def override_words(form: Mapping[str, Any]) -> list[str]:
+    """The command-line words (Hydra overrides) for settings in normal form: `lskd-run WORD WORD …` is that run."""
+    return list(_words(form, ""))
+
+
+def _words(form: Mapping[str, Any], prefix: str) -> Iterable[str]:
+    order = {key: i for i, key in enumerate(("", *GROUPS, "smoothing", "teacher", "teacher_mode", "streams", "seed"))}
+    for key, value in sorted(form.items(), key=lambda item: order.get(item[0], len(order))):
+        where = f"{prefix}.{key}".lstrip(".") if key else prefix
+        if where == "smoothing.alpha":
+            yield f"alpha={_hydra(value)}"
+        elif where == "method.temperature":
+            yield f"temperature={_hydra(value)}"
+        elif where == "teacher" and isinstance(value, Mapping):
+            yield f"teacher={_hydra(_nested(value))}"
+        elif isinstance(value, Mapping) and where.split(".")[0] in (*GROUPS, "smoothing") and key != "lr_factors":
+            yield from _words(value, where)
+        else:
+            yield f"{where}={_hydra(value)}"
+
+
+def _nested(form: Mapping[str, Any]) -> dict[str, Any]:
+    """A teacher's normal form as settings: {"arch": {"": "x", "f": 1}} -> {"arch": "x", "arch.f": 1}."""
+    settings: dict[str, Any] = {}
+    for key, value in form.items():
+        if key == "teacher" and isinstance(value, Mapping):
+            settings[key] = _nested(value)
+        elif isinstance(value, Mapping) and "" in value:
+            settings[key] = value[""]
+            settings.update({f"{key}.{name}": item for name, item in value.items() if name})
+        else:
+            settings[key] = value
+    return settings
+
+
+def _hydra(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_hydra, value)) + "]"
+    if isinstance(value, str) and not re.fullmatch(r"(?!(true|false|null|inf|nan)$)[a-z_]\w*", value, re.IGNORECASE):
+        return "'" + value.replace("'", "\\'") + "'"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

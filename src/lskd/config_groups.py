@@ -1,0 +1,142 @@
+"""The YAML files of conf/: config groups (dataset, arch, method, recipe, table, experiment) and their named choices."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lskd import data
+from lskd.data import Spec
+from lskd.errors import InputError, unknown
+from lskd.methods import METHODS
+from lskd.models import ARCHS
+
+
+def shipped_conf() -> Path:
+    """conf/ inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).parent
+    for place in (package / "conf", package.parent.parent / "conf"):
+        if (place / "config.yaml").is_file():
+            return place
+    raise InputError(f"conf/config.yaml: not found in {package} nor in the checkout around it; reinstall lskd")
+
+
+@dataclass
+class Conf:
+    """The YAML files of conf/, by group and name, with users' own directories searched first."""
+
+    directories: tuple[Path, ...] = field(default_factory=lambda: (shipped_conf(),))
+    cache: Path = field(default_factory=data.default_cache_root)
+    specs: Mapping[str, Spec] = field(default_factory=dict)  # of imported data sets that the cache need not have
+    _loaded: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    def names(self, group: str) -> list[str]:
+        """What `group`=NAME may be: the YAML files, and for data sets, networks and methods what else is registered."""
+        found = {path.stem for directory in self.directories for path in (directory / group).glob("*.yaml")}
+        registered: dict[str, Iterable[str]] = {
+            "arch": ARCHS,
+            "method": METHODS,
+            "dataset": self._imported(),
+        }
+        return sorted(found | set(registered.get(group, {})))
+
+    def spec(self, name: str) -> Spec:
+        """What a data set is, whether its images are here or not; see `data.spec`."""
+        try:
+            return data.spec(name, self.cache)
+        except InputError:
+            if name in self.specs:
+                return self.specs[name]
+            raise
+
+    def _imported(self) -> dict[str, Spec]:
+        return {**self.specs, **data.imported(self.cache)}
+
+    def load(self, group: str, name: str) -> dict[str, Any]:
+        """The content of conf/`group`/`name`.yaml; `defaults: [other]` in it starts from other files of the group."""
+        if (group, name) not in self._loaded:
+            self._loaded[group, name] = self._read(group, name)
+        return copy.deepcopy(self._loaded[group, name])
+
+    def _read(self, group: str, name: str) -> dict[str, Any]:
+        for directory in self.directories:
+            path = directory / group / f"{name}.yaml"
+            if path.is_file() and not Path(name).is_absolute():
+                content = read_yaml(path)
+                merged: dict[str, Any] = {}
+                for parent in content.pop("defaults", []):
+                    if parent != "_self_":
+                        merge(merged, self.load(group, parent))
+                if group == "recipe":  # a label of its own, whatever it starts from
+                    content.setdefault("name", name)
+                elif group in ("table", "experiment"):
+                    merged.pop("name", None)
+                return merge(merged, content)
+        if group == "dataset" and name in (own := self._imported()):
+            usual = "standard_streamed" if own[name].streamed else "standard"
+            return {"name": name, "digest": own[name].digest, "recipe": usual}
+        if name in (ARCHS if group == "arch" else METHODS if group == "method" else ()):  # registered, without a file
+            return {"name": name}
+        raise no_such_file(group, name, self.directories, self.names(group))
+
+
+def no_such_file(group: str, name: str, directories: Iterable[Path], names: Iterable[str]) -> InputError:
+    """`InputError` for a `group`=`name` that is none of `names`."""
+    for path in (directory / group / f"{name}.yml" for directory in directories):
+        if path.is_file():
+            return InputError(f"{path}: is not read; call it {name}.yaml")
+    return unknown(group, name, names)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a YAML file. Keys are as they are written: 1, 0.10, on and null are names like any others."""
+    import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
+    from omegaconf import OmegaConf
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, Loader=_yaml_loader()) or {}
+        if isinstance(content, dict):
+            content = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
+    except Exception as error:  # yaml's and OmegaConf's own errors have no common base
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a mapping")
+    return content
+
+
+@functools.cache
+def _yaml_loader() -> Any:
+    """OmegaConf's reader of YAML, which reads 1e-3 as a number and dates as text, with keys as they are written."""
+    import yaml  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
+    from omegaconf._utils import get_yaml_loader
+
+    class Loader(get_yaml_loader()):  # type: ignore[misc]
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            written: set[str] = set()
+            for i, (key, value) in enumerate(node.value):
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if key.value in written:
+                        raise yaml.MarkedYAMLError(None, None, f"found duplicate key {key.value}", key.start_mark)
+                    written.add(key.value)
+                    text = yaml.ScalarNode("tag:yaml.org,2002:str", key.value, key.start_mark, key.end_mark)
+                    node.value[i] = text, value
+            return node
+
+    return Loader
+
+
+def merge(into: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """`more` laid over `into`, mapping by mapping; a list, a value or None replaces what was there. Changes `into`."""
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = copy.deepcopy(value)
+    return into

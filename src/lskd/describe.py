@@ -1,0 +1,172 @@
+"""A plan in words, for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from lskd.config_groups import Conf
+from lskd.launch.cost import Costs, teacher_table
+from lskd.launch.queue import by_other_code, missing_probes, needs_only_probes, to_train
+from lskd.plan import Plan, TablePlan, command_line, training_examples
+from lskd.run import Run, table_bytes
+from lskd.schema import show
+from lskd.store import Store
+
+
+def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
+    """How the teachers of `runs` are evaluated, in words: a line for each kind of table (`lskd.engine.teacher`)."""
+    tables: dict[str, set[str]] = {}
+    for run in runs:
+        if run.teacher is None:
+            continue
+        use = run.method.settings.teacher_use
+        what = "evaluated at every step: streamed images are decoded once"
+        if run.teacher_mode == "batch_stats":
+            what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"
+        elif use != "logits":
+            what = "evaluated at every step, for its features" + (
+                "" if use == "features" else ", before the training proper"
+            )
+        if (table := teacher_table(run, conf)) is not None:
+            images, views, classes = table
+            size = f"{table_bytes(*table) / 1e9:.3g} GB"
+            what = (
+                f"evaluated once a view, for all its students: {images:,} images × {views} view{'s' * (views > 1)} × "
+                f"{classes} logits, {size} (once an epoch, where memory has no room for that)"
+            )
+        tables.setdefault(what, set()).add(run.teacher.id)
+    for what, ids in tables.items():
+        yield f"{len(ids)} {'teacher' if len(ids) == 1 else 'teachers, each'} {what}"
+
+
+def grouped(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
+    """Runs that differ in their seeds alone, under one label, which says what tells them from others of that label."""
+    groups: dict[str, dict[frozenset[str], list[Run]]] = {}
+    for run in runs:
+        label = str(run).rpartition(", seed ")[0]
+        groups.setdefault(label, {}).setdefault(frozenset(_flat(run.identity())), []).append(run)
+    for label, by_settings in groups.items():
+        common = frozenset.intersection(*by_settings)
+        for settings, group in by_settings.items():
+            yield ", ".join([label, *sorted(settings - common)]), group
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """{"recipe": {"augment": {"pad": 4}}, "seed": 1} -> "recipe.augment.pad=4"."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key != "seed":
+            yield f"{prefix}{key}={value if isinstance(value, str) else show(value)}"
+
+
+def describe(
+    plan: Plan | None, runs: tuple[Any, ...], store: Store, conf: Conf, device_type: str, *, details: bool
+) -> str:
+    """The plan in words: what it is for, how many runs are done and to do, and how long they will take."""
+    probes = plan.probes if plan is not None else {}
+    pending = to_train(runs, store, probes)
+    missing = [run for run in pending if not needs_only_probes(run, store, probes)]
+    lines = []
+    if plan is not None:
+        lines.append(f"{plan.experiment.name}: {plan.experiment.title}")
+        if plan.experiment.shortened:
+            lines.append(f"  SHORTENED, not the paper's protocol: {plan.experiment.shortened}")
+        if details:
+            for planned in plan.tables:
+                lines.append(
+                    f"  {planned.table.kind} {planned.table.name}: {planned.table.title} ({len(planned.cells)} cells)"
+                )
+                lines += [f"    {line}" for line in power(planned, store)]
+            if plan.experiment.cost:
+                lines.append(f"  cost: {plan.experiment.cost}")
+    older = by_other_code(missing, store)
+    if details:
+        lines.append("")
+        for label, group in grouped(runs):
+            done = sum(store.state(run) == "done" for run in group)
+            steps = group[0].recipe.total_steps(training_examples(group[0], conf))
+            seeds = ranges(sorted({run.seed for run in group}))
+            lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
+        lines += [f"  {line}" for line in teachers(runs, conf)]
+        for label, group in grouped(run for run in missing if run.id in older):
+            ids = ", ".join(id for run in group for id in older[run.id])
+            lines.append(f"  trained by other code: {label}, {len(group)} of {len(runs)} runs (as {ids})")
+        watched = Counter(one for run in runs for one in probes.get(run.id, ()))
+        lines += [f"  {count} runs probed: {show(one.identity())}" for one, count in watched.items()]
+        lines.append("")
+    states = Counter(store.state(run) for run in missing)
+    unprobed = sum(store.state(run) == "done" and bool(missing_probes(run, store, probes)) for run in missing)
+    noun = "run" if len(runs) == 1 else "runs"
+    damaged = sum(store.state(run) == "damaged" for run in runs)
+    done = len(runs) - len(missing) - damaged + states["done"]
+    text = f"{len(runs)} {noun}: {done} done, {len(missing)} to train"
+    for count, what in (
+        (damaged, "damaged"),
+        (states["started"], "of them begun"),
+        (states["done"] - unprobed, "of them finished teachers whose weights are not here"),
+        (unprobed, "of them finished runs that lack a probe's readings"),
+        (len(older), "of them trained by other code"),
+        (sum(store.request(run) is not None for run in missing), "of them asked for again"),
+        (len(pending) - len(missing), "of the done ones to be probed"),
+        (states["diverged"], "diverged"),
+    ):
+        text += f", {count} {what}" if count else ""
+    if missing:
+        from lskd.launch.progress import duration
+
+        costs = Costs(store, missing, device_type)
+        estimates = [costs.estimate(run, training_examples(run, conf)) for run in missing]
+        known = [seconds for seconds in estimates if seconds is not None]
+        if known:
+            rest = f", and {len(missing) - len(known)} runs of unknown cost" if len(known) < len(missing) else ""
+            text += f"; about {duration(sum(known))} at the speed of the runs in the store{rest}"
+        else:
+            text += "; time unknown until one of each kind has run"
+    return "\n".join([*lines, text])
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Rising whole numbers in few words: [0, 1, 2, 5] -> "0-2,5"."""
+    blocks: list[list[int]] = []
+    for number in numbers:
+        if not blocks or number != blocks[-1][-1] + 1:
+            blocks.append([])
+        blocks[-1].append(number)
+    return ",".join(f"{block[0]}-{block[-1]}" if len(block) > 1 else str(block[0]) for block in blocks)
+
+
+def power(planned: TablePlan, store: Store) -> list[str]:
+    """What the claims of a table can decide at its seeds, a line each."""
+    if not planned.table.claims:
+        return []
+    from lskd.report.power import lines
+    from lskd.report.values import Values
+
+    return list(lines(planned, Values(store)))
+
+
+def commands(
+    plan: Plan | None, runs: tuple[Any, ...], given: Sequence[str] = (), forms: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
+    """One line a run: its id, and the command that trains it alone. `given` are words that stand in each, `forms` the
+    settings of the runs where there is no plan, by their ids."""
+    if plan is None:
+        return [f"{run.id}  {command_line(forms[run.id], given)}" for run in runs]
+    return [f"{run.id}  {plan.command(run, given)}" for run in runs]
+
+
+def summary(run: Any, store: Store) -> str:
+    """A finished single run in a few lines."""
+    result = None if store.state(run) == "damaged" else store.result(run)
+    if result is None:
+        return f"{run}: not finished"
+    lines = [f"{run}  ({store.directory(run)})"]
+    for part, values in result["last"].items():
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        lines.append(f"  {part}, last epoch: {numbers}")
+    lines.append(f"  γ {result['gamma']:.4g}" if result.get("gamma") is not None else "  γ not defined for this method")
+    return "\n".join(lines)

@@ -1,0 +1,113 @@
+"""Probes at work: when they look at a network, and what they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lskd.data import Part, Spec
+from lskd.data.stream import LARGEST, Stream
+from lskd.engine.capture import GATE, own_stream
+from lskd.engine.seeds import generator_for
+from lskd.engine.shared import Shared, teacher_normalizer
+from lskd.engine.teacher import EVALUATION_BATCH
+from lskd.engine.training import Training, set_precision
+from lskd.methods import METHODS
+from lskd.probes import Scene
+from lskd.run import Named, ProbeSpec, Run
+
+Readings = dict[str, list[dict[str, Any]]]  # by the key of the probe, in the order of steps
+
+
+class Probing:
+    """The probes of one training, and what they have seen of it so far."""
+
+    def __init__(self, probes: Sequence[ProbeSpec], training: Training, run: Run) -> None:
+        self.training, self.run = training, run
+        self.readings: Readings = {probe.key: [] for probe in probes}
+        end = run.recipe.total_steps(training.examples)
+        self._due: dict[int, list[ProbeSpec]] = {end: list(probes)}
+        for probe in probes:
+            if every := probe.settings.every:
+                for step in range(0, end, every):
+                    self._due.setdefault(step, []).append(probe)
+
+    def due(self) -> bool:
+        """Whether somebody looks at the network as it is, after `training.step_number` steps of the training proper."""
+        return self.training.stage is None and self.training.step_number in self._due
+
+    @torch.no_grad()
+    @GATE.eager()
+    def measure(self) -> None:
+        """Let those who are due look. The network is in eval mode meanwhile, and nothing of the training changes."""
+        network, step = self.training.trained, self.training.step_number
+        was_training = network.training
+        network.eval()
+        for probe in self._due.get(step, []):
+            seen = probe.settings.measure(scene(self.training, probe, self.run))
+            self.readings[probe.key].append({"step": step, **seen})
+        network.train(was_training)
+
+
+def scene(training: Training, probe: ProbeSpec, run: Run) -> Scene:
+    """What `probe` may see of `training` as it is, the one of `run` or of its trained network alone."""
+    views, held_out = training.images.views, training.images.held_out
+    batch = EVALUATION_BATCH[training.device.type]
+
+    def plain(part: str, indices: Tensor) -> Tensor:
+        images = views if part == "train" else held_out[part].images
+        if isinstance(images, Tensor):
+            return images[indices]
+        return images.take(indices, torch.full_like(indices, images.plain))
+
+    def augmented(indices: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = views.draw(generator)
+        return views.take(indices, drawn[indices.to(drawn.device)])
+
+    return Scene(
+        network=training.trained,
+        forward=lambda pixels: training.forward(training.trained, pixels),
+        batch=min(batch, LARGEST) if isinstance(views, Stream) else batch,  # as in an evaluation
+        labels={"train": training.images.labels, **{name: part.labels for name, part in held_out.items()}},
+        plain=plain,
+        augmented=augmented,
+        evaluated=run.dataset.evaluate,
+        class_names=training.class_names,
+        generator=generator_for(run.stream_seed, f"observe {probe.name}", training.step_number),
+        teacher=training.teacher.live if training.teacher is not None else None,
+    )
+
+
+def run_probes(
+    run: Run,
+    spec: Spec,
+    parts: Mapping[str, Part],
+    network: nn.Module,
+    probes: Sequence[ProbeSpec],
+    shared: Shared,
+    teacher: nn.Module | None = None,
+    taught_on: Tensor | None = None,
+) -> Readings:
+    """What probes of trained networks see of `network`, which is the one of `run`, and of its `teacher`, which they
+    need if they say so; `taught_on` as for `engine.train`."""
+    set_precision(run.recipe.precision, search=shared.search)
+    with own_stream(shared.device):
+        # How it was trained does not matter any more.
+        recipe, method = replace(run.recipe, ema=0.0), Named("ce", METHODS["ce"])
+        alone = replace(run, recipe=recipe, method=method, teacher=None, teacher_mode="eval")
+        images, normalizer = shared.images(run, parts), None
+        if teacher is not None:
+            with GATE.eager():
+                taught_on = parts["train"].images if taught_on is None else taught_on
+                normalizer = teacher_normalizer(run, images, taught_on)
+        training = Training(alone, spec, images, teacher, normalizer=normalizer)
+        with GATE.eager():
+            training.network.load_state_dict(network.state_dict())
+        training.step_number = training.total_steps
+        probing = Probing(probes, training, run)
+        probing.measure()
+        return probing.readings

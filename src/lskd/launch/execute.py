@@ -1,0 +1,190 @@
+"""One run from its configuration to its files in the store. Its teacher must be there already (`lskd.launch.sweep`)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from lskd import data
+from lskd.data import Part
+from lskd.engine import Shared, run_probes, train
+from lskd.engine.probing import Readings
+from lskd.engine.training import build_network
+from lskd.environment import environment
+from lskd.errors import InputError
+from lskd.run import ProbeSpec, Run
+from lskd.runtime import Runtime
+from lskd.store import Store, write_atomically
+
+LOADING: dict[Hashable, threading.Lock] = {}
+
+
+def load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, Part]:
+    """The data of a run; kept, because the runs of an experiment share it. Of those that ask side by side one loads it,
+    and the others wait."""
+    with LOADING.setdefault((dataset, raw, cache), threading.Lock()):
+        return _load_parts(dataset, raw, cache)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, Part]:
+    return data.load(dataset, data=raw, cache=cache)
+
+
+def taught_elsewhere(run: Run) -> data.Dataset | None:
+    """The data of the run's teacher, where its images are normalised by their statistics and the run's own data are
+    others."""
+    teacher = run.teacher
+    needed = teacher is not None and teacher.recipe.normalize.kind == "dataset" and teacher.dataset != run.dataset
+    return teacher.dataset if teacher is not None and needed else None
+
+
+def train_run(
+    run: Run,
+    store: Store,
+    runtime: Runtime,
+    shared: Shared,
+    *,
+    probes: Sequence[ProbeSpec] = (),
+    fleet: int = 1,
+    on_step: Callable[[int, int], None] = lambda step, total: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim. Returns
+    its record. Of a finished run, make the `probes` that are missing: of its weights where they are here and
+    suffice, and then nothing is trained, and None returned.
+    `fleet` is the number of runs that may be training on the device of `shared` meanwhile, for the record.
+
+    Raises `engine.Diverged`, `engine.Interrupted`, and whatever else goes wrong; the store then has no result.
+    """
+    spec = data.spec(run.dataset.name, runtime.cache_root)
+    parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
+    taught_on = None
+    if (elsewhere := taught_elsewhere(run)) is not None:
+        taught_on = load_parts(elsewhere, runtime.data_root, runtime.cache_root)["train"].images
+    again = store.request(run) is not None
+    missing = [probe for probe in probes if again or not store.seen(run, probe)]
+    if store.state(run) == "done" and store.weights(run).is_file() and not any(o.settings.every for o in missing):
+        shown = run.teacher if any(o.settings.needs_teacher for o in missing) else None
+        teacher = load_network(shown, store, runtime) if shown is not None else None
+        readings = run_probes(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)
+        record_readings(run, store, missing, readings, file_sha256(store.weights(run)))
+        return None
+    teacher, taught_by = None, None
+    if run.teacher is not None:
+        teacher = load_network(run.teacher, store, runtime)
+        taught_by = {"id": run.teacher.id, "weights_sha256": file_sha256(store.weights(run.teacher))}
+
+    done = store.result(run) is not None  # what is recorded stays meanwhile
+    rebuilding = done and not again  # for weights that were not kept: and it stays
+    store.begin(run, {**environment(shared.device, fleet), "code": run.code})
+    if run.dataset.digest:
+        store.describe(spec)
+    outcome = train(
+        run, spec, parts, teacher,
+        taught_on=taught_on,
+        shared=shared,
+        probes=missing,
+        checkpoint=store.checkpoint(run),
+        checkpoint_seconds=runtime.checkpoint_seconds,
+        on_epoch=lambda epochs: None if done else write_log(store.log(run), epochs),
+        on_step=on_step,
+        stop=stop,
+    )  # fmt: skip
+
+    # Copies: a layer that the network has under several names is saved under each.
+    weights = {name: tensor.cpu().contiguous().clone() for name, tensor in outcome.network.state_dict().items()}
+    store.check_claim(run)  # before anything of another process is written over
+    if not rebuilding:
+        write_log(store.log(run), outcome.epochs, whole=True)
+    content = safetensors.torch.save(weights)
+    digest = hashlib.sha256(content).hexdigest()
+    result = {**outcome.result, "weights_sha256": digest}
+    if taught_by is not None:
+        result["teacher"] = taught_by
+    # A killed process must not leave other weights than those of a record: a run is done when it has its weights, and
+    # weights that are made again come when their digest is known.
+    store.weights(run).unlink(missing_ok=True)
+    if not rebuilding:
+        write_atomically(store.weights(run), lambda path: path.write_bytes(content))
+    record_readings(run, store, missing, outcome.readings, digest)
+    store.finish(run, result)
+    if rebuilding:
+        write_atomically(store.weights(run), lambda path: path.write_bytes(content))
+    return result
+
+
+def record_readings(run: Run, store: Store, probes: Sequence[ProbeSpec], readings: Readings, weights: str) -> None:
+    """Record what was seen of a run, whose weights have the digest `weights`."""
+    for probe in probes:
+        store.write_readings(run, probe, readings[probe.key], weights)
+
+
+class UnusableWeights(InputError):
+    """The weights of a finished run are not those of its record, or no network. It is no fault of who asks for them."""
+
+
+def load_network(run: Run, store: Store, runtime: Runtime) -> nn.Module:
+    """The trained network of a finished run, on the CPU. `UnusableWeights` unless its file can be loaded, is the one of
+    the record, and holds finite values."""
+    network = build_network(run, data.spec(run.dataset.name, runtime.cache_root))
+    path, again = store.weights(run), f"delete it to train {run} again"
+    try:
+        weights = safetensors.torch.load_file(path)
+        network.load_state_dict(weights)
+    except Exception as error:  # safetensors and torch raise several kinds for a damaged or foreign file
+        raise UnusableWeights(f"{path}: cannot be loaded ({error}); {again}") from None
+    found, recorded = file_sha256(path), store.weights_sha256(run)
+    if recorded and found not in recorded:
+        told = f"its SHA-256 is {found}, recorded is {' or '.join(recorded)}"
+        raise UnusableWeights(f"{path}: is not the network of the record ({told}); put that back, or {again}")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UnusableWeights(f"{path}: the values of {name} are not finite; {again}")
+    return network
+
+
+def write_log(path: Path, epochs: list[dict[str, Any]], *, whole: bool = False) -> None:
+    """The epochs so far, one JSON object a line: the last one appended to what is there, or (`whole`, and where
+    something else is there: a resumed run went back, a line was cut) all of them written, if they are not there."""
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in epochs]
+    there = path.read_bytes() if path.is_file() else b""
+    text, before = "".join(lines).encode(), "".join(lines[:-1]).encode()
+    if there == before and not whole:
+        with open(path, "ab") as file:
+            file.write(lines[-1].encode())
+    elif there != text:
+        write_atomically(path, lambda temporary: temporary.write_bytes(text))
+
+
+HASHING = threading.Lock()
+
+
+DIGESTS: dict[Hashable, str] = {}
+
+
+def file_sha256(path: Path) -> str:
+    """The digest of a file. It is read once, as long as it stays the same: weights are large, and every student of a
+    teacher asks for them."""
+    status = path.stat()
+    same = path.absolute(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    with HASHING:
+        if same not in DIGESTS:
+            DIGESTS[same] = _sha256(path)
+        return DIGESTS[same]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

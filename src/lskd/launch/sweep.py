@@ -1,0 +1,249 @@
+"""Carrying out a plan in this process: what is missing, teachers first, several runs side by side on the device, and
+beside other processes that do the same.
+
+Several processes (one a GPU, one a cluster node) started with the same command share the work through the claims in the
+store: no run is trained twice, and each process takes what is ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from lskd.config_groups import Conf
+from lskd.errors import one_line
+from lskd.launch.fleet import Fleet
+from lskd.launch.progress import Progress
+from lskd.launch.queue import by_teacher, is_complete, is_ready, needs_only_probes, to_train
+from lskd.plan import Probes
+from lskd.run import Run
+from lskd.runtime import Runtime
+from lskd.store import ClaimLost, Store
+
+if TYPE_CHECKING:
+    from lskd.launch.workers import Workers
+
+
+WAIT_SECONDS = 0.5  # between looks at runs that other processes hold
+
+
+@dataclass
+class Outcomes:
+    """What became of a plan's runs."""
+
+    trained: list[Run] = field(default_factory=list)
+    failed: list[tuple[Run, str]] = field(default_factory=list)  # with the reason, on one line
+    blocked: list[Run] = field(default_factory=list)  # the teacher failed, or its record is damaged
+    damaged: list[Run] = field(default_factory=list)  # their records are, and were left as they are
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.interrupted else 1 if self.failed or self.blocked or self.damaged else 0
+
+
+def carry_out(
+    runs: Sequence[Run],
+    store: Store,
+    runtime: Runtime,
+    conf: Conf,
+    probes: Probes = MappingProxyType({}),
+) -> Outcomes:
+    """Train what is missing of `runs`, and make the `probes` of them. Bad input is an `InputError` before any
+    training; a run that fails or diverges is recorded and the others go on."""
+    pending = to_train(runs, store, probes)
+    damaged = [run for run in runs if store.state(run) == "damaged"]
+    if not pending:
+        return Outcomes(damaged=damaged)
+    from lskd import data
+    from lskd.environment import check_precision, resolve_device
+    from lskd.launch.execute import load_network, taught_elsewhere
+    from lskd.launch.preflight import check_buildable
+
+    device = resolve_device(runtime.device)
+    check_precision([run.recipe.precision for run in pending], device)
+    check_buildable(pending, conf.cache)
+    ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and is_ready(run.teacher, store)}
+    probed = {run.id: run for run in pending if needs_only_probes(run, store, probes)}
+    for run in (ready | probed).values():
+        load_network(run, store, runtime)
+    needed = [one for run in pending for one in (run.dataset, taught_elsewhere(run)) if one is not None]
+    for dataset in dict.fromkeys(one.name for one in needed):
+        data.prepare(dataset, data=runtime.data_root, cache=runtime.cache_root)
+    store.check_writable()
+
+    fleet = Fleet(runs, runtime, device, conf)
+    shown = Progress(pending, store, conf, fleet.size, device.type, show=runtime.progress)
+    with fleet.workers(pending, store, runtime, probes) as workers, stopping() as stop, shown as progress:
+        sweep = Sweep(store, runtime, fleet, workers, stop, progress, probes, Outcomes(damaged=damaged))
+        return sweep.carry_out(pending)
+
+
+@dataclass
+class Sweep:
+    """A plan while it is being carried out by this process. Each run has a thread of its own, in which it trains or is
+    waited for while one of the `workers` trains it."""
+
+    store: Store
+    runtime: Runtime
+    fleet: Fleet
+    workers: Workers
+    stop: Stop
+    progress: Progress
+    probes: Probes = field(default_factory=dict)
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    lost: set[str] = field(default_factory=set)  # ids of runs that this process will not see done
+    claims: dict[str, contextlib.ExitStack] = field(default_factory=dict)  # of the runs in training
+
+    def carry_out(self, runs: Sequence[Run]) -> Outcomes:
+        pending = by_teacher(runs)
+        training: dict[Future[Literal["over", "again"]], Run] = {}
+        with ThreadPoolExecutor(self.fleet.size, thread_name_prefix="run") as lanes:
+            try:
+                while training or (pending and not self.stop.asked):
+                    waiting = []
+                    for run in pending:
+                        state = self.begin(run)
+                        if state == "ours":
+                            training[lanes.submit(self.train, run)] = run
+                        elif state == "wait":
+                            waiting.append(run)
+                    if not training and len(waiting) == len(pending) and not self.stop.asked:
+                        time.sleep(WAIT_SECONDS)
+                    pending = waiting
+                    for future in wait(training, WAIT_SECONDS, FIRST_COMPLETED).done if training else ():
+                        run = training.pop(future)
+                        self.claims.pop(run.id).close()
+                        del self.fleet.training[run.id]
+                        if future.result() == "again":
+                            pending.append(run)
+            except BaseException:
+                self.stop.asked = True  # so that what is in training writes a checkpoint, and ends
+                raise
+        self.outcomes.interrupted = self.stop.asked
+        return self.outcomes
+
+    def begin(self, run: Run) -> Literal["ours", "wait", "over"]:
+        """Take `run` if it is ready to be trained ("ours": its claim is held), or say that it needs no further look
+        ("over": done, or lost)."""
+        if self.stop.asked or not self.fleet.room(run):
+            return "wait"
+        probes_only = needs_only_probes(run, self.store, self.probes)
+        if run.teacher is not None and run.teacher.id in self.lost and not probes_only:
+            self.outcomes.blocked.append(run)
+            return self.lose(run)
+        if self.store.state(run) == "diverged" and not self.runtime.retry:
+            message = (self.store.failure(run) or {}).get("message", "diverged")
+            return self.lose(run, f"{message} (runtime.retry=true tries again)")
+        if run.teacher is not None and not is_ready(run.teacher, self.store) and not probes_only:
+            if self.store.state(run.teacher) == "damaged":
+                self.outcomes.blocked.append(run)
+                return self.lose(run)
+            return "wait"  # it is being trained, here or by another process
+        with contextlib.ExitStack() as stack:
+            try:
+                if not stack.enter_context(self.store.claim(run)):
+                    return "wait"
+            except OSError as error:
+                return self.lose(run, f"cannot be claimed: {error.strerror}")
+            if (damage := self.store.damage(run)) is not None:  # since the sweep began
+                return self.lose(run, damage)
+            if is_complete(run, self.store, self.probes, weights=True):
+                self.progress.finished(run, "done by another process")
+                return "over"
+            self.claims[run.id] = stack.pop_all()
+        self.fleet.training[run.id] = run
+        return "ours"
+
+    def train(self, run: Run) -> Literal["over", "again"]:
+        """Train a run whose claim is held. Whatever goes wrong with it is recorded, and does not stop the others."""
+        import torch
+
+        from lskd.engine import CaptureFailed, Diverged, Interrupted, release
+        from lskd.launch.execute import UnusableWeights, train_run
+
+        begun, fleet, again = time.perf_counter(), self.fleet.size, False
+        try:
+            on_step, result = self.progress.started(run), None
+            with self.workers.one(run) as worker:
+                if worker is not None:
+                    worker.train_run(run, fleet=fleet, on_step=on_step, stop=lambda: self.stop.asked)
+                else:
+                    result = train_run(
+                        run, self.store, self.runtime, self.fleet.shared,
+                        probes=self.probes.get(run.id, ()),
+                        fleet=fleet, on_step=on_step, stop=lambda: self.stop.asked,
+                    )  # fmt: skip
+        except Interrupted:
+            return "over"
+        except ClaimLost:
+            return "again"  # when that process is done with it
+        except UnusableWeights as error:  # since the sweep began: nothing of this run, which stays as it is
+            return self.lose(run, str(error))
+        except Diverged as error:
+            return self.fail(run, f"diverged: {error}", {"reason": "diverged", "message": str(error)})
+        except Exception as error:
+            again = isinstance(error, torch.OutOfMemoryError) and self.fleet.shrink(fleet)
+            if isinstance(error, CaptureFailed) and error.process_lost:
+                self.stop.asked = True  # the others write their checkpoints
+            if not again:
+                message = one_line(error)
+                failure = {"reason": "failed", "message": message, "traceback": traceback.format_exc()}
+                return self.fail(run, message, failure)
+        if again:  # not in the handler: an error keeps all that the run held
+            release(self.fleet.shared.device)
+            return "again"
+        self.fleet.learn(run, result)
+        self.outcomes.trained.append(run)
+        self.progress.finished(run, f"{time.perf_counter() - begun:.1f} s")
+        return "over"
+
+    def fail(self, run: Run, reason: str, failure: dict[str, Any]) -> Literal["over"]:
+        with contextlib.suppress(OSError):  # a full disk: then it is said, and not recorded
+            self.store.fail(run, failure)
+        return self.lose(run, reason)
+
+    def lose(self, run: Run, reason: str = "") -> Literal["over"]:
+        self.lost.add(run.id)
+        if reason:
+            self.outcomes.failed.append((run, reason))
+        self.progress.finished(run, reason or "not run: its teacher failed", lost=True)
+        return "over"
+
+
+@dataclass
+class Stop:
+    asked: bool = False
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Stop]:
+    """Ctrl-C, SIGTERM, SIGHUP (a closed terminal) and SIGUSR1 (of clusters, before a time limit) ask for a stop at the
+    next step, with a checkpoint; a second Ctrl-C stops at once. The last two only where nobody else has a use for them:
+    nohup ignores SIGHUP, and launchers requeue their jobs at signals of their choice."""
+    stop = Stop()
+    signals = [signal.SIGINT, signal.SIGTERM]
+    signals += [one for one in (signal.SIGHUP, signal.SIGUSR1) if signal.getsignal(one) is signal.SIG_DFL]
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    try:
+        before = {number: signal.signal(number, ask) for number in signals}
+    except ValueError:  # not in the main thread (some launchers): then the launcher decides
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,76 @@
+"""What a probe is: settings as fields, and a measurement of a network that changes nothing of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lskd.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from lskd.data import Spec
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A network at one step of its training, in eval mode, and the images it may be shown."""
+
+    network: nn.Module
+    forward: Callable[[Tensor], Tensor]  # uint8 (B, C, H, W) -> fp32 logits (B, K), as the recipe computes them
+    batch: int  # images to show at once
+    labels: Mapping[str, Tensor]  # of each part, (N,)
+    plain: Callable[[str, Tensor], Tensor]  # (part, indices) -> pixels as in an evaluation
+    augmented: Callable[[Tensor, torch.Generator], Tensor]  # indices of training images -> pixels through random views
+    evaluated: str  # the part that the run is measured on
+    class_names: tuple[str, ...]
+    generator: torch.Generator  # on the CPU; a stream of its own for each run and step
+    teacher: Callable[[Tensor], Tensor] | None = None  # as `forward`, of the run's teacher in eval mode
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Subclasses are frozen dataclasses whose fields, with defaults, say what is looked at.
+
+    No probe is a part of a run's identity: it draws no random numbers of the training and changes no state.
+    every: steps between two readings, from the untrained network on; 0 = one reading, of the trained network. There is
+    always one after the last step.
+    """
+
+    version: ClassVar[int] = 1  # of the code, as `lskd.methods.method.Method.version`
+    # The numbers that a reading gives, by the name that a table's metric has, and what each is, in words.
+    gives: ClassVar[Mapping[str, str]] = {}
+    needs_teacher: ClassVar[bool] = False  # whether `measure` shows images to the teacher, too
+    lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
+    # Whether a run's numbers follow from readings of all runs of its cell (`numbers`).
+    over_runs: ClassVar[bool] = False
+
+    every: int = 0
+
+    def check(self, spec: Spec) -> None:
+        """`InputError` unless there is in the data what these settings ask for."""
+
+    def measure(self, scene: Scene) -> dict[str, Any]:
+        """{part: {name: number, or nested lists of them}}, ready for JSON."""
+        raise TypeError(f"{type(self).__name__} does not define measure(scene)")
+
+    def numbers(self, name: str, readings: Sequence[Mapping[str, Any]]) -> list[float]:
+        """(over_runs) The number `name` of each run of a cell, from what was seen of a part of all of them."""
+        raise TypeError(f"{type(self).__name__} does not define numbers(name, readings)")
+
+
+def check_classes(name: str, classes: tuple[str, ...], spec: Spec) -> None:
+    """`InputError` unless `classes` are different classes of the data."""
+    for given in classes:
+        if given not in spec.class_names:
+            raise unknown(name, given, spec.class_names)
+    if len(set(classes)) < len(classes):
+        raise InputError(f"{name} = {list(classes)}: must be different classes of {spec.name}")
+
+
+def members(labels: Tensor, number: int, most: int) -> Tensor:
+    """Indices of the first `most` examples of class `number`; of all where there are fewer."""
+    return (labels == number).nonzero().squeeze(1)[:most]

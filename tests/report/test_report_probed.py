@@ -1,0 +1,250 @@
+"""Pages of what probes saw, and of what is only quoted."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lskd.errors import InputError
+from lskd.plan import TablePlan
+from lskd.report import figures, frame, render, text, write
+from lskd.report.filled import FilledTable
+from lskd.report.values import Values
+
+PLANE = {"name": "penultimate", "classes": ["0", "1", "7"], "examples": 2}
+INFORMATION = {"name": "mutual_information", "classes": ["0", "1"], "every": 10}
+CORNERS = [[0.0, 0.0], [4.0, 0.0], [0.0, 3.0]]
+
+
+def plane_table(lab: Any, **table: Any) -> TablePlan:
+    metric = {"name": "cluster_spread", "digits": 3, "unit": ""}
+    rows = {
+        "spread": {"label": "spread, test"},
+        "spread_train": {"label": "spread, training", "metric": {**metric, "part": "train"}},
+    }
+    columns = {"hard": {"label": "hard targets", "run": {"alpha": 0.0}}, "ls": {"label": "LS", "run": {"alpha": 0.1}}}
+    content = {"probe": PLANE, "diagram": "projection", "metric": metric, "rows": rows, "columns": columns, **table}
+    planned: TablePlan = lab.table(**content)
+    return planned
+
+
+def see(lab: Any, planned: TablePlan, cell: str, spread: float, scale: float = 1.0) -> None:
+    """Finish the runs of a cell, and let them be seen: with this spread on the test part, twice it on training."""
+    lab.fill(planned, cell, [90.0, 91.0, 92.0])
+    for run in planned.cell(*cell.split("/")).runs:
+        points = [[[scale * x, scale * y], [scale * x + 1, scale * y]] for x, y in CORNERS]
+        reading = {"cluster_spread": spread + 0.01 * run.seed, "points": points, "templates": CORNERS}
+        readings = [{"step": 40, "train": {**reading, "cluster_spread": 2 * spread}, "test": reading}]
+        lab.store.write_readings(run, planned.probe, readings, "00")
+
+
+def filled_of(lab: Any, planned: TablePlan, **experiment: Any) -> FilledTable:
+    filled: FilledTable = render(lab.plan(planned, **experiment), lab.store).tables[0]
+    return filled
+
+
+def test_cells_show_what_was_seen_of_a_part(lab: Any) -> None:
+    planned = plane_table(lab)
+    see(lab, planned, "spread/hard", 0.5)
+    printed = text(lab.plan(planned), lab.store)
+    assert "0.510 ± 0.010 (3)" in printed
+    assert "1.000 ± 0.000 (3)" in printed
+    assert "on the test part" in printed
+    assert "on the train part" in printed
+
+
+def test_a_finished_run_that_nobody_has_seen_is_not_done(lab: Any) -> None:
+    planned = plane_table(lab)
+    lab.fill(planned, "spread/hard", [90.0, 91.0, 92.0])
+    see(lab, planned, "spread/ls", 0.5)
+    filled = filled_of(lab, planned)
+    assert (filled.done, len(filled.runs)) == (3, 6)
+    hard = next(cell for cell in filled.cells if (cell.cell.row, cell.cell.column) == ("spread", "hard"))
+    assert (hard.mean, dict(hard.ids)) == (None, {})
+
+
+def test_a_page_says_when_another_training_was_seen_than_the_recorded_one(lab: Any) -> None:
+    planned = plane_table(lab)
+    see(lab, planned, "spread/hard", 0.5)
+    assert "3 of the 3 networks were trained again to be looked at" in text(lab.plan(planned), lab.store)
+    for run in planned.cell("spread", "hard").runs:
+        path = lab.store.directory(run) / "result.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "weights_sha256": "00"}))
+    assert "trained again" not in text(lab.plan(planned), lab.store)
+
+
+def test_a_record_of_something_else_is_left_out_and_named(lab: Any) -> None:
+    planned = plane_table(lab)
+    see(lab, planned, "spread/hard", 0.5)
+    run = planned.cell("spread", "hard").runs[0]
+    path = lab.store.directory(run) / "probes" / f"{planned.probe.key}.json"
+    path.write_text(path.read_text().replace('"0"', '"5"'))
+    [named] = render(lab.plan(planned), lab.store).damaged
+    assert named.startswith(f"{path}: is not the record of ") and named.endswith("; delete it to look again")
+    hard = next(
+        cell for cell in filled_of(lab, planned).cells if (cell.cell.row, cell.cell.column) == ("spread", "hard")
+    )
+    assert (hard.n, hard.mean) == (2, pytest.approx(0.515))
+
+
+def test_the_projection_is_drawn_once_a_column_in_two_panels_of_one_scale(lab: Any, tmp_path: Path) -> None:
+    planned = plane_table(lab)
+    see(lab, planned, "spread/hard", 0.5, scale=10.0)
+    see(lab, planned, "spread/ls", 0.2)
+    filled = filled_of(lab, planned)
+    axes = figures.draw_projection(filled).axes
+    assert [a.get_title() for a in axes] == [
+        "hard targets\ntrain part, seed 0",
+        "hard targets\ntest part, seed 0",
+        "LS\ntrain part, seed 0",
+        "LS\ntest part, seed 0",
+    ]
+    assert axes[0].get_xlim() == axes[1].get_xlim()
+    assert axes[2].get_xlim() != axes[0].get_xlim()
+    drawn = [points.get_offsets().tolist() for points in axes[2].collections]
+    assert drawn == [[[x, y], [x + 1, y]] for x, y in CORNERS]
+    assert [points.get_label() for points in axes[0].collections] == ["0", "1", "7"]
+    files = write(lab.plan(planned), lab.store, tmp_path)
+    assert [path.suffix for path in files] == [".md", ".csv", ".tex", ".png", ".svg"]
+    shortened = figures.draw_projection(filled_of(lab, planned, shortened="three steps"))
+    assert "Shortened: three steps" in shortened.get_supxlabel()
+
+
+OVER_STEPS = {"label": "hard", "over": "step", "values": [0, 10, 20]}
+
+
+def steps_figure(lab: Any, **table: Any) -> TablePlan:
+    content = {
+        "probe": INFORMATION,
+        "metric": {"name": "mutual_information", "part": "train", "digits": 2, "unit": "nats"},
+        "rows": {"hard": OVER_STEPS},
+        "base": {"dataset": "digits", "arch": "mlp", "recipe": "quickstart"},
+        "x": None,
+        "levels": {"log 2": 0.6931},
+        "claims": [{"id": "C", "text": "it rises", "tests": [{"test": "rising", "of": "hard/*"}]}],
+        **table,
+    }
+    planned: TablePlan = lab.figure(**content)
+    return planned
+
+
+def test_a_series_over_steps_is_one_run_seen_several_times(lab: Any) -> None:
+    planned = steps_figure(lab)
+    assert len({run.id for cell in planned.cells for run in cell.runs}) == 3  # seeds
+    for run in planned.cells[0].runs:
+        lab.fill(planned, "hard/0", [90.0, 91.0, 92.0])
+        readings = [
+            {"step": step, "train": {"mutual_information": step / 10 + run.seed * (1 + step) / 100}}
+            for step in (0, 10, 20, 30)
+        ]
+        lab.store.write_readings(run, planned.probe, readings, "00")
+    filled = filled_of(lab, planned)
+    assert [cell.mean for cell in filled.cells] == pytest.approx([0.01, 1.11, 2.21])
+    assert filled.findings[0].verdict == "reproduced"
+    axes = figures.draw(filled).axes[0]
+    assert list(axes.containers[0].lines[0].get_xdata()) == [0, 10, 20]
+    assert [line.get_ydata() for line in axes.lines if list(line.get_ydata()) == [0.6931] * 2]
+    assert "log 2" in [annotation.get_text() for annotation in axes.texts]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"rows": {"hard": {**OVER_STEPS, "values": [0, 10, 15]}}}, r"hard/15: step = 15: must be a multiple of 10"),
+        ({"probe": {}}, r"metric.name = mutual_information: must be in a table with probe: {name: mut"),
+        ({"probe": {"name": "eye"}}, r"probe.name = 'eye': allowed: mutual_information, penultimate"),
+        ({"probe": {**INFORMATION, "classes": ["0", "x"]}}, r"hard/0: probe.classes = 'x': allowed: 0, 1, 2"),
+        ({"probe": {**INFORMATION, "class": []}}, r"probe.class = \[\]: unknown key; did you mean 'classes'"),
+        ({"probe": {**INFORMATION, "draws": 1}}, r"probe.draws = 1: must be >= 2"),
+        ({"metric": {"name": "mutual_information", "epoch": "best_on_test"}}, r"'best_on_test': must be last"),
+        ({"metric": {"name": "top1", "step": 10}}, r"metric.step = 10: must be given with cluster_spread"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_seen_is_an_error_of_the_plan(lab: Any, table: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        steps_figure(lab, **table)
+
+
+def test_a_projection_needs_its_observer(lab: Any) -> None:
+    with pytest.raises(InputError, match="diagram = 'projection': must be given with the probe penultimate"):
+        plane_table(lab, probe=INFORMATION)
+
+
+def test_a_grid_of_alpha_beyond_its_range_names_the_cell(lab: Any) -> None:
+    series = {"label": "over α", "over": "alpha", "values": [0, 0.5, 1.2]}
+    with pytest.raises(InputError, match=r"table.made_up_figure, cell small/1.2: .*alpha = 1.2: must be in \[0, 1\)"):
+        lab.figure(rows={"small": series})
+
+
+REFERENCE = {
+    "kind": "reference",
+    "seeds": [],
+    "base": {},
+    "rows": {"a": {"label": "net a, error (%)"}, "b": {"label": "net b, BLEU"}},
+    "columns": {"hard": {"label": "hard"}, "ls": {"label": "smoothed"}},
+    "paper": {"a": {"hard": {"value": 23.1, "std": 0.2}, "ls": 22.8}, "b": {"hard": "7.0 / 6.7", "ls": None}},
+}
+
+
+def test_a_quoted_table_prints_the_paper_and_has_no_runs(lab: Any, tmp_path: Path) -> None:
+    plan = lab.plan(lab.table(**REFERENCE))
+    assert plan.runs == ()
+    printed = text(plan, lab.store)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
+    assert lines[2:] == [["net a, error (%)", "23.1 ± 0.2", "22.8"], ["net b, BLEU", "7.0 / 6.7", "n/a"]]
+    assert "nothing of it is run here" in printed
+    assert "Protocol" not in write(plan, lab.store, tmp_path)[0].read_text()
+    assert list(frame(plan, lab.store)["paper"]) == [23.1, 22.8, "7.0 / 6.7", None]
+
+
+def test_a_quoted_table_has_no_seeds(lab: Any) -> None:
+    with pytest.raises(InputError, match=r"seeds = .*of a reference none"):
+        lab.table(**{**REFERENCE, "seeds": [0]})
+
+
+def test_numbers_over_the_runs_of_a_cell(lab: Any) -> None:
+    """Two runs that contradict one another: their mean prediction is (½, ½), at a loss of log 2; see the probe."""
+    metric = {"name": "variance_term", "digits": 4, "unit": "nats"}
+    planned = lab.table(
+        seeds=(0, 1),
+        probe={"name": "predictions"},
+        metric=metric,
+        columns={
+            "variance": {"label": "variance"},
+            "bias": {"label": "bias", "metric": {**metric, "name": "bias_term"}},
+        },
+    )
+    lab.fill(planned, "hard/variance", [90.0, 91.0])
+    surprise = ["0.11 2.30", "2.30 0.11"]
+    runs = planned.cell("hard", "variance").runs
+    lab.store.write_readings(
+        runs[0], planned.probe, [{"step": 40, "test": {"nll": 0.11, "surprise": surprise[:1]}}], "00"
+    )
+    assert "| hard targets" in text(lab.plan(planned), lab.store)
+    assert "0/2 seeds" in text(lab.plan(planned), lab.store).replace("1/2", "0/2")  # one run shows no variance
+    lab.store.write_readings(
+        runs[1], planned.probe, [{"step": 40, "test": {"nll": 2.30, "surprise": surprise[1:]}}], "00"
+    )
+    variance = (2.30 + 0.11) / 2 - math.log(2)
+    printed = text(lab.plan(planned), lab.store)
+    assert f"{variance:.4f} ± 0.0000 (2)" in printed
+    assert f"{math.log(2):.4f} ± " in printed
+
+
+@pytest.mark.parametrize("damage", ["0.11", "0.11 x", "0.11 2.30 5.0", None])
+def test_one_damaged_prediction_does_not_stop_the_others(lab: Any, damage: str | None) -> None:
+    metric = {"name": "variance_term", "digits": 4, "unit": "nats"}
+    planned = lab.table(probe={"name": "predictions"}, metric=metric, columns={"variance": {"label": "variance"}})
+    lab.fill(planned, "hard/variance", [90.0, 91.0, 92.0])
+    runs = planned.cell("hard", "variance").runs
+    for run, line in zip(runs, ("0.11 2.30", "2.30 0.11", damage), strict=True):
+        reading = {"nll": 1.0, "surprise": [line]} if line is not None else {"nll": 1.0}
+        lab.store.write_readings(run, planned.probe, [{"step": 40, "test": reading}], "00")
+    values = Values(lab.store)
+    assert list(values.of(planned, planned.cell("hard", "variance"))) == [0, 1]
+    [line] = values.damaged
+    assert str(lab.store.directory(runs[2])) in line and "damaged" in line
