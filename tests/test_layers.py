@@ -30,7 +30,7 @@ LAYERS = [
     {"tables"},
     {"store"},
     {"engine", "plan"},
-    {"environment"},
+    {"environment", "trackers"},
     {"launch"},
     {"report", "bench"},
     {"describe"},

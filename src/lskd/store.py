@@ -15,6 +15,7 @@ results/runs/<id>/
                        not done, and its record stays until the new one takes its place; delete
                        the file to have the record back as it is
 
+results/trackers/NAME/  what a tracker keeps here, such as TensorBoard's files (`lskd.trackers`)       (ignored)
 results/.claims/<id>   locked by the process that is training the run; the file says which        (ignored)
 
 What is damaged, or of something else, is named and never used, and never overwritten.
@@ -82,6 +83,11 @@ class Store:
 
     def log(self, run: Run) -> Path:
         return self.directory(run) / "log.jsonl"
+
+    @property
+    def trackers(self) -> Path:
+        """The folder of folders that trackers (`lskd.trackers`) may write to, by their names."""
+        return self.root / "trackers"
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -220,6 +226,10 @@ class Store:
             with contextlib.suppress(InputError):
                 if config := read_json(directory / "config.json"):
                     yield directory.name, config
+
+    def ids(self) -> list[str]:
+        """Those of the done runs, damaged ones among them."""
+        return [directory.name for directory in self._done()]
 
     def _done(self) -> Iterator[Path]:
         """The directories of done runs, in the order of their ids."""
