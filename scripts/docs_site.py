@@ -61,7 +61,7 @@ def variants_of() -> dict[str, dict[str, Path]]:
 def method_page(name: str, method: Method, variants: Mapping[str, Mapping[str, Path]]) -> str:
     kind = type(method)
     bases = [base for base in kind.__mro__[1:] if issubclass(base, Method) and base is not Method]
-    parts = [f"# {name}", paper(method), docstring(kind)]
+    parts = [f"# {name}", paper(method), as_markdown(kind.__doc__ or "")]
     parts += [f"Built on `{base.__name__}`: {first_line(base)}" for base in bases]
     parts += ["## Needs", bullets(needs(method))]
     if settings := dataclasses.fields(method):
@@ -190,9 +190,15 @@ def module_docstring(name: str) -> str:
 # ---- Markdown -----------------------------------------------------------------------------------------------------
 
 
-def docstring(kind: type) -> str:
-    """Formulas as they are: `<id>` is no tag, and f_s no emphasis."""
-    return text(inspect.getdoc(kind) or "")
+def as_markdown(docstring: str) -> str:
+    """A docstring as Markdown that says just that. What is indented stays as it is; examples (>>>) become code."""
+    blocks = []
+    for block in inspect.cleandoc(docstring).split("\n\n"):
+        if block.startswith(">>>"):
+            blocks.append(f"```pycon\n{block}\n```")
+        else:
+            blocks.append("\n".join(line if line.startswith("    ") else text(line) for line in block.split("\n")))
+    return "\n\n".join(blocks)
 
 
 def first_line(kind: type) -> str:
