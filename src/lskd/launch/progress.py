@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 BAR = range(10, 41)  # columns that the bar may take
-NAME = 16  # columns that a run's name keeps, where numbers could stand instead
 MEASURES = ("loss", "accuracy", "epoch", "rate")  # of a run in training, as they stand in its row
-FIRST = ("accuracy", "loss", "epoch", "rate")  # which of them comes first where there is no room for all
+# Where there is no room for all, which comes first; and the columns that a run's name keeps beside it.
+FIRST = {"accuracy": 16, "loss": 16, "epoch": 30, "rate": 30}
 
 
 @dataclass
@@ -199,20 +199,19 @@ def measures(run: Run, record: Mapping[str, Any]) -> tuple[str, str]:
     part = run.dataset.evaluate
     top1 = record.get(part, {}).get("top1")
     of = "val" if part == "validation" else part
-    return f"loss {sum(terms):.3g}", "" if top1 is None else f"{of} {top1:.1f} %"
+    return f"loss {sum(terms):#.3g}", "" if top1 is None else f"{of} {top1:.1f} %"
 
 
 def run_rows(lines: Sequence[Line], width: int) -> Iterator[str]:
-    """A row for each run in training, in `width` columns. Share, accuracy and loss come first, then the name, then the
-    epoch and images/s where there is room."""
+    """A row for each run in training, in `width` columns: its share, its name, and of the `MEASURES` those that fit."""
     longest = max((len(line.name) for line in lines), default=0)
     wide = {column: max((len(getattr(line, column)) for line in lines), default=0) for column in MEASURES}
-    room, shown = width - len(f"{percent(1.0)}  ") - min(NAME, longest), set[str]()
-    for column in FIRST:
-        if wide[column] and wide[column] + 2 <= room:
+    room, shown = width - len(f"{percent(1.0)}  "), set[str]()
+    for column, name in FIRST.items():
+        if wide[column] and wide[column] + 2 <= room - min(name, longest):
             shown.add(column)
             room -= wide[column] + 2
-    names = min(longest, room + min(NAME, longest))
+    names = min(longest, room)
     for line in lines:
         cells = [percent(line.share), shortened(line.name, names).ljust(names)]
         cells += [getattr(line, column).ljust(wide[column]) for column in MEASURES if column in shown]

@@ -28,7 +28,7 @@ class TensorBoard(Tracker):
         from torch.utils.tensorboard import SummaryWriter
 
         name = str(run).replace("α", "alpha").replace("/", "-").encode("ascii", "replace").decode()
-        folder = self.folder / f"{name} {run.id}"
+        folder = self.folder / f"{name[:200]} {run.id}"
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self.writers[run.id] = SummaryWriter(str(folder), flush_secs=10)
