@@ -37,14 +37,18 @@ tables: $(INSTALLED) ## Tables and figures of every experiment, from results/
 lint: $(INSTALLED) ## Style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-# Of an environment that has no pip (uv's), uv is the one to ask.
-docs: $(INSTALLED) ## The documentation as a site, in site/: API, methods, recipes, docs/
+$(VENV)/.docs: $(INSTALLED)
 	@if command -v uv >/dev/null; then \
 	  uv pip install --quiet --python "$(VENV)" -e '.[docs]'; \
 	else \
 	  "$(BIN)/python" -m pip install --quiet -e '.[docs]'; \
 	fi
-	$(BIN)/python -m mkdocs build --strict --quiet
+	@touch $@
+
+# A warning, such as of a link that leads nowhere, is an error.
+docs: $(VENV)/.docs ## The documentation as a site, in site/: guides, methods, recipes, modules
+	$(BIN)/python scripts/docs_site.py build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs build/docs site
 	@echo "site/index.html"
 
 wheel: $(INSTALLED) ## A wheel in dist/, with conf/ inside

@@ -1,22 +1,22 @@
 """results/: the only module that knows its file names.
 
-results/datasets/NAME.json    what an imported data set is, but for its images                  (tracked)
-results/runs/<id>/
-    config.json        exactly what was hashed into the id                                        (tracked)
-    env.json           where it was trained: commit, versions, device, command                    (tracked)
-    log.jsonl          one line an epoch                                                          (tracked)
-    result.json        last and atomically: the run is done when, and only when, it exists        (tracked)
-    failed.json        instead of it: why the run diverged or failed                              (tracked)
-    rebuilt.json       the result of training a done run again for its weights, or for a probe    (tracked)
-    probes/KEY.json    what a probe saw of it (`lskd.probes`)                                 (tracked)
-    model.safetensors  weights                                                                    (ignored)
-    checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
-    retrain.json       runtime.retrain has asked for the run again: it is trained as if it were   (ignored)
-                       not done, and its record stays until the new one takes its place; delete
-                       the file to have the record back as it is
+    results/datasets/NAME.json    what an imported data set is, but for its images                  (tracked)
+    results/runs/<id>/
+        config.json        exactly what was hashed into the id                                        (tracked)
+        env.json           where it was trained: commit, versions, device, command                    (tracked)
+        log.jsonl          one line an epoch                                                          (tracked)
+        result.json        last and atomically: the run is done when, and only when, it exists        (tracked)
+        failed.json        instead of it: why the run diverged or failed                              (tracked)
+        rebuilt.json       the result of training a done run again for its weights, or for a probe    (tracked)
+        probes/KEY.json    what a probe saw of it (`lskd.probes`)                                     (tracked)
+        model.safetensors  weights                                                                    (ignored)
+        checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
+        retrain.json       runtime.retrain has asked for the run again: it is trained as if it were   (ignored)
+                           not done, and its record stays until the new one takes its place; delete
+                           the file to have the record back as it is
 
-results/trackers/NAME/  what a tracker keeps here, such as TensorBoard's files (`lskd.trackers`)       (ignored)
-results/.claims/<id>   locked by the process that is training the run; the file says which        (ignored)
+    results/trackers/NAME  what a tracker keeps here, such as TensorBoard's files (`lskd.trackers`)       (ignored)
+    results/.claims/<id>   locked by the process that is training the run; the file says which        (ignored)
 
 What is damaged, or of something else, is named and never used, and never overwritten.
 """
