@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -427,6 +428,13 @@ class CheckSweep(Callback):
             fail(str(error))
         except COMPOSITION_ERRORS as error:
             fail(hydra_message(error, sys.argv[1:]))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say where to see the runs side by side: each job has printed its own."""
+        if not config.plan and OmegaConf.select(config, "experiment") is None:
+            given = config.runtime.results
+            where = f" --results {shlex.quote(given)}" if given else ""
+            print(f"all runs in one table: lskd-report --runs{where}", flush=True)
 
     def check(self, config: DictConfig) -> None:
         runs: dict[str, Any] = {}

@@ -1,4 +1,7 @@
-"""MLflow. MLFLOW_TRACKING_URI says where to (default: files in the store), MLFLOW_EXPERIMENT_NAME which experiment."""
+"""MLflow. MLFLOW_TRACKING_URI says where to (default: a database in the store), MLFLOW_EXPERIMENT_NAME which one there.
+
+`mlflow ui --backend-store-uri sqlite:///results/trackers/mlflow/mlflow.db` shows the one in the store.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,14 @@ class MLflow(Tracker):
         from mlflow import MlflowClient
 
         super().__init__(folder)
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlruns").absolute().as_uri()
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            folder.mkdir(parents=True, exist_ok=True)
+            uri = f"sqlite:///{folder.absolute() / 'mlflow.db'}"
         self.client = MlflowClient(tracking_uri=uri)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "lskd"
         there = self.client.get_experiment_by_name(name)
-        self.experiment = self.client.create_experiment(name) if there is None else there.experiment_id
+        self.experiment = there.experiment_id if there is not None else self.client.create_experiment(name)
         self.runs: dict[str, str] = {}  # their ids there
 
     def begin(self, run: Run, settings: Mapping[str, Value]) -> None:

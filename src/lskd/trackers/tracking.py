@@ -130,13 +130,13 @@ def _numbers(record: Record, before: str) -> Iterator[tuple[str, float]]:
 
 
 def settings(run: Run) -> dict[str, Value]:
-    """Every setting of `run`, defaults too, by its path: arch, arch.hidden, method.temperature, teacher.arch …"""
+    """Every setting of `run`, defaults too, by its path: arch.name, arch.hidden, teacher.method.temperature …"""
     return dict(_settings(run, ""))
 
 
 def _settings(value: Any, path: str) -> Iterator[tuple[str, Value]]:
     if isinstance(value, Named):
-        yield path, value.name
+        yield f"{path}.name", value.name
         value = value.settings
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):

@@ -17,8 +17,14 @@ class WeightsAndBiases(Tracker):
     packages: ClassVar[tuple[str, ...]] = ("wandb",)
 
     def __init__(self, folder: Path) -> None:
+        import wandb
+
         super().__init__(folder)
         self.runs: dict[str, Any] = {}
+        # It is not to print among the sweep's lines, nor to ask for a key there: without one, it is an error here.
+        there = wandb.setup(wandb.Settings(silent=True, console="off"))
+        if there.settings.mode == "online":
+            wandb.login()
 
     def begin(self, run: Run, settings: Mapping[str, Value]) -> None:
         import wandb
@@ -32,7 +38,7 @@ class WeightsAndBiases(Tracker):
             dir=str(self.folder),
             resume="allow",
             reinit="create_new",  # several runs side by side
-            settings=wandb.Settings(console="off", silent=True),  # what is printed is the whole sweep's
+            settings=wandb.Settings(silent=True, console="off"),
         )
 
     def log(self, run: Run, line: int, step: int, values: Mapping[str, float]) -> None:
