@@ -17,5 +17,6 @@ html_use_index = False
 html_title = f"lskd {release}"
 html_show_sourcelink = False
 html_copy_source = False
+highlight_language = "none"  # of fences that name no language
 pygments_style = "friendly"
 pygments_dark_style = "monokai"

@@ -27,6 +27,7 @@ from lskd.schema import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
+FILES = "files"  # the folder of the images that pages show
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -36,6 +37,9 @@ def main() -> None:
     for name, content in pages().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
+        for image in re.findall(rf"!\[[^\]]*\]\({FILES}/([^)]+)\)", content):
+            (folder / FILES / image).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / image, folder / FILES / image)
 
 
 def pages() -> dict[str, str]:
@@ -305,7 +309,8 @@ def joined(parts: Iterable[str]) -> str:
 
 
 def relinked(markdown: str, file: str, known: Mapping[str, str]) -> str:
-    """The Markdown of `file`, its links to files made links to the pages that they are, by `known`, or words."""
+    """The Markdown of `file`, its links to files made links to the pages that they are, by `known`, or words. Images
+    stay."""
 
     def one(link: re.Match[str]) -> str:
         image, label, target = link.groups()
@@ -314,7 +319,9 @@ def relinked(markdown: str, file: str, known: Mapping[str, str]) -> str:
             return link[0]
         there = os.path.normpath(PurePosixPath(file).parent / path).replace(os.sep, "/")
         if there in known:
-            return f"{image}[{label}]({known[there]}{sign}{anchor})"
+            return f"[{label}]({known[there]}{sign}{anchor})"
+        if image and (ROOT / there).is_file():
+            return f"![{label}]({FILES}/{there})"
         return f"{label} (`{there}`)" if there not in label else label
 
     return LINK.sub(one, markdown)

@@ -96,6 +96,9 @@ def test_links_of_files_become_those_of_pages_or_words(site):
         "[a](a.md#b) claims (`results/claims.md`) [here](#x) [there](https://x.org) `results/y`"
     )
     assert site.relinked("[top](../README.md)", "docs/a.md", known) == "[top](index.md)"
+    assert site.relinked("![a](../results/figures/quickstart/quickstart.svg) ![b](no.png)", "docs/a.md", known) == (
+        "![a](files/results/figures/quickstart/quickstart.svg) b (`docs/no.png`)"
+    )
 
 
 def test_docstrings_say_to_markdown_what_they_say(site):
