@@ -22,8 +22,8 @@ from lskd.engine.seeds import generator_for, seed_for
 from lskd.engine.training import build_network
 from lskd.errors import InputError
 from lskd.methods import METHODS, Batch, Pair
-from lskd.methods.connectors import regressor
-from lskd.methods.overhaul import margins
+from lskd.methods.modules.regressor import regressor
+from lskd.methods.ofd import margins
 from lskd.models import CifarResNetArch
 from lskd.recipe import Recipe, WeightDecay
 from lskd.run import Named, Run
