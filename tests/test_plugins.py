@@ -143,7 +143,7 @@ def test_a_package_counts_as_far_as_it_is_imported(load, changed):
 def test_the_digest_of_a_plugin_is_the_same_everywhere(load):
     """It must not depend on the folder, nor on the version of Python."""
     load({"mine.py": MINE})
-    assert code_of(type(METHODS["mine"])) == "ff829b437182"
+    assert code_of(type(METHODS["mine"])) == "3a9b1c9ac536"
 
 
 SUBCLASS = """
@@ -214,11 +214,12 @@ def test_an_observers_code_is_in_the_key_of_what_it_saw(monkeypatch):
 
 
 def test_data_of_a_plugin_count_with_their_digest(monkeypatch):
-    digits = data.DATASETS["digits"].spec
+    digits = data.DATASETS["digits"]
     plain = run_of(method="kd")
     for name, digest in (("digits", "1" * 64), ("mine", "1" * 64), ("mine", "2" * 64)):
-        monkeypatch.setitem(data.DATASETS, name, replace(digits, name=name, digest=digest))
-        run = run_of(method="kd", dataset={"name": name}, recipe="quickstart")
+        changed = replace(digits, spec=replace(digits.spec, name=name, digest=digest))
+        monkeypatch.setitem(data.DATASETS.entries, name, changed)
+        run = run_of(method="kd", dataset=name)
         assert run.identity()["dataset"] == {"name": name, "digest": digest}
         assert run.id != plain.id
 

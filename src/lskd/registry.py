@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from lskd.errors import InputError
+from lskd.errors import InputError, choices
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -29,7 +29,7 @@ class Registry(Mapping[str, T], Generic[T]):
         leave them out.
     """
 
-    def __init__(self, kind: str, base: type[T]) -> None:
+    def __init__(self, kind: str, base: type) -> None:
         self.kind, self.base = kind, base
         self.entries: dict[str, T] = {}
         self._owners: dict[str, str] = {}
@@ -60,15 +60,19 @@ class Registry(Mapping[str, T], Generic[T]):
             raise InputError(f"{self.kind} = {name!r}: must be a name: @register('name')")
 
         def enter(part: type[P]) -> type[P]:
+            made: Any = part
             where = f"{self.kind} = {name!r}: {part.__name__}"
-            if not issubclass(part, self.base):
+            if not issubclass(made, self.base):
                 raise InputError(f"{where}: must derive from {self.base.__module__}.{self.base.__name__}")
             if "__dataclass_fields__" not in vars(part):  # its own, not those of a class that it derives from
                 raise InputError(f"{where}: must be a dataclass: @register(…), below it @dataclass(frozen=True)")
-            wanting = [f.name for f in dataclasses.fields(part) if f.init and f.name not in settings and _required(f)]
+            fields = {f.name: f for f in dataclasses.fields(made) if f.init}
+            if strange := sorted(settings.keys() - fields):
+                raise InputError(f"{where}.{strange[0]}: unknown setting; {choices(strange[0], fields)}")
+            wanting = [name for name, f in fields.items() if name not in settings and _required(f)]
             if wanting:
                 raise InputError(f"{where}.{wanting[0]}: needs a default, as every setting of a {self.kind} does")
-            self.add(name, part(**settings), part.__module__)  # type: ignore[arg-type]
+            self.add(name, made(**settings), part.__module__)
             return part
 
         return enter

@@ -13,7 +13,7 @@ import pytest
 
 import lskd
 from lskd import data
-from lskd.data import DATASETS, Dataset, cache, scratch, sources
+from lskd.data import DATASETS, Dataset, cache, scratch
 from lskd.errors import InputError
 
 SRC = Path(lskd.__file__).parent.parent
@@ -104,7 +104,8 @@ def test_unknown_name_suggests_also_imported_ones(arrays, write_parquet, tmp_pat
 
 def test_load_prepares_once(tiny, arrays, tmp_path, monkeypatch) -> None:
     first = data.load(Dataset("tiny"), data=tiny, cache=tmp_path)
-    monkeypatch.setattr(sources, "read", None)  # from here on, reading the source would fail
+    unread = dataclasses.replace(DATASETS["tiny"], read=None)
+    monkeypatch.setitem(DATASETS.entries, "tiny", unread)  # from here on, reading the source would fail
     parts = data.load(Dataset("tiny"), data=tiny, cache=tmp_path)
     assert set(parts) == set(first) == {"train", "test"}
     for part in ("train", "test"):
