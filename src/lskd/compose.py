@@ -100,7 +100,7 @@ def _group_form(group: str, value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     quoted = ", in quotes where it would be read as something else," if isinstance(value, (int, float)) else ""
-    raise InputError(f"{where} = {show(value)}: must be a name (conf/{group}/NAME.yaml){quoted} or a mapping")
+    raise InputError(f"{where} = {show(value)}: must be a name{quoted} or a mapping")
 
 
 def _teacher_form(rest: str, value: Any, where: str) -> dict[str, Any] | None:
