@@ -59,7 +59,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Sent:
             assert len(self.threads) == 1
             sent.append((what, run.id, content))
 
-    monkeypatch.setitem(TRACKERS, "spy", Spy)
+    monkeypatch.setitem(TRACKERS.entries, "spy", Spy)
     return sent
 
 
@@ -144,7 +144,7 @@ def test_one_that_fails_costs_a_warning_and_no_run(sweep, spy, tmp_path, monkeyp
     def broken(self: Tracker, *args: Any) -> None:
         raise ConnectionError("no such host\nmore about it")
 
-    monkeypatch.setitem(TRACKERS, "broken", type("Broken", (TRACKERS["spy"],), {where: broken}))
+    monkeypatch.setitem(TRACKERS.entries, "broken", type("Broken", (TRACKERS["spy"],), {where: broken}))
     assert len(sweep("broken", "spy").trained) == 3
     warning = "tracker = broken: failed (ConnectionError: no such host); nothing more is sent to it, and the runs go on"
     assert capsys.readouterr().err == f"lskd-run: {warning}\n"
@@ -154,7 +154,7 @@ def test_one_that_fails_costs_a_warning_and_no_run(sweep, spy, tmp_path, monkeyp
 def test_one_that_hangs_does_not_hold_the_sweep_up(sweep, monkeypatch, capsys):
     monkeypatch.setattr(tracking, "PATIENCE", 0.05)
     end = threading.Event()
-    monkeypatch.setitem(TRACKERS, "hung", type("Hung", (Tracker,), {"log": lambda self, *args: end.wait(60)}))
+    monkeypatch.setitem(TRACKERS.entries, "hung", type("Hung", (Tracker,), {"log": lambda self, *args: end.wait(60)}))
     try:
         assert len(sweep("hung").trained) == 3
     finally:
@@ -166,7 +166,7 @@ def test_one_that_cannot_be_made_is_an_error_before_anything_trains(sweep, tmp_p
     def refuse(self: Tracker, folder: Path) -> None:
         raise PermissionError("no")
 
-    monkeypatch.setitem(TRACKERS, "shut", type("Shut", (Tracker,), {"__init__": refuse}))
+    monkeypatch.setitem(TRACKERS.entries, "shut", type("Shut", (Tracker,), {"__init__": refuse}))
     with pytest.raises(InputError, match="tracker = 'shut': cannot be used: PermissionError: no"):
         sweep("shut")
     assert not list((tmp_path / "results").rglob("config.json"))
@@ -182,16 +182,11 @@ def test_names_and_packages_are_checked(monkeypatch):
             check_trackers([name])
 
 
-def test_the_example_of_the_documentation(tmp_path, sweep):
+def test_the_example_of_the_documentation(tmp_path, sweep, forget):
     text = (Path(__file__).parents[1] / "docs" / "trackers.md").read_text(encoding="utf-8")
     [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    before = dict(TRACKERS)
-    try:
-        exec(compile(code, "spreadsheet.py", "exec"), {"__name__": "spreadsheet"})
-        sweep("spreadsheet", runs=RUNS[:1])
-    finally:
-        TRACKERS.clear()
-        TRACKERS.update(before)
+    exec(compile(code, "spreadsheet.py", "exec"), {"__name__": "spreadsheet"})
+    sweep("spreadsheet", runs=RUNS[:1])
     lines = (tmp_path / "results" / "trackers" / "spreadsheet" / f"{RUNS[0].id}.csv").read_text().splitlines()
     top1 = [float(line.split(",")[2]) for line in lines if line.split(",")[1] == "test/top1"]
     assert top1 == [record["test"]["top1"] for record in log_of(tmp_path / "results", RUNS[0])]

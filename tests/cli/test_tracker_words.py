@@ -11,25 +11,15 @@ from lskd.trackers import TRACKERS, Tracker
 
 ONE = ("dataset=digits", "dataset.limit=64", "arch=mlp", "arch.hidden=[4]", "recipe.epochs=1", "runtime.threads=1")
 PLUGIN = """
-from lskd.trackers import TRACKERS, Tracker
+from lskd.trackers import Tracker, register
 
+@register("lines")
 class Lines(Tracker):
     def log(self, run, line, step, values):
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / run.id, "a") as file:
             print(values["test/top1"], file=file)
-
-TRACKERS["lines"] = Lines
 """
-
-
-@pytest.fixture(autouse=True)
-def forget(monkeypatch):
-    monkeypatch.setattr("lskd.trackers.tracker.TRACKERS", TRACKERS)
-    before = dict(TRACKERS)
-    yield
-    TRACKERS.clear()
-    TRACKERS.update(before)
 
 
 def test_one_of_a_plugin(lskd_run, tmp_path):
@@ -46,7 +36,7 @@ def test_one_of_a_plugin(lskd_run, tmp_path):
 
 def test_several_and_the_commands_that_are_printed(lskd_run, monkeypatch):
     for name in ("one", "other"):
-        monkeypatch.setitem(TRACKERS, name, Tracker)
+        monkeypatch.setitem(TRACKERS.entries, name, Tracker)
     finished = lskd_run("tracker=[one,other]", "plan=commands", *ONE)
     assert finished.code == 0, finished.err
     assert "tracker=[one,other]" in finished.out

@@ -7,12 +7,11 @@ on them, and no run fails with them. None is used unless `tracker=NAME` asks for
 
 from __future__ import annotations
 
-from lskd.trackers.mlflow import MLflow
-from lskd.trackers.tensorboard import TensorBoard
-from lskd.trackers.tracker import TRACKERS, Tracker
+from lskd.registry import import_files
+from lskd.trackers.tracker import TRACKERS, Tracker, register
 from lskd.trackers.tracking import Tracking, check_trackers
-from lskd.trackers.wandb import WeightsAndBiases
 
-__all__ = ["TRACKERS", "Tracker", "Tracking", "check_trackers"]
+__all__ = ["TRACKERS", "Tracker", "Tracking", "check_trackers", "register"]
 
-TRACKERS |= {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
+import_files(__name__)
+TRACKERS.ship()

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from lskd.run import Run
-from lskd.trackers.tracker import Tracker, Value
+from lskd.trackers.tracker import Tracker, Value, register
 
 AT_ONCE = 100  # parameters that MLflow takes in one call
 
 
+@register("mlflow")
 class MLflow(Tracker):
     """A run there has the run's id in its tag lskd.id. What it has of a run is replaced."""
 

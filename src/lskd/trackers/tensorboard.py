@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from lskd.run import Run
-from lskd.trackers.tracker import Tracker, Value
+from lskd.trackers.tracker import Tracker, Value, register
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+@register("tensorboard")
 class TensorBoard(Tracker):
     """One folder of event files a run, with its settings under HPARAMS. What it has of a run is replaced."""
 

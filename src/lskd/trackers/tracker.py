@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
+from lskd.errors import InputError
+from lskd.registry import Registry
 from lskd.run import Run
+
+T = TypeVar("T")
 
 Value = bool | int | float | str
 
@@ -44,4 +48,16 @@ class Tracker:
         """The sweep is over."""
 
 
-TRACKERS: dict[str, type[Tracker]] = {}  # by the names that `tracker=` takes
+TRACKERS: Registry[type[Tracker]] = Registry("tracker", Tracker)  # by the names that `tracker=` takes
+
+
+def register(name: str) -> Callable[[type[T]], type[T]]:
+    """A decorator for a subclass of `Tracker`: it is `name` from now on."""
+
+    def enter(part: type[T]) -> type[T]:
+        if not issubclass(part, Tracker):
+            raise InputError(f"tracker = {name!r}: {part.__name__}: must derive from lskd.trackers.Tracker")
+        TRACKERS.add(name, part, part.__module__)
+        return part
+
+    return enter

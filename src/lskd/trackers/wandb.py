@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lskd.run import Run
-from lskd.trackers.tracker import Tracker, Value
+from lskd.trackers.tracker import Tracker, Value, register
 
 
+@register("wandb")
 class WeightsAndBiases(Tracker):
     """A run there has the run's id, and goes on where it was: lines that are there stay as they are."""
 
