@@ -73,7 +73,7 @@ def test_side_by_side_each_member_makes_all_the_steps(pair, monkeypatch):
 
 
 def test_cached_trains_without_the_teacher_and_filling_with_it(pair, monkeypatch):
-    """The table is full; `TEACHER` looks at views that it makes unknown, and leaves it full."""
+    """The cache is full; `TEACHER` looks at views that it makes unknown, and leaves it full."""
     seen = []
     live = measure.Teacher.live
     monkeypatch.setattr(measure.Teacher, "live", lambda self, pixels: (seen.append(len(pixels)), live(self, pixels))[1])
@@ -83,7 +83,7 @@ def test_cached_trains_without_the_teacher_and_filling_with_it(pair, monkeypatch
     seen.clear()
     assert work(2) == 2 * 150
     assert sum(seen) >= 2 * 150
-    assert pair.table.known.all()
+    assert pair.cache.known.all()
     seen.clear()
     pair.member(replace(pair.run, teacher_mode="batch_stats"))[0].steps(1)
     assert seen == [64, 64, 22, 64, 64, *4 * [22], 64]
@@ -150,9 +150,9 @@ def test_the_optimizers_phase_is_an_update_from_gradients_at_hand(pair):
     """The same update again, and no gradient is computed."""
     training = pair.member(measure.without_teacher(pair.run))[0].training
     optimizer = pair.phases_of(training)["optimizer"]
-    weight = training.network.head.weight
+    weight = training.member.network.head.weight
     gradient = weight.grad.clone()
-    before, momentum = weight.detach().clone(), training.optimizer.sgd.state[weight]["momentum_buffer"].clone()
+    before, momentum = weight.detach().clone(), training.member.optimizer.sgd.state[weight]["momentum_buffer"].clone()
     optimizer()
     v = 0.9 * momentum + gradient + 5e-4 * before
     torch.testing.assert_close(weight.detach(), before - 0.1 * v)
@@ -284,7 +284,7 @@ def test_steps_of_both_sizes_are_met_before_the_first_window(pair, monkeypatch):
     )
     member, _ = pair.member(pair.run)
     assert seen.count(64) > measure.EAGER and seen.count(22) > measure.EAGER
-    assert member.training._step.item() == member.training.step_number
+    assert member.training.one_step.number.item() == member.training.step_number
     assert member.training.step_number % member.training.steps_per_epoch == 0
 
 
@@ -298,7 +298,7 @@ def test_a_step_counts_as_captured_if_those_of_all_sizes_are(pair, monkeypatch):
         failed = False
 
     monkeypatch.setattr(measure, "Captured", Replayed)
-    member.training.run_step = Replayed()
+    member.training.one_step.run_step = Replayed()
     assert case.captured is True
     monkeypatch.setattr(Replayed, "failed", True)
     assert case.captured is False
@@ -312,7 +312,7 @@ def test_another_layout(pair):
     with measure.laid_out("contiguous"):
         member, _ = pair.member(pair.run)
     other, _ = pair.member(pair.run)
-    weights = [[p for p in one.training.network.parameters() if p.dim() == 4] for one in (member, other)]
+    weights = [[p for p in one.training.member.network.parameters() if p.dim() == 4] for one in (member, other)]
     assert [all(weight.is_contiguous() for weight in its) for its in weights] == [True, False]
 
 

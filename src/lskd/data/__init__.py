@@ -97,7 +97,7 @@ class Spec:
 
 class Part(NamedTuple):
     """Images and labels of one part of a data set: a tensor (N, C, H, W) uint8 or, of a streamed data set, N `Files`
-    (on a device: a `Stream` of them)."""
+    (on a device, as a recipe sees them: an `lskd.data.images.ImageSource`)."""
 
     images: Any
     labels: torch.Tensor  # (N,) int64

@@ -56,6 +56,15 @@ class Files:
     def __getitem__(self, rows: np.ndarray) -> Files:
         return Files(self.folder, self.names[rows])
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, C, 0, 0): images of various sizes."""
+        return len(self.names), 3, 0, 0
+
+    def to(self, device: object) -> Files:
+        """They stay where they are."""
+        return self
+
     def path(self, row: int) -> str:
         return os.path.join(self.folder, system_path(self.names[row]))
 

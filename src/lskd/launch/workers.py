@@ -69,8 +69,6 @@ class Failure(Exception):
 
 def is_small(run: Run, spec: Spec) -> bool:
     """Whether a step of `run` is more Python than arithmetic: its own network's step, and its teacher's."""
-    if spec.streamed:
-        return False
     of_teacher = run.teacher is None or is_small(run.teacher, spec)
     shape = run.recipe.input_shape(spec.shape)
     return of_teacher and run.recipe.micro_batch * multiplications(run.arch, shape, spec.num_classes) <= SMALL
