@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import torch
-from lskd.launch.sweep.execute import load_network, load_parts
 
 from lskd import data, metrics
 from lskd.bench.reference import UsualLoop, draws_of
@@ -27,6 +26,7 @@ from lskd.engine.member import build_network
 from lskd.engine.teacher import forward
 from lskd.engine.training import set_precision
 from lskd.environment import available_cores
+from lskd.launch.execute import load_network, load_parts
 from lskd.plan import make_plan
 from lskd.report.statistics import paired_difference
 from lskd.run import Run

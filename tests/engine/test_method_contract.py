@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from lskd.launch.sweep.preflight import check_buildable, unsuitable
 from torch import Tensor, nn
 
 from lskd.data import DATASETS, Dataset, Part, Spec
@@ -23,6 +22,7 @@ from lskd.engine.member import build_network
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training
 from lskd.errors import InputError
+from lskd.launch.preflight import check_buildable, unsuitable
 from lskd.methods import METHODS, Batch, Method, Pair, maps
 from lskd.models import ARCHS, Arch, CifarResNetArch, MLPArch
 from lskd.models.taps import taps_of
