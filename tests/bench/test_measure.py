@@ -32,6 +32,7 @@ from lskd.bench.reference import check
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.data import DATASETS
+from lskd.engine.step import Step
 from lskd.errors import InputError
 
 CPU = torch.device("cpu")
@@ -278,10 +279,8 @@ def test_steps_of_both_sizes_are_met_before_the_first_window(pair, monkeypatch):
     """The smaller last batch of an epoch, too, as often as it takes until a step is captured; else all trainings of a
     fleet would meet it in a window at once."""
     seen: list[int] = []
-    step = measure.Training._one_step
-    monkeypatch.setattr(
-        measure.Training, "_one_step", lambda self, size, of=0: (seen.append(size), step(self, size, of))[1]
-    )
+    step = Step._step
+    monkeypatch.setattr(Step, "_step", lambda self, size, of=0: (seen.append(size), step(self, size, of))[1])
     member, _ = pair.member(pair.run)
     assert seen.count(64) > measure.EAGER and seen.count(22) > measure.EAGER
     assert member.training.one_step.number.item() == member.training.step_number

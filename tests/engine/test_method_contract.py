@@ -346,7 +346,7 @@ def test_the_stage_before_counts():
 
     wide = replace(STUDENT, widths=(16, 16, 16))
     whole, proper = (run_bytes(make_run(method, "ab", wide), SPEC, "cuda") for method in (AB, Proper()))
-    connectors = sum(p.numel() for p in make_training(make_run(AB, "ab", wide)).module.parameters())
+    connectors = sum(p.numel() for p in make_training(make_run(AB, "ab", wide)).member.module.parameters())
     assert whole - proper > 3 * 4 * connectors  # their weights, gradients and momentum
 
 
