@@ -109,7 +109,7 @@ def measure(
 ) -> dict[str, Any]:
     """The record of a pair: `run` is the student's, with its teacher; without one only CE is measured. `on_turn` gets
     what there is of it after every turn."""
-    # The learning rate changes nothing here, and a table of it for every step of a long training takes time.
+    # The learning rate changes nothing here, and its factors for every step of a long training take time.
     run = at_precision(replace(run, recipe=replace(run.recipe, schedule=Schedule(), epochs=None, steps=STEPS)), "fp32")
     works = count_works(run, spec, options)
     with laid_out(options.layout), Pair(run, spec, device, options) as pair:
