@@ -174,7 +174,7 @@ def test_who_diverges_when_trained_again_keeps_the_record_and_says_so(store, mon
 
 @dataclass(frozen=True)
 class Norm(Probe):
-    def look(self, scene: Scene) -> dict[str, Any]:
+    def measure(self, scene: Scene) -> dict[str, Any]:
         return {"train": {"norm": sum(p.norm().item() for p in scene.network.parameters())}}
 
 
