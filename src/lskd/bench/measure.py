@@ -83,7 +83,7 @@ class Case:
     fleet: int
     work: Callable[[int], int]  # this many steps of each run -> the images they took
     settle: int  # steps before each window
-    members: Sequence[Member] = ()
+    runners: Sequence[Runner] = ()
     memory: dict[str, float] = field(default_factory=dict)
     steps: int = 0  # of a window
     rates: list[float] = field(default_factory=list)
@@ -94,7 +94,7 @@ class Case:
     @property
     def captured(self) -> bool | None:
         """Whether all steps are replayed; None where nothing is (on a CPU, in the usual loop)."""
-        each = [member.captured for member in self.members]
+        each = [runner.captured for runner in self.runners]
         return None if None in each or not each else all(each)
 
 
@@ -230,8 +230,8 @@ class Pair:
                 continue
             if 1 in self.options.fleets:
                 live = replace(run, teacher_mode="batch_stats")
-                member, memory = self.member(live)
-                cases.append(Case(LIVE, precision, 1, side_by_side([member]), 1, [member], memory))
+                runner, memory = self.runner(live)
+                cases.append(Case(LIVE, precision, 1, side_by_side([runner]), 1, [runner], memory))
             if self.cache is not None:
                 cached = self.fleets(CACHED, run)
                 cases += cached
@@ -277,29 +277,29 @@ class Pair:
         return cases
 
     def fleets(self, name: str, run: Run) -> list[Case]:
-        """One case for each size of fleet. They share their members: fleet 2 is the first two of fleet 4."""
-        cases, members, memory = [], list[Member](), dict[str, float]()
+        """One case for each size of fleet. They share their runners: fleet 2 is the first two of fleet 4."""
+        cases, runners, memory = [], list[Runner](), dict[str, float]()
         predicted = run_bytes(run, self.spec, "cuda") / 1e6 if self.device.type == "cuda" else 0.0
         for size in sorted(self.options.fleets):
             try:
-                while len(members) < size:
-                    member, more = self.member(run)
-                    members.append(member)
+                while len(runners) < size:
+                    runner, more = self.runner(run)
+                    runners.append(runner)
                     memory = {key: memory.get(key, 0.0) + value for key, value in more.items()}
             except torch.OutOfMemoryError:
-                self.notes.append(f"{name}, {run.recipe.precision}: the device's memory holds {len(members)} runs")
+                self.notes.append(f"{name}, {run.recipe.precision}: the device's memory holds {len(runners)} runs")
                 break
             of_all = {**memory, "predicted_mb": size * predicted} if memory else {}
-            fleet = members[:size]
+            fleet = runners[:size]
             cases.append(Case(name, run.recipe.precision, size, side_by_side(fleet), 1, fleet, of_all))
         return cases
 
-    def member(self, run: Run) -> tuple[Member, dict[str, float]]:
+    def runner(self, run: Run) -> tuple[Runner, dict[str, float]]:
         """A training, warmed up, and what memory that took on a GPU: its own, not what trainings share."""
         before = allocated(self.device)
-        member = Member(run, self.spec, self.images, self.taught_by(run))
-        self.stack.callback(member.close)
-        return member, memory_since(self.device, before)
+        runner = Runner(run, self.spec, self.images, self.taught_by(run))
+        self.stack.callback(runner.close)
+        return runner, memory_since(self.device, before)
 
     def teacher_of(self, run: Run) -> nn.Module | None:
         """A copy for each, as every run of `lskd-run` loads its own."""
@@ -308,7 +308,9 @@ class Pair:
     def taught_by(self, run: Run) -> Teacher | None:
         """It, as it teaches."""
         network, cache = self.teacher_of(run), self.cache if run.logits_by_view else None
-        return network and Teacher.of(run, network, self.images, self.parts["train"].images, cache)
+        if network is None:
+            return None
+        return Teacher.of(run, network, self.images, self.parts["train"].images, cache)
 
     def evaluation(self, precision: str) -> Callable[[int], int]:
         """Each step: the teacher looks at views that are not in its cache yet, as it does ahead of an epoch."""
@@ -337,24 +339,24 @@ class Pair:
     def phases(self) -> dict[str, float]:
         """Milliseconds of each phase of a step in fp32, timed apart (on CUDA captured, as they are within a step)."""
         switch("fp32", self.options)
-        member, _ = self.member(without_teacher(self.run))
+        runner, _ = self.runner(without_teacher(self.run))
 
         def measured() -> dict[str, float]:
-            times = {"whole step (CE)": self.milliseconds(lambda size: member.training.step())}
-            for name, act in self.phases_of(member.training).items():
+            times = {"whole step (CE)": self.milliseconds(lambda size: runner.training.step())}
+            for name, act in self.phases_of(runner.training).items():
                 step = ignoring_size(act)
                 if self.device.type == "cuda":
-                    step = Captured(step, member.training.member.generator)
+                    step = Captured(step, runner.training.member.generator)
                 times[name] = self.milliseconds(step)
             return times
 
-        return member.do(measured)
+        return runner.do(measured)
 
     def kernels(self, precision: str) -> dict[str, dict[str, float]]:
         """The kernels of a step (CE) on a GPU, by name: milliseconds, and how often they run; the longest first."""
         switch(precision, self.options)
-        member, _ = self.member(without_teacher(at_precision(self.run, precision)))
-        work = side_by_side([member])
+        runner, _ = self.runner(without_teacher(at_precision(self.run, precision)))
+        work = side_by_side([runner])
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
             timed(self.device, lambda: work(KERNEL_STEPS))
         found = {
@@ -403,7 +405,7 @@ class Pair:
         return 1e3 * min(timed(self.device, lambda: work(steps))[1] for _ in range(2)) / steps
 
 
-class Member:
+class Runner:
     """One training, as `engine.train` runs it: in a thread of its own, on CUDA on a stream of its own. The thread stays
     as long as the training: cuDNN finds its algorithms for each thread."""
 
@@ -474,21 +476,21 @@ class Member:
         return images
 
 
-def side_by_side(members: Sequence[Member]) -> Callable[[int], int]:
+def side_by_side(runners: Sequence[Runner]) -> Callable[[int], int]:
     """So many steps of each, every one in its own thread; CPU threads are shared out among them."""
 
     def work(steps: int) -> int:
         threads = torch.get_num_threads()
-        share = max(1, threads // len(members))
+        share = max(1, threads // len(runners))
 
-        def steps_of(member: Member) -> int:
-            if member.stream is None and torch.get_num_threads() != share:  # each thread has a number of its own
+        def steps_of(runner: Runner) -> int:
+            if runner.stream is None and torch.get_num_threads() != share:  # each thread has a number of its own
                 torch.set_num_threads(share)
-            with on_stream(member.stream):
-                return member.steps(steps)
+            with on_stream(runner.stream):
+                return runner.steps(steps)
 
         try:
-            return sum([job.result() for job in [member.lane.submit(steps_of, member) for member in members]])
+            return sum([job.result() for job in [runner.lane.submit(steps_of, runner) for runner in runners]])
         finally:
             torch.set_num_threads(threads)
 

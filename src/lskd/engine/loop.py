@@ -17,7 +17,7 @@ from lskd.data import Part, Spec
 from lskd.engine.capture import GATE, own_stream
 from lskd.engine.checkpoint import Checkpoint
 from lskd.engine.probing import Probing, Readings
-from lskd.engine.record import held_memory_mb, summarise
+from lskd.engine.record import Outputs, held_memory_mb, summarise
 from lskd.engine.shared import Shared
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training, set_precision
@@ -96,8 +96,7 @@ def train(
                 saved, (training, probing) = None, from_the_start()
         if saved is None and probing.due():
             probing.measure()
-        outputs: dict[str, tuple[Tensor, Tensor]] = {}  # logits and labels of the held-out parts, at the last epoch
-        held: float | None = None
+        outputs, held = Outputs(), None
 
         def checkpoint_if_due() -> None:
             """Between two steps: write the state if it is time to, or if a stop is asked for; then stop."""
@@ -132,14 +131,10 @@ def train(
                     of = f" of {stage.name}" if stage else ""
                     raise Diverged(f"the training loss is not finite in epoch {epoch}{of}, by step {end}")
                 if stage is None and (last or (epoch + 1) % recipe.evaluate_every == 0):
-                    try:
-                        with GATE.eager():
-                            for name, part in images.held_out.items():
-                                outputs[name] = training.member.evaluate(part.images.evaluation()), part.labels
-                                record[name] = metrics.summary(*outputs[name])
-                            held = held_memory_mb(training.device)
-                    except FloatingPointError as error:
-                        raise Diverged(f"{error} in epoch {epoch}, by step {end}") from None
+                    with GATE.eager():
+                        outputs, found = evaluate(training, f"in epoch {epoch}, by step {end}")
+                        held = held_memory_mb(training.device)
+                    record |= found
                 epochs.append(record)
                 on_epoch(epochs)
                 if training.stage is not stage and probing.due():  # the training proper begins
@@ -153,6 +148,17 @@ def train(
             network = training.member.trained
             network.zero_grad()
             return Outcome(network.cpu(), result, epochs, probing.readings)
+
+
+def evaluate(training: Training, when: str) -> tuple[Outputs, dict[str, dict[str, float]]]:
+    """Logits and labels of the held-out parts, and their metrics. `Diverged`, which says `when`, for outputs that are
+    not finite."""
+    held_out = training.images.held_out.items()
+    outputs = {name: (training.member.evaluate(part.images.evaluation()), part.labels) for name, part in held_out}
+    try:
+        return outputs, {name: metrics.summary(*output) for name, output in outputs.items()}
+    except FloatingPointError as error:
+        raise Diverged(f"{error} {when}") from None
 
 
 class Clock:

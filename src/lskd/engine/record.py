@@ -16,11 +16,11 @@ from lskd.engine.seeds import generator_for
 from lskd.engine.training import Training
 from lskd.targets import equivalent_smoothing
 
+Outputs = dict[str, tuple[Tensor, Tensor]]  # by held-out part: logits (N, K) and labels (N,)
 
-def summarise(
-    training: Training, epochs: list[dict[str, Any]], outputs: Mapping[str, tuple[Tensor, Tensor]], seconds: float
-) -> dict[str, Any]:
-    """The record of a finished training."""
+
+def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs, seconds: float) -> dict[str, Any]:
+    """The record of a finished training, whose `outputs` are those of its last epoch."""
     run, steps, examples = training.run, training.step_number, training.examples
     with GATE.eager():
         calibration = metrics.calibration(outputs)

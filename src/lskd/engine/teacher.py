@@ -72,6 +72,7 @@ class Teacher:
                     module.track_running_stats = False  # neither read nor changed; the buffers stay in the state
 
     @classmethod
+    @GATE.eager()
     def of(
         cls, run: Run, network: nn.Module, images: Images, taught_on: Any = None, cache: LogitCache | None = None
     ) -> Teacher:
