@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import lskd.engine
 from lskd.data.augment import Augment, Normalize, ResizedCrop
 from lskd.data.images import ImageSource, Normalizer, Resident, at_once, centre
 from lskd.data.index import Files
@@ -108,3 +111,11 @@ def test_files_stand_where_pixels_would(files):
 def test_few_large_images_are_evaluated_at_once():
     assert [at_once("cuda", side, side) for side in (28, 64, 65, 224)] == [1000, 1000, 128, 128]
     assert at_once("cpu", 28, 28) == at_once("cpu", 224, 224) == 128
+
+
+def test_nothing_of_the_engine_asks_what_kind_of_source_it_has():
+    engine = Path(lskd.engine.__file__).parent
+    asking = re.compile(r"\b(Resident|Streamed|Files)\b|\.streamed\b|isinstance\([^)]*\b(images|source|views)\b")
+    files = sorted(engine.glob("*.py"))
+    assert len(files) > 10
+    assert [file.name for file in files if asking.search(file.read_text(encoding="utf-8"))] == []
