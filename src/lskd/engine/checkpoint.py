@@ -13,8 +13,8 @@ import torch
 import lskd
 from lskd.engine.capture import GATE
 from lskd.errors import one_line
+from lskd.files import write_atomically
 from lskd.run import Run
-from lskd.store import write_atomically
 
 VERSIONS = {"lskd": lskd.__version__, "torch": str(torch.__version__)}
 
