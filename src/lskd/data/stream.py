@@ -116,12 +116,12 @@ class Ahead(Feed):
 
     def __init__(self, source: Streamed, size: int, eager: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__(source)
-        self.streamed, self.size, self.eager = source, size, eager
+        self.images, self.size, self.eager = source, size, eager
         self.pixels = source.buffer(size)
         self.left: Iterator[Tensor] = iter(())
 
     def begin(self, indices: Tensor, views: Tensor) -> None:
-        self.left = self.streamed.batches(indices, views[indices], self.size, self.pixels)
+        self.left = self.images.batches(indices, views[indices], self.size, self.pixels)
 
     def advance(self) -> None:
         with self.eager():
