@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from lskd.data import index
+from lskd.data.arrays import Arrays
 from lskd.data.dataset import Spec
 from lskd.data.index import Index
 from lskd.data.registry import DATASETS
 from lskd.data.roots import makeshift_cache_root
 from lskd.data.scratch import REPLACED, scratch
-from lskd.data.sources import Arrays
 from lskd.errors import InputError
 
 _log = logging.getLogger(__name__)

@@ -53,7 +53,7 @@ class Spec:
 
     shape is (channels, height, width), with height = width = 0 where images have various sizes and are streamed:
     decoded while the network trains, from files that stay where they are. train, test and validation (0 unless the data
-    has such a part of its own) are numbers of images; digest is `lskd.data.cache.digest` or, streamed, that of
+    has such a part of its own) are numbers of images; digest is that of `lskd.data.arrays` or, streamed, of
     `lskd.data.index`; empty where nothing is known to compare with.
     """
 
