@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lskd.bench import cli, clock, machine, ways
+from lskd.bench import cli, clock, machine, measure, ways
 from lskd.bench.cli import main
 
 QUICK = ["--pairs=tiny", "--device=cpu", "--seconds=0.01", "--repeats=1", "--examples=100", "--threads=1"]
