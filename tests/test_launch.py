@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -173,18 +173,35 @@ def test_teachers_come_first_and_students_of_one_teacher_together():
     assert ordered == [*teachers, SEEDS[0], SEEDS[1], STUDENTS[0], STUDENTS[2], STUDENTS[1], STUDENTS[3]]
 
 
+class Undeclared(nn.Identity):
+    """Waits for a generator, and does not say so."""
+
+    generator = None
+
+
+@dataclass(frozen=True)
 class SharedRandomness(MLPArch):
+    first: type[nn.Module] = nn.Dropout
+
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         network = super().build(input_shape, num_classes)
-        network.head = nn.Sequential(nn.Dropout(0.1), network.head)
+        network.head = nn.Sequential(self.first(), network.head)
         return network
 
 
-def test_torchs_own_dropout_is_refused_before_anything_trains(tmp_path, monkeypatch):
-    """It draws from torch's global generator: a run would depend on those beside it."""
-    monkeypatch.setitem(ARCHS.entries, "mine", SharedRandomness())
-    run = replace(make_run(), arch=Named("mine", SharedRandomness()))
-    with pytest.raises(InputError, match=r"^arch = mine: head.0 is Dropout, .* use lskd.models.dropout.Dropout$"):
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        (nn.Dropout, r"^arch = mine: head.0 is Dropout, .* use lskd.models.dropout.Dropout$"),
+        (Undeclared, r"^arch = mine: head.0 is Undeclared, .* must be a lskd.models.dropout.Random$"),
+    ],
+)
+def test_global_randomness_is_refused_before_anything_trains(first, message, tmp_path, monkeypatch):
+    """What draws from torch's global generator makes a run depend on those beside it."""
+    arch = SharedRandomness(first=first)
+    monkeypatch.setitem(ARCHS.entries, "mine", arch)
+    run = replace(make_run(), arch=Named("mine", arch))
+    with pytest.raises(InputError, match=message):
         carry_out([run], Store(tmp_path), Runtime(progress=False, cache=str(tmp_path)), Conf(cache=tmp_path))
     assert list(tmp_path.glob("runs/*")) == []
 

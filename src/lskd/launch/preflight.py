@@ -54,6 +54,11 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
                     f"arch = {run.arch.name}: {name} is {type(module).__name__}, which draws from torch's global "
                     "generator, so that runs side by side would change one another; use lskd.models.dropout.Dropout"
                 )
+            if getattr(module, "generator", module) is None and not isinstance(module, Random):
+                raise InputError(
+                    f"arch = {run.arch.name}: {name} is {type(module).__name__}, whose generator nobody sets; a module "
+                    "that draws random numbers must be a lskd.models.dropout.Random"
+                )
             if recipe.compile and isinstance(module, Random):
                 raise InputError(
                     f"recipe.compile = true: must be false with arch={run.arch.name}, whose {name} "
