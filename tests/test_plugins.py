@@ -22,7 +22,7 @@ from lskd.methods.method import Method
 from lskd.models import ARCHS, MLPArch
 from lskd.plugins import code_of, load_plugins
 from lskd.probes import PROBES, Probe
-from lskd.report.tables import metric_title
+from lskd.report.layout import metric_title
 from lskd.run import ProbeSpec, Run
 from lskd.store import Store
 from lskd.tables.metric import Metric

@@ -12,7 +12,7 @@ import pytest
 
 from lskd.errors import InputError
 from lskd.plan import Cell, TablePlan
-from lskd.report import render, statistics, tables, text, write_index
+from lskd.report import frames, latex, markdown, render, statistics, text, write_index
 from lskd.report.claims import evaluate
 from lskd.report.power import lines
 from lskd.report.values import Values
@@ -261,7 +261,7 @@ def test_numbers_of_others_have_a_line_of_their_own(lab: Any) -> None:
     planned = lab.table(paper=paper, replications=replications, paper_runs=4)
     lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
     filled = render(lab.plan(planned), lab.store).tables[0]
-    rendered = tables.markdown(filled, runs="runs")
+    rendered = markdown.page(filled, runs="runs")
     shown = [" ".join(line.split()) for line in rendered.splitlines() if line.startswith("|")]
     assert shown[2:6] == [
         "| hard targets | ours | 92.00 ± 1.00 (3) | – (0/3 seeds) |",
@@ -272,10 +272,10 @@ def test_numbers_of_others_have_a_line_of_their_own(lab: Any) -> None:
     assert "- [1] Somebody 2022\n- [2] X" in rendered
     assert "95 % prediction interval for what it reports, a mean of 4 runs." in rendered
     # m ± t(0.975, 2) · s √(1/3 + 1/4)
-    [record, *_] = tables.frame(filled).to_dict("records")
+    [record, *_] = frames.frame(filled).to_dict("records")
     assert record["pi_high"] == pytest.approx(92 + 4.3026527 * (1 / 3 + 1 / 4) ** 0.5)
     assert (record["paper_runs"], record["others"]) == (4, "91.5 ± 0.1 (3) [1]; 92 [2]")
-    assert "others" in tables.latex(filled)
+    assert "others" in latex.environment(filled)
 
 
 def test_a_quoted_table_has_spreads_and_others_too(lab: Any) -> None:
@@ -283,13 +283,13 @@ def test_a_quoted_table_has_spreads_and_others_too(lab: Any) -> None:
     others = {"ls": {"large": {"value": 2, "source": "Somebody 2022"}}}
     planned = lab.table(seeds=[], kind="reference", base={}, paper=paper, replications=others)
     filled = render(lab.plan(planned), lab.store).tables[0]
-    shown = [" ".join(line.split()) for line in tables.markdown(filled, runs="runs").splitlines() if line[:1] == "|"]
+    shown = [" ".join(line.split()) for line in markdown.page(filled, runs="runs").splitlines() if line[:1] == "|"]
     assert shown[2:] == [
         "| hard targets | 1.5 ± 0.25 | 7.0 / 6.7 |",
         "| label smoothing (α = 0.1) | n/a | n/a |",
         "| others | – | 2 [1] |",
     ]
-    record = tables.frame(filled).to_dict("records")[0]
+    record = frames.frame(filled).to_dict("records")[0]
     assert (record["paper"], record["paper_sd"], record["paper_runs"]) == (1.5, 0.25, 5)
 
 
@@ -327,7 +327,7 @@ def test_an_unknown_held_out_part_widens_the_interval(lab: Any) -> None:
             lab.store.finish(run, {"last": part, "best": {}, "train": {}, "gamma": 0.0})
         filled = render(lab.plan(planned), lab.store).tables[0]
         assert filled.cells[0].within is inside
-        assert ("the binomial share of two random held-out parts" in tables.markdown(filled, runs="runs")) is inside
+        assert ("the binomial share of two random held-out parts" in markdown.page(filled, runs="runs")) is inside
 
 
 # ---- how often verdicts err ------------------------------------------------------------------------------------------

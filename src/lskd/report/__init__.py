@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from lskd.errors import InputError
 from lskd.plan import Plan
-from lskd.report import index, tables
+from lskd.report import frames, index, latex, markdown
+from lskd.report.characters import plain
 from lskd.report.filled import FilledTable, fill
 from lskd.report.values import Values
 from lskd.store import Store, write_atomically
@@ -52,7 +53,7 @@ def text(plan: Plan, store: Store, out: Path | None = None) -> str:
     """The tables and verdicts for a terminal; what is `write`n to `out` (default: the store) has the rest."""
     folder = (out or store.root) / "tables" / plan.experiment.name
     result = render(plan, store)
-    lines = [tables.compact(filled, str(folder / f"{filled.table.name}.md")) for filled in result.tables]
+    lines = [markdown.compact(filled, str(folder / f"{filled.table.name}.md")) for filled in result.tables]
     return "\n".join([*lines, *(f"left out: {reason}" for reason in result.damaged)])
 
 
@@ -60,8 +61,8 @@ def frame(plan: Plan, store: Store) -> pandas.DataFrame:
     """Every cell of the experiment with all its numbers, one row each, for a notebook: the CSV files as one frame."""
     import pandas
 
-    frames = {filled.table.name: tables.frame(filled) for filled in render(plan, store).tables}
-    return pandas.concat(frames, names=["table"]).reset_index("table").reset_index(drop=True)
+    by_table = {filled.table.name: frames.frame(filled) for filled in render(plan, store).tables}
+    return pandas.concat(by_table, names=["table"]).reset_index("table").reset_index(drop=True)
 
 
 def write(plan: Plan, store: Store, out: Path) -> list[Path]:
@@ -77,9 +78,9 @@ def write(plan: Plan, store: Store, out: Path) -> list[Path]:
             images = figures.write(filled, figure_folder)
             figure = _link(images[-1], table_folder) if images else ""
             contents = {
-                "md": tables.markdown(filled, runs=_link(store.root / "runs", table_folder), figure=figure),
-                "csv": tables.to_csv(filled),
-                "tex": tables.latex(filled),
+                "md": markdown.page(filled, runs=_link(store.root / "runs", table_folder), figure=figure),
+                "csv": frames.to_csv(filled),
+                "tex": latex.environment(filled),
             }
             for suffix, content in contents.items():
                 path = table_folder / f"{filled.table.name}.{suffix}"
@@ -106,7 +107,7 @@ def write_index(reports: Sequence[Report], out: Path) -> list[Path]:
             experiment = report.plan.experiment
             shortened = " (shortened)" if experiment.shortened else " (own protocol)" if experiment.own else ""
             runs = f"{filled.done}/{len(filled.runs)}" if filled.table.has_cells else "none"
-            cells = [f"`{name}`{shortened}", tables.plain(filled.table.title), runs, filled.verdicts(), links]
+            cells = [f"`{name}`{shortened}", plain(filled.table.title), runs, filled.verdicts(), links]
             lines.append(f"| {' | '.join(cells)} |")
     header = ["# Tables", "", "| experiment | table | runs | claims | files |", "|---|---|---|---|---|"]
     contents = {

@@ -21,7 +21,7 @@ from lskd.data.superclasses import CIFAR100_SUPERCLASSES
 from lskd.errors import InputError
 from lskd.probes.resemblance import superclass_order
 from lskd.report.filled import FilledTable
-from lskd.report.tables import banner, metric_title
+from lskd.report.layout import banner, metric_title
 from lskd.report.values import Summary
 from lskd.store import write_atomically
 
