@@ -34,21 +34,6 @@ MARKDOWN = """\
 |                           | Δ     |              n/a |                           – |
 """
 
-LATEX = r"""
-\begin{tabular}{llrr}
-\toprule
- &  & small & large \\
-\midrule
-hard targets & ours & 92.00 $\pm$ 1.00 (3) & 95.50 $\pm$ 0.71 (2/3 seeds) \\
- & paper & 91.9 $\pm$ 0.2 & 96.0 \\
- & $\Delta$ & +0.10 inside & $-$0.50 inside \\
-\addlinespace
-label smoothing ($\alpha$ = 0.1) & ours & 90.93 $\pm$ 0.95 (3) & -- (0/3 seeds, 1 diverged) \\
- & paper & n/a & 95 \\
- & $\Delta$ & n/a & -- \\
-\bottomrule
-"""
-
 
 @pytest.fixture
 def planned(lab: Any) -> TablePlan:
@@ -97,13 +82,6 @@ def test_markdown(lab: Any, planned: TablePlan) -> None:
 def test_columns_of_a_table_line_up(lab: Any, planned: TablePlan) -> None:
     lines = [line for line in text(lab.plan(planned), lab.store).splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1
-
-
-def test_latex(lab: Any, planned: TablePlan) -> None:
-    rendered = latex.environment(filled_of(lab, planned))
-    assert LATEX.strip() in rendered
-    assert r"(\%)" in rendered
-    rendered.encode("ascii")  # pdfLaTeX takes it as it is
 
 
 def test_csv_has_every_number_of_every_cell(lab: Any, planned: TablePlan) -> None:

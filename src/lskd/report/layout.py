@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from lskd.probes import PROBES
 from lskd.report.characters import plain
@@ -53,10 +54,28 @@ def banner(filled: FilledTable) -> str:
     return f"Shortened: {what}. Not the paper's protocol; its numbers must not be compared with the paper's."
 
 
+def selected_on_test(filled: FilledTable) -> str:
+    """The warning that must stand before numbers that were selected on the images they are measured on; else ""."""
+    if not any(cell.cell.metric.epoch == "best_on_test" for cell in filled.cells):
+        return ""
+    return (
+        "Selected on the test part: these numbers are of each run's best epoch on the very images they are measured "
+        "on, as the paper's are."
+    )
+
+
 # ---- rows and columns ---------------------------------------------------------------------------------------------
 
 
-def grid(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
+class Line(NamedTuple):
+    """A line of the printed table."""
+
+    row: str  # the key of the row that it belongs to; a row may have several
+    kind: str  # "ours", "paper", "others" or "Δ"
+    texts: list[str]  # labels first (see `label_columns`)
+
+
+def grid(filled: FilledTable) -> tuple[list[str], list[Line]]:
     """Headers and lines of the printed table."""
     if not filled.table.has_cells:
         return _quoted(filled)
@@ -69,19 +88,19 @@ def label_columns(filled: FilledTable) -> int:
     return 2 if filled.table.kind == "figure" or (several and filled.table.has_cells) else 1
 
 
-def _quoted(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
+def _quoted(filled: FilledTable) -> tuple[list[str], list[Line]]:
     """rows × columns of what the paper prints, and what others got."""
     table, lines = filled.table, []
     for row, line in table.rows.items():
-        lines.append([line.label, *(_as_printed(table.printed(row, column)) for column in table.columns)])
+        texts = [_as_printed(table.printed(row, column)) for column in table.columns]
+        lines.append(Line(row, "paper", [line.label, *texts]))
         if row in table.replications and filled.has_replications:
-            lines.append(
-                ["others", *(others_as_printed(filled, table.replicated(row, column)) for column in table.columns)]
-            )
+            texts = [others_as_printed(filled, table.replicated(row, column)) for column in table.columns]
+            lines.append(Line(row, "others", ["others", *texts]))
     return ["", *(line.label for line in table.columns.values())], lines
 
 
-def _crossed(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
+def _crossed(filled: FilledTable) -> tuple[list[str], list[Line]]:
     """rows × columns, with lines for ours, the paper's number, others' and Δ where there are such."""
     by_place = {(cell.cell.row, cell.cell.column): cell for cell in filled.cells}
     columns = [line.label for line in filled.table.columns.values()]
@@ -89,7 +108,7 @@ def _crossed(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
     lines = []
     for row in filled.table.rows:
         cells = [by_place.get((row, column)) for column in filled.table.columns]
-        kinds: dict[str, Callable[[Summary], str]] = {"ours" if several else "": ours}
+        kinds: dict[str, Callable[[Summary], str]] = {"ours": ours}
         if filled.has_paper:
             kinds["paper"] = paper
         if filled.has_replications and row in filled.table.replications:
@@ -98,11 +117,12 @@ def _crossed(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
             kinds["Δ"] = delta
         for kind, text in kinds.items():
             label = [filled.row_label(row) if text is ours else "", *([kind] if several else [])]
-            lines.append([*label, *(text(cell) if cell is not None else NOT_AT_HAND for cell in cells)])
+            texts = [text(cell) if cell is not None else NOT_AT_HAND for cell in cells]
+            lines.append(Line(row, kind, [*label, *texts]))
     return ["", *([""] if several else []), *columns], lines
 
 
-def _points(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
+def _points(filled: FilledTable) -> tuple[list[str], list[Line]]:
     """One line a point of the figure; a series' label stands at its first point."""
     table, lines, previous = filled.table, [], ""
     for cell in filled.cells:
@@ -114,7 +134,8 @@ def _points(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
         line += [_mean_and_sd(cell), *(MISSING if v is None else number(v, cell.cell.metric.digits) for v in extremes)]
         line.append(_seeds(cell).removesuffix(" seeds"))
         line += [paper(cell), delta(cell)] if filled.has_paper else []
-        lines.append(line + ([others(filled, cell)] if filled.has_replications else []))
+        line += [others(filled, cell)] if filled.has_replications else []
+        lines.append(Line(cell.cell.row, "ours", line))
         previous = cell.cell.row
     headers = ["series", "setting", *([table.x.name] if table.x is not None else []), "mean ± sd", "min", "max", "n"]
     headers += ["paper", "Δ"] if filled.has_paper else []
@@ -178,11 +199,46 @@ def _seeds(cell: Summary) -> str:
     return text + (f", {cell.diverged} diverged" if cell.diverged else "")
 
 
+# ---- which is best ------------------------------------------------------------------------------------------------
+
+
+def merit(metric: Metric, value: float) -> float | None:
+    """What is the greater the better the value is; None of a metric of which none is better."""
+    if metric.name in ("top1", "top5"):
+        return value
+    if metric.name in ("error", "nll", "ece15"):
+        return -value
+    return -abs(value) if metric.name == "gap" else None
+
+
+def best(filled: FilledTable) -> set[tuple[str, str]]:
+    """(row, column) of the best means of each column; of each row where it is the rows that have metrics of their own.
+    Compared are means as they are printed, of cells of one metric that have all their runs, and not networks with their
+    teachers; at least two."""
+    rows = filled.table.rows
+    by_row = any(line.metric is not None for line in rows.values())
+    groups: dict[tuple[str, str, Metric], dict[tuple[str, str], float]] = defaultdict(dict)
+    for cell in filled.cells:
+        metric, place = cell.cell.metric, (cell.cell.row, cell.cell.column)
+        whole = cell.mean is not None and cell.n == cell.wanted and not cell.diverged
+        worth = merit(metric, round(cell.mean, metric.digits)) if whole and cell.mean is not None else None
+        if worth is not None:
+            groups[place[0] if by_row else place[1], rows[place[0]].take, metric][place] = worth
+    compared = [group for group in groups.values() if len(group) > 1]
+    return {place for group in compared for place, worth in group.items() if worth == max(group.values())}
+
+
 # ---- what must be said of them ------------------------------------------------------------------------------------
 
 
-def conventions(filled: FilledTable) -> str:
-    """Which numbers these are: under the table, in one paragraph."""
+def common_n(filled: FilledTable) -> int:
+    """How many runs are behind each cell of a table, where that is one number, and all of them; else 0."""
+    numbers = {cell.n if cell.n == cell.wanted and not cell.diverged else 0 for cell in filled.cells}
+    return max(numbers) if len(numbers) == 1 and max(numbers) > 1 and filled.table.kind == "table" else 0
+
+
+def conventions(filled: FilledTable, n: int = 0) -> str:
+    """Which numbers these are: under the table, in one paragraph. `n`: of how many seeds, where no cell says it."""
     numbers: dict[str, list[Summary]] = defaultdict(list)
     for cell in filled.cells:
         numbers[describe(cell.cell.metric, cell.cell.runs[0])].append(cell)
@@ -198,7 +254,8 @@ def conventions(filled: FilledTable) -> str:
             labels = [filled.column_label(cell) if by_column else filled.row_label(cell.cell.row) for cell in cells]
             texts.append(f"{', '.join(f'“{label}”' for label in dict.fromkeys(labels))}: {description}")
         text = "; ".join(texts)
-    text = f"{text[0].upper()}{text[1:]}. Mean ± sample standard deviation (number of seeds)."
+    seeds = f"of {n} seeds" if n else "(number of seeds)"
+    text = f"{text[0].upper()}{text[1:]}. Mean ± sample standard deviation {seeds}."
     return text + (_comparison(filled) if filled.has_paper else "")
 
 
@@ -248,9 +305,10 @@ def describe(metric: Metric, run: Run) -> str:
     return f"{text}, outputs scaled by the temperature of the least negative log-likelihood, chosen {chosen}"
 
 
-def notes(filled: FilledTable) -> list[str]:
-    """The table's own notes, whose the numbers of others are, and why cells do not exist."""
-    return [*filled.table.notes, *_sources(filled), *_skipped(filled), *_seen_again(filled)]
+def legend(filled: FilledTable, text: Callable[[str], str] = plain) -> list[str]:
+    """What the marks in the table stand for: whose the numbers of others are, and why cells do not exist. Labels
+    within are shown by `text`."""
+    return [*_sources(filled), *_skipped(filled, text), *_seen_again(filled)]
 
 
 def _sources(filled: FilledTable) -> list[str]:
@@ -267,13 +325,13 @@ def _marks(filled: FilledTable) -> dict[str, int]:
     return {source: i for i, source in enumerate(dict.fromkeys(number.source for number in numbers), 1)}
 
 
-def _skipped(filled: FilledTable) -> list[str]:
+def _skipped(filled: FilledTable, text: Callable[[str], str]) -> list[str]:
     """Why cells do not exist: a line for each reason."""
     cells: dict[str, list[str]] = defaultdict(list)
     for row, reasons in filled.table.skip.items():
         for column, reason in reasons.items():
             line = filled.table.columns.get(column)
-            cells[reason].append(plain(f"{filled.row_label(row)} / {line.label if line is not None else column}"))
+            cells[reason].append(text(f"{filled.row_label(row)} / {line.label if line is not None else column}"))
     return [f"{NOT_AT_HAND}: {', '.join(places)}: {reason}" for reason, places in cells.items()]
 
 

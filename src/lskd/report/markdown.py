@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable
-from lskd.report.layout import banner, conventions, grid, label_columns, notes
+from lskd.report.layout import banner, conventions, grid, label_columns, legend, selected_on_test
 from lskd.schema import identity, show
 
 WIDTH = 120  # characters; rows × columns that are wider are broken into blocks of columns
@@ -29,12 +29,6 @@ def compact(filled: FilledTable, details: str) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-SELECTED_ON_TEST = (
-    "**Selected on the test part: these numbers are of each run's best epoch on the very images they are measured on, "
-    "as the paper's are.**"
-)
-
-
 def _head(filled: FilledTable) -> list[str]:
     """All that must be read before the numbers."""
     experiment, table = filled.experiment, filled.table
@@ -46,21 +40,22 @@ def _head(filled: FilledTable) -> list[str]:
     lines += [f"{source}{filled.done} of {len(filled.runs)} runs done: `lskd-run experiment={experiment.name}`"]
     if experiment.settings and not experiment.shortened:
         lines.append(f"**Settings laid over every cell: {show(experiment.settings)}**")
-    if any(cell.cell.metric.epoch == "best_on_test" for cell in filled.cells):
-        lines.append(SELECTED_ON_TEST)
+    if said := selected_on_test(filled):
+        lines.append(f"**{said}**")
     return lines
 
 
 def _body(filled: FilledTable) -> list[str]:
-    headers, rows = grid(filled)
+    headers, lines = grid(filled)
+    rows = [line.texts for line in lines]
     # A figure's points are few columns, which must stay side by side.
     width = WIDTH if filled.table.kind == "table" else 0
     parts = [_blocks(headers, rows, label_columns(filled), width)]
     parts += [plain(conventions(filled))] if filled.table.has_cells else []
     if filled.findings:
         parts += ["## Claims", _claims(filled)]
-    if said := notes(filled):
-        parts += ["## Notes", _bullets(said)]
+    if notes := [*filled.table.notes, *legend(filled)]:
+        parts += ["## Notes", _bullets(notes)]
     return parts
 
 
