@@ -17,7 +17,7 @@ from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.launch.queue import by_other_code
 from lskd.methods import METHODS
-from lskd.methods.distillation import Distillation
+from lskd.methods.kd import KD
 from lskd.methods.method import Method
 from lskd.models import ARCHS, MLPArch
 from lskd.plugins import code_of, load_plugins
@@ -36,9 +36,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lskd.losses import cross_entropy, soft_kl
-from lskd.methods import METHODS, Method
+from lskd.methods import Method, register
 
 
+@register("mine")
 @dataclass(frozen=True)
 class Mine(Method):
     """KD of a kind."""
@@ -50,9 +51,6 @@ class Mine(Method):
         """The terms."""
         T = self.temperature  # as in the paper
         return {"soft": T * T * soft_kl(batch.logits, batch.teacher_logits, student_t=T, teacher_t=T)}
-
-
-METHODS["mine"] = Mine()
 '''
 HELPED = MINE.replace("from lskd.losses import cross_entropy, soft_kl", "from lskd.losses import soft_kl").replace(
     '"""The terms."""', "from helper_of_mine import scale"
@@ -61,29 +59,25 @@ HELPER = "from constants_of_mine import TWO\n\n\ndef scale():\n    return TWO\n"
 
 
 @pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> Iterator[Load]:
     """`load({"mine.py": …})` writes the files, and imports the first one as a new process would."""
-    registries: tuple[dict[str, Any], ...] = (METHODS, ARCHS, PROBES, data.DATASETS)
-    before = [dict(registry) for registry in registries]
     modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
-    def forget() -> None:
-        for registry, entries in zip(registries, before, strict=True):
-            registry.clear()
-            registry.update(entries)
+    def begin_anew() -> None:
+        forget()
         for name in set(sys.modules) - modules:
             del sys.modules[name]
 
     def write_and_load(files: Mapping[str, str]) -> None:
-        forget()
+        begin_anew()
         for name, text in files.items():
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text(text)
         load_plugins(str(tmp_path / next(iter(files))))
 
     yield write_and_load
-    forget()
+    begin_anew()
 
 
 def run_of(**settings: Any) -> Run:
@@ -149,40 +143,39 @@ def test_a_package_counts_as_far_as_it_is_imported(load, changed):
 def test_the_digest_of_a_plugin_is_the_same_everywhere(load):
     """It must not depend on the folder, nor on the version of Python."""
     load({"mine.py": MINE})
-    assert code_of(type(METHODS["mine"])) == "ff829b437182"
+    assert code_of(type(METHODS["mine"])) == "3a9b1c9ac536"
 
 
 SUBCLASS = """
 from dataclasses import dataclass
-from lskd.methods import METHODS
-from lskd.methods.distillation import Distillation
+from lskd.methods import register
+from lskd.methods.kd import KD
 
+@register("mine")
+@register("warm", temperature=9.0)
 @dataclass(frozen=True)
-class Mine(Distillation):
+class Mine(KD):
     def loss(self, batch):
         return {"zero": 0 * batch.logits.sum(-1)}
-
-METHODS["mine"] = METHODS["kd"] = Mine()
 """
 
 
-def test_a_class_that_takes_a_shipped_name_is_another_method(load):
-    shipped = run_of(method="kd")
+def test_a_class_that_derives_from_a_shipped_one_is_another_method(load):
     load({"mine.py": SUBCLASS})
-    first, renamed = run_of(method="kd"), run_of(method="mine")
+    first, warm = run_of(), run_of(method="warm")
+    assert first.identity()["method"]["temperature"] == 4.0 and warm.identity()["method"]["temperature"] == 9.0
     load({"mine.py": SUBCLASS.replace("0 *", "1 *")})
-    assert len({shipped.id, first.id, renamed.id, run_of(method="kd").id}) == 4
-    assert first.identity()["method"]["temperature"] == 4.0
+    assert len({run_of(method="kd").id, first.id, warm.id, run_of().id}) == 4
 
 
 def test_a_shipped_class_with_other_defaults_is_what_its_settings_say(monkeypatch):
     typed, shipped = run_of(method="kd", temperature=9), run_of(method="kd")
-    monkeypatch.setitem(METHODS, "kd", Distillation(temperature=9.0))
+    monkeypatch.setitem(METHODS.entries, "kd", KD(temperature=9.0))
     assert run_of(method="kd").id == typed.id
     assert run_of(method="kd", temperature=4).id == shipped.id
-    monkeypatch.setitem(METHODS, "mine", Distillation(temperature=9.0))
+    monkeypatch.setitem(METHODS.entries, "mine", KD(temperature=9.0))
     nine = run_of()
-    monkeypatch.setitem(METHODS, "mine", Distillation(temperature=8.0))
+    monkeypatch.setitem(METHODS.entries, "mine", KD(temperature=8.0))
     assert run_of().id != nine.id
     assert "code" not in nine.identity()["method"]
 
@@ -214,7 +207,7 @@ def test_an_observers_code_is_in_the_key_of_what_it_saw(monkeypatch):
     assert shipped.identity() == {"name": "resemblance"}
     monkeypatch.setattr(type(PROBES["resemblance"]), "version", 2)
     assert ProbeSpec("resemblance", PROBES["resemblance"]).identity() == {"name": "resemblance", "version": 2}
-    monkeypatch.setitem(PROBES, "norm", Norm())
+    monkeypatch.setitem(PROBES.entries, "norm", Norm())
     named = parse_probe({"name": "norm"})
     assert named.identity() == {"name": "norm", "every": 0, "share": 0.5, "code": code_of(Norm)}
     assert Metric(name="norm").name == "norm" and metric_title("norm") == "a norm"  # and tables know its numbers
@@ -224,8 +217,9 @@ def test_data_of_a_plugin_count_with_their_digest(monkeypatch):
     digits = data.DATASETS["digits"]
     plain = run_of(method="kd")
     for name, digest in (("digits", "1" * 64), ("mine", "1" * 64), ("mine", "2" * 64)):
-        monkeypatch.setitem(data.DATASETS, name, replace(digits, name=name, digest=digest))
-        run = run_of(method="kd", dataset={"name": name}, recipe="quickstart")
+        changed = replace(digits, spec=replace(digits.spec, name=name, digest=digest))
+        monkeypatch.setitem(data.DATASETS.entries, name, changed)
+        run = run_of(method="kd", dataset=name)
         assert run.identity()["dataset"] == {"name": name, "digest": digest}
         assert run.id != plain.id
 
@@ -233,7 +227,7 @@ def test_data_of_a_plugin_count_with_their_digest(monkeypatch):
 @pytest.mark.parametrize("module", ["nowhere", "types"])  # `make_dataclass` says the latter
 def test_a_class_without_a_file_is_refused(monkeypatch, module):
     kind = dataclass(frozen=True)(type("Typed", (Method,), {"__module__": module}))
-    monkeypatch.setitem(METHODS, "mine", kind())
+    monkeypatch.setitem(METHODS.entries, "mine", kind())
     with pytest.raises(InputError, match=r"Typed: is defined in no file"):
         _ = run_of(teacher=None).id
 
@@ -253,14 +247,14 @@ class Duck:
 
 def test_settings_without_a_value_in_json(monkeypatch):
     for of, stands in ((duck, "duck"), (MLPArch, "MLPArch"), ([1, (2.5, {"a": None})], [1, [2.5, {"a": None}]])):
-        monkeypatch.setitem(ARCHS, "duck", Duck(of))
+        monkeypatch.setitem(ARCHS.entries, "duck", Duck(of))
         assert run_of(method="kd", arch="duck").identity()["arch"] == {
             "name": "duck",
             "of": stands,
             "code": code_of(Duck),
         }
     assert code_of(Duck) is not None
-    monkeypatch.setitem(ARCHS, "duck", Duck({1, 2}))
+    monkeypatch.setitem(ARCHS.entries, "duck", Duck({1, 2}))
     with pytest.raises(InputError, match=r"Duck.of = \{1, 2\}: must be a number, a string"):
         run_of(method="kd", arch="duck")
 

@@ -183,7 +183,7 @@ def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Sp
     usual_recipe = values.pop("recipe", None)
     dataset = parse(Dataset, values, where)
     spec = conf.spec(dataset.name)
-    if data.SHIPPED.get(dataset.name) != spec and dataset.digest != spec.digest:
+    if not data.is_shipped(spec) and dataset.digest != spec.digest:
         if dataset.digest:
             raise InputError(f"{where}.digest = {dataset.digest!r}: the {dataset.name} here is {spec.digest!r}")
         dataset = replace(dataset, digest=spec.digest)

@@ -20,8 +20,9 @@ from hydra.initialize import initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from lskd import cli, data_cli
+from lskd import cli
 from lskd.config_groups import Conf, shipped_conf
+from lskd.data import cli as data_cli
 from lskd.environment import published
 from lskd.methods import METHODS
 from lskd.plan import make_plan
@@ -315,11 +316,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lskd.errors import require
 from lskd.losses import cross_entropy
-from lskd.methods import METHODS, Batch
-from lskd.methods.method import Method, require
+from lskd.methods import Batch, Method, register
 
 
+@register("confident")
 @dataclass(frozen=True)
 class Confident(Method):
     \"\"\"Cross-entropy minus `weight` times the entropy of the prediction (Pereyra et al. 2017).\"\"\"
@@ -333,9 +335,6 @@ class Confident(Method):
         log_probs = batch.logits.log_softmax(-1)
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         return {"ce": cross_entropy(batch.logits, batch.targets), "entropy": -self.weight * entropy}
-
-
-METHODS["confident"] = Confident()
 """
 
 
