@@ -96,6 +96,6 @@ def test_odd_labels_in_a_figure(lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     paths = write(render(lab.plan(planned), lab.store), tmp_path)
-    assert [path.suffix for path in paths][-2:] == [".png", ".svg"]
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [" _small $\nope$"]
+    assert [path.suffix for path in paths][-3:] == [".png", ".pdf", ".svg"]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [" _small $ ope$"]
     assert figures.STYLE["text.parse_math"] is False

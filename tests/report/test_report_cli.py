@@ -81,6 +81,18 @@ def test_tables_are_printed_and_written(filled: Any, own: Path, capsys: Any) -> 
     assert "`quickstart`" in index
 
 
+def test_a_paper_gets_a_folder_of_its_own_and_the_best_in_bold_if_it_likes(filled: Any, own: Path, capsys: Any) -> None:
+    root = filled.store.root
+    asked = ["fiction", "--results", str(root), "--config-dir", str(own)]
+    assert main(asked) == 0
+    assert not (root / "paper").exists() and "textbf" not in (root / "tables/fiction/fiction.tex").read_text()
+    assert main([*asked, "--paper", "--bold"]) == 0
+    path = root / "paper" / "fiction" / "fiction.tex"
+    assert f"wrote {path}" in capsys.readouterr().out
+    assert r"hard targets & \textbf{92.00} \ensuremath{\pm} 1.00 \\" in path.read_text()
+    assert path.read_text() == (root / "tables/fiction/fiction.tex").read_text()
+
+
 def test_each_record_is_read_once(filled: Any, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For all tables, figures and pages of all experiments together: here of two that share their runs."""
     (own / "experiment" / "twin.yaml").write_text("title: The same\ntables: [fiction]\n")
@@ -154,7 +166,7 @@ def test_files_are_whole_or_not_there(lab: Any, monkeypatch: pytest.MonkeyPatch)
     planned = lab.figure()
     lab.fill(planned, "small/0", [90.0, 91.0, 92.0])
     written = report.write(report.render(lab.plan(planned), lab.store), lab.store.root)
-    assert {path.suffix for path in written} == {".md", ".csv", ".tex", ".png", ".svg"}
+    assert {path.suffix for path in written} == {".md", ".csv", ".tex", ".png", ".pdf", ".svg"}
     contents = {path: path.read_bytes() for path in written}
     lab.fill(planned, "large/0", [80.0, 81.0, 82.0])
 

@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 PAPER = {"hard": {"small": {"value": 91.9, "std": 0.2}, "large": 96.0}, "ls": {"small": None, "large": 95}}
 
 TABLE = r"""
-% Written by lskd-report. Needs \usepackage{booktabs}.
+% Written by lskd-report. Needs \usepackage{booktabs}. 304 pt wide.
 \begin{table}
 \centering
 \caption{Made-up accuracies. Nobody 2020, Table 1.}

@@ -188,3 +188,13 @@ def test_power_is_that_of_the_noncentral_t() -> None:
         half = scipy.stats.t.ppf(0.95, n - 1) * draws.std(1, ddof=1) / math.sqrt(n)
         simulated = float((abs(draws.mean(1)) + half < 0.5).mean())
         assert statistics.power_of_equality(0.5, 0.36 / math.sqrt(n), n - 1) == pytest.approx(simulated, abs=0.01)
+
+
+def test_a_ratio_of_equal_counts_is_the_mean_of_its_runs_and_of_others_is_weighted() -> None:
+    equal, mean = statistics.ratio([8, 9, 7], [10, 10, 10]), statistics.one_sample([0.8, 0.9, 0.7])
+    assert (equal.mean, equal.error, equal.df) == pytest.approx((mean.mean, mean.error, mean.df))
+    rare = statistics.ratio([8, 9, 7, 1], [10, 10, 10, 1])
+    assert rare.mean == pytest.approx(25 / 31)
+    residuals = [8 - 250 / 31, 9 - 250 / 31, 7 - 250 / 31, 1 - 25 / 31]
+    assert rare.error == pytest.approx((4 / 3 * sum(r**2 for r in residuals)) ** 0.5 / 31)
+    assert statistics.ratio([1], [2]).error is None

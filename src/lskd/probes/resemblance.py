@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lskd.data.sets.cifar100 import CLASSES, SUPERCLASSES
 from lskd.errors import InputError, require
-from lskd.probes.probe import Probe, Scene, Seen, members, register
+from lskd.probes.probe import Probe, Scene, Seen, members, panels, register
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,21 +80,25 @@ class Resemblance(Probe):
         drawn = [("superclasses", (groups[:, None] == groups).astype(float))]
         for label, seed, reading in seen:
             drawn.append((f"{label}, seed {seed}", np.array(reading["train"]["matrix"])[np.ix_(order, order)]))
-        figure.set_size_inches(4.6 * len(drawn), 5.6)
-        panels = figure.subplots(1, len(drawn), squeeze=False)[0]
-        for axes, (title, matrix) in zip(panels, drawn, strict=True):
+        for _, matrix in drawn:
             np.fill_diagonal(matrix, np.nan)
-            # Colours reach the percentiles 2 and 98: a few pairs of classes would make all others look alike.
-            low, high = np.nanpercentile(matrix, [2, 98])
-            axes.imshow(matrix, cmap="viridis", vmin=low, vmax=high, interpolation="none")
-            axes.set_title(title, fontsize=10)
-            axes.set_xlabel("class k, by superclass", fontsize=9)
-            axes.tick_params(labelsize=8)
-            axes.grid(False)
-            places = [int(np.mean(np.nonzero(groups == group))) for group in range(len(SUPERCLASSES))]
-            axes.set_yticks(places, SUPERCLASSES if axes is panels[0] else [], fontsize=7)
-        panels[0].set_ylabel("class c of the images", fontsize=9)
-        return "Mean of −∂(L_kd − L_ce)/∂z_k over training images of class c; brighter: k resembles c."
+        # One scale of colours for all runs. It reaches the percentiles 2 and 98: a few pairs of classes would make all
+        # others look alike.
+        low, high = np.nanpercentile([matrix for _, matrix in drawn[1:]], [2, 98])
+        axes = panels(figure, len(drawn))
+        places = [int(np.mean(np.nonzero(groups == group))) for group in range(len(SUPERCLASSES))]
+        for i, (panel, (title, matrix)) in enumerate(zip(axes, drawn, strict=True)):
+            ends = {"vmin": low, "vmax": high} if i else {"vmin": 0, "vmax": 1}
+            image = panel.imshow(matrix, cmap="viridis", interpolation="none", **ends)
+            panel.set_title(title, fontsize="small")
+            panel.set_xlabel("class k, by superclass", fontsize="small")
+            panel.tick_params(labelsize="small")
+            panel.grid(False)
+            panel.set_yticks(places, [] if i else SUPERCLASSES, fontsize="xx-small")
+        figure.colorbar(image, ax=axes[1:], shrink=0.7, extend="both").ax.tick_params(labelsize="small")
+        axes[0].set_ylabel("class c of the images", fontsize="small")
+        shown = "Mean of −∂(L_kd − L_ce)/∂z_k over training images of class c; brighter: k resembles c"
+        return f"{shown}. All runs have one scale."
 
 
 def superclass_order() -> list[str]:

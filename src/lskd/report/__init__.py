@@ -4,9 +4,10 @@ The report looks runs up by the identity that a plan gives them; it never collec
 torch: all numbers are in the records of the runs.
 
     <out>/tables/<experiment>/<table>.md, .csv, .tex
-    <out>/figures/<experiment>/<table>.png, .svg
+    <out>/figures/<experiment>/<table>.png, .svg, .pdf
     <out>/tables/README.md                              the index of all experiments
     <out>/tables/claims.md                              what became of each claim of each paper
+    <out>/paper/<experiment>/                           for a paper's source: .tex, and .pdf as wide as a column or page
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from lskd.store import Store, write_atomically
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FilledTable", "Report", "frame", "render", "text", "write", "write_index"]
+__all__ = ["FilledTable", "Report", "frame", "render", "text", "write", "write_for_paper", "write_index"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ def frame(report: Report) -> pandas.DataFrame:
     return pandas.concat(by_table, names=["table"]).reset_index("table").reset_index(drop=True)
 
 
-def write(report: Report, out: Path) -> list[Path]:
-    """Write the tables and figures of an experiment below `out`; the files written."""
+def write(report: Report, out: Path, *, bold: bool = False) -> list[Path]:
+    """Write the tables and figures of an experiment below `out`; the files written. `bold`: of LaTeX tables the best
+    mean of each column is bold (`layout.best`)."""
     from lskd.report import figures  # half a second of matplotlib, which a table does not need
 
     name = report.plan.experiment.name
@@ -90,13 +92,35 @@ def write(report: Report, out: Path) -> list[Path]:
             contents = {
                 "md": markdown.page(filled, runs=_link(report.root / "runs", table_folder), figure=figure),
                 "csv": frames.to_csv(filled),
-                "tex": latex.environment(filled),
+                "tex": latex.environment(filled, bold=bold),
             }
             for suffix, content in contents.items():
                 path = table_folder / f"{filled.table.name}.{suffix}"
                 _write(path, content)
                 written.append(path)
             written += images
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+    return written
+
+
+def write_for_paper(report: Report, out: Path, *, bold: bool = False) -> list[Path]:
+    r"""Write what a paper's source \input's into one folder below `out`; the files written. Images have no titles and
+    notes, which are in the captions of their floats: <table>_column.tex and <table>_page.tex."""
+    from lskd.report import figures
+
+    folder = out / "paper" / report.plan.experiment.name
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for filled in report.tables:
+            floats = {filled.table.name: latex.environment(filled, bold=bold)}
+            images, text = figures.write_for_paper(filled, folder)
+            for image in images:
+                floats[image.stem] = latex.figure(filled, image.name, text, wide=image.stem.endswith("_page"))
+            for name, content in floats.items():
+                _write(folder / f"{name}.tex", content)
+            written += [*images, *(folder / f"{name}.tex" for name in floats)]
     except OSError as error:
         raise _cannot_write(out, error) from None
     return written
@@ -112,7 +136,7 @@ def write_index(reports: Sequence[Report], out: Path) -> list[Path]:
         for filled in report.tables:
             table = filled.table.name
             files = [folder / name / f"{table}.{suffix}" for suffix in ("md", "csv", "tex")]
-            files += [out / "figures" / name / f"{table}.{suffix}" for suffix in ("png", "svg")]
+            files += [out / "figures" / name / f"{table}.{suffix}" for suffix in ("png", "svg", "pdf")]
             links = " ".join(f"[{path.suffix[1:]}]({_link(path, folder)})" for path in files if path.is_file())
             experiment = report.plan.experiment
             shortened = " (shortened)" if experiment.shortened else " (own protocol)" if experiment.own else ""

@@ -22,6 +22,7 @@ examples:
   lskd-report                               all experiments of which there are results
   lskd-report muller_mnist                  one experiment
   lskd-report --results /data/runs --out .  results from elsewhere; files into ./tables and ./figures
+  lskd-report muller_mnist --paper --bold   for a paper, too: LaTeX and PDF into results/paper/muller_mnist
 """
 
 
@@ -61,7 +62,8 @@ def _run(args: argparse.Namespace) -> int:
             if wanted and plan.runs and not result.done:
                 elsewhere.append(result)
             elif wanted:
-                written = report.write(result, out)
+                written = report.write(result, out, bold=args.bold)
+                written += report.write_for_paper(result, out, bold=args.bold) if args.paper else []
                 texts.append("\n".join([report.text(result, out), *(f"wrote {path}" for path in written), ""]))
         except InputError as error:  # the others are printed all the same
             code = _fail(error)
@@ -116,6 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=user_path, metavar="DIR", help="where tables/ and figures/ go (default: the results)"
     )
+    parser.add_argument(
+        "--paper", action="store_true", help="write paper/, too: LaTeX and PDF files, images without titles and notes"
+    )
+    parser.add_argument("--bold", action="store_true", help="the best mean of each column of a LaTeX table in bold")
     parser.add_argument("--config-dir", type=user_path, metavar="DIR", help="experiments and tables of your own")
     of_plugin = "methods, networks or data sets of your own, as for lskd-run; may be given several times"
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help=of_plugin)

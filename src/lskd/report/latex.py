@@ -103,11 +103,9 @@ def figure(filled: FilledTable, image: str, text: str, *, wide: bool) -> str:
 
 
 def _head(fit: Fit, blocks: Sequence[_Body]) -> str:
-    lines = [r"% Written by lskd-report. Needs \usepackage{booktabs}."]
-    if fit.environment == "table*":
-        width = max(block.width(fit) for block in blocks)
-        lines.append(rf"% {width:.0f} pt wide: more than \textwidth of article (345 pt), for a page of two columns.")
-    return "\n".join(lines)
+    width = f"{max(block.width(fit) for block in blocks):.0f} pt wide"
+    more = rf", more than \textwidth of article ({WIDTHS['table']:.0f} pt)" if fit.environment == "table*" else ""
+    return rf"% Written by lskd-report. Needs \usepackage{{booktabs}}. {width}{more}."
 
 
 def _float(filled: FilledTable, fit: Fit, tabulars: Sequence[str], *, first: bool, last: bool) -> list[str]:

@@ -107,6 +107,17 @@ def one_sample(values: Sequence[float]) -> Estimate:
     return Estimate(mean(values), s / math.sqrt(n), n - 1, (n,))
 
 
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
+    """R = Σ kᵢ / Σ nᵢ of runs i that count kᵢ of nᵢ examples, with the error √( N/(N - 1) · Σ (kᵢ - R nᵢ)² ) / Σ nᵢ on
+    N - 1 degrees of freedom (Cochran 1977, section 6.4): where all nᵢ are equal, that of the mean of kᵢ/nᵢ."""
+    total, runs = math.fsum(denominators), len(denominators)
+    found = math.fsum(numerators) / total
+    if runs == 1:
+        return Estimate(found, None, None, (1,))
+    squares = math.fsum((k - found * n) ** 2 for k, n in zip(numerators, denominators, strict=True))
+    return Estimate(found, math.sqrt(squares * runs / (runs - 1)) / total, runs - 1, (runs,))
+
+
 # ---- contrasts of cells: Σ cᵢ mᵢ, as (cᵢ, numbers by seed) ----------------------------------------------------------
 
 Contrast = Sequence[tuple[float, BySeed]]

@@ -22,7 +22,7 @@ class Line:
     take: the cell is the run that the settings describe, or that run's teacher.
     over, values: (figures) the setting that varies along the series, and its values; over=step: the steps at which an
         probe looked at one run; over=epoch: the epochs of one run, counted from 1.
-    style: (figures) matplotlib's line format, such as "o--".
+    style: (figures) matplotlib's line format, such as "o--"; "" = one by its place among the series.
     """
 
     label: str
@@ -31,7 +31,7 @@ class Line:
     metric: Metric | None = None
     over: str = ""
     values: tuple[float, ...] = ()
-    style: str = "o-"
+    style: str = ""
     color: str = ""
 
 
@@ -70,6 +70,8 @@ class Table:
     # Tables: draw, too, "reliability", the diagrams of the cells that show a calibration error (`ece15`), or one of the
     # `pictures` of the table's probe, from what it saw of each cell's first seed.
     diagram: str = ""
+    # Figures: what whiskers show: the 95 % interval of the mean that claims use or, where the paper's do, the extremes.
+    whiskers: Literal["interval", "extremes"] = "interval"
     levels: dict[str, float] | None = None  # figures: horizontal lines by what they stand for
     x: Metric | None = None  # figures: the horizontal axis, a metric of the run; None = the value of `over`
     x_label: str = ""
@@ -112,6 +114,8 @@ class Table:
             raise unknown("diagram", self.diagram, ["reliability", *known])
         fits = not painters or self.probe.get("name") in painters
         require(fits, "diagram", self.diagram, f"given with the probe {' or '.join(painters)}")
+        drawn = self.kind == "figure" or self.whiskers == "interval"
+        require(drawn, "whiskers", self.whiskers, "given in a figure only")
         require(self.kind == "figure" or not self.levels, "levels", self.levels, "given in a figure only")
         columns = self.kind != "figure"
         require(bool(self.columns) == columns, "columns", list(self.columns), "given in a table, and only there")
