@@ -96,7 +96,9 @@ def test_two_runs_have_no_interval(lab: Any) -> None:
     lab.fill(planned, "small/0", [92.0, 92.4])
     filled = filled_of(lab, planned)
     assert whiskers(drawn(filled).containers[0]) == []
-    assert "(none of fewer than 3 runs)" in figures.caption(filled)
+    assert figures.caption(filled).startswith("Mean over seeds, without intervals: no point has 3 runs.")
+    lab.fill(planned, "large/0", [92.0, 92.4, 92.1])
+    assert "(none of fewer than 3 runs)" in figures.caption(filled_of(lab, planned))
 
 
 def test_series_over_one_setting_stand_side_by_side_where_they_are(lab: Any, planned: TablePlan) -> None:

@@ -103,13 +103,14 @@ def members(labels: Tensor, number: int, most: int) -> Tensor:
 
 def panels(figure: Figure, count: int, together: int = 1) -> list[Axes]:
     """Square axes for a probe's picture, in rows that fill the width of `figure`, whose height is set: as many in a row
-    as have room for their titles, and those that belong `together` in one."""
+    as have room for a title of two words a line, and those that belong `together` in one."""
     from matplotlib import rcParams
 
     letter = float(rcParams["font.size"]) / 72
-    room = max(1, int(figure.get_figwidth() / (13 * letter * together)))
-    across = together * min(room, math.ceil(count / together))
-    rows = math.ceil(count / across)
+    most = max(1, int(figure.get_figwidth() / (13 * letter * together)))  # groups in a row
+    groups = math.ceil(count / together)
+    rows = math.ceil(groups / most)
+    across = together * math.ceil(groups / rows)
     # A little too low for what stands around them: axes that have to shrink in height are arranged badly.
     figure.set_figheight(rows * (figure.get_figwidth() / across + 2 * letter))
     grid = figure.subplots(rows, across, squeeze=False)

@@ -74,28 +74,34 @@ class Resemblance(Probe):
         """The matrix of each run (Zhou et al. 2021, Figure 4), classes ordered by superclass, beside the superclasses
         themselves. The diagonal, a class with itself, is left out."""
         import numpy as np
+        from matplotlib import rcParams
 
         order = [CLASSES.index(name) for name in superclass_order()]
         groups = np.repeat(np.arange(len(SUPERCLASSES)), [len(group) for group in SUPERCLASSES.values()])
-        drawn = [("superclasses", (groups[:, None] == groups).astype(float))]
+        drawn = [("superclasses\n", (groups[:, None] == groups).astype(float))]
         for label, seed, reading in seen:
-            drawn.append((f"{label}, seed {seed}", np.array(reading["train"]["matrix"])[np.ix_(order, order)]))
+            drawn.append((f"{label}\nseed {seed}", np.array(reading["train"]["matrix"])[np.ix_(order, order)]))
         for _, matrix in drawn:
             np.fill_diagonal(matrix, np.nan)
         # One scale of colours for all runs. It reaches the percentiles 2 and 98: a few pairs of classes would make all
         # others look alike.
         low, high = np.nanpercentile([matrix for _, matrix in drawn[1:]], [2, 98])
         axes = panels(figure, len(drawn))
+        # The names of the superclasses stand where there is room for them.
+        width = figure.get_figwidth() / len({panel.get_position().x0 for panel in axes})
+        named = width > len(SUPERCLASSES) * float(rcParams["font.size"]) / 72
         places = [int(np.mean(np.nonzero(groups == group))) for group in range(len(SUPERCLASSES))]
         for i, (panel, (title, matrix)) in enumerate(zip(axes, drawn, strict=True)):
             ends = {"vmin": low, "vmax": high} if i else {"vmin": 0, "vmax": 1}
             image = panel.imshow(matrix, cmap="viridis", interpolation="none", **ends)
             panel.set_title(title, fontsize="small")
-            panel.set_xlabel("class k, by superclass", fontsize="small")
+            panel.set_xlabel("class k", fontsize="small")
             panel.tick_params(labelsize="small")
             panel.grid(False)
-            panel.set_yticks(places, [] if i else SUPERCLASSES, fontsize="xx-small")
-        figure.colorbar(image, ax=axes[1:], shrink=0.7, extend="both").ax.tick_params(labelsize="small")
+            if named:
+                panel.set_yticks(places, [] if i else SUPERCLASSES, fontsize="xx-small")
+        bar = figure.colorbar(image, ax=axes, location="bottom", extend="both", shrink=0.6, aspect=40)
+        bar.ax.tick_params(labelsize="small")
         axes[0].set_ylabel("class c of the images", fontsize="small")
         shown = "Mean of −∂(L_kd − L_ce)/∂z_k over training images of class c; brighter: k resembles c"
         return f"{shown}. All runs have one scale."

@@ -158,11 +158,13 @@ def draw_series(figure: Figure, filled: FilledTable) -> str:
 
 def caption(filled: FilledTable) -> str:
     """What whiskers are, and how much of the figure is there."""
+    counts = [cell.n for cell in filled.cells if _is_point(cell)]
     if filled.table.whiskers == "extremes":
         sentences = ["Mean over seeds; whiskers from minimum to maximum, as in the paper."]
+    elif max(counts, default=0) < LEAST:
+        sentences = [f"Mean over seeds, without intervals: no point has {LEAST} runs."]
     else:
-        few = any(_is_point(cell) and cell.n < LEAST for cell in filled.cells)
-        none = f" (none of fewer than {LEAST} runs)" if few else ""
+        none = f" (none of fewer than {LEAST} runs)" if min(counts) < LEAST else ""
         sentences = [f"Mean over seeds; whiskers: the 95 % interval of the mean, by Student's t{none}."]
         if filled.table.claims and filled.table.spread != "independent":
             sentences.append("Claims are tested on differences seed by seed, which these whiskers do not show.")
@@ -263,7 +265,7 @@ def draw_reliability(figure: Figure, filled: FilledTable) -> str:
     few = f" (none of fewer than {LEAST})" if any(len(cell.diagrams) < LEAST for cell in cells) else ""
     return (
         f"Reliability in {_bins(cells[0])} bins, all runs of a cell pooled; whiskers: 95 % interval over runs{few}. "
-        f"Small open markers: bins with less than {100 * COUNTED:g} % of the images. Below: the images in each bin."
+        f"Small open markers: bins with less than {100 * COUNTED:g} % of the images. Below: their share in each bin."
     )
 
 
@@ -285,11 +287,12 @@ def _bin(entries: Sequence[Sequence[float]]) -> _Bin | None:
         return None
     estimate = statistics.ratio(list(count * accuracy), list(count))
     interval = estimate.interval() if len(whole) >= LEAST else None
+    nothing = float("nan"), float("nan")
     return _Bin(
         examples=count.sum(),
         confidence=float(np.average(confidence, weights=count)),
         accuracy=estimate.mean,
-        interval=interval or (float("nan"), float("nan")),
+        interval=nothing if interval is None else (max(0.0, interval[0]), min(1.0, interval[1])),
     )
 
 
