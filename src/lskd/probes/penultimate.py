@@ -101,8 +101,8 @@ class Penultimate(Probe):
             for k, points in enumerate(clouds[i][j]):
                 size = 0.6 * float(rcParams["lines.markersize"])
                 panel.plot(
-                    *points.T, "o^s"[k], color=f"C{k}", markersize=size, markeredgewidth=0, alpha=0.7,
-                    label=self.classes[k],
+                    *points.T, "o^s"[k], color=f"C{k}", markersize=size, markeredgewidth=0.5, alpha=0.7,
+                    fillstyle="none" if k == 1 else "full", label=self.classes[k],
                 )  # fmt: skip
             low, high = every[i].min(0), every[i].max(0)
             middle, reach = (low + high) / 2, 0.525 * float((high - low).max())

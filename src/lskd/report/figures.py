@@ -109,8 +109,9 @@ def _save(filled: FilledTable, form: Form, paths: Sequence[Path]) -> str:
     """The image, in files; what is to be said of it."""
     with matplotlib.rc_context(form.style):
         figure, text = picture(filled, form)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it is arranged, and need not be again for each file
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+        figure.set_layout_engine("none")  # arranged once, not for each file
         for path in paths:
             kind = path.suffix[1:]
             how: dict[str, Any] = {"format": kind, "dpi": 150, "metadata": METADATA[kind]}
@@ -146,7 +147,7 @@ def draw_series(figure: Figure, filled: FilledTable) -> str:
     axes.dataLim.update_from_data_xy(corners)  # which markers that are moved do not set
     axes.autoscale_view()
     axes.set_xlabel(_broken(table.x_label or _x_title(filled), figure))
-    axes.set_ylabel(_broken(table.y_label or _titled(table.metric.name, table.metric.unit), figure, 0.55))
+    axes.set_ylabel(_broken(table.y_label or _titled(table.metric.name, table.metric.unit), figure, 0.4))
     for label, level in (table.levels or {}).items():
         axes.axhline(level, linestyle=(0, (1, 3)), linewidth=1, color="#404040", zorder=1)
         place = {"ha": "right", "va": "bottom", "fontsize": "small"}
@@ -261,7 +262,7 @@ def draw_reliability(figure: Figure, filled: FilledTable) -> str:
     below.set_yticks([], minor=True)
     below.set_yticklabels(["0.1", "1", "10", "100"])
     lines = _legend(figure, axes)
-    figure.set_figheight(1.05 * figure.get_figwidth() + lines * 1.5 * _letters())
+    figure.set_figheight(0.85 * figure.get_figwidth() + lines * 1.5 * _letters())
     few = f" (none of fewer than {LEAST})" if any(len(cell.diagrams) < LEAST for cell in cells) else ""
     return (
         f"Reliability in {_bins(cells[0])} bins, all runs of a cell pooled; whiskers: 95 % interval over runs{few}. "
