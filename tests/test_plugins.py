@@ -11,20 +11,26 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lskd import data
+from lskd import data, report
 from lskd.compose import parse_probe, parse_run
 from lskd.config_groups import Conf
+from lskd.data.cli import main as lskd_data
 from lskd.errors import InputError
 from lskd.launch.queue import by_other_code
+from lskd.launch.sweep import carry_out
 from lskd.methods import METHODS
 from lskd.methods.kd import KD
 from lskd.methods.method import Method
 from lskd.models import ARCHS, MLPArch
+from lskd.plan import make_plan
 from lskd.plugins import code_of, load_plugins
 from lskd.probes import PROBES, Probe
+from lskd.program import shipped_conf
 from lskd.report.layout import metric_title
 from lskd.run import ProbeSpec, Run
+from lskd.runtime import Runtime
 from lskd.store import Store
+from lskd.tables.experiment import load_experiment
 from lskd.tables.metric import Metric
 
 Load = Callable[[Mapping[str, str]], None]
@@ -61,13 +67,13 @@ HELPER = "from constants_of_mine import TWO\n\n\ndef scale():\n    return TWO\n"
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> Iterator[Load]:
     """`load({"mine.py": …})` writes the files, and imports the first one as a new process would."""
-    modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def begin_anew() -> None:
         forget()
-        for name in set(sys.modules) - modules:
-            del sys.modules[name]
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+                del sys.modules[name]
 
     def write_and_load(files: Mapping[str, str]) -> None:
         begin_anew()
@@ -202,7 +208,7 @@ class Norm(Probe):
     share: float = 0.5
 
 
-def test_an_observers_code_is_in_the_key_of_what_it_saw(monkeypatch):
+def test_a_probes_code_is_in_the_key_of_what_it_saw(monkeypatch):
     shipped = ProbeSpec("resemblance", PROBES["resemblance"])
     assert shipped.identity() == {"name": "resemblance"}
     monkeypatch.setattr(type(PROBES["resemblance"]), "version", 2)
@@ -283,3 +289,158 @@ def test_a_plan_knows_runs_of_other_code(load, tmp_path, monkeypatch):
 def test_shipped_code_of_the_first_version_costs_no_look_at_the_store(monkeypatch):
     monkeypatch.setattr(Store, "configs", lambda self: pytest.fail("read"))
     assert by_other_code([run_of(method="kd")], Store(Path("nowhere"))) == {}
+
+
+# ---- what a plug-in may register: all that the package can ----------------------------------------------------------
+
+DATA = """
+from lskd.data import Spec, register
+from lskd.data.sets.digits import read as digits
+
+
+rings = Spec("rings", "Rings", 10, (1, 8, 8), 1_437, 360, tuple("abcdefghij"), digest="{digest}")
+
+
+@register(rings, recipe="quickstart")
+def read(spec, *, data, download):
+    \"\"\"The digits with their colours inverted.\"\"\"
+    arrays, _ = digits(spec, data=data, download=download)
+    images = {{"train_images": 255 - arrays.train_images, "test_images": 255 - arrays.test_images}}
+    return arrays._replace(**images, class_names=spec.class_names), "made up"
+"""
+RINGS = "f1c3398f01cb91983b28a0719b6ed3c749abf1122ec66fd828486c8d8a87c5ee"
+NETWORK = """
+from dataclasses import dataclass
+
+from torch import nn
+
+from lskd.models import Arch, register
+
+
+class Linear(nn.Module):
+    def __init__(self, pixels, classes):
+        super().__init__()
+        self.head = nn.Linear(pixels, classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+
+@register("line")
+@dataclass(frozen=True)
+class Line(Arch):
+    def build(self, input_shape, num_classes):
+        channels, height, width = input_shape
+        return Linear(channels * height * width, num_classes)
+"""
+PROBE = """
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lskd.probes import Probe, register
+
+
+@register("weights")
+@dataclass(frozen=True)
+class Weights(Probe):
+    gives: ClassVar[Mapping[str, str]] = {"head_norm": "norm of the last layer's weights"}
+    pictures: ClassVar[tuple[str, ...]] = ("stripes",)
+
+    def measure(self, scene):
+        weights = scene.network.head.weight
+        return {"train": {"head_norm": weights.norm().item(), "rows": weights.norm(dim=1).tolist()}}
+
+    def draw(self, picture, figure, seen):
+        axes = figure.add_subplot()
+        for label, seed, reading in seen:
+            axes.plot(reading["train"]["rows"], label=f"{label}, seed {seed}")
+        axes.legend()
+        return f"{picture} of {len(seen)} runs"
+"""
+TABLE = """
+title: Norms
+seeds: [0]
+base: {dataset: rings, dataset.limit: 100, arch: line, recipe.epochs: 1}
+probe: {name: weights}
+diagram: stripes
+metric: {name: head_norm, part: train, unit: ""}
+rows: {norm: {label: norm of the head}}
+columns:
+  labels: {label: labels}
+  taught: {label: taught, run: {method: mine, teacher: line}}
+"""
+
+
+def test_plugins_bring_every_kind_of_part_together(load, tmp_path, monkeypatch):
+    """A method, a network, a data set with its reader, and a probe with its picture, of four files."""
+    files = {"mine.py": MINE, "network.py": NETWORK, "probe.py": PROBE, "rings.py": DATA.format(digest=RINGS)}
+    load({"empty.py": "", **files})
+    load_plugins(str(tmp_path / name) for name in files)
+    (tmp_path / "conf" / "table").mkdir(parents=True)
+    (tmp_path / "conf" / "table" / "norms.yaml").write_text(TABLE)
+    conf = Conf((tmp_path / "conf", shipped_conf()), tmp_path / "cache")
+    plan = make_plan(load_experiment({"title": "Norms", "tables": ["norms"]}, "norms"), conf)
+    assert [run.dataset.digest for run in plan.runs] == [RINGS] * 2
+    store = Store(tmp_path / "results")
+    runtime = Runtime(device="cpu", cache=str(tmp_path / "cache"), threads=1, progress=False)
+    outcomes = carry_out(plan.runs, store, runtime, conf, plan.probes)
+    assert (len(outcomes.trained), outcomes.failed) == (2, [])
+    written = {path.name for path in report.write(report.render(plan, store), tmp_path / "out")}
+    assert {"norms.md", "norms.svg"} <= written
+    svg = (tmp_path / "out" / "figures" / "norms" / "norms.svg").read_text()
+    assert "labels, seed 0" in svg and "taught, seed 0" in svg and "stripes of 2 runs" in svg
+
+
+def test_data_of_a_plugin_are_checked_by_their_digest(load, tmp_path):
+    load({"rings.py": DATA.format(digest="")})
+    with pytest.raises(InputError, match=f"made up: the Spec of rings has no digest: give it digest='{RINGS}'"):
+        data.prepare("rings", data=tmp_path, cache=tmp_path)
+    load({"rings.py": DATA.format(digest=RINGS)})
+    assert data.prepare("rings", data=tmp_path, cache=tmp_path).digest == RINGS
+    assert data.how_to_get("rings") == "`lskd-data prepare rings`"
+
+
+STREAMED = """
+from lskd.data import Spec, register
+from lskd.data.readers import ImageFolders
+
+names = ("ant", "bee")
+register(Spec("insects", "Insects", 2, (3, 0, 0), 12, 6, names, digest="{digest}"))(ImageFolders(names))
+"""
+
+
+def test_streamed_data_of_a_plugin(load, tmp_path, write_photographs):
+    write_photographs(tmp_path / "raw" / "insects", {"train": 6, "test": 3}, ("ant", "bee"))
+    load({"insects.py": STREAMED.format(digest="")})
+    with pytest.raises(InputError, match="the Spec of insects has no digest: give it digest='") as caught:
+        data.prepare("insects", data=tmp_path / "raw", cache=tmp_path)
+    digest = str(caught.value).split("'")[1]
+    load({"insects.py": STREAMED.format(digest=digest)})
+    parts = data.load(data.Dataset("insects", digest=digest), data=tmp_path / "raw", cache=tmp_path)
+    assert {name: len(part.images) for name, part in parts.items()} == {"train": 12, "test": 6}
+    assert Conf(cache=tmp_path).load("dataset", "insects") == {"name": "insects", "recipe": "standard_streamed"}
+
+
+def test_lskd_data_knows_the_data_of_plugins(load, tmp_path, capsys):
+    load({"empty.py": ""})
+    (tmp_path / "rings.py").write_text(DATA.format(digest=RINGS))
+    words = ["--plugin", str(tmp_path / "rings.py"), "--cache", str(tmp_path / "cache")]
+    assert lskd_data(["prepare", "rings", *words]) == 0
+    assert lskd_data(["list", *words]) == 0
+    assert "rings: 10 classes, 1x8x8, 1437 train, 360 test\n" in capsys.readouterr().out
+    assert lskd_data(["list", "--plugin", str(tmp_path / "nowhere.py")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINE.replace('"mine"', '"kd"'), "method = 'kd': is taken by lskd.methods.kd; register yours under another"),
+        (NETWORK.replace("(Arch)", ""), "arch = 'line': Line: must derive from lskd.models.archs.Arch"),
+        (PROBE.replace("@dataclass(frozen=True)\n", ""), "probe = 'weights': Weights: must be a dataclass"),
+        (MINE.replace("float = 4.0", "float"), r"method = 'mine': Mine\.temperature: needs a default"),
+    ],
+)
+def test_what_a_plugin_cannot_register(load, text, message):
+    with pytest.raises(InputError, match=rf"^plugin = '.*bad\.py': {message}"):
+        load({"bad.py": text})

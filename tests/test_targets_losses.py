@@ -210,7 +210,7 @@ def test_two_extreme_networks_that_disagree():
 
 
 def preset(name: str) -> Method:
-    """The method that conf/method/NAME.yaml describes."""
+    """The method that `method=NAME` is."""
     content = Conf().load("method", name)
     prototype = METHODS[content.pop("name")]
     return parse(type(prototype), content, defaults=prototype)

@@ -94,8 +94,9 @@ def check_content(spec: Spec, content: Arrays | Index, source: str) -> Spec:
         if getattr(found, field) != getattr(spec, field):
             kind = "image shape (C, H, W)" if field == "shape" else f"number of {field} images"
             raise InputError(f"{source}: {kind} = {getattr(found, field)}: {spec.name} has {getattr(spec, field)}")
-    unknown = streamed and not spec.digest and spec.name in DATASETS.shipped  # known by its folders and numbers alone
-    if found.digest != spec.digest and not unknown:
+    if not spec.digest and not (streamed and spec.name in DATASETS.shipped):  # known by its folders and numbers alone
+        raise InputError(f"{source}: the Spec of {spec.name} has no digest: give it digest={found.digest!r}")
+    if spec.digest and found.digest != spec.digest:
         what = "files" if streamed else "pixels or labels"
         raise InputError(f"{source}: {what} differ from {spec.name}: digest {found.digest}, not {spec.digest}")
     return found

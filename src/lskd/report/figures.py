@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from lskd.errors import InputError
+from lskd.files import write_atomically
 from lskd.probes import Seen
 from lskd.report import statistics
 from lskd.report.filled import FilledTable
 from lskd.report.layout import banner, metric_title
 from lskd.report.statistics import LEAST
 from lskd.report.values import Summary
-from lskd.store import write_atomically
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
