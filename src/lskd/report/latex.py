@@ -14,7 +14,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lskd.report.characters import tex
@@ -190,8 +190,7 @@ class _Body:
         kept = [*range(self.labels), *chosen]
         lines = tuple(line._replace(texts=[line.texts[i] for i in kept]) for line in self.lines)
         places = frozenset((i, kept.index(j)) for i, j in self.bold if j in kept)
-        headers = tuple(self.headers[i] for i in kept)
-        return _Body(headers, lines, self.labels, places, self.apart, self.wrapped)
+        return replace(self, headers=tuple(self.headers[i] for i in kept), lines=lines, bold=places)
 
     # -- how wide and how high it is
 
@@ -246,9 +245,8 @@ class _Body:
 
     def starts(self, position: int, lines: Sequence[int]) -> bool:
         """Whether the line there is the first of its row, or of its page."""
-        return (
-            not self.grouped or not position or self.lines[lines[position - 1]].row != self.lines[lines[position]].row
-        )
+        here, before = (self.lines[lines[i]].row for i in (position, position - 1))
+        return not self.grouped or position == 0 or here != before
 
     def pages(self, fit: Fit, height: float) -> list[list[int]]:
         """The lines in portions that are not higher; a row's lines stay together where they may."""
@@ -321,12 +319,12 @@ def _variants(body: _Body, fit: Fit) -> list[_Body]:
     for j, (header,) in enumerate(body.headers):
         width = max((body.cell(i, j) for i in range(len(body.lines))), default=0.0)
         headers.append(tuple(wrap(header, width) if j >= body.labels else [header]))
-    low = _Body(tuple(headers), body.lines, body.labels, body.bold)
+    low = replace(body, headers=tuple(headers))
     if body.grouped:
-        return [body, low, _Body(low.headers, low.lines, low.labels, low.bold, apart=True)]
+        return [body, low, replace(low, apart=True)]
     others = sum(low.widths[1:]) * fit.scale + 2 * fit.space * len(low.widths)
     room = max((fit.width - others) / fit.scale, NARROWEST)
-    return [body, low, _Body(low.headers, low.lines, low.labels, low.bold, wrapped=room)]
+    return [body, low, replace(low, wrapped=room)]
 
 
 # ---- text ---------------------------------------------------------------------------------------------------------
