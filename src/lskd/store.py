@@ -38,13 +38,25 @@ from typing import Any, Literal
 from lskd.data import Spec
 from lskd.errors import InputError
 from lskd.program import user_path
-from lskd.run import ProbeSpec, Run
+from lskd.run import ProbeSpec, Run, id_of
 from lskd.schema import parse, show
 
 State = Literal["done", "diverged", "failed", "started", "missing", "damaged"]
 
+ID = re.compile("[0-9a-f]{12}")
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what flock says on some NFS, Lustre and FUSE mounts
 RESTORE = "restore it, or delete its directory to train again"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a store holds of one run, for who has its id alone."""
+
+    id: str
+    state: State
+    config: dict[str, Any]
+    env: dict[str, Any]
+    result: dict[str, Any]  # empty of a run that has not been done
 
 
 class ClaimLost(Exception):
@@ -93,9 +105,7 @@ class Store:
             return "damaged"
         if (directory / "result.json").is_file() and not (directory / "retrain.json").is_file():
             return "done"
-        if failure := self.failure(run):
-            return "diverged" if failure.get("reason") == "diverged" else "failed"
-        return "started" if (directory / "checkpoint.pt").is_file() else "missing"
+        return _unfinished(directory, self.failure(run))
 
     def damage(self, run: Run) -> str | None:
         """Why what is here of the run cannot be used, in a line that says what to do; None where nothing is wrong."""
@@ -122,10 +132,7 @@ class Store:
         if written != run.identity() and (result is not None or written is not None):
             raise InputError(f"{directory}/config.json: is not the configuration of run {run.id}; move it away")
         if result is not None:
-            if result.get("id") != run.id:
-                raise InputError(f"{directory}/result.json: is not the record of run {run.id}; move it away")
-            if reason := fault(result):
-                raise InputError(f"{directory}/result.json: is damaged: {reason}; {RESTORE}")
+            _check(result, run.id, directory)
         return result
 
     def weights_sha256(self, run: Run) -> list[str]:
@@ -153,10 +160,7 @@ class Store:
 
     def failure(self, run: Run) -> dict[str, Any] | None:
         """Why the run failed or diverged; None if it did not."""
-        try:
-            return read_json(self.directory(run) / "failed.json")
-        except InputError as error:
-            return {"reason": "failed", "message": str(error)}
+        return _failure(self.directory(run))
 
     def probed(self, run: Run, probe: ProbeSpec) -> dict[str, Any] | None:
         """What a probe saw of the run: `readings`, one a step that it looked at, and `weights_sha256`, the digest
@@ -213,6 +217,28 @@ class Store:
                         yield config, env, result
             except InputError:
                 continue
+
+    def record(self, id: str) -> Record | None:
+        """What is here of the run `id`, whichever it is; None where there is nothing. Damage is an `InputError`."""
+        directory = Path(self.root, "runs", id)
+        config, result = read_json(f"{directory}/config.json"), read_json(f"{directory}/result.json")
+        if config is None and result is None:
+            return None
+        if config is None or id_of(config) != id:
+            raise InputError(f"{directory}/config.json: is not the configuration of run {id}; move it away")
+        env: dict[str, Any] = {}
+        with contextlib.suppress(InputError):  # as in `env`
+            env = read_json(f"{directory}/env.json") or {}
+        if result is not None:
+            _check(result, id, directory)
+            if not os.path.isfile(f"{directory}/retrain.json"):
+                return Record(id, "done", config, env, result)
+        return Record(id, _unfinished(directory, _failure(directory)), config, env, result or {})
+
+    def ids(self) -> list[str]:
+        """Of all runs of which there is something in the store, in their order."""
+        runs = self.root / "runs"
+        return sorted(name for name in os.listdir(runs) if ID.fullmatch(name)) if runs.is_dir() else []
 
     def configs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(id, config) of every done run in the store; damaged ones are left out."""
@@ -415,9 +441,32 @@ class Snapshot(Store):
         return self._once("epochs", super().epochs, run)
 
 
-PERCENT, SHARE, NOT_NEGATIVE = (0.0, 100.0), (0.0, 1.0), (0.0, math.inf)
+PERCENT, SHARE, NOT_NEGATIVE, _ANY = (0.0, 100.0), (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
 NUMBERS = re.compile(r"-?\d+(\.\d+)?( -?\d+(\.\d+)?)*")
+_NUMBERS = {int, float}
 LIMITS = {"top1": PERCENT, "top5": PERCENT, "error": PERCENT, "ece15": SHARE, "nll": NOT_NEGATIVE}
+
+
+def _failure(directory: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(directory / "failed.json")
+    except InputError as error:
+        return {"reason": "failed", "message": str(error)}
+
+
+def _unfinished(directory: Path, failure: Mapping[str, Any] | None) -> State:
+    """The state of a run that is not done."""
+    if failure is not None:
+        return "diverged" if failure.get("reason") == "diverged" else "failed"
+    return "started" if (directory / "checkpoint.pt").is_file() else "missing"
+
+
+def _check(result: Mapping[str, Any], id: str, directory: Path) -> None:
+    """`InputError` unless `result` is the record of the run `id`, and whole."""
+    if result.get("id") != id:
+        raise InputError(f"{directory}/result.json: is not the record of run {id}; move it away")
+    if reason := fault(result):
+        raise InputError(f"{directory}/result.json: is damaged: {reason}; {RESTORE}")
 
 
 def fault(record: Mapping[str, Any]) -> str | None:
@@ -439,6 +488,8 @@ def fault(record: Mapping[str, Any]) -> str | None:
 def wrong_numbers(value: Any, where: str, lines: Collection[str] = ()) -> Iterator[str]:
     """Of the numbers in nested mappings and lists, what is wrong with those that are none, or out of their range.
     `lines`: the keys of lists of lines of text, each of which holds numbers between blanks."""
+    if _is_sound(value, where.rpartition(".")[2]):
+        return
     if isinstance(value, dict):
         for key, item in value.items():
             yield from wrong_numbers(item, f"{where}.{key}", lines)
@@ -451,11 +502,26 @@ def wrong_numbers(value: Any, where: str, lines: Collection[str] = ()) -> Iterat
             else:
                 yield from wrong_numbers(item, here, lines)
     else:
-        low, high = LIMITS.get(where.rpartition(".")[2], (-math.inf, math.inf))
+        low, high = LIMITS.get(where.rpartition(".")[2], _ANY)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not (number and math.isfinite(value) and low <= value <= high):
             limits = f" in [{low:g}, {high:g}]" if high < math.inf else " >= 0" if low == 0.0 else ""
             yield f"{where} = {show(value)}: must be a finite number{limits}"
+
+
+def _is_sound(value: Any, key: str) -> bool:
+    """Whether there is nothing that `wrong_numbers` would find: without its words, and quick. Records are long."""
+    kind = type(value)
+    if kind is float or kind is int:
+        low, high = LIMITS.get(key, _ANY)
+        return math.isfinite(value) and low <= value <= high
+    if kind is dict:
+        return all(_is_sound(item, name) for name, item in value.items())
+    if kind is not list:
+        return False
+    return (
+        all(map(math.isfinite, value)) if {*map(type, value)} <= _NUMBERS else all(_is_sound(one, "") for one in value)
+    )
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
@@ -495,10 +561,11 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path | str) -> dict[str, Any] | None:
     """The JSON object in `path`; None where there is no such file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            content = json.loads(file.read())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
