@@ -112,7 +112,7 @@ class Run:
 
     def identity(self) -> dict[str, Any]:
         """The JSON that is hashed: every setting that can change numbers and is not at its default."""
-        values = {name: described_part(name, getattr(self, name)) for name in PARTS}
+        values: dict[str, Any] = {name: described_part(name, getattr(self, name)) for name in PARTS}
         values["seed"] = self.seed
         if not values["smoothing"]:
             del values["smoothing"]

@@ -14,7 +14,8 @@ from lskd.errors import InputError
 from lskd.plan import make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, fail, guarded, user_path
-from lskd.store import Snapshot, Store
+from lskd.snapshot import Snapshot
+from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 
 _EPILOG = """\
