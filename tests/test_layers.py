@@ -30,7 +30,7 @@ LAYERS = [
     {"tables"},
     {"files", "records"},
     {"store"},
-    {"snapshot"},
+    {"snapshot", "weights"},
     {"engine", "plan"},
     {"environment"},
     {"launch"},
