@@ -48,7 +48,9 @@ def _run(args: argparse.Namespace) -> int:
     for name in ("csv", "group", "by", "columns"):
         if getattr(args, name):
             raise InputError(f"--{name}: is for --runs")
-    directories = (*([args.config_dir] if args.config_dir is not None else []), shipped_conf())
+    if args.experiments[:1] == ["show"]:
+        return _show(args, store)
+    directories = _directories(args)
     conf = Conf(directories, specs=store.specs())
     names = conf.names("experiment")
     for name in args.experiments:
@@ -86,6 +88,17 @@ def _run(args: argparse.Namespace) -> int:
     return code
 
 
+def _show(args: argparse.Namespace, store: Store) -> int:
+    """`lskd-report show ID …`."""
+    from lskd.report.show import show
+
+    if not args.experiments[1:]:
+        raise InputError("show: must be followed by the id of a run; lskd-report --runs lists them")
+    conf = Conf(_directories(args), specs=store.specs())
+    print("\n".join(show(id, store, conf) for id in args.experiments[1:]), end="")
+    return 0
+
+
 def _runs(args: argparse.Namespace, store: Store) -> int:
     """`lskd-report --runs`: the runs that the filters choose, one a line, or in groups."""
     from lskd.report import runs
@@ -115,6 +128,10 @@ def _runs(args: argparse.Namespace, store: Store) -> int:
     for reason in damaged:
         print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
     return 1 if damaged else 0
+
+
+def _directories(args: argparse.Namespace) -> tuple[Path, ...]:
+    return (*([args.config_dir] if args.config_dir is not None else []), shipped_conf())
 
 
 def _check_writable(out: Path) -> None:
