@@ -13,7 +13,8 @@ from lskd.probes import PROBES
 from lskd.records import wrong_numbers
 from lskd.report import statistics
 from lskd.run import ProbeSpec, Run
-from lskd.store import Snapshot, Store
+from lskd.snapshot import Snapshot
+from lskd.store import Store
 from lskd.tables.metric import Metric, probed
 from lskd.tables.table import Printed
 
