@@ -22,6 +22,7 @@ from lskd.tables.table import Printed
 
 MISSING = "–"
 NOT_AT_HAND = "n/a"
+EXTREMES = ("min", "max")  # of a figure's points, over the seeds
 
 METRIC_TITLES = {
     "top1": "top-1 accuracy",
@@ -137,7 +138,7 @@ def _points(filled: FilledTable) -> tuple[list[str], list[Line]]:
         line += [others(filled, cell)] if filled.has_replications else []
         lines.append(Line(cell.cell.row, "ours", line))
         previous = cell.cell.row
-    headers = ["series", "setting", *([table.x.name] if table.x is not None else []), "mean ± sd", "min", "max", "n"]
+    headers = ["series", "setting", *([table.x.name] if table.x is not None else []), "mean ± sd", *EXTREMES, "n"]
     headers += ["paper", "Δ"] if filled.has_paper else []
     return headers + (["others"] if filled.has_replications else []), lines
 

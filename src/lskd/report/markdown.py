@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from lskd.report import terminal
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable
-from lskd.report.layout import banner, conventions, grid, label_columns, legend, selected_on_test
+from lskd.report.layout import EXTREMES, banner, conventions, grid, label_columns, legend, selected_on_test
 from lskd.schema import identity, show
 
 WIDTH = 120  # characters; rows × columns that are wider are broken into blocks of columns
@@ -23,10 +24,26 @@ def page(filled: FilledTable, runs: str, figure: str = "") -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def compact(filled: FilledTable, details: str) -> str:
-    """The page for a terminal, without its protocol: `details` says where that is."""
-    parts = [*_head(filled), *_body(filled), f"Protocol, machines and runs: {details}" if filled.runs else ""]
-    return "\n\n".join(filter(None, parts)) + "\n"
+def compact(filled: FilledTable, details: str, columns: int | None = None) -> str:
+    """The page for a terminal of so many `columns`, without its protocol: `details` says where that is. None: no
+    terminal, but a file or a pipe, for which tables are Markdown and nothing is wrapped."""
+    more = f"Protocol, machines and runs: {details}" if filled.runs else ""
+    if columns is None:
+        return "\n\n".join(filter(None, [*_head(filled), *_body(filled), more])) + "\n"
+    before, after = _head(filled), [*_words(filled), more]
+    texts = [[terminal.wrapped(text, columns) for text in texts if text] for texts in (before, after)]
+    return "\n\n".join([*texts[0], _fitted(filled, columns), *texts[1]]) + "\n"
+
+
+def _fitted(filled: FilledTable, columns: int) -> str:
+    """The table for a terminal of so many columns. Least and largest of a figure's points go where there is no room: a
+    point is in few lines then, and the CSV has them."""
+    headers, lines = grid(filled)
+    rows = [line.texts for line in lines]
+    if filled.table.kind == "figure" and not terminal.fits(headers, rows, columns):
+        kept = [i for i, header in enumerate(headers) if header not in EXTREMES]
+        headers, rows = [headers[i] for i in kept], [[row[i] for i in kept] for row in rows]
+    return terminal.fitted(headers, rows, label_columns(filled), columns)
 
 
 def _head(filled: FilledTable) -> list[str]:
@@ -50,8 +67,12 @@ def _body(filled: FilledTable) -> list[str]:
     rows = [line.texts for line in lines]
     # A figure's points are few columns, which must stay side by side.
     width = WIDTH if filled.table.kind == "table" else 0
-    parts = [_blocks(headers, rows, label_columns(filled), width)]
-    parts += [plain(conventions(filled))] if filled.table.has_cells else []
+    return [_blocks(headers, rows, label_columns(filled), width), *_words(filled)]
+
+
+def _words(filled: FilledTable) -> list[str]:
+    """What stands under the numbers."""
+    parts = [plain(conventions(filled))] if filled.table.has_cells else []
     if filled.findings:
         parts += ["## Claims", _claims(filled)]
     if notes := [*filled.table.notes, *legend(filled)]:
