@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from lskd.launch.sweep.cost import ENOUGH, Costs
 
 import lskd.launch.sweep
 import lskd.store
@@ -16,12 +15,14 @@ from lskd.compose import normal_form, parse_run
 from lskd.config_groups import Conf
 from lskd.describe import grouped, teachers
 from lskd.errors import InputError
+from lskd.launch.sweep.cost import ENOUGH, Costs
+from lskd.metrics import gap
 from lskd.plan import make_plan, plan_table, reseeded, runs_of_seeds
 from lskd.run import Run, cost_key, table_bytes
 from lskd.runtime import Runtime
 from lskd.store import Store, read_json
 from lskd.tables.experiment import load_experiment
-from lskd.tables.metric import Metric, gap
+from lskd.tables.metric import Metric
 from lskd.tables.table import load_table, without_nulls
 
 CONF = Conf()

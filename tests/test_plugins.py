@@ -22,7 +22,7 @@ from lskd.methods.method import Method
 from lskd.models import ARCHS, MLPArch
 from lskd.plugins import code_of, load_plugins
 from lskd.probes import PROBES, Probe
-from lskd.report.tables import metric_title
+from lskd.quantity import Quantity
 from lskd.run import ProbeSpec, Run
 from lskd.store import Store
 from lskd.tables.metric import Metric
@@ -205,7 +205,7 @@ def test_versions_of_shipped_code_are_in_the_identity(monkeypatch):
 
 @dataclass(frozen=True)
 class Norm(Probe):
-    gives: ClassVar[Mapping[str, str]] = {"norm": "a norm"}
+    gives: ClassVar[Mapping[str, Quantity]] = {"norm": Quantity("a norm")}
     share: float = 0.5
 
 
@@ -217,7 +217,7 @@ def test_an_observers_code_is_in_the_key_of_what_it_saw(monkeypatch):
     monkeypatch.setitem(PROBES, "norm", Norm())
     named = parse_probe({"name": "norm"})
     assert named.identity() == {"name": "norm", "every": 0, "share": 0.5, "code": code_of(Norm)}
-    assert Metric(name="norm").name == "norm" and metric_title("norm") == "a norm"  # and tables know its numbers
+    assert Metric(name="norm").quantity.title == "a norm"  # and tables know its numbers
 
 
 def test_data_of_a_plugin_count_with_their_digest(monkeypatch):

@@ -18,7 +18,7 @@ from lskd.errors import InputError, require
 from lskd.run import ProbeSpec, Run
 from lskd.tables.claim import ASSOCIATIONS, ORDERS
 from lskd.tables.experiment import Experiment
-from lskd.tables.metric import Metric, probed, watched
+from lskd.tables.metric import Metric, probed
 from lskd.tables.table import Table, load_table
 
 
@@ -195,7 +195,7 @@ def reseeded(run: Run, seed: int) -> Run:
 def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     """`InputError` unless `run` records the metric of its cell, if that is not a probe's."""
     method = run.method
-    if metric.name in watched() and metric.name not in method.settings.watched:
+    if metric.source == "training" and metric.name not in method.settings.watched:
         watches = ", ".join(method.settings.watched) or "nothing"
         raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
     if metric.at_epoch is None:
@@ -203,7 +203,7 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     examples, recipe = training_examples(run, conf), run.recipe
     last = -(-recipe.total_steps(examples) // recipe.steps_per_epoch(examples))
     require(1 <= metric.at_epoch <= last, "epoch", metric.at_epoch, f"from 1 to {last}")
-    every = 1 if metric.name in watched() or metric.part == "train" else recipe.evaluate_every
+    every = 1 if metric.source == "training" or metric.part == "train" else recipe.evaluate_every
     allowed = f"a multiple of {every}, or {last}: the epochs that are evaluated"
     require(metric.at_epoch % every == 0 or metric.at_epoch == last, "epoch", metric.at_epoch, allowed)
 
@@ -217,7 +217,7 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
             probe.settings.check(conf.spec(run.dataset.name))
         except InputError as error:
             raise InputError(f"probe.{error}") from None
-    if metric.name not in probed():
+    if metric.source != "probe":
         return
     source = probed()[metric.name]
     if probe is None or source != probe.name:

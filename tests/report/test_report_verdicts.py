@@ -93,7 +93,7 @@ def test_the_survivors_of_divergence_decide_nothing(lab: Any) -> None:
 
 
 def test_runs_without_the_number_are_named(lab: Any) -> None:
-    error = {"name": "nll", "unit": ""}
+    error = {"name": "nll", "digits": 2}
     planned = lab.table(claims=[claim({**LESS, "metric": error})], seeds=range(4))
     lab.fill(planned, "hard/small", HARD[:4])
     lab.fill(planned, "ls/small", LS[:3])
@@ -195,7 +195,7 @@ def test_a_spread_is_not_pooled_where_it_differs(lab: Any) -> None:
 
 def test_the_plan_says_what_can_be_seen(lab: Any) -> None:
     same = {"test": "equal", "of": "ls/small", "than": "hard/small", "within": 0.5, "margin": "ours"}
-    loss = {**LESS, "metric": {"name": "nll", "unit": ""}}
+    loss = {**LESS, "metric": {"name": "nll", "digits": 2}}
     claims = [claim(LESS), claim(same, id="E"), claim(loss, id="L")]
     planned = lab.table(seeds=range(5), claims=claims)
     difference = statistics.smallest_difference(0.3 * (2 / 5) ** 0.5, 4)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lskd.errors import require
+from lskd.quantity import Quantity
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -94,8 +95,8 @@ class Method:
     # Whether an example's loss depends on which others are in its batch (or were before it), so that a batch must not
     # go through the network in parts. (Statistics of batch norm are the recipe's matter: see `Recipe.accumulate`.)
     whole_batch: ClassVar[bool] = False
-    # The quantities that `watch` may give, by the name that a table's metric has, and what each is, in words.
-    watches: ClassVar[Mapping[str, str]] = {}
+    # The quantities that `watch` may give, by the name that a table's metric has.
+    watches: ClassVar[Mapping[str, Quantity]] = {}
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         """The terms of the loss by name, each (B,) and already weighted. The loop minimises the mean of their sum."""

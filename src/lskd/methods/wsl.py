@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from lskd.losses import label_loss
 from lskd.methods.distillation import Distillation
 from lskd.methods.method import Batch
+from lskd.quantity import Quantity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,10 @@ class WeightedSoftLabels(Distillation):
     w, whose argument it does not print: `weighting` has the candidates.
     """
 
-    watches: ClassVar[Mapping[str, str]] = {**Distillation.watches, "weight": "weight of the soft term"}
+    watches: ClassVar[Mapping[str, Quantity]] = {
+        **Distillation.watches,
+        "weight": Quantity("weight of the soft term"),
+    }
 
     beta: float = 2.25
     weights: Literal["complement", "add"] = "add"

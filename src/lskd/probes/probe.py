@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lskd.errors import InputError, unknown
+from lskd.quantity import Quantity
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +42,8 @@ class Probe:
     """
 
     version: ClassVar[int] = 1  # of the code, as `lskd.methods.method.Method.version`
-    # The numbers that a reading gives, by the name that a table's metric has, and what each is, in words.
-    gives: ClassVar[Mapping[str, str]] = {}
+    # The numbers that a reading gives, by the name that a table's metric has.
+    gives: ClassVar[Mapping[str, Quantity]] = {}
     needs_teacher: ClassVar[bool] = False  # whether `measure` shows images to the teacher, too
     lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
     # Whether a run's numbers follow from readings of all runs of its cell (`numbers`).

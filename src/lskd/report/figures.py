@@ -21,9 +21,10 @@ from lskd.data.superclasses import CIFAR100_SUPERCLASSES
 from lskd.errors import InputError
 from lskd.probes.resemblance import superclass_order
 from lskd.report.filled import FilledTable
-from lskd.report.tables import banner, metric_title
+from lskd.report.tables import banner
 from lskd.report.values import Summary
 from lskd.store import write_atomically
+from lskd.tables.metric import Metric
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -72,7 +73,7 @@ def draw(filled: FilledTable) -> Figure:
     for i, row in enumerate(filled.table.rows):
         _draw_series(axes, filled, row, i)
     axes.set_xlabel(filled.table.x_label or _x_title(filled))
-    axes.set_ylabel(filled.table.y_label or _titled(filled.table.metric.name, filled.table.metric.unit))
+    axes.set_ylabel(filled.table.y_label or _titled(filled.table.metric))
     _title(figure, axes, filled, caption(filled))
     for label, level in (filled.table.levels or {}).items():
         axes.axhline(level, linestyle=":", linewidth=1, color="#404040", zorder=1)
@@ -234,9 +235,9 @@ def _x_title(filled: FilledTable) -> str:
     """The metric on the horizontal axis, or the setting that the series vary."""
     x = filled.table.x
     if x is not None:
-        return _titled(x.name, x.unit)
+        return _titled(x)
     return ", ".join(dict.fromkeys(line.over for line in filled.table.rows.values()))
 
 
-def _titled(metric: str, unit: str) -> str:
-    return metric_title(metric) + (f" ({unit})" if unit else "")
+def _titled(metric: Metric) -> str:
+    return metric.quantity.title + (f" ({metric.unit})" if metric.unit else "")

@@ -16,7 +16,7 @@ from lskd.plan import TablePlan
 from lskd.report import statistics
 from lskd.report.claims import Evidence
 from lskd.report.statistics import LEAST, LEVEL, MARGIN_LEVEL, POWER
-from lskd.report.values import RATES, Values
+from lskd.report.values import Values
 from lskd.tables.claim import ASSOCIATIONS, ORDERS, Claim, Statement
 
 ASSUMED = 0.3  # points: the spread of accuracies over seeds that this field prints most
@@ -78,7 +78,7 @@ def _spread(statement: Statement, evidence: Evidence) -> tuple[float | None, str
             return spread, f"{spread:.2g} of {sum(map(len, found))} runs"
     if metric.name in evidence.planned.table.sd:
         return evidence.planned.table.sd[metric.name], f"{evidence.planned.table.sd[metric.name]:.2g} declared"
-    return (ASSUMED, f"{ASSUMED} assumed") if metric.name in RATES else (None, "not known")
+    return (ASSUMED, f"{ASSUMED} assumed") if metric.rate else (None, "not known")
 
 
 def _error(statement: Statement, evidence: Evidence, spread: float, n: int) -> tuple[float, float]:

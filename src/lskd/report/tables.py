@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from lskd.probes import PROBES
 from lskd.report.characters import plain, tex
 from lskd.report.filled import FilledTable
-from lskd.report.values import RATES, Summary
+from lskd.report.values import Summary
 from lskd.run import Run
 from lskd.schema import identity, show
-from lskd.tables.metric import Metric, probed, watched
+from lskd.tables.metric import Metric
 from lskd.tables.table import Printed
 
 if TYPE_CHECKING:
@@ -32,27 +31,11 @@ WIDTH = 120  # characters; rows × columns that are wider are broken into blocks
 MISSING = "–"
 NOT_AT_HAND = "n/a"
 
-METRIC_TITLES = {
-    "top1": "top-1 accuracy",
-    "error": "top-1 error",
-    "top5": "top-5 accuracy",
-    "nll": "negative log-likelihood",
-    "ece15": "expected calibration error (15 bins)",
-    "gap": "confidence less accuracy",
-    "least_gap": "least gap between confidence and accuracy, of the bins (of 15) with at least 1 % of the images",
-    "gamma": "equivalent label smoothing γ",
-    "temperature": "temperature of the least negative log-likelihood",
-}
 EPOCHS = {
     "last": "last epoch",
     "best_on_validation": "epoch with the best top-1 on the validation part",
     "best_on_test": "EPOCH WITH THE BEST TOP-1 ON THE TEST PART",
 }
-
-
-def metric_title(name: str) -> str:
-    of_probes = {name: words for probe in PROBES.values() for name, words in probe.gives.items()}
-    return {**METRIC_TITLES, **of_probes, **watched()}[name]
 
 
 def banner(filled: FilledTable) -> str:
@@ -201,7 +184,7 @@ def _comparison(filled: FilledTable) -> str:
     if any(cell.printed is not None and cell.printed.std is not None for cell in cells):
         text += ", with the standard deviation that it prints, where it does"
     split = [cell for cell in cells if cell.unknown_split]
-    rates = {cell.cell.metric.name in RATES for cell in split}
+    rates = {cell.cell.metric.rate for cell in split}
     if True in rates:
         text += ", and the binomial share of two random held-out parts"
     if False in rates:
@@ -211,15 +194,15 @@ def _comparison(filled: FilledTable) -> str:
 
 def describe(metric: Metric, run: Run) -> str:
     """A metric with its unit, part and epoch, as measured on `run`."""
-    title = metric_title(metric.name) + (f" ({metric.unit})" if metric.unit else "")
+    title = metric.quantity.title + (f" ({metric.unit})" if metric.unit else "")
     at = "the last epoch" if metric.at_epoch is None else "an epoch"
-    if metric.name in watched():
+    if metric.source == "training":
         how = "sum" if metric.total else "mean"
         return f"{title}, {how} over the training images of {at}, each as it was when it was trained on"
-    if metric.name == "gamma":
+    if metric.source == "run":
         return f"{title} over the training part"
     part = run.dataset.evaluate if metric.part == "evaluate" else metric.part
-    if metric.name in probed():
+    if metric.source == "probe":
         return f"{title} on the {part} part"
     if part == "train":
         return f"{title} while training, over {at}"

@@ -17,8 +17,6 @@ from lskd.tables.table import Printed
 
 T = TypeVar("T")
 
-RATES = ("top1", "error", "top5")  # metrics that are rates of images, in percent
-
 
 class Values:
     """The numbers of runs, from the store. Each record is read once, however many cells and claims look at it."""
@@ -204,7 +202,7 @@ class Summary:
         """What a held-out part that the paper does not name adds to the variance of its number less ours: of a rate of
         right answers; of other metrics that is not known, and 0 here."""
         metric, data = self.cell.metric, self.cell.runs[0].dataset
-        if not self.unknown_split or self.mean is None or self.sd is None or metric.name not in RATES:
+        if not self.unknown_split or self.mean is None or self.sd is None or not metric.rate:
             return 0.0
         return 100**2 * statistics.split_variance(self.mean / 100, data.holdout, self.sd / 100)
 
