@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from lskd.launch.sweep.queue import needs_only_probes, to_train
-from lskd.launch.sweep.sweep import carry_out
 
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
+from lskd.launch.queue import needs_only_probes, to_train
+from lskd.launch.sweep import carry_out
 from lskd.probes import PROBES, Probe, Scene
 from lskd.run import ProbeSpec
 from lskd.runtime import Runtime

@@ -2,8 +2,8 @@
 
 Percentages are 0..100, calibration errors are fractions 0..1, likelihoods are nats.
 
-Adding one is a function below, with `@metric`: from then on every run records it, and every table can show it. Plans read
-the registry, so torch is imported where it is used.
+Adding one is a function with `@metric`: from then on every run records it, and every table can show it. Plans read the
+registry, so torch is imported where it is used.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def _filled(diagram: Diagram) -> list[Sequence[float]]:
 
 @metric("gap", "confidence less accuracy", kind=Binned)
 def gap(diagram: Diagram) -> float:
-    """Mean confidence less accuracy: above 0 where a network is over-confident. The calibration error is the mean over the
-    bins of its size, this one of it as it is."""
+    """Mean confidence less accuracy: above 0 where a network is over-confident. The calibration error is the mean of its
+    size over the bins, this one that of itself."""
     filled = _filled(diagram)
     return sum(n * (confidence - accuracy) for n, confidence, accuracy in filled) / sum(n for n, *_ in filled)
 

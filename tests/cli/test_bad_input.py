@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lskd.launch.sweep.sweep import carry_out
 
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.data import sources
+from lskd.launch.sweep import carry_out
 from lskd.runtime import Runtime
 from lskd.store import Store
 

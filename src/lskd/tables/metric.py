@@ -130,7 +130,7 @@ class Metric:
         return isinstance(self.quantity, Measured) and self.quantity.rate
 
     def of(self, run: Run, result: Mapping[str, Any]) -> float | None:
-        """The value in `result`, the record of `run`; None where the record has no such number. (A probe's: `probed`.)"""
+        """The value in `result`, the record of `run`; None where it has no such number. (A probe's: `probed`.)"""
         quantity = self.quantity
         if self.source == "run":
             return result.get(self.name)
