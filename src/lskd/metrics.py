@@ -170,8 +170,8 @@ def _filled(diagram: Diagram) -> list[Sequence[float]]:
 
 @metric("gap", "confidence less accuracy", kind=Binned)
 def gap(diagram: Diagram) -> float:
-    """Mean confidence less accuracy: above 0 where a network is over-confident. The calibration error is the mean of its
-    size over the bins, this one that of itself."""
+    """Mean confidence less accuracy: above 0 where a network is over-confident. The calibration error is the mean
+    over the bins of its size, this one of it as it is."""
     filled = _filled(diagram)
     return sum(n * (confidence - accuracy) for n, confidence, accuracy in filled) / sum(n for n, *_ in filled)
 

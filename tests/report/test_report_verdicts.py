@@ -150,7 +150,7 @@ def test_an_association_is_taken_within_seeds(lab: Any) -> None:
 
 def test_a_peak_is_each_runs_own(lab: Any) -> None:
     """The largest of a series, wherever it is, above its end by more than a bound."""
-    falls = {"test": "above", "of": "max(small) - small/0.4", "within": 1.0, "margin": "ours"}
+    falls = {"test": "above", "of": "max(small) - small/0.4", "than": 1.0, "margin": "ours"}
     planned = lab.figure(claims=[claim(falls)])
     for column, numbers in (("0", [95.0, 90.0, 94.1]), ("0.2", [94.0, 95.0, 90.0]), ("0.4", [92.0, 92.1, 91.0])):
         lab.fill(planned, f"small/{column}", numbers)

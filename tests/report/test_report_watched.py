@@ -19,7 +19,8 @@ from lskd.plan import TablePlan
 from lskd.probes.resemblance import superclass_order
 from lskd.report import figures, render, text
 from lskd.report.filled import FilledTable
-from lskd.tables.table import Printed, load_table
+from lskd.tables.line import Printed
+from lskd.tables.table import load_table
 
 TAUGHT = {
     "dataset": "digits", "arch": "mlp", "recipe": "quickstart", "method": "kd_wsl", "teacher": {"arch": "mlp"}

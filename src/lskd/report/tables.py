@@ -20,8 +20,8 @@ from lskd.report.filled import FilledTable
 from lskd.report.values import Summary
 from lskd.run import Run
 from lskd.schema import identity, show
+from lskd.tables.line import Printed
 from lskd.tables.metric import Metric
-from lskd.tables.table import Printed
 
 if TYPE_CHECKING:
     import pandas

@@ -10,10 +10,12 @@ from lskd.errors import InputError
 from lskd.plan import Cell, TablePlan
 from lskd.probes import PROBES
 from lskd.report import statistics
+from lskd.report.statistics import BySeed
 from lskd.run import ProbeSpec, Run
 from lskd.store import RESTORE, Store, wrong_numbers
+from lskd.tables.derived import DERIVED, Groups
+from lskd.tables.line import Printed
 from lskd.tables.metric import Metric, probed
-from lskd.tables.table import Printed
 
 T = TypeVar("T")
 
@@ -83,6 +85,8 @@ class Values:
 
         A cell whose teacher has a fixed seed holds one run several times; by seed it counts once.
         """
+        if cell.derive is not None:
+            return self._derived(planned, cell, metric)
         metric = metric or cell.metric
         probe = probed().get(metric.name)
         if probe is not None and PROBES[probe].over_runs:
@@ -108,6 +112,26 @@ class Values:
                 elif number is not None:
                     numbers[run.seed] = number
         return numbers
+
+    def _derived(self, planned: TablePlan, cell: Cell, metric: Metric | None) -> dict[int, float]:
+        """The numbers of a cell that follows from others."""
+        assert cell.derive is not None
+        kind = DERIVED[cell.derive.kind]
+
+        def directed(one: Cell) -> BySeed:
+            numbers = self.of(planned, one, metric)
+            return _negative(numbers) if kind.directed and one.better(metric) == "lower" else numbers
+
+        groups = [[directed(one) for one in group] for group in cell.made_of]
+        firsts = [group[0] for group in cell.made_of]
+        return derive(kind.number, groups, self.choice(planned, firsts) if kind.chooses else [])
+
+    def choice(self, planned: TablePlan, cells: Sequence[Cell]) -> list[BySeed]:
+        """Of each cell the numbers by which the table selects, as more is better."""
+        select = planned.table.select
+        numbers = [self.of(planned, cell, select) for cell in cells]
+        lower = [cell.better(select) == "lower" for cell in cells]
+        return [_negative(one) if negate else one for one, negate in zip(numbers, lower, strict=True)]
 
     def _over_runs(self, planned: TablePlan, cell: Cell, metric: Metric) -> dict[int, float]:
         """The numbers that follow from readings of all runs of the cell; none of fewer than two. Computed once."""
@@ -138,20 +162,38 @@ class Values:
     def diagrams(self, cell: Cell) -> dict[int, list[list[float]]]:
         """The reliability bins of each finished run of a cell that shows a calibration error, by its seed."""
         records = {run.seed: (run, self.record(run)) for run in cell.runs}
+        if cell.derive is not None:
+            return {}
         bins = {seed: cell.metric.reliability(run, record) for seed, (run, record) in records.items() if record}
         return {seed: diagram for seed, diagram in bins.items() if diagram is not None}
 
     def last_readings(self, planned: TablePlan, cell: Cell) -> dict[int, dict[str, Any]]:
         """The last reading by the table's probe of each finished run of the cell, by its seed."""
         assert planned.probe is not None  # see `Table`
-        readings = {run.seed: self.readings(run, planned.probe) for run in cell.runs if self.done(run)}
+        runs = cell.runs if cell.derive is None else ()
+        readings = {run.seed: self.readings(run, planned.probe) for run in runs if self.done(run)}
         return {seed: seen[-1] for seed, seen in readings.items() if seen}
 
     def x(self, planned: TablePlan, cell: Cell) -> dict[int, float]:
         """Where the cell's runs stand on the horizontal axis of a figure, by seed."""
-        if planned.table.x is not None:
-            return self.of(planned, cell, planned.table.x)
+        if planned.table.x is not None:  # a derived point stands where the first of its cells does
+            return self.of(planned, cell.plain[0], planned.table.x)
         return {} if cell.x is None else {run.seed: cell.x for run in cell.runs}
+
+
+def derive(
+    number: Callable[[Groups, Sequence[float]], float], groups: Sequence[Sequence[BySeed]], choice: Sequence[BySeed]
+) -> dict[int, float]:
+    """`number` (see `lskd.tables.derived.Kind`) of each seed that all cells have."""
+    everything = [one for group in groups for one in group] + list(choice)
+    return {
+        seed: number([[one[seed] for one in group] for group in groups], [one[seed] for one in choice])
+        for seed in statistics.shared_seeds(everything)
+    }
+
+
+def _negative(numbers: BySeed) -> BySeed:
+    return {seed: -value for seed, value in numbers.items()}
 
 
 @dataclass(frozen=True)
@@ -161,8 +203,8 @@ class Summary:
     cell: Cell
     values: Mapping[int, float]  # by seed; only of finished runs that have the number
     x: float | None  # figures: mean over the seeds
-    ids: Mapping[int, str]  # the ids of the finished runs, by seed
-    wanted: int  # different runs that the cell needs
+    ids: Mapping[int, str]  # the ids of the finished runs, by seed; none of a derived cell, which has none of its own
+    wanted: int  # different runs that the cell needs, or seeds, if it is derived
     diverged: int
     printed: Printed | None = None  # by the paper; None where the protocol is not the paper's
     replications: Sequence[Printed] = ()  # by others
@@ -211,7 +253,7 @@ class Summary:
         """Whether the numbers are of a held-out part, drawn by us: which images were in the paper's is not known."""
         metric, data = self.cell.metric, self.cell.runs[0].dataset
         part = data.evaluate if metric.part == "evaluate" else metric.part
-        return data.holdout > 0 and part == "validation"
+        return data.holdout > 0 and part == "validation" and self.cell.derive is None
 
     @property
     def predicted(self) -> tuple[float, float] | None:
@@ -234,12 +276,13 @@ def summarize(planned: TablePlan, cell: Cell, values: Values, *, with_paper: boo
     table = planned.table
     xs = list(values.x(planned, cell).values()) if table.x is not None else []
     runs = {run.id: run for run in cell.runs}
+    derived = cell.derive is not None
     return Summary(
         cell=cell,
         values=values.of(planned, cell),
         x=statistics.mean(xs) if xs else None if table.x is not None else cell.x,
-        ids={run.seed: run.id for run in runs.values() if values.done(run, planned.probe)},
-        wanted=len(runs),
+        ids={run.seed: run.id for run in runs.values() if not derived and values.done(run, planned.probe)},
+        wanted=min(len({run.id for run in one.runs}) for one in cell.plain),
         diverged=values.diverged(runs.values()),
         printed=table.printed(cell.row, cell.column) if with_paper else None,
         replications=table.replicated(cell.row, cell.column) if with_paper else (),
