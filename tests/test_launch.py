@@ -507,7 +507,7 @@ def test_what_an_observer_wants_of_a_finished_run_is_seen_of_its_weights(tmp_pat
     assert finish([run], store, wanted) == []
     readings = store.readings(run, LAST)
     assert readings is not None
-    assert [look["step"] for look in readings] == [run.recipe.total_steps(64)]
+    assert [reading["step"] for reading in readings] == [run.recipe.total_steps(64)]
     assert (store.weights(run).stat().st_mtime_ns, (store.directory(run) / "result.json").read_bytes()) == before
 
 
@@ -525,7 +525,7 @@ def test_what_cannot_be_seen_of_a_finished_run_any_more_trains_it_again(tmp_path
     rebuilt = json.loads((store.directory(run) / "rebuilt.json").read_text())
     assert rebuilt["weights_sha256"] == json.loads(record)["weights_sha256"]  # the same bits: on this CPU
     if lost == "trajectory":
-        steps = [look["step"] for look in store.readings(run, ALONG) or ()]
+        steps = [reading["step"] for reading in store.readings(run, ALONG) or ()]
         assert steps == list(range(run.recipe.total_steps(64) + 1))
 
 

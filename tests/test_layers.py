@@ -28,6 +28,7 @@ LAYERS = [
     {"config_groups"},
     {"compose"},
     {"tables"},
+    {"files", "records"},
     {"store"},
     {"engine", "plan"},
     {"environment"},

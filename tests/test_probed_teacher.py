@@ -31,7 +31,7 @@ class Agreement(Probe):
     gives: ClassVar[Mapping[str, str]] = {"apart": "distance of logits"}
     needs_teacher: ClassVar[bool] = True
 
-    def look(self, scene: Scene) -> dict[str, Any]:
+    def measure(self, scene: Scene) -> dict[str, Any]:
         assert scene.teacher is not None
         pixels = scene.plain("train", torch.tensor([0]))
         return {"train": {"apart": (scene.forward(pixels) - scene.teacher(pixels)).norm().item()}}

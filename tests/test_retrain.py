@@ -20,6 +20,7 @@ import lskd.launch.sweep
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.errors import InputError
+from lskd.files import write_json
 from lskd.launch import sweep
 from lskd.launch.execute import file_sha256
 from lskd.launch.queue import retrain, to_train
@@ -28,7 +29,7 @@ from lskd.plan import in_order
 from lskd.probes import PROBES, Probe, Scene
 from lskd.run import ProbeSpec, Run
 from lskd.runtime import Runtime
-from lskd.store import Store, write_json
+from lskd.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -174,7 +175,7 @@ def test_who_diverges_when_trained_again_keeps_the_record_and_says_so(store, mon
 
 @dataclass(frozen=True)
 class Norm(Probe):
-    def look(self, scene: Scene) -> dict[str, Any]:
+    def measure(self, scene: Scene) -> dict[str, Any]:
         return {"train": {"norm": sum(p.norm().item() for p in scene.network.parameters())}}
 
 
@@ -223,7 +224,7 @@ def test_a_teacher_of_other_weights_than_recorded_teaches_nobody(store, how):
 
 def test_weights_that_change_while_a_sweep_runs_fail_no_student(store, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(sweep, "is_ready", lambda run, store: run.id == TEACHER.id and store.result(run) is not None)
+        patched.setattr(Store, "ready", lambda store, run: run.id == TEACHER.id and store.result(run) is not None)
         patched.setattr(sweep.Sweep, "carry_out", broken_first(store, sweep.Sweep.carry_out))
         outcomes = go(store, in_order([NEW]))
     [(run, reason)] = outcomes.failed

@@ -20,9 +20,11 @@ from lskd.engine.probing import Readings
 from lskd.engine.training import build_network
 from lskd.environment import environment
 from lskd.errors import InputError
+from lskd.files import write_atomically
+from lskd.launch.queue import needs_only_probes
 from lskd.run import ProbeSpec, Run
 from lskd.runtime import Runtime
-from lskd.store import Store, write_atomically
+from lskd.store import Store
 
 LOADING: dict[Hashable, threading.Lock] = {}
 
@@ -72,7 +74,7 @@ def train_run(
         taught_on = load_parts(elsewhere, runtime.data_root, runtime.cache_root)["train"].images
     again = store.request(run) is not None
     missing = [probe for probe in probes if again or not store.seen(run, probe)]
-    if store.state(run) == "done" and store.weights(run).is_file() and not any(o.settings.every for o in missing):
+    if needs_only_probes(run, store, {run.id: tuple(probes)}):
         shown = run.teacher if any(o.settings.needs_teacher for o in missing) else None
         teacher = load_network(shown, store, runtime) if shown is not None else None
         readings = run_probes(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)

@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from lskd.data import DATASETS
 from lskd.data.superclasses import CIFAR100_SUPERCLASSES
 from lskd.errors import InputError
+from lskd.files import write_atomically
 from lskd.probes.resemblance import superclass_order
 from lskd.report.filled import FilledTable
 from lskd.report.tables import banner
 from lskd.report.values import Summary
-from lskd.store import write_atomically
 from lskd.tables.metric import Metric
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lskd.errors import InputError
+from lskd.files import RESTORE
 from lskd.plan import Cell, TablePlan
 from lskd.probes import PROBES
+from lskd.records import wrong_numbers
 from lskd.report import statistics
 from lskd.report.statistics import BySeed
 from lskd.run import ProbeSpec, Run
-from lskd.store import RESTORE, Store, wrong_numbers
+from lskd.store import Store
 from lskd.tables.derived import DERIVED, Groups
 from lskd.tables.line import Printed
 from lskd.tables.metric import Metric, probed
