@@ -151,6 +151,8 @@ def plan_table(table: Table, conf: Conf, experiment: Experiment | None = None, a
             described[key] = runs_of_seeds(form, seeds, conf)
             if (by := table.taught_by(*key)) is not None:
                 _check_taught(described[key], described[by], by)
+            if not table.has(*key):
+                continue
             x, metric = shown(table, *key)
             runs = tuple(_ancestor(run, table.ancestor(*key)) for run in described[key])
             check_recorded(metric, runs[0], conf)
@@ -179,8 +181,8 @@ def _in_cell(where: str, key: Key) -> Iterator[None]:
 
 
 def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
-    """The settings, in normal form and without the seed, of each cell that is not derived, teachers before those whom
-    they teach; `over_all` are laid over them."""
+    """The settings, in normal form and without the seed, of each cell that is not derived, after those of its teacher
+    (whether the table shows that or not); `over_all` are laid over them."""
     where = f"table.{table.name}"
     base = normal_form(table.base, f"{where}.base")
     rows = {key: normal_form(line.run, f"{where}.rows.{key}.run") for key, line in table.rows.items()}
@@ -200,7 +202,7 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
                 form["teacher"] = None
                 form.pop("teacher_mode", None)
         if (by := table.taught_by(row, column)) is not None:
-            if not table.has(*by):
+            if by[1] not in table.columns_of(by[0]):
                 raise InputError(f"{where}, cell {row}/{column}: taught_by: there is no cell {'/'.join(by)}")
             form["teacher"] = copy.deepcopy(add(by))
         left_out = ("teacher",) if by else () if form.get("teacher") is not None else ("teacher", "teacher_mode")

@@ -6,6 +6,7 @@ The files depend on the numbers alone (no dates, fixed ids in the SVG), so that 
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from pathlib import Path
@@ -72,6 +73,10 @@ def draw(filled: FilledTable) -> Figure:
     axes: Axes = figure.add_subplot()
     for i, row in enumerate(filled.table.rows):
         _draw_series(axes, filled, row, i)
+    if filled.table.x_axis == "log":
+        axes.set_xscale("log")
+    elif filled.table.x_axis == "category":
+        axes.set_xticks(list(filled.table.positions.values()), list(filled.table.positions))
     axes.set_xlabel(filled.table.x_label or _x_title(filled))
     axes.set_ylabel(filled.table.y_label or _titled(filled.table.metric))
     _title(figure, axes, filled, caption(filled))
@@ -203,7 +208,8 @@ def _title(figure: Figure, axes: Axes | None, filled: FilledTable, text: str) ->
 def caption(filled: FilledTable) -> str:
     """What whiskers are, and how much of the figure is there."""
     points = sum(not _is_point(cell) for cell in filled.cells)
-    text = f"Mean over seeds; whiskers from minimum to maximum. {filled.done} of {len(filled.runs)} runs."
+    what = "A point a run." if filled.table.draw == "points" else "Mean over seeds; whiskers from minimum to maximum."
+    text = f"{what} {filled.done} of {len(filled.runs)} runs."
     return f"{text} {points} of {len(filled.cells)} points are missing." if points else text
 
 
@@ -216,15 +222,31 @@ def _draw_series(axes: Axes, filled: FilledTable, row: str, i: int) -> None:
     xs, means = np.array([cell.x for cell in cells], float), np.array([cell.mean for cell in cells], float)
     lowest = np.array([min(cell.values.values()) for cell in cells])
     highest = np.array([max(cell.values.values()) for cell in cells])
+    whiskers, label = [means - lowest, highest - means], re.sub("^_", " _", line.label)
     try:
-        axes.errorbar(
-            xs, means, yerr=[means - lowest, highest - means],
-            fmt=line.style, color=color, label=re.sub("^_", " _", line.label), elinewidth=1,
-            capsize=3 + 1.5 * i,  # series often share their x: the caps tell their whiskers apart
-        )  # fmt: skip
+        if filled.table.draw == "bars":
+            place, width = _bar(filled, i)
+            axes.bar(xs + place, means, width, yerr=whiskers, color=color, label=label, error_kw={"capsize": 3})
+        elif filled.table.draw == "points":
+            points = [(cell.xs[seed], y) for cell in cells for seed, y in cell.values.items() if seed in cell.xs]
+            axes.plot(*np.array(points).T, line.style.rstrip("-:.") or "o", color=color, label=label)
+        else:
+            axes.errorbar(
+                xs, means, yerr=whiskers, fmt=line.style, color=color, label=label, elinewidth=1,
+                capsize=3 + 1.5 * i,  # series often share their x: the caps tell their whiskers apart
+            )  # fmt: skip
     except ValueError as error:
         where = f"table.{filled.table.name}.rows.{row}"
         raise InputError(f"{where}.style = {line.style!r}, color = {line.color!r}: {error}") from None
+
+
+def _bar(filled: FilledTable, i: int) -> tuple[float, float]:
+    """Where the bars of series number `i` stand beside an x, and how wide they are: side by side, over four fifths of
+    the space between two x."""
+    xs = sorted({cell.x for cell in filled.cells if cell.x is not None})
+    step = min((later - earlier for earlier, later in itertools.pairwise(xs)), default=1.0)
+    width = 0.8 * step / len(filled.table.rows)
+    return (i - (len(filled.table.rows) - 1) / 2) * width, width
 
 
 def _is_point(cell: Summary) -> bool:

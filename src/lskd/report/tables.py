@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from lskd.plan import Cell
 from lskd.report.characters import plain, tex
 from lskd.report.filled import FilledTable
 from lskd.report.values import Summary
 from lskd.run import Run
 from lskd.schema import identity, show
+from lskd.tables.derived import DERIVED
 from lskd.tables.line import Printed
 from lskd.tables.metric import Metric
 
@@ -153,21 +155,32 @@ def _conventions(filled: FilledTable) -> str:
     """Which numbers these are: under the table, in one paragraph."""
     numbers: dict[str, list[Summary]] = defaultdict(list)
     for cell in filled.cells:
-        numbers[describe(cell.cell.metric, cell.cell.runs[0])].append(cell)
+        numbers[describe_cell(cell.cell)].append(cell)
     if len(numbers) == 1:
         text = next(iter(numbers))
     else:
-        by_column = filled.table.kind == "table" and all(
-            len({cell.cell.metric for cell in filled.cells if cell.cell.column == column}) == 1
-            for column in filled.table.columns
-        )
         texts = []
         for description, cells in numbers.items():
-            labels = [filled.column_label(cell) if by_column else filled.row_label(cell.cell.row) for cell in cells]
+            labels = [_label(filled, cell) for cell in cells]
             texts.append(f"{', '.join(f'“{label}”' for label in dict.fromkeys(labels))}: {description}")
         text = "; ".join(texts)
     text = f"{text[0].upper()}{text[1:]}. Mean ± sample standard deviation (number of seeds)."
     return text + (_comparison(filled) if filled.has_paper else "")
+
+
+def _label(filled: FilledTable, cell: Summary) -> str:
+    """What tells a cell from those that show other numbers: its column's label, else its row's, else both."""
+    row, column = filled.row_label(cell.cell.row), filled.column_label(cell)
+
+    def alike(axis: str) -> bool:
+        shown: dict[str, set[str]] = defaultdict(set)
+        for one in filled.cells:
+            shown[getattr(one.cell, axis)].add(describe_cell(one.cell))
+        return all(len(descriptions) == 1 for descriptions in shown.values())
+
+    if filled.table.kind == "table" and alike("column"):
+        return column
+    return row if filled.table.kind == "figure" or alike("row") else f"{row} / {column}"
 
 
 def _comparison(filled: FilledTable) -> str:
@@ -214,6 +227,13 @@ def describe(metric: Metric, run: Run) -> str:
     if metric.name == "temperature":
         return f"{title}, chosen {chosen}"
     return f"{text}, outputs scaled by the temperature of the least negative log-likelihood, chosen {chosen}"
+
+
+def describe_cell(cell: Cell) -> str:
+    """What a cell shows; of a derived one, how it follows from others, seed by seed."""
+    if cell.derive is None:
+        return describe(cell.metric, cell.runs[0])
+    return f"{DERIVED[cell.derive.kind].words} {describe_cell(cell.made_of[0][0])}"
 
 
 def _claims(filled: FilledTable) -> str:
@@ -466,7 +486,7 @@ def _record(filled: FilledTable, cell: Summary) -> dict[str, object]:
     return record | {
         "seeds": " ".join(map(str, cell.values)),
         "values": " ".join(map(repr, cell.values.values())),
-        "runs": " ".join(cell.ids[seed] for seed in cell.values),
+        "runs": " ".join(cell.ids[seed] for seed in cell.values if seed in cell.ids),
     }
 
 

@@ -205,6 +205,7 @@ class Summary:
     cell: Cell
     values: Mapping[int, float]  # by seed; only of finished runs that have the number
     x: float | None  # figures: mean over the seeds
+    xs: Mapping[int, float]  # and by seed
     ids: Mapping[int, str]  # the ids of the finished runs, by seed; none of a derived cell, which has none of its own
     wanted: int  # different runs that the cell needs, or seeds, if it is derived
     diverged: int
@@ -276,13 +277,14 @@ class Summary:
 
 def summarize(planned: TablePlan, cell: Cell, values: Values, *, with_paper: bool) -> Summary:
     table = planned.table
-    xs = list(values.x(planned, cell).values()) if table.x is not None else []
+    xs = values.x(planned, cell)
     runs = {run.id: run for run in cell.runs}
     derived = cell.derive is not None
     return Summary(
         cell=cell,
         values=values.of(planned, cell),
-        x=statistics.mean(xs) if xs else None if table.x is not None else cell.x,
+        x=cell.x if table.x is None else statistics.mean(xs.values()) if xs else None,
+        xs=xs,
         ids={run.seed: run.id for run in runs.values() if not derived and values.done(run, planned.probe)},
         wanted=min(len({run.id for run in one.runs}) for one in cell.plain),
         diverged=values.diverged(runs.values()),
