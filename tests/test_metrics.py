@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import lskd.metrics
 from lskd.errors import InputError
 from lskd.metrics import (
     METRICS,
@@ -244,8 +243,7 @@ def test_outputs_that_are_not_finite_are_an_error(bad):
 
 def test_a_metric_is_one_function(monkeypatch):
     """From its registration on it is recorded, plain and scaled, and a table shows it with its unit and decimals."""
-    monkeypatch.setattr("lskd.metrics.METRICS", METRICS | {})
-    monkeypatch.setattr("lskd.tables.metric.METRICS", lskd.metrics.METRICS)
+    monkeypatch.setattr(METRICS, "entries", dict(METRICS))
 
     @metric("brier", "Brier score", digits=5, better="lower", scaled=True)
     def brier(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -258,6 +256,8 @@ def test_a_metric_is_one_function(monkeypatch):
     assert scaled["brier"] == pytest.approx(brier(logits / scaled["temperature"], labels))
     shown = Metric("brier", scaled_on="test")
     assert (shown.digits, shown.unit, shown.quantity.title, shown.quantity.better) == (5, "", "Brier score", "lower")
+    with pytest.raises(InputError, match="metric = 'brier': is taken by "):
+        metric("brier", "another")(brier)
 
 
 def test_metrics_record_what_they_are():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lskd.quantity import Quantity
+from lskd.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,17 +57,16 @@ class OfRun(Quantity):
     """A number of a whole run, under its name in the record."""
 
 
-METRICS: dict[str, Quantity] = {
-    "gamma": OfRun("equivalent label smoothing γ"),
-    "temperature": Fitted("temperature of the least negative log-likelihood", digits=2),
-}
+METRICS: Registry[Quantity] = Registry("metric", Quantity)
+METRICS.add("gamma", OfRun("equivalent label smoothing γ"), __name__)
+METRICS.add("temperature", Fitted("temperature of the least negative log-likelihood", digits=2), __name__)
 
 
 def metric(name: str, title: str, *, kind: type[Measured] | type[Binned] = Measured, **how: Any) -> Callable[[F], F]:
     """Register the function below under `name`."""
 
     def register(function: F) -> F:
-        METRICS[name] = kind(title, of=function, **how)
+        METRICS.add(name, kind(title, of=function, **how), function.__module__)
         return function
 
     return register

@@ -12,13 +12,11 @@ from typing import Any, Generic, Literal, TypeVar
 from lskd.data import Dataset
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS, Method
-from lskd.methods import SHIPPED as SHIPPED_METHODS
 from lskd.models import ARCHS, Arch
-from lskd.models import SHIPPED as SHIPPED_ARCHS
 from lskd.plugins import code_of, version_of
-from lskd.probes import SHIPPED as SHIPPED_PROBES
-from lskd.probes import Probe
+from lskd.probes import PROBES, Probe
 from lskd.recipe import Recipe
+from lskd.registry import Registry
 from lskd.schema import all_fields, identity, parse
 
 T = TypeVar("T")
@@ -36,22 +34,22 @@ class Named(Generic[T]):
     name: str
     settings: T
 
-    def described(self, shipped: Mapping[str, T]) -> dict[str, Any]:
-        """The JSON by which it is hashed: name, code, and the settings that are not those of the `shipped` entry of
-        that name. Of what is registered from outside the package all settings count: its defaults may change."""
-        prototype = shipped.get(self.name)
+    def described(self, registry: Registry[T]) -> dict[str, Any]:
+        """The JSON by which it is hashed: name, code, and the settings that are not those of the shipped entry of that
+        name. Of what is registered from outside the package all settings count: its defaults may change."""
+        prototype = registry.shipped.get(self.name)
         known = type(prototype) is type(self.settings)
         settings = identity(self.settings, prototype) if known else all_fields(self.settings)
         return {"name": self.name, **settings, **_code(type(self.settings))}
 
     @staticmethod
-    def of(described: Mapping[str, Any], registry: Mapping[str, T], shipped: Mapping[str, T], path: str) -> Named[T]:
+    def of(described: Mapping[str, Any], registry: Registry[T], path: str) -> Named[T]:
         """The reverse of `described`, but for the code."""
         settings = {key: value for key, value in described.items() if key != "name"}
         name = described["name"]
         if name not in registry:
             raise unknown(path, name, registry)
-        prototype = shipped.get(name, registry[name])
+        prototype = registry.shipped.get(name, registry[name])
         return Named(name, parse(type(prototype), settings, path, defaults=prototype))
 
 
@@ -114,8 +112,8 @@ class Run:
         """The JSON that is hashed: every setting that can change numbers and is not at its default."""
         values: dict[str, Any] = {
             "dataset": identity(self.dataset),
-            "arch": self.arch.described(SHIPPED_ARCHS),
-            "method": self.method.described(SHIPPED_METHODS),
+            "arch": self.arch.described(ARCHS),
+            "method": self.method.described(METHODS),
             "recipe": identity(self.recipe),
             "seed": self.seed,
         }
@@ -138,8 +136,8 @@ class Run:
         kept, teacher = without_code(identity), identity.get("teacher")
         run = Run(
             dataset=parse(Dataset, kept["dataset"], "dataset"),
-            arch=Named.of(kept["arch"], ARCHS, SHIPPED_ARCHS, "arch"),
-            method=Named.of(kept["method"], METHODS, SHIPPED_METHODS, "method"),
+            arch=Named.of(kept["arch"], ARCHS, "arch"),
+            method=Named.of(kept["method"], METHODS, "method"),
             recipe=parse(Recipe, kept["recipe"], "recipe"),
             smoothing=parse(Smoothing, kept.get("smoothing", {}), "smoothing"),
             seed=kept["seed"],
@@ -210,7 +208,7 @@ class ProbeSpec(Named[Probe]):
 
     def identity(self) -> dict[str, Any]:
         """The settings that are not at their defaults, under the probe's name, and its code."""
-        return self.described(SHIPPED_PROBES)
+        return self.described(PROBES)
 
     @functools.cached_property
     def key(self) -> str:

@@ -96,7 +96,7 @@ def test_the_projection_is_drawn_once_a_column_in_two_panels_of_one_scale(lab: A
     see(lab, planned, "spread/hard", 0.5, scale=10.0)
     see(lab, planned, "spread/ls", 0.2)
     filled = filled_of(lab, planned)
-    axes = figures.draw_projection(filled).axes
+    axes = figures.draw_seen(filled).axes
     assert [a.get_title() for a in axes] == [
         "hard targets\ntrain part, seed 0",
         "hard targets\ntest part, seed 0",
@@ -110,7 +110,7 @@ def test_the_projection_is_drawn_once_a_column_in_two_panels_of_one_scale(lab: A
     assert [points.get_label() for points in axes[0].collections] == ["0", "1", "7"]
     files = write(lab.plan(planned), lab.store, tmp_path)
     assert [path.suffix for path in files] == [".md", ".csv", ".tex", ".png", ".svg"]
-    shortened = figures.draw_projection(filled_of(lab, planned, shortened="three steps"))
+    shortened = figures.draw_seen(filled_of(lab, planned, shortened="three steps"))
     assert "Shortened: three steps" in shortened.get_supxlabel()
 
 

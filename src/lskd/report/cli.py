@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=user_path, metavar="DIR", help="where tables/ and figures/ go (default: the results)"
     )
     parser.add_argument("--config-dir", type=user_path, metavar="DIR", help="experiments and tables of your own")
-    of_plugin = "methods, networks or data sets of your own, as for lskd-run; may be given several times"
+    of_plugin = "a Python file or module of parts of your own, as for lskd-run; may be given several times"
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help=of_plugin)
     parser.add_argument("--version", action="version", version=VERSION)
     return parser
