@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lskd.errors import require, unknown
+from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS
 from lskd.metrics import METRICS, Binned, Fitted, Measured
 from lskd.probes import PROBES
@@ -40,11 +40,16 @@ def known() -> Iterator[tuple[str, Quantity, Source]]:
         else:
             yield name, quantity, "calibration" if isinstance(quantity, (Binned, Fitted)) else "run"
     for method in METHODS.values():
-        for name, quantity in method.watches.items():
-            yield name, quantity, "training"
+        yield from ((name, _declared(method, name, one), "training") for name, one in method.watches.items())
     for probe in PROBES.values():
-        for name, quantity in probe.gives.items():
-            yield name, quantity, "probe"
+        yield from ((name, _declared(probe, name, one), "probe") for name, one in probe.gives.items())
+
+
+def _declared(by: object, name: str, quantity: object) -> Quantity:
+    """What a part, perhaps a plug-in's, declares that it watches or gives."""
+    if not isinstance(quantity, Quantity):
+        raise InputError(f"{type(by).__name__}: {name} = {quantity!r}: must be a Quantity: Quantity({quantity!r})")
+    return quantity
 
 
 def find(name: str) -> tuple[Quantity, Source]:
