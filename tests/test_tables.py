@@ -170,6 +170,26 @@ def test_derivations_that_cannot_be(table, message):
         plan_of(**table)
 
 
+VALIDATION = {"name": "top1", "part": "validation"}
+SAMPLES = {"test": "less", "of": "a/*", "than": "b/*", "metric": {"name": "rs"}}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"select": VALIDATION}, "mine.select, cell a/small: metric.part = validation: digits has no validation part"),
+        ({"metric": {"epoch": "best_on_validation"}}, "cell a/small: metric.epoch = best_on_validation: digits has no"),
+        (
+            {"claims": [{"id": "C", "text": "", "tests": [SAMPLES]}]},
+            r"claims.C, cell a.small: metric.name = rs: .* nothing",
+        ),
+    ],
+)
+def test_what_no_run_records_cannot_be_asked_for(table, message):
+    with pytest.raises(InputError, match=message):
+        plan_of(**table)
+
+
 # ---- generations ----------------------------------------------------------------------------------------------------
 
 GENERATIONS = {

@@ -16,12 +16,14 @@ from typing import Any
 
 from lskd.compose import build_run, normal_form, override_words, parse_probe, teacher_form
 from lskd.config_groups import Conf, merge
-from lskd.errors import InputError, require
+from lskd.errors import InputError
 from lskd.run import ProbeSpec, Run
+from lskd.tables import statements
 from lskd.tables.cells import Key
 from lskd.tables.derived import DERIVED, Derivation
 from lskd.tables.experiment import Experiment
-from lskd.tables.metric import Metric, probed
+from lskd.tables.metric import Metric
+from lskd.tables.recorded import check_probed, check_recorded
 from lskd.tables.table import Table, load_table
 
 
@@ -169,6 +171,7 @@ def plan_table(table: Table, conf: Conf, experiment: Experiment | None = None, a
 
     planned = TablePlan(table, seeds, tuple(add(key) for key in keys), probe, declared)
     check_compared(planned)
+    check_metrics(planned, conf)
     return planned
 
 
@@ -294,6 +297,25 @@ def check_compared(planned: TablePlan) -> None:
                     raise InputError(f"{where} = {terms!r}: are the same number of the same runs")
 
 
+def check_metrics(planned: TablePlan, conf: Conf) -> None:
+    """`InputError` unless the runs record the numbers by which the table selects, and those that its tests ask for."""
+    table = planned.table
+    asked: list[tuple[str, Metric | None, list[Cell]]] = []
+    asked.append(("select", table.select, [cell for cell in planned.cells if cell.derive is None]))
+    for claim in table.claims:
+        for test in claim.tests:
+            places = [key for statement in table.statements(test) for key in statements.places(table, statement)]
+            cells = [one for key in dict.fromkeys(places) for one in planned.cell(*key).plain]
+            asked.append((f"claims.{claim.id}", test.metric, cells))
+    for where, metric, cells in asked:
+        if metric is None:
+            continue
+        for cell in cells:
+            with _in_cell(f"table.{table.name}.{where}", (cell.row, cell.column)):
+                check_recorded(metric, cell.runs[0], conf)
+                check_probed(metric, planned.probe, cell.runs[0], conf)
+
+
 def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf) -> list[Run]:
     """The run that `form` describes under each seed. Settings are checked once: the others differ in their seeds alone,
     teachers' included, unless one of those is fixed."""
@@ -308,42 +330,6 @@ def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf) -> 
 
 def reseeded(run: Run, seed: int) -> Run:
     return replace(run, seed=seed, teacher=None if run.teacher is None else reseeded(run.teacher, seed))
-
-
-def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
-    """`InputError` unless `run` records the metric of its cell, if that is not a probe's."""
-    method = run.method
-    if metric.source == "training" and metric.name not in method.settings.watched:
-        watches = ", ".join(method.settings.watched) or "nothing"
-        raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
-    if metric.at_epoch is None:
-        return
-    examples, recipe = training_examples(run, conf), run.recipe
-    last = -(-recipe.total_steps(examples) // recipe.steps_per_epoch(examples))
-    require(1 <= metric.at_epoch <= last, "epoch", metric.at_epoch, f"from 1 to {last}")
-    every = 1 if metric.source == "training" or metric.part == "train" else recipe.evaluate_every
-    allowed = f"a multiple of {every}, or {last}: the epochs that are evaluated"
-    require(metric.at_epoch % every == 0 or metric.at_epoch == last, "epoch", metric.at_epoch, allowed)
-
-
-def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) -> None:
-    """`InputError` unless a table's probe, if it has one, can look at `run` and gives the metric of its cell."""
-    if probe is not None:
-        if probe.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
-            raise InputError(f"probe.name = {probe.name}: the run must have a teacher, with teacher_mode=eval")
-        try:
-            probe.settings.check(conf.spec(run.dataset.name))
-        except InputError as error:
-            raise InputError(f"probe.{error}") from None
-    if metric.source != "probe":
-        return
-    source = probed()[metric.name]
-    if probe is None or source != probe.name:
-        raise InputError(f"metric.name = {metric.name}: must be in a table with probe: {{name: {source}}}")
-    steps, every = run.recipe.total_steps(training_examples(run, conf)), probe.settings.every
-    if metric.step is not None and metric.step != steps and (not every or metric.step % every or metric.step > steps):
-        allowed = f"a multiple of {every} up to {steps}, or {steps}" if every else f"{steps}, the end of the training"
-        raise InputError(f"step = {metric.step}: must be {allowed}")
 
 
 def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:

@@ -99,7 +99,7 @@ class Values:
             if record is not None:
                 try:
                     if probe is not None:
-                        assert planned.probe is not None  # see `plan.check_probed`
+                        assert planned.probe is not None  # see `tables.recorded`
                         number = metric.probed(run, self.readings(run, planned.probe))
                     elif metric.at_epoch is not None:
                         number = metric.logged(run, record, self.epochs(run))
@@ -137,7 +137,7 @@ class Values:
 
     def _over_runs(self, planned: TablePlan, cell: Cell, metric: Metric) -> dict[int, float]:
         """The numbers that follow from readings of all runs of the cell; none of fewer than two. Computed once."""
-        assert planned.probe is not None  # see `plan.check_probed`
+        assert planned.probe is not None  # see `tables.recorded`
         key = (tuple(run.id for run in cell.runs), planned.probe.key, metric.name, metric.part, metric.step)
         if key not in self._joint:
             readings: dict[int, Any] = {}
