@@ -170,15 +170,17 @@ def _conventions(filled: FilledTable) -> str:
 
 def _label(filled: FilledTable, cell: Summary) -> str:
     """What tells a cell from those that show other numbers: its column's label, else its row's, else both."""
-    row, column = filled.row_label(cell.cell.row), filled.column_label(cell)
+    derived = filled.table.is_derived("rows", cell.cell.row)
+    peers = [one for one in filled.cells if filled.table.is_derived("rows", one.cell.row) == derived]
 
     def alike(axis: str) -> bool:
         shown: dict[str, set[str]] = defaultdict(set)
-        for one in filled.cells:
+        for one in peers:
             shown[getattr(one.cell, axis)].add(describe_cell(one.cell))
         return all(len(descriptions) == 1 for descriptions in shown.values())
 
-    if filled.table.kind == "table" and alike("column"):
+    row, column = filled.row_label(cell.cell.row), filled.column_label(cell)
+    if filled.table.kind == "table" and not derived and alike("column"):
         return column
     return row if filled.table.kind == "figure" or alike("row") else f"{row} / {column}"
 

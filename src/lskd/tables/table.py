@@ -66,10 +66,28 @@ class Table:
         runs = self.kind != "reference"
         require(bool(self.seeds) == runs, "seeds", list(self.seeds), "a list of at least one seed, of a reference none")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", list(self.seeds), "all different")
-        require(bool(self.rows), "rows", {}, "given")
+        require(self.paper_runs is None or self.paper_runs >= 1, "paper_runs", self.paper_runs, ">= 1")
+        for metric, sd in self.sd.items():
+            require(sd > 0, f"sd.{metric}", sd, "> 0")
+        if self.select is not None:
+            directed = bool(self.select.quantity.better)
+            require(directed, "select", self.select.name, "a metric of which more or less is better")
+        self._check_kind()
         for axis, lines in (("rows", self.rows), ("columns", self.columns)):
             for key, line in lines.items():
                 self._check_line(f"{axis}.{key}", line, lines)
+        self._check_places()
+        for claim in self.claims:  # read once, here
+            for test in claim.tests:
+                found = self._statements[test] = statements.make(self, test, f"claims.{claim.id}")
+                fits = test.at_least is None or 1 <= test.at_least <= len(found)
+                require(fits, f"claims.{claim.id}.at_least", test.at_least, f"from 1 to {len(found)}, its comparisons")
+
+    def _check_kind(self) -> None:
+        """`InputError` for what only the other kinds of tables have."""
+        figure = self.kind == "figure"
+        require(bool(self.rows), "rows", {}, "given")
+        require(bool(self.columns) != figure, "columns", list(self.columns), "given in a table, and only there")
         require(self.kind == "table" or not self.diagram, "diagram", self.diagram, "given in a table only")
         painters = [name for name, probe in PROBES.items() if self.diagram in probe.pictures]
         if self.diagram not in ("", "reliability") and not painters:
@@ -77,65 +95,17 @@ class Table:
             raise unknown("diagram", self.diagram, ["reliability", *known])
         fits = not painters or self.probe.get("name") in painters
         require(fits, "diagram", self.diagram, f"given with the probe {' or '.join(painters)}")
-        require(self.kind == "figure" or not self.levels, "levels", self.levels, "given in a figure only")
-        columns = self.kind != "figure"
-        require(bool(self.columns) == columns, "columns", list(self.columns), "given in a table, and only there")
-        figure = self.kind == "figure"
+        require(figure or not self.levels, "levels", self.levels, "given in a figure only")
         require(figure or self.x_axis == "linear", "x_axis", self.x_axis, "given in a figure only")
         require(figure or self.draw == "lines", "draw", self.draw, "given in a figure only")
         numbers = self.x_axis != "category" or self.x is None
         require(numbers, "x_axis", self.x_axis, "linear or log with x, a number of each run")
-        if self.select is not None:
-            directed = bool(self.select.quantity.better)
-            require(directed, "select", self.select.name, "a metric of which more or less is better")
-        for key, of_rows in (("skip", self.skip), ("cells", self.cells)):
-            for row, of_columns in of_rows.items():
-                if row not in self.rows:
-                    raise unknown(key, row, self.rows)
-                if wrong := of_columns.keys() - set(self.columns_of(row)):
-                    raise unknown(f"{key}.{row}", min(wrong), self.columns_of(row))
-        for row, column in ((row, column) for row, of_columns in self.cells.items() for column in of_columns):
-            plain = self.derivation(row, column) is None
-            require(plain, f"cells.{row}.{column}", self.cells[row][column], "left out: the cell follows from others")
-        require(runs or not self.cells, "cells", list(self.cells), "given where there are runs")
-        keys = self.keys()
-        for name, given in (("paper", self.paper), ("replications", self.replications)):
-            for row, printed in given.items():
-                if row not in self.rows:
-                    raise unknown(name, row, self.rows)
-                for one in printed if isinstance(printed, Mapping) else [None]:
-                    if (row, one) not in keys:
-                        raise unknown(f"{name}.{row}", one, (other for of, other in keys if of == row))
-        require(self.paper_runs is None or self.paper_runs >= 1, "paper_runs", self.paper_runs, ">= 1")
-        for metric, sd in self.sd.items():
-            require(sd > 0, f"sd.{metric}", sd, "> 0")
-        for row, column in self.keys():
-            self.printed(row, column)
-            for number in self.replicated(row, column):
-                require(bool(number.source), f"replications.{row}.{column}.source", "", "given")
-        for claim in self.claims:  # read once, here
-            for test in claim.tests:
-                found = self._statements[test] = statements.make(self, test, f"claims.{claim.id}")
-                fits = test.at_least is None or 1 <= test.at_least <= len(found)
-                require(fits, f"claims.{claim.id}.at_least", test.at_least, f"from 1 to {len(found)}, its comparisons")
+        require(self.kind != "reference" or not self.cells, "cells", list(self.cells), "given where there are runs")
 
     def _check_line(self, where: str, line: Line, lines: Mapping[str, Line]) -> None:
         """`InputError` unless a row or column names what there is, and is of a figure where it must be."""
-        figure = self.kind == "figure"
         if line.derive is not None:
-            derive, kind = line.derive, DERIVED[line.derive.kind]
-            fits = self.kind == "table" or (figure and not kind.across)
-            simple = ", ".join(name for name, other in DERIVED.items() if not other.across)
-            require(fits, f"{where}.derive.kind", derive.kind, f"in a table, or in a figure one of {simple}")
-            given = not kind.chooses or self.select is not None
-            require(given, "select", None, f"given with kind={derive.kind}: the number by which it is chosen")
-            across = self.columns if lines is self.rows else self.rows
-            own = [*derive.lines, *([derive.than] if derive.than and not kind.across else [])]
-            others = [*derive.among, *([derive.than] if derive.than and kind.across else [])]
-            for names, known in ((own, lines), (others, across)):
-                for name in names:
-                    if name not in known and name != "*":
-                        raise unknown(f"{where}.derive", name, known)
+            self._check_derivation(f"{where}.derive", line.derive, lines)
             return
         if line.taught_by:
             taught = lines.get(line.taught_by)
@@ -144,26 +114,63 @@ class Table:
                 raise unknown(f"{where}.taught_by", line.taught_by, plain)
             seen, key = {where.partition(".")[2]}, line.taught_by
             while key:
-                require(
-                    key not in seen, f"{where}.taught_by", line.taught_by, "a line before it: it is taught by itself"
-                )
+                rule = "another: it is taught by itself"
+                require(key not in seen, f"{where}.taught_by", line.taught_by, rule)
                 seen.add(key)
                 key = lines[key].taught_by if key in lines else ""
         given = bool(line.over and line.values)
-        require(
-            given == (figure and lines is self.rows), f"{where}.over", line.over, "given, with values, in a figure only"
-        )
-        names = [value for value in line.values if isinstance(value, str)]
-        category = not names or self.x_axis == "category"
-        require(category, f"{where}.values", list(line.values), "numbers but with x_axis=category")
+        series = self.kind == "figure" and lines is self.rows
+        require(given == series, f"{where}.over", line.over, "given, with values, in a figure only")
+        values, shown = f"{where}.values", list(line.values)
+        names = any(isinstance(value, str) for value in line.values)
+        require(not names or self.x_axis == "category", values, shown, "numbers but with x_axis=category")
         of_one_run = line.over in ("step", "epoch")
         whole = not of_one_run or all(isinstance(value, float) and value.is_integer() for value in line.values)
-        require(whole, f"{where}.values", list(line.values), f"whole numbers with over={line.over}")
+        require(whole, values, shown, f"whole numbers with over={line.over}")
         positive = self.x_axis != "log" or self.x is not None or all(float(value) > 0 for value in line.values)
-        require(positive, f"{where}.values", list(line.values), "> 0 with x_axis=log")
-        shown = {value_key(value) for value in line.values}
-        distinct = len(shown) == len(line.values)
-        require(distinct, f"{where}.values", list(line.values), "all different, in their first 6 digits")
+        require(positive, values, shown, "> 0 with x_axis=log")
+        distinct = len(set(map(value_key, line.values))) == len(line.values)
+        require(distinct, values, shown, "all different, in their first 6 digits")
+
+    def _check_derivation(self, where: str, derive: Derivation, lines: Mapping[str, Line]) -> None:
+        """`InputError` unless a derived row or column follows from what there is."""
+        kind = DERIVED[derive.kind]
+        fits = self.kind == "table" or (self.kind == "figure" and not kind.across)
+        simple = ", ".join(name for name, other in DERIVED.items() if not other.across)
+        require(fits, f"{where}.kind", derive.kind, f"in a table, or in a figure one of {simple}")
+        given = not kind.chooses or self.select is not None
+        require(given, "select", None, f"given with kind={derive.kind}: the number by which it is chosen")
+        across = self.columns if lines is self.rows else self.rows
+        rival = [derive.than] if derive.than else []
+        own, others = ([], rival) if kind.across else (rival, [])
+        for names, known in (([*derive.lines, *own], lines), ([*derive.among, *others], across)):
+            for name in names:
+                if name not in known and name != "*":
+                    raise unknown(where, name, known)
+
+    def _check_places(self) -> None:
+        """`InputError` for what is said of cells that there are not."""
+        for key, of_rows in (("skip", self.skip), ("cells", self.cells)):
+            for row, of_columns in of_rows.items():
+                if row not in self.rows:
+                    raise unknown(key, row, self.rows)
+                if wrong := of_columns.keys() - set(self.columns_of(row)):
+                    raise unknown(f"{key}.{row}", min(wrong), self.columns_of(row))
+        for row, own in self.cells.items():
+            for column, settings in own.items():
+                plain = self.derivation(row, column) is None
+                require(plain, f"cells.{row}.{column}", settings, "left out: the cell follows from others")
+        for name, given in (("paper", self.paper), ("replications", self.replications)):
+            for row, printed in given.items():
+                if row not in self.rows:
+                    raise unknown(name, row, self.rows)
+                for one in printed if isinstance(printed, Mapping) else [""]:
+                    if not self.has(row, one):
+                        raise unknown(f"{name}.{row}", one, (other for of, other in self.keys() if of == row))
+        for row, column in self.keys():
+            self.printed(row, column)
+            for number in self.replicated(row, column):
+                require(bool(number.source), f"replications.{row}.{column}.source", "", "given")
 
     @functools.cached_property
     def _statements(self) -> dict[Test, list[Statement]]:
