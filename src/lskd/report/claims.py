@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lskd.plan import TablePlan
-from lskd.report import statistics
+from lskd.report import orders, statistics
 from lskd.report.evidence import LIMIT, Evidence
 from lskd.report.statistics import LEAST, LEVEL, MARGIN_LEVEL, Estimate
 from lskd.report.values import Values
@@ -290,7 +290,7 @@ def _order(statement: Statement, evidence: Evidence) -> Tested:
     rows = [[sign * sample[seed] for sample in samples] for seed in seeds]
     if independent:
         rows = [[sign * x for x in sample.values()] for sample in samples]
-    trend = statistics.jonckheere if independent else statistics.page_trend
+    trend = orders.jonckheere if independent else orders.page_trend
     value, up = trend(rows)
     _, down = trend([[-x for x in row] for row in rows])
     wrong_way = [2 * p for step in steps if step is not None and (p := step.p_below(0.0)) is not None]
