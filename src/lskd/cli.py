@@ -26,7 +26,7 @@ from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stu
 
 from lskd import program
 from lskd.compose import GROUPS, RUN_KEYS, SHORT, normal_form, parse_run
-from lskd.config_groups import Conf, no_such_file, shipped_conf
+from lskd.config_groups import REGISTRIES, Conf, no_such_file, shipped_conf
 from lskd.data import Dataset
 from lskd.describe import commands, describe, summary
 from lskd.errors import InputError, choices, unknown
@@ -183,13 +183,13 @@ def unknown_top_key(key: str, value: object) -> InputError:
 
 
 def prepare_groups(words: list[str]) -> None:
-    """Make what is registered without a YAML file a choice of its group: plugins' entries and imported data sets."""
+    """Make what has no YAML file a choice of its group: what lskd or a plug-in registers, and imported data sets."""
     plugin, cache = typed_early(words, "plugin", "runtime.cache")
     if plugin:
         load_plugins(plugin)
     load_installed_plugins()
     conf = Conf(cache=Runtime(cache=str(cache or "")).cache_root)
-    for group in ("arch", "method", "dataset"):
+    for group in REGISTRIES:
         for name in conf.names(group):
             if not (conf.directories[0] / group / f"{name}.yaml").is_file():
                 ConfigStore.instance().store(group=group, name=name, node=conf.load(group, name), provider="lskd")
