@@ -76,6 +76,7 @@ def test_a_page_says_what_a_derived_cell_is(lab: Any) -> None:
     assert {"93.75 ± 0.35 (2/3 seeds)", "1.2 ± 0.4 (2/3 seeds)", "1.5 ± 0.7 (2/3 seeds)"} <= cells
     table = frame(lab.plan(planned), lab.store).set_index(["row", "column"])
     assert table.loc[("ls", "mean"), "values"] == "94.0 93.5" and table.loc[("ls", "mean"), "runs"] == ""
+    assert "- n/a: hard targets / wins: a cell that it would follow from does not exist, or it is none of" in page
     rows = lab.table(rows=GAIN)
     assert "“gain”: difference of top-1 accuracy (%)" in text(lab.plan(rows), lab.store)
 

@@ -113,6 +113,9 @@ def _marks(filled: FilledTable) -> dict[str, int]:
     return {source: i for i, source in enumerate(dict.fromkeys(number.source for number in numbers), 1)}
 
 
+UNDERIVED = "a cell that it would follow from does not exist, or it is none of those that are compared"
+
+
 def _skipped(filled: FilledTable) -> list[str]:
     """Why cells do not exist: a line for each reason."""
     cells: dict[str, list[str]] = defaultdict(list)
@@ -120,6 +123,11 @@ def _skipped(filled: FilledTable) -> list[str]:
         for column, reason in reasons.items():
             line = filled.table.columns.get(column)
             cells[reason].append(plain(f"{filled.row_label(row)} / {line.label if line is not None else column}"))
+    for row in filled.table.rows if filled.table.kind == "table" else ():
+        for column, line in filled.table.columns.items():
+            there = filled.table.has(row, column) or column in filled.table.skip.get(row, ())
+            if not there and filled.table.derivation(row, column) is not None:
+                cells[UNDERIVED].append(plain(f"{filled.row_label(row)} / {line.label}"))
     return [f"{NOT_AT_HAND}: {', '.join(places)}: {reason}" for reason, places in cells.items()]
 
 
