@@ -22,6 +22,7 @@ from lskd.metrics import (
     summary,
     top_k_accuracy,
 )
+from lskd.quantity import merit
 from lskd.tables.metric import Metric
 
 
@@ -258,6 +259,12 @@ def test_a_metric_is_one_function(monkeypatch):
     assert (shown.digits, shown.unit, shown.quantity.title, shown.quantity.better) == (5, "", "Brier score", "lower")
     with pytest.raises(InputError, match="metric = 'brier': is taken by "):
         metric("brier", "another")(brier)
+
+
+def test_what_is_better():
+    assert METRICS["gap"].better == "zero" and METRICS["least_gap"].better == METRICS["gamma"].better == ""
+    assert [merit(METRICS[name].better, -2.0) for name in ("top1", "error", "gap")] == [-2, 2, -2]
+    assert merit("zero", 0.5) == merit("zero", -0.5) == -0.5
 
 
 def test_metrics_record_what_they_are():

@@ -160,9 +160,9 @@ OF_SELF = {**derived("mean", of=["n"]), "n": {"label": "", "derive": {"kind": "m
         ({"columns": {"m": {**derived("mean", **ALL)["m"], "run": {"alpha": 0}}}}, "derive: must be given without"),
         ({"columns": OF_SELF}, "would follow from itself"),
         ({"columns": {"ece": ECE, **derived("mean", **ALL)}}, "a/ece and a/small show different numbers"),
-        ({"metric": {"name": "gap"}, "columns": derived("rank", **ALL)}, "neither more nor less gap is better"),
+        ({"metric": {"name": "gamma"}, "columns": derived("rank", **ALL)}, "neither more nor less gamma is better"),
         ({"columns": DERIVED_COLUMNS, "cells": {"a": {"mean": {"alpha": 0}}}}, r"cells.a.mean = .* must be left out"),
-        ({"select": {"name": "gap"}}, "select = 'gap': must be a metric of which"),
+        ({"select": {"name": "gamma"}}, "select = 'gamma': must be a metric of which"),
     ],
 )
 def test_derivations_that_cannot_be(table, message):

@@ -168,7 +168,7 @@ def _filled(diagram: Diagram) -> list[Sequence[float]]:
     return [entry for entry in diagram if entry[0]]
 
 
-@metric("gap", "confidence less accuracy", kind=Binned)
+@metric("gap", "confidence less accuracy", kind=Binned, better="zero")
 def gap(diagram: Diagram) -> float:
     """Mean confidence less accuracy: above 0 where a network is over-confident. The calibration error is the mean
     over the bins of its size, this one of it as it is."""

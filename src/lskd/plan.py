@@ -17,6 +17,7 @@ from typing import Any
 from lskd.compose import build_run, normal_form, override_words, parse_probe, teacher_form
 from lskd.config_groups import Conf, merge
 from lskd.errors import InputError
+from lskd.quantity import Better
 from lskd.run import ProbeSpec, Run
 from lskd.tables import statements
 from lskd.tables.cells import Key
@@ -55,9 +56,9 @@ class Cell:
         inner = self.made_of[0][0].number
         return (self.derive.kind, *inner) if DERIVED[self.derive.kind].directed else inner
 
-    def better(self, metric: Metric | None = None) -> str:
-        """Which direction of its number, or of another in its place, is better: "higher", "lower" or neither, ""."""
-        own = DERIVED[self.derive.kind].better if self.derive is not None else None
+    def better(self, metric: Metric | None = None) -> Better:
+        """Which of its numbers, or of others in their place, is better."""
+        own: Better = DERIVED[self.derive.kind].better if self.derive is not None else ""
         return own or (metric or self.metric).quantity.better
 
 

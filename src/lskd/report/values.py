@@ -10,6 +10,7 @@ from lskd.errors import InputError
 from lskd.files import RESTORE
 from lskd.plan import Cell, TablePlan
 from lskd.probes import PROBES
+from lskd.quantity import Better, merit
 from lskd.records import wrong_numbers
 from lskd.report import statistics
 from lskd.report.statistics import BySeed
@@ -122,7 +123,7 @@ class Values:
 
         def directed(one: Cell) -> BySeed:
             numbers = self.of(planned, one, metric)
-            return _negative(numbers) if kind.directed and one.better(metric) == "lower" else numbers
+            return _merits(one.better(metric), numbers) if kind.directed else numbers
 
         groups = [[directed(one) for one in group] for group in cell.made_of]
         firsts = [group[0] for group in cell.made_of]
@@ -131,9 +132,7 @@ class Values:
     def choice(self, planned: TablePlan, cells: Sequence[Cell]) -> list[BySeed]:
         """Of each cell the numbers by which the table selects, as more is better."""
         select = planned.table.select
-        numbers = [self.of(planned, cell, select) for cell in cells]
-        lower = [cell.better(select) == "lower" for cell in cells]
-        return [_negative(one) if negate else one for one, negate in zip(numbers, lower, strict=True)]
+        return [_merits(cell.better(select), self.of(planned, cell, select)) for cell in cells]
 
     def _over_runs(self, planned: TablePlan, cell: Cell, metric: Metric) -> dict[int, float]:
         """The numbers that follow from readings of all runs of the cell; none of fewer than two. Computed once."""
@@ -194,8 +193,8 @@ def derive(
     }
 
 
-def _negative(numbers: BySeed) -> BySeed:
-    return {seed: -value for seed, value in numbers.items()}
+def _merits(better: Better, numbers: BySeed) -> BySeed:
+    return {seed: merit(better, value) for seed, value in numbers.items()}
 
 
 @dataclass(frozen=True)

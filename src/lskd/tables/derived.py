@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lskd.errors import require, unknown
+from lskd.quantity import Better
 
 Groups = Sequence[Sequence[float]]  # the numbers of one seed
 
@@ -37,7 +38,7 @@ class Kind:
     chooses: bool = False
     digits: int | None = None
     unit: str | None = None
-    better: Literal["higher", "lower", None] = None
+    better: Better = ""
 
 
 def difference(groups: Groups, choice: Sequence[float]) -> float:
