@@ -31,7 +31,7 @@ LAYERS = [
     {"files", "records"},
     {"store"},
     {"engine", "plan"},
-    {"environment"},
+    {"environment", "trackers"},
     {"launch"},
     {"report", "bench"},
     {"describe"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -35,15 +36,16 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.plan import Plan, in_order, lineage, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
-from lskd.program import VERSION, guarded, user_path
+from lskd.program import VERSION, guarded, terminal_columns, user_path
 from lskd.recipe import Recipe
 from lskd.run import Run
 from lskd.runtime import Runtime
 from lskd.schema import fields, parse, show, unknown_key
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
+from lskd.trackers import check_trackers
 
-TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}
+TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin", "tracker"}
 
 
 PLANS = (False, True, "commands", "fleet")
@@ -256,7 +258,7 @@ def interpret(
 ) -> tuple[Plan | None, tuple[Any, ...], Runtime, Conf, Any, list[str]]:
     """The plan (None for a single run), the runs, the runtime, whether only to show the plan, and with plan=commands
     its lines. Checks everything."""
-    content: dict[str, Any] = dict.fromkeys(("experiment", "seeds", "plan", "plugin"))
+    content: dict[str, Any] = dict.fromkeys(("experiment", "seeds", "plan", "plugin", "tracker"))
     content.update(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     for key in content:
         if key not in TOP_KEYS:
@@ -264,7 +266,7 @@ def interpret(
     check_keys(content)
     if content["plugin"]:
         load_plugins(content["plugin"])
-    runtime = parse(Runtime, content.get("runtime", {}), "runtime")
+    runtime = make_runtime(content.get("runtime", {}), content["tracker"])
     conf = Conf(search_path(hydra_config), runtime.cache_root)
     plan_only = content["plan"] or False
     if plan_only not in PLANS:
@@ -286,7 +288,7 @@ def interpret(
         raise unknown("experiment", name, conf.names("experiment"))
     for word in hydra_config.overrides.task:
         key = word.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] not in ("experiment", "seeds", "runtime", "plan", "plugin"):
+        if key.partition(".")[0] not in ("experiment", "seeds", "runtime", "plan", "plugin", "tracker"):
             raise InputError(
                 f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
                 f"its runs use experiment.settings.{key}=…"
@@ -301,6 +303,17 @@ def interpret(
     runtime = replace(runtime, threads=runtime.threads or plan.experiment.threads)
     lines = commands(plan, plan.runs, typed_words(hydra_config)) if plan_only == "commands" else []
     return plan, plan.runs, runtime, conf, plan_only, lines
+
+
+def make_runtime(given: Any, tracker: Any) -> Runtime:
+    """The runtime of what is `given` for it, and of the short word `tracker`, a name or a list of names."""
+    if tracker is not None and isinstance(given, Mapping):
+        if given.get("tracker"):
+            raise InputError(f"tracker = {show(tracker)}: runtime.tracker says so, too; give one of them")
+        given = {**given, "tracker": [tracker] if isinstance(tracker, str) else tracker}
+    runtime = parse(Runtime, given, "runtime")
+    check_trackers(runtime.tracker)
+    return runtime
 
 
 def check_keys(settings: Any, where: str = "") -> None:
@@ -345,7 +358,7 @@ def typed_words(hydra_config: DictConfig) -> list[str]:
     """What was typed besides the settings of runs: own directories, plug-ins, the runtime."""
     own = [f"--config-dir={path}" for path in search_path(hydra_config)[:-1]]
     words = [word.lstrip("+") for word in hydra_config.overrides.task]
-    return [*own, *(word for word in words if re.match(r"(plugin|runtime)\b", word))]
+    return [*own, *(word for word in words if re.match(r"(plugin|runtime|tracker)\b", word))]
 
 
 def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
@@ -398,7 +411,7 @@ def execute(
         name = plan.experiment.name
         whole = make_plan(load_experiment(conf.load("experiment", name), name), conf)
         written = report.write(whole, store, store.root)
-        print("\n".join([report.text(plan, store), *(f"wrote {path}" for path in written)]))
+        print("\n".join([report.text(plan, store, columns=terminal_columns()), *(f"wrote {path}" for path in written)]))
     else:
         print(summary(runs[-1], store))
     return outcomes.exit_code
@@ -418,6 +431,13 @@ class CheckSweep(Callback):
             fail(str(error))
         except COMPOSITION_ERRORS as error:
             fail(hydra_message(error, sys.argv[1:]))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say where to see the runs side by side: each job has printed its own."""
+        if not config.plan and OmegaConf.select(config, "experiment") is None:
+            given = config.runtime.results
+            where = f" --results {shlex.quote(given)}" if given else ""
+            print(f"all runs in one table: lskd-report --runs{where}", flush=True)
 
     def check(self, config: DictConfig) -> None:
         runs: dict[str, Any] = {}

@@ -1,21 +1,22 @@
 """results/: the only module that knows its file names.
 
-results/datasets/NAME.json    what an imported data set is, but for its images                  (tracked)
-results/runs/<id>/
-    config.json        exactly what was hashed into the id                                        (tracked)
-    env.json           where it was trained: commit, versions, device, command                    (tracked)
-    log.jsonl          one line an epoch                                                          (tracked)
-    result.json        last and atomically: the run is done when, and only when, it exists        (tracked)
-    failed.json        instead of it: why the run diverged or failed                              (tracked)
-    rebuilt.json       the result of training a done run again for its weights, or for a probe    (tracked)
-    probes/KEY.json    what a probe saw of it (`lskd.probes`)                                        (tracked)
-    model.safetensors  weights                                                                    (ignored)
-    checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
-    retrain.json       runtime.retrain has asked for the run again: it is trained as if it were   (ignored)
-                       not done, and its record stays until the new one takes its place; delete
-                       the file to have the record back as it is
+    results/datasets/NAME.json    what an imported data set is, but for its images                  (tracked)
+    results/runs/<id>/
+        config.json        exactly what was hashed into the id                                        (tracked)
+        env.json           where it was trained: commit, versions, device, command                    (tracked)
+        log.jsonl          one line an epoch                                                          (tracked)
+        result.json        last and atomically: the run is done when, and only when, it exists        (tracked)
+        failed.json        instead of it: why the run diverged or failed                              (tracked)
+        rebuilt.json       the result of training a done run again for its weights, or for a probe    (tracked)
+        probes/KEY.json    what a probe saw of it (`lskd.probes`)                                     (tracked)
+        model.safetensors  weights                                                                    (ignored)
+        checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
+        retrain.json       runtime.retrain has asked for the run again: it is trained as if it were   (ignored)
+                           not done, and its record stays until the new one takes its place; delete
+                           the file to have the record back as it is
 
-results/.claims/<id>   locked by the process that is training the run; the file says which        (ignored)
+    results/trackers/NAME  what a tracker keeps here, such as TensorBoard's files (`lskd.trackers`)       (ignored)
+    results/.claims/<id>   locked by the process that is training the run; the file says which        (ignored)
 
 What is damaged, or of something else, is named and never used, and never overwritten.
 """
@@ -77,6 +78,11 @@ class Store:
 
     def log(self, run: Run) -> Path:
         return self.directory(run) / "log.jsonl"
+
+    @property
+    def trackers(self) -> Path:
+        """The folder of folders that trackers (`lskd.trackers`) may write to, by their names."""
+        return self.root / "trackers"
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -219,6 +225,10 @@ class Store:
             with contextlib.suppress(InputError):
                 if config := read_json(directory / "config.json"):
                     yield directory.name, config
+
+    def ids(self) -> list[str]:
+        """Those of the done runs, damaged ones among them."""
+        return [directory.name for directory in self._done()]
 
     def _done(self) -> Iterator[Path]:
         """The directories of done runs, in the order of their ids."""

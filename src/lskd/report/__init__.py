@@ -49,11 +49,12 @@ def render(plan: Plan, store: Store) -> Report:
     return Report(plan, tables, done, tuple(values.damaged))
 
 
-def text(plan: Plan, store: Store, out: Path | None = None) -> str:
-    """The tables and verdicts for a terminal; what is `write`n to `out` (default: the store) has the rest."""
+def text(plan: Plan, store: Store, out: Path | None = None, columns: int | None = None) -> str:
+    """The tables and verdicts for a terminal of so many `columns` (None: for a file or a pipe); what is `write`n to
+    `out` (default: the store) has the rest."""
     folder = (out or store.root) / "tables" / plan.experiment.name
     result = render(plan, store)
-    lines = [tables.compact(filled, str(folder / f"{filled.table.name}.md")) for filled in result.tables]
+    lines = [tables.compact(filled, str(folder / f"{filled.table.name}.md"), columns) for filled in result.tables]
     return "\n".join([*lines, *(f"left out: {reason}" for reason in result.damaged)])
 
 
