@@ -62,7 +62,9 @@ def convert(hint: Any, value: Any, path: str) -> Any:
             return convert(lists[0], value, path)
         if lists and bool in kinds and not isinstance(value, bool):  # bool | tuple[X, ...]: one X is a list of it
             return convert(lists[0], [value], path)
-        return convert(next(option for option in kinds if option not in lists), value, path)
+        singles = [option for option in kinds if option not in lists]
+        fits = (o for o in singles if isinstance(o, type) and isinstance(value, (int, o) if o is float else o))
+        return convert(next(fits, singles[0]), value, path)
     if origin is Literal:
         options = typing.get_args(hint)
         if isinstance(value, bool) or value not in options:

@@ -18,6 +18,7 @@ from lskd.config_groups import Conf
 from lskd.report import figures, layout, render, write
 from lskd.report.characters import plain, tex
 from lskd.tables.experiment import load_experiment
+from lskd.tables.metric import known
 from lskd.tables.table import load_table
 
 CONF = Conf()
@@ -41,7 +42,7 @@ def texts() -> list[str]:
 
 def test_pdflatex_gets_ascii_for_all_that_is_shipped():
     """A character of conf/table that there is no command for fails here, not in somebody's paper."""
-    for text in [*texts(), *layout.METRIC_TITLES.values(), *layout.EPOCHS.values(), LETTERS]:
+    for text in [*texts(), *(quantity.title for _, quantity, _ in known()), *layout.EPOCHS.values(), LETTERS]:
         assert tex(text, unknown="fail").isascii(), text
     characters = set(LETTERS) - {" "}
     assert len({tex(character) for character in characters}) > 0.9 * len(characters), "they stay apart"

@@ -182,8 +182,8 @@ def test_a_series_over_steps_is_one_run_seen_several_times(lab: Any) -> None:
         ({"probe": {**INFORMATION, "classes": ["0", "x"]}}, r"hard/0: probe.classes = 'x': allowed: 0, 1, 2"),
         ({"probe": {**INFORMATION, "class": []}}, r"probe.class = \[\]: unknown key; did you mean 'classes'"),
         ({"probe": {**INFORMATION, "draws": 1}}, r"probe.draws = 1: must be >= 2"),
-        ({"metric": {"name": "mutual_information", "epoch": "best_on_test"}}, r"'best_on_test': must be last"),
-        ({"metric": {"name": "top1", "step": 10}}, r"metric.step = 10: must be given with .*cluster_spread"),
+        ({"metric": {"name": "mutual_information", "epoch": "best_on_test"}}, r"'best_on_test': must be left out"),
+        ({"metric": {"name": "top1", "step": 10}}, r"metric.step = 10: must be left out .* cluster_spread"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_seen_is_an_error_of_the_plan(lab: Any, table: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lskd.report import statistics
+from lskd.report import orders, statistics
 
 
 def test_one_sample_by_hand() -> None:
@@ -120,9 +120,9 @@ def test_equal_spread_is_brown_and_forsythes() -> None:
 def test_orders_are_pages_and_jonckheeres() -> None:
     rows = [[1.0, 2.0, 4.0], [2.0, 1.0, 3.0], [0.0, 5.0, 6.0]]
     # L = 1·4 + 2·5 + 3·9 = 41. By hand: of the 6³ orders 1 has 42, and 6 have 41 (one seed with one of two swaps).
-    assert statistics.page_trend(rows) == (41.0, pytest.approx(7 / 216))
+    assert orders.page_trend(rows) == (41.0, pytest.approx(7 / 216))
     samples = [[1.0, 4.0], [2.0, 5.0, 7.0], [3.0, 6.0]]
-    j, p = statistics.jonckheere(samples)
+    j, p = orders.jonckheere(samples)
     flat = sorted(x for sample in samples for x in sample)
 
     def count(order: Sequence[float]) -> float:
@@ -133,8 +133,8 @@ def test_orders_are_pages_and_jonckheeres() -> None:
     assert j == count([1, 4, 2, 5, 7, 3, 6])
     assert p == pytest.approx(sum(c >= j for c in counts) / len(counts))
     mann_whitney = scipy.stats.mannwhitneyu([4.0, 9.0, 5.0], [1.0, 3.0, 6.0, 2.0], alternative="greater")
-    assert statistics.jonckheere([[1.0, 3.0, 6.0, 2.0], [4.0, 9.0, 5.0]])[1] == pytest.approx(mann_whitney.pvalue)
-    tied, _ = statistics.jonckheere([[1.0, 2.0], [2.0, 3.0]])
+    assert orders.jonckheere([[1.0, 3.0, 6.0, 2.0], [4.0, 9.0, 5.0]])[1] == pytest.approx(mann_whitney.pvalue)
+    tied, _ = orders.jonckheere([[1.0, 2.0], [2.0, 3.0]])
     assert tied == 3.5
 
 

@@ -93,7 +93,7 @@ def test_the_survivors_of_divergence_decide_nothing(lab: Any) -> None:
 
 
 def test_runs_without_the_number_are_named(lab: Any) -> None:
-    error = {"name": "nll", "unit": ""}
+    error = {"name": "nll", "digits": 2}
     planned = lab.table(claims=[claim({**LESS, "metric": error})], seeds=range(4))
     lab.fill(planned, "hard/small", HARD[:4])
     lab.fill(planned, "ls/small", LS[:3])
@@ -150,7 +150,7 @@ def test_an_association_is_taken_within_seeds(lab: Any) -> None:
 
 def test_a_peak_is_each_runs_own(lab: Any) -> None:
     """The largest of a series, wherever it is, above its end by more than a bound."""
-    falls = {"test": "above", "of": "max(small) - small/0.4", "within": 1.0, "margin": "ours"}
+    falls = {"test": "above", "of": "max(small) - small/0.4", "than": 1.0, "margin": "ours"}
     planned = lab.figure(claims=[claim(falls)])
     for column, numbers in (("0", [95.0, 90.0, 94.1]), ("0.2", [94.0, 95.0, 90.0]), ("0.4", [92.0, 92.1, 91.0])):
         lab.fill(planned, f"small/{column}", numbers)
@@ -195,7 +195,7 @@ def test_a_spread_is_not_pooled_where_it_differs(lab: Any) -> None:
 
 def test_the_plan_says_what_can_be_seen(lab: Any) -> None:
     same = {"test": "equal", "of": "ls/small", "than": "hard/small", "within": 0.5, "margin": "ours"}
-    loss = {**LESS, "metric": {"name": "nll", "unit": ""}}
+    loss = {**LESS, "metric": {"name": "nll", "digits": 2}}
     claims = [claim(LESS), claim(same, id="E"), claim(loss, id="L")]
     planned = lab.table(seeds=range(5), claims=claims)
     difference = statistics.smallest_difference(0.3 * (2 / 5) ** 0.5, 4)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lskd.errors import InputError
 from lskd.probes.probe import Probe, Scene, Seen, check_classes, members, panels, register
+from lskd.quantity import Quantity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,11 +37,17 @@ class Penultimate(Probe):
       where they form an arc around it (claim C5, about two similar classes and a third).
     """
 
-    gives: ClassVar[Mapping[str, str]] = {
-        "cluster_spread": "spread within classes of projected penultimate activations over the templates' distance",
-        "cluster_overlap": "spread within classes of projected penultimate activations over the class means' distance",
-        "projection_scale": "root mean squared distance of projected penultimate activations from their mean",
-        "arc_thickness": "spread of the first two classes away from the third's mean over that along the arc around it",
+    gives: ClassVar[Mapping[str, Quantity]] = {
+        "cluster_spread": Quantity(
+            "spread within classes of projected penultimate activations over the templates' distance"
+        ),
+        "cluster_overlap": Quantity(
+            "spread within classes of projected penultimate activations over the class means' distance"
+        ),
+        "projection_scale": Quantity("root mean squared distance of projected penultimate activations from their mean"),
+        "arc_thickness": Quantity(
+            "spread of the first two classes away from the third's mean over that along the arc around it"
+        ),
     }
 
     pictures: ClassVar[tuple[str, ...]] = ("projection",)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lskd.errors import InputError, unknown
+from lskd.quantity import Quantity
 from lskd.registry import Registry
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Probe:
     """
 
     version: ClassVar[int] = 1  # of the code, as `lskd.methods.method.Method.version`
-    # The numbers that a reading gives, by the name that a table's metric has, and what each is, in words.
-    gives: ClassVar[Mapping[str, str]] = {}
+    # The numbers that a reading gives, by the name that a table's metric has.
+    gives: ClassVar[Mapping[str, Quantity]] = {}
     needs_teacher: ClassVar[bool] = False  # whether `measure` shows images to the teacher, too
     lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
     pictures: ClassVar[tuple[str, ...]] = ()  # which of them `draw` makes; a table asks for one as its `diagram`

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lskd.data.sets.cifar100 import CLASSES, SUPERCLASSES
 from lskd.errors import InputError, require
 from lskd.probes.probe import Probe, Scene, Seen, members, panels, register
+from lskd.quantity import Quantity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,10 +35,10 @@ class Resemblance(Probe):
     - resemblance_within, resemblance_between: the mean over classes of c's own superclass, and over all others.
     """
 
-    gives: ClassVar[Mapping[str, str]] = {
-        "resemblance_auc": "chance that a class of the same superclass resembles more than one of another",
-        "resemblance_within": "mean resemblance of classes of one superclass",
-        "resemblance_between": "mean resemblance of classes of different superclasses",
+    gives: ClassVar[Mapping[str, Quantity]] = {
+        "resemblance_auc": Quantity("chance that a class of the same superclass resembles more than one of another"),
+        "resemblance_within": Quantity("mean resemblance of classes of one superclass", digits=5),
+        "resemblance_between": Quantity("mean resemblance of classes of different superclasses", digits=5),
     }
     pictures: ClassVar[tuple[str, ...]] = ("matrix",)
     needs_teacher: ClassVar[bool] = True

@@ -8,6 +8,7 @@ The files depend on the numbers alone (no dates, fixed ids in the SVG), so that 
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -27,13 +28,15 @@ from lskd.files import write_atomically
 from lskd.probes import Seen
 from lskd.report import statistics
 from lskd.report.filled import FilledTable
-from lskd.report.layout import banner, metric_title
+from lskd.report.layout import banner
 from lskd.report.statistics import LEAST
 from lskd.report.values import Summary
+from lskd.tables.metric import Metric
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("o-", "s--", "D-.", "^:", "v-", "P--", "X-.")  # of series that say none
+HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---")  # of bars
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lskd",
@@ -142,12 +145,17 @@ def draw_series(figure: Figure, filled: FilledTable) -> str:
     for i, row in enumerate(table.rows):
         if row in rows:
             # Series over one setting share their x: their points stand side by side.
-            beside = 0.0 if table.x is not None else rows.index(row) - (len(rows) - 1) / 2
+            beside = 0.0 if table.x is not None or table.draw != "lines" else rows.index(row) - (len(rows) - 1) / 2
             corners += _draw_series(axes, filled, row, i, beside)
-    axes.dataLim.update_from_data_xy(corners)  # which markers that are moved do not set
-    axes.autoscale_view()
+    if table.draw == "lines":  # whose markers may be moved, and then do not set the limits
+        axes.dataLim.update_from_data_xy(corners, ignore=True)
+        axes.autoscale_view()
+    if table.x_axis == "log":
+        axes.set_xscale("log")
+    elif table.x_axis == "category":
+        axes.set_xticks(list(table.positions.values()), list(table.positions))
     axes.set_xlabel(_broken(table.x_label or _x_title(filled), figure))
-    axes.set_ylabel(_broken(table.y_label or _titled(table.metric.name, table.metric.unit), figure, 0.4))
+    axes.set_ylabel(_broken(table.y_label or _titled(table.metric), figure, 0.4))
     for label, level in (table.levels or {}).items():
         axes.axhline(level, linestyle=(0, (1, 3)), linewidth=1, color="#404040", zorder=1)
         place = {"ha": "right", "va": "bottom", "fontsize": "small"}
@@ -160,7 +168,9 @@ def draw_series(figure: Figure, filled: FilledTable) -> str:
 def caption(filled: FilledTable) -> str:
     """What whiskers are, and how much of the figure is there."""
     counts = [cell.n for cell in filled.cells if _is_point(cell)]
-    if filled.table.whiskers == "extremes":
+    if filled.table.draw == "points":
+        sentences = ["A point a run."]
+    elif filled.table.whiskers == "extremes":
         sentences = ["Mean over seeds; whiskers from minimum to maximum, as in the paper."]
     elif max(counts, default=0) < LEAST:
         sentences = [f"Mean over seeds, without intervals: no point has {LEAST} runs."]
@@ -183,11 +193,23 @@ def _draw_series(axes: Axes, filled: FilledTable, row: str, i: int, beside: floa
     xs, means = np.array([cell.x for cell in cells], float), np.array([cell.mean for cell in cells], float)
     ends = np.array([_whisker(cell, filled.table.whiskers) for cell in cells], float).T
     style, color = line.style or STYLES[i % len(STYLES)], line.color or COLORS[i % len(COLORS)]
+    label = re.sub("^_", " _", line.label)
     try:
-        axes.errorbar(
-            xs, means, yerr=abs(ends - means), fmt=style, color=color, label=re.sub("^_", " _", line.label),
-            elinewidth=0.8, capsize=2.5 if beside else 2.5 + i, transform=_moved(axes, beside),
-        )  # fmt: skip
+        if filled.table.draw == "bars":
+            place, width = _bar(filled, i)
+            axes.bar(
+                xs + place, means, width, yerr=abs(ends - means), color=color, label=label,
+                hatch=HATCHES[i % len(HATCHES)], edgecolor="white", error_kw={"capsize": 2.5, "elinewidth": 0.8},
+            )  # fmt: skip
+        elif filled.table.draw == "points":
+            points = [(cell.xs[seed], y) for cell in cells for seed, y in cell.values.items() if seed in cell.xs]
+            axes.plot(*np.array(points).T, style.rstrip("-:.") or "o", color=color, label=label)
+            return points
+        else:
+            axes.errorbar(
+                xs, means, yerr=abs(ends - means), fmt=style, color=color, label=label,
+                elinewidth=0.8, capsize=2.5 if beside else 2.5 + i, transform=_moved(axes, beside),
+            )  # fmt: skip
     except ValueError as error:
         where = f"table.{filled.table.name}.rows.{row}"
         raise InputError(f"{where}.style = {line.style!r}, color = {line.color!r}: {error}") from None
@@ -209,6 +231,15 @@ def _moved(axes: Axes, beside: float) -> Transform:
     return axes.transData + shift
 
 
+def _bar(filled: FilledTable, i: int) -> tuple[float, float]:
+    """Where the bars of series number `i` stand beside an x, and how wide they are: side by side, over four fifths of
+    the space between two x."""
+    xs = sorted({cell.x for cell in filled.cells if cell.x is not None})
+    step = min((later - earlier for earlier, later in itertools.pairwise(xs)), default=1.0)
+    width = 0.8 * step / len(filled.table.rows)
+    return (i - (len(filled.table.rows) - 1) / 2) * width, width
+
+
 def _is_point(cell: Summary) -> bool:
     return cell.mean is not None and cell.x is not None
 
@@ -217,12 +248,12 @@ def _x_title(filled: FilledTable) -> str:
     """The metric on the horizontal axis, or the setting that the series vary."""
     x = filled.table.x
     if x is not None:
-        return _titled(x.name, x.unit)
+        return _titled(x)
     return ", ".join(dict.fromkeys(line.over for line in filled.table.rows.values()))
 
 
-def _titled(metric: str, unit: str) -> str:
-    return metric_title(metric) + (f" ({unit})" if unit else "")
+def _titled(metric: Metric) -> str:
+    return metric.quantity.title + (f" ({metric.unit})" if metric.unit else "")
 
 
 # ---- reliability --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lskd.report.filled import FilledTable
 from lskd.report.layout import others, others_as_printed
 from lskd.report.values import Summary
-from lskd.tables.table import Printed
+from lskd.tables.line import Printed
 
 if TYPE_CHECKING:
     import pandas
@@ -79,5 +79,5 @@ def _record(filled: FilledTable, cell: Summary) -> dict[str, object]:
     return record | {
         "seeds": " ".join(map(str, cell.values)),
         "values": " ".join(map(repr, cell.values.values())),
-        "runs": " ".join(cell.ids[seed] for seed in cell.values),
+        "runs": " ".join(cell.ids[seed] for seed in cell.values if seed in cell.ids),
     }

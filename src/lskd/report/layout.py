@@ -12,39 +12,24 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lskd.probes import PROBES
+from lskd.plan import Cell
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable
-from lskd.report.values import RATES, Summary
+from lskd.report.values import Summary
 from lskd.run import Run
-from lskd.tables.metric import Metric, probed, watched
-from lskd.tables.table import Printed
+from lskd.tables.derived import DERIVED, Derivation
+from lskd.tables.line import Printed
+from lskd.tables.metric import Metric
 
 MISSING = "–"
 NOT_AT_HAND = "n/a"
 EXTREMES = ("min", "max")  # of a figure's points, over the seeds
 
-METRIC_TITLES = {
-    "top1": "top-1 accuracy",
-    "error": "top-1 error",
-    "top5": "top-5 accuracy",
-    "nll": "negative log-likelihood",
-    "ece15": "expected calibration error (15 bins)",
-    "gap": "confidence less accuracy",
-    "least_gap": "least gap between confidence and accuracy, of the bins (of 15) with at least 1 % of the images",
-    "gamma": "equivalent label smoothing γ",
-    "temperature": "temperature of the least negative log-likelihood",
-}
 EPOCHS = {
     "last": "last epoch",
     "best_on_validation": "epoch with the best top-1 on the validation part",
     "best_on_test": "EPOCH WITH THE BEST TOP-1 ON THE TEST PART",
 }
-
-
-def metric_title(name: str) -> str:
-    of_probes = {name: words for probe in PROBES.values() for name, words in probe.gives.items()}
-    return {**METRIC_TITLES, **of_probes, **watched()}[name]
 
 
 def banner(filled: FilledTable) -> str:
@@ -203,28 +188,18 @@ def _seeds(cell: Summary) -> str:
 # ---- which is best ------------------------------------------------------------------------------------------------
 
 
-def merit(metric: Metric, value: float) -> float | None:
-    """What is the greater the better the value is; None of a metric of which none is better."""
-    if metric.name in ("top1", "top5"):
-        return value
-    if metric.name in ("error", "nll", "ece15"):
-        return -value
-    return -abs(value) if metric.name == "gap" else None
-
-
 def best(filled: FilledTable) -> set[tuple[str, str]]:
     """(row, column) of the best means of each column; of each row where it is the rows that have metrics of their own.
     Compared are means as they are printed, of cells of one metric that have all their runs, and not networks with their
     teachers; at least two."""
     rows = filled.table.rows
     by_row = any(line.metric is not None for line in rows.values())
-    groups: dict[tuple[str, str, Metric], dict[tuple[str, str], float]] = defaultdict(dict)
+    groups: dict[tuple[str, str, Metric, Derivation | None], dict[tuple[str, str], float]] = defaultdict(dict)
     for cell in filled.cells:
-        metric, place = cell.cell.metric, (cell.cell.row, cell.cell.column)
-        whole = cell.mean is not None and cell.n == cell.wanted and not cell.diverged
-        worth = merit(metric, round(cell.mean, metric.digits)) if whole and cell.mean is not None else None
-        if worth is not None:
-            groups[place[0] if by_row else place[1], rows[place[0]].take, metric][place] = worth
+        place, better = (cell.cell.row, cell.cell.column), cell.cell.better()
+        if cell.mean is not None and better and cell.n == cell.wanted and not cell.diverged:
+            peers = (place[0] if by_row else place[1], rows[place[0]].take, cell.cell.metric, cell.cell.derive)
+            groups[peers][place] = round(cell.mean, cell.cell.metric.digits) * (1 if better == "higher" else -1)
     compared = [group for group in groups.values() if len(group) > 1]
     return {place for group in compared for place, worth in group.items() if worth == max(group.values())}
 
@@ -242,22 +217,35 @@ def conventions(filled: FilledTable, n: int = 0) -> str:
     """Which numbers these are: under the table, in one paragraph. `n`: of how many seeds, where no cell says it."""
     numbers: dict[str, list[Summary]] = defaultdict(list)
     for cell in filled.cells:
-        numbers[describe(cell.cell.metric, cell.cell.runs[0])].append(cell)
+        numbers[describe_cell(cell.cell)].append(cell)
     if len(numbers) == 1:
         text = next(iter(numbers))
     else:
-        by_column = filled.table.kind == "table" and all(
-            len({cell.cell.metric for cell in filled.cells if cell.cell.column == column}) == 1
-            for column in filled.table.columns
-        )
         texts = []
         for description, cells in numbers.items():
-            labels = [filled.column_label(cell) if by_column else filled.row_label(cell.cell.row) for cell in cells]
+            labels = [_label(filled, cell) for cell in cells]
             texts.append(f"{', '.join(f'“{label}”' for label in dict.fromkeys(labels))}: {description}")
         text = "; ".join(texts)
     seeds = f"of {n} seeds" if n else "(number of seeds)"
     text = f"{text[0].upper()}{text[1:]}. Mean ± sample standard deviation {seeds}."
     return text + (_comparison(filled) if filled.has_paper else "")
+
+
+def _label(filled: FilledTable, cell: Summary) -> str:
+    """What tells a cell from those that show other numbers: its column's label, else its row's, else both."""
+    derived = filled.table.is_derived("rows", cell.cell.row)
+    peers = [one for one in filled.cells if filled.table.is_derived("rows", one.cell.row) == derived]
+
+    def alike(axis: str) -> bool:
+        shown: dict[str, set[str]] = defaultdict(set)
+        for one in peers:
+            shown[getattr(one.cell, axis)].add(describe_cell(one.cell))
+        return all(len(descriptions) == 1 for descriptions in shown.values())
+
+    row, column = filled.row_label(cell.cell.row), filled.column_label(cell)
+    if filled.table.kind == "table" and not derived and alike("column"):
+        return column
+    return row if filled.table.kind == "figure" or alike("row") else f"{row} / {column}"
 
 
 def _comparison(filled: FilledTable) -> str:
@@ -274,7 +262,7 @@ def _comparison(filled: FilledTable) -> str:
     if any(cell.printed is not None and cell.printed.std is not None for cell in cells):
         text += ", with the standard deviation that it prints, where it does"
     split = [cell for cell in cells if cell.unknown_split]
-    rates = {cell.cell.metric.name in RATES for cell in split}
+    rates = {cell.cell.metric.rate for cell in split}
     if True in rates:
         text += ", and the binomial share of two random held-out parts"
     if False in rates:
@@ -284,15 +272,15 @@ def _comparison(filled: FilledTable) -> str:
 
 def describe(metric: Metric, run: Run) -> str:
     """A metric with its unit, part and epoch, as measured on `run`."""
-    title = metric_title(metric.name) + (f" ({metric.unit})" if metric.unit else "")
+    title = metric.quantity.title + (f" ({metric.unit})" if metric.unit else "")
     at = "the last epoch" if metric.at_epoch is None else "an epoch"
-    if metric.name in watched():
+    if metric.source == "training":
         how = "sum" if metric.total else "mean"
         return f"{title}, {how} over the training images of {at}, each as it was when it was trained on"
-    if metric.name == "gamma":
+    if metric.source == "run":
         return f"{title} over the training part"
     part = run.dataset.evaluate if metric.part == "evaluate" else metric.part
-    if metric.name in probed():
+    if metric.source == "probe":
         return f"{title} on the {part} part"
     if part == "train":
         return f"{title} while training, over {at}"
@@ -304,6 +292,13 @@ def describe(metric: Metric, run: Run) -> str:
     if metric.name == "temperature":
         return f"{title}, chosen {chosen}"
     return f"{text}, outputs scaled by the temperature of the least negative log-likelihood, chosen {chosen}"
+
+
+def describe_cell(cell: Cell) -> str:
+    """What a cell shows; of a derived one, how it follows from others, seed by seed."""
+    if cell.derive is None:
+        return describe(cell.metric, cell.runs[0])
+    return f"{DERIVED[cell.derive.kind].words} {describe_cell(cell.made_of[0][0])}"
 
 
 def legend(filled: FilledTable, text: Callable[[str], str] = plain) -> list[str]:
@@ -326,6 +321,9 @@ def _marks(filled: FilledTable) -> dict[str, int]:
     return {source: i for i, source in enumerate(dict.fromkeys(number.source for number in numbers), 1)}
 
 
+UNDERIVED = "a cell that it would follow from does not exist, or it is none of those that are compared"
+
+
 def _skipped(filled: FilledTable, text: Callable[[str], str]) -> list[str]:
     """Why cells do not exist: a line for each reason."""
     cells: dict[str, list[str]] = defaultdict(list)
@@ -333,6 +331,11 @@ def _skipped(filled: FilledTable, text: Callable[[str], str]) -> list[str]:
         for column, reason in reasons.items():
             line = filled.table.columns.get(column)
             cells[reason].append(text(f"{filled.row_label(row)} / {line.label if line is not None else column}"))
+    for row in filled.table.rows if filled.table.kind == "table" else ():
+        for column, line in filled.table.columns.items():
+            there = filled.table.has(row, column) or column in filled.table.skip.get(row, ())
+            if not there and filled.table.derivation(row, column) is not None:
+                cells[UNDERIVED].append(text(f"{filled.row_label(row)} / {line.label}"))
     return [f"{NOT_AT_HAND}: {', '.join(places)}: {reason}" for reason, places in cells.items()]
 
 
