@@ -229,13 +229,13 @@ class Summary:
 def summarize(planned: TablePlan, cell: Cell, values: Values, *, with_paper: bool) -> Summary:
     table = planned.table
     xs = list(values.x(planned, cell).values()) if table.x is not None else []
-    runs = {run.id: run for run in cell.runs}
+    runs, numbers = {run.id: run for run in cell.runs}, values.of(planned, cell)
     drawn_by_probe = planned.probe.settings.pictures if planned.probe is not None else ()
     return Summary(
         cell=cell,
-        values=values.of(planned, cell),
+        values=numbers,
         x=statistics.mean(xs) if xs else None if table.x is not None else cell.x,
-        ids={run.seed: run.id for run in runs.values() if values.done(run, planned.probe)},
+        ids={run.seed: run.id for run in runs.values() if run.seed in numbers or values.done(run, planned.probe)},
         wanted=len(runs),
         diverged=values.diverged(runs.values()),
         printed=table.printed(cell.row, cell.column) if with_paper else None,
