@@ -33,7 +33,7 @@ LAYERS = [
     {"store"},
     {"snapshot", "weights"},
     {"engine", "plan"},
-    {"environment"},
+    {"environment", "trackers"},
     {"launch"},
     {"report", "bench"},
     {"describe", "api"},

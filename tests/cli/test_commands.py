@@ -328,13 +328,13 @@ def test_a_recipe_is_named_as_its_file(lskd_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("word", ["runtime.cache='{}'", "runtime.cache='${{oc.env:ODD}}'", "runtime={{cache: '{}'}}"])
 def test_the_data_of_a_cache_with_an_odd_name(lskd_run, tmp_path, monkeypatch, word):
     from lskd.data import cache
-    from lskd.data.sources import Arrays
+    from lskd.data.arrays import Arrays
 
     odd = tmp_path / "(an odd) place=1, #2"
     monkeypatch.setenv("ODD", str(odd))
     images, labels = np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 0, 1])
     arrays = Arrays(images, labels, images, labels, ("no", "yes"))
-    cache.write(odd / "data" / "dots", cache.describe("dots", arrays), arrays, source="nowhere", replace=False)
+    cache.write(odd / "data" / "dots", arrays.describe("dots"), arrays, source="nowhere", replace=False)
     finished = lskd_run("dataset=dots", word.format(odd), "plan=true")
     assert finished.code == 0, finished.err
 
@@ -372,6 +372,7 @@ def test_sweep_trains_a_shared_teacher_once_and_litters_nowhere(lskd_run, tmp_pa
     done = [config for config, _, _ in Store(tmp_path / "results").results()]
     assert len(done) == 5 and sum("teacher" not in config for config in done) == 1
     assert finished.err.count("[1/2] mlp(hidden=8)") == 1 and finished.err.count("[1/1]") == 3
+    assert finished.out.endswith("\nall runs in one table: lskd-report --runs\n")
     assert list(Path.cwd().iterdir()) == []
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"runs", ".claims", ".sweeps"}
 

@@ -108,10 +108,7 @@ def test_out_and_all_experiments(filled: Any, own: Path, tmp_path: Path, capsys:
     assert main(["--results", str(filled.store.root), "--config-dir", str(own), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "| hard targets" in printed
-    lines = [
-        line for line in printed.splitlines() if line.startswith(f"none of their runs is in {filled.store.root}: ")
-    ]
-    assert len(lines) == 1 and lines[0].endswith(": quickstart")
+    assert "quickstart" not in printed, "none of its runs is here, and nobody asked for it"
     assert {path.name for path in (out / "tables").iterdir()} == {"README.md", "claims.md", "fiction"}, (
         "nothing unrelated"
     )
@@ -186,7 +183,22 @@ def test_nothing_here_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("LSKD_RESULTS", raising=False)
     assert main(["quickstart"]) == 0
     assert capsys.readouterr().out.startswith("quickstart: none of its ")
+    assert main([]) == 0
+    assert (
+        capsys.readouterr().out
+        == "no finished run is in results; lskd-run experiment=quickstart trains some in a minute\n"
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_no_table_are_counted_and_told_of(filled: Any, capsys: Any) -> None:
+    root = str(filled.store.root)
+    assert main(["--results", root]) == 0  # without the configuration directory that has their experiment
+    printed = capsys.readouterr().out
+    assert (
+        printed
+        == f"6 finished runs are in no experiment's table; all runs as one: lskd-report --runs --results {root}\n"
+    )
 
 
 def failure(capsys: Any, *words: str) -> str:

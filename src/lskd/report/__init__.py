@@ -60,10 +60,11 @@ def render(plan: Plan, store: Store) -> Report:
     return Report(plan, tables, done, values)
 
 
-def text(report: Report, out: Path | None = None) -> str:
-    """The tables and verdicts for a terminal; what is `write`n to `out` (default: the store) has the rest."""
+def text(report: Report, out: Path | None = None, columns: int | None = None) -> str:
+    """The tables and verdicts for a terminal of so many `columns` (None: for a file or a pipe); what is `write`n to
+    `out` (default: the store) has the rest."""
     folder = (out or report.root) / "tables" / report.plan.experiment.name
-    lines = [tables.compact(filled, str(folder / f"{filled.table.name}.md")) for filled in report.tables]
+    lines = [tables.compact(filled, str(folder / f"{filled.table.name}.md"), columns) for filled in report.tables]
     return "\n".join([*lines, *(f"left out: {reason}" for reason in report.damaged)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from lskd.config_groups import Conf, no_such_file, shipped_conf
 from lskd.errors import InputError
 from lskd.plan import make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
-from lskd.program import VERSION, fail, guarded, user_path
+from lskd.program import VERSION, fail, guarded, terminal_columns, user_path
 from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
@@ -72,7 +73,8 @@ def _run(args: argparse.Namespace) -> int:
                 elsewhere.append(result)
             elif wanted:
                 written = report.write(result, out)
-                texts.append("\n".join([report.text(result, out), *(f"wrote {path}" for path in written), ""]))
+                text = report.text(result, out, terminal_columns())
+                texts.append("\n".join([text, *(f"wrote {path}" for path in written), ""]))
         except InputError as error:  # the others are printed all the same
             code = _fail(error)
     for reason in dict.fromkeys(reason for r in reports for reason in r.damaged):
@@ -84,7 +86,8 @@ def _run(args: argparse.Namespace) -> int:
             texts += [f"wrote {path}" for path in written]
         except InputError as error:
             code = _fail(error)
-    print("\n".join([*texts, *_not_here(elsewhere, store, named=bool(args.experiments))]))
+    texts += _not_here(elsewhere) if args.experiments else _in_no_table(reports, store, args.results)
+    print("\n".join(texts))
     return code
 
 
@@ -142,18 +145,22 @@ def _check_writable(out: Path) -> None:
         raise InputError(f"--out = {str(out)!r}: cannot be written: {there}: {reason}")
 
 
-def _not_here(reports: Sequence[report.Report], store: Store, *, named: bool) -> list[str]:
-    """Lines about experiments without a finished run: one each for those that were asked for by name."""
-    names = [r.plan.experiment.name for r in reports]
-    if named:
-        runs = [len(r.plan.runs) for r in reports]
-        return [
-            f"{name}: none of its {count} runs is here; lskd-run experiment={name}"
-            for name, count in zip(names, runs, strict=True)
-        ]
-    if not names:
-        return []
-    return [f"none of their runs is in {store.root}: {', '.join(names)}"]
+def _not_here(reports: Sequence[report.Report]) -> list[str]:
+    """Lines about experiments that were asked for and have no finished run."""
+    named = {r.plan.experiment.name: len(r.plan.runs) for r in reports}
+    return [f"{name}: none of its {count} runs is here; lskd-run experiment={name}" for name, count in named.items()]
+
+
+def _in_no_table(reports: Sequence[report.Report], store: Store, results: str) -> list[str]:
+    """What to do about finished runs that are in no table, such as those of one's own sweep. `results`: as given."""
+    ids = set(store.ids())
+    if not ids:
+        return [f"no finished run is in {store.root}; lskd-run experiment=quickstart trains some in a minute"]
+    if left := len(ids.difference(run.id for r in reports for run in r.plan.runs)):
+        where = f" --results {shlex.quote(results)}" if results else ""
+        runs = "1 finished run is" if left == 1 else f"{left} finished runs are"
+        return [f"{runs} in no experiment's table; all runs as one: lskd-report --runs{where}"]
+    return []
 
 
 def _fail(error: InputError) -> int:

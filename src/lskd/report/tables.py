@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from lskd.probes import PROBES
+from lskd.report import terminal
 from lskd.report.characters import plain, tex
 from lskd.report.filled import FilledTable
 from lskd.report.values import RATES, Summary
@@ -31,6 +32,7 @@ WIDTH = 120  # characters; rows × columns that are wider are broken into blocks
 
 MISSING = "–"
 NOT_AT_HAND = "n/a"
+EXTREMES = ("min", "max")  # of a figure's points, over the seeds
 
 METRIC_TITLES = {
     "top1": "top-1 accuracy",
@@ -73,10 +75,25 @@ def markdown(filled: FilledTable, runs: str, figure: str = "") -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def compact(filled: FilledTable, details: str) -> str:
-    """The page for a terminal, without its protocol: `details` says where that is."""
-    parts = [*_head(filled), *_body(filled), f"Protocol, machines and runs: {details}" if filled.runs else ""]
-    return "\n\n".join(filter(None, parts)) + "\n"
+def compact(filled: FilledTable, details: str, columns: int | None = None) -> str:
+    """The page for a terminal of so many `columns`, without its protocol: `details` says where that is. None: no
+    terminal, but a file or a pipe, for which tables are Markdown and nothing is wrapped."""
+    more = f"Protocol, machines and runs: {details}" if filled.runs else ""
+    if columns is None:
+        return "\n\n".join(filter(None, [*_head(filled), *_body(filled), more])) + "\n"
+    before, after = _head(filled), [*_words(filled), more]
+    texts = [[terminal.wrapped(text, columns) for text in texts if text] for texts in (before, after)]
+    return "\n\n".join([*texts[0], _fitted(filled, columns), *texts[1]]) + "\n"
+
+
+def _fitted(filled: FilledTable, columns: int) -> str:
+    """The table for a terminal of so many columns. Least and largest of a figure's points go where there is no room: a
+    point is in few lines then, and the CSV has them."""
+    headers, rows = layout(filled)
+    if filled.table.kind == "figure" and not terminal.fits(headers, rows, columns):
+        kept = [i for i, header in enumerate(headers) if header not in EXTREMES]
+        headers, rows = [headers[i] for i in kept], [[row[i] for i in kept] for row in rows]
+    return terminal.fitted(headers, rows, _label_columns(filled), columns)
 
 
 SELECTED_ON_TEST = (
@@ -105,8 +122,12 @@ def _body(filled: FilledTable) -> list[str]:
     headers, rows = layout(filled)
     # A figure's points are few columns, which must stay side by side.
     width = WIDTH if filled.table.kind == "table" else 0
-    parts = [_blocks(headers, rows, _label_columns(filled), width)]
-    parts += [plain(_conventions(filled))] if filled.table.has_cells else []
+    return [_blocks(headers, rows, _label_columns(filled), width), *_words(filled)]
+
+
+def _words(filled: FilledTable) -> list[str]:
+    """What stands under the numbers."""
+    parts = [plain(_conventions(filled))] if filled.table.has_cells else []
     if filled.findings:
         parts += ["## Claims", _claims(filled)]
     if notes := [*filled.table.notes, *_sources(filled), *_skipped(filled), *_seen_again(filled)]:
@@ -355,7 +376,7 @@ def _points(filled: FilledTable) -> tuple[list[str], list[list[str]]]:
         line += [paper(cell), delta(cell)] if filled.has_paper else []
         lines.append(line + ([others(filled, cell)] if filled.has_replications else []))
         previous = cell.cell.row
-    headers = ["series", "setting", *([table.x.name] if table.x is not None else []), "mean ± sd", "min", "max", "n"]
+    headers = ["series", "setting", *([table.x.name] if table.x is not None else []), "mean ± sd", *EXTREMES, "n"]
     headers += ["paper", "Δ"] if filled.has_paper else []
     return headers + (["others"] if filled.has_replications else []), lines
 
