@@ -274,7 +274,7 @@ def interpret(
             raise InputError(
                 f"seeds = {show(content['seeds'])}: is for experiments; one run has a seed=N (-m seed=0,1,2: several)"
             )
-        form = normal_form(typed(config, hydra_config))
+        form = normal_form(typed(hydra_config))
         runs, lines = in_order([build_run(form, conf)]), []
         if plan_only == "commands":
             lines = commands(runs, conf, typed_words(hydra_config))
@@ -331,14 +331,14 @@ def check_keys(settings: Any, where: str = "") -> None:
         check_keys(value, f"{where}.{key}".strip("."))
 
 
-def typed(config: DictConfig, hydra_config: DictConfig) -> dict[str, Any]:
+def typed(hydra_config: DictConfig) -> dict[str, Any]:
     """The settings of one run: the choices of its groups, and the words as they were typed.
 
     They are not read from the tree that Hydra makes of them, in which files and words are laid over one another: there
     teacher=resnet56 is gone where teacher.recipe.lr=0.1 follows, and what two words say of one field is one value.
     """
     words: dict[str, Any] = {}
-    for word in OverridesParser.create().parse_overrides(list(hydra_config.overrides.task)):
+    for word in OverridesParser.create().parse_overrides(list(hydra_config.overrides.task)):  # ${…} is looked up here
         key = word.key_or_group
         if key.partition(".")[0] not in RUN_KEYS:
             continue
@@ -348,9 +348,6 @@ def typed(config: DictConfig, hydra_config: DictConfig) -> dict[str, Any]:
             raise InputError(f"~{key}: a setting always has a value; give the one that it shall have: {key}=…")
         if key not in GROUPS:
             words[key] = word.value()
-    whole = OmegaConf.to_container(config)
-    whole["words"] = words  # type: ignore[index,call-overload]  # where ${…} is looked up
-    words = OmegaConf.to_container(OmegaConf.create(whole), resolve=True)["words"]  # type: ignore[index,call-overload,assignment]
     check_keys(words)
     chosen = {group: hydra_config.runtime.choices.get(group) for group in GROUPS}
     return {**{group: name for group, name in chosen.items() if name is not None}, **words}

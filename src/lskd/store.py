@@ -247,7 +247,7 @@ class Store:
 
     def find(self, begin: str) -> str:
         """The id that begins so: the first digits are enough where they are those of one run."""
-        found = [id for id in self.ids() if id.startswith(begin)] if begin else []
+        found = [id for id in self.all_ids() if id.startswith(begin)] if begin else []
         if not found:
             raise InputError(f"id = {begin!r}: is no run in {self.root}; lskd-report --runs lists them")
         if len(found) > 1:
@@ -255,7 +255,7 @@ class Store:
             raise InputError(f"id = {begin!r}: {len(found)} runs begin so ({some}); give more digits")
         return found[0]
 
-    def ids(self) -> list[str]:
+    def all_ids(self) -> list[str]:
         """Of all runs of which there is something in the store, in their order."""
         runs = self.root / "runs"
         return sorted(name for name in os.listdir(runs) if ID.fullmatch(name)) if runs.is_dir() else []
@@ -267,7 +267,7 @@ class Store:
                 if config := read_json(directory / "config.json"):
                     yield directory.name, config
 
-    def done_ids(self) -> list[str]:
+    def ids(self) -> list[str]:
         """Those of the done runs, damaged ones among them."""
         return [directory.name for directory in self._done()]
 

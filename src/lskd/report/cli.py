@@ -155,7 +155,7 @@ def _not_here(reports: Sequence[report.Report]) -> list[str]:
 
 def _in_no_table(reports: Sequence[report.Report], store: Store, results: str) -> list[str]:
     """What to do about finished runs that are in no table, such as those of one's own sweep. `results`: as given."""
-    ids = set(store.done_ids())
+    ids = set(store.ids())
     if not ids:
         return [f"no finished run is in {store.root}; lskd-run experiment=quickstart trains some in a minute"]
     if left := len(ids.difference(run.id for r in reports for run in r.plan.runs)):

@@ -269,15 +269,15 @@ class Summary:
 def summarize(planned: TablePlan, cell: Cell, values: Values, *, with_paper: bool) -> Summary:
     table = planned.table
     xs = values.x(planned, cell)
-    runs = {run.id: run for run in cell.runs}
-    derived = cell.derive is not None
+    runs, numbers = {run.id: run for run in cell.runs}, values.of(planned, cell)
+    own = () if cell.derive is not None else runs.values()
     drawn_by_probe = planned.probe.settings.pictures if planned.probe is not None else ()
     return Summary(
         cell=cell,
-        values=values.of(planned, cell),
+        values=numbers,
         x=cell.x if table.x is None else statistics.mean(xs.values()) if xs else None,
         xs=xs,
-        ids={run.seed: run.id for run in runs.values() if not derived and values.done(run, planned.probe)},
+        ids={run.seed: run.id for run in own if run.seed in numbers or values.done(run, planned.probe)},
         wanted=min(len({run.id for run in one.runs}) for one in cell.plain),
         diverged=values.diverged(runs.values()),
         printed=table.printed(cell.row, cell.column) if with_paper else None,
