@@ -264,13 +264,13 @@ def test_a_recipe_is_named_as_its_file(lskd_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("word", ["runtime.cache='{}'", "runtime.cache='${{oc.env:ODD}}'", "runtime={{cache: '{}'}}"])
 def test_the_data_of_a_cache_with_an_odd_name(lskd_run, tmp_path, monkeypatch, word):
     from lskd.data import cache
-    from lskd.data.sources import Arrays
+    from lskd.data.arrays import Arrays
 
     odd = tmp_path / "(an odd) place=1, #2"
     monkeypatch.setenv("ODD", str(odd))
     images, labels = np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 0, 1])
     arrays = Arrays(images, labels, images, labels, ("no", "yes"))
-    cache.write(odd / "data" / "dots", cache.describe("dots", arrays), arrays, source="nowhere", replace=False)
+    cache.write(odd / "data" / "dots", arrays.describe("dots"), arrays, source="nowhere", replace=False)
     finished = lskd_run("dataset=dots", word.format(odd), "plan=true")
     assert finished.code == 0, finished.err
 

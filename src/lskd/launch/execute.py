@@ -16,8 +16,8 @@ from torch import nn
 from lskd import data
 from lskd.data import Part
 from lskd.engine import Shared, run_probes, train
+from lskd.engine.member import build_network
 from lskd.engine.probing import Readings
-from lskd.engine.training import build_network
 from lskd.environment import environment
 from lskd.errors import InputError
 from lskd.files import write_atomically

@@ -69,8 +69,6 @@ class Failure(Exception):
 
 def is_small(run: Run, spec: Spec) -> bool:
     """Whether a step of `run` is more Python than arithmetic: its own network's step, and its teacher's."""
-    if spec.streamed:
-        return False
     of_teacher = run.teacher is None or is_small(run.teacher, spec)
     shape = run.recipe.input_shape(spec.shape)
     return of_teacher and run.recipe.micro_batch * multiplications(run.arch, shape, spec.num_classes) <= SMALL
@@ -106,7 +104,7 @@ class Workers:
     def __init__(self, count: int, jobs: Jobs, store: Store, runtime: Runtime, shared: Shared) -> None:
         self.jobs, self.free = jobs, SimpleQueue[Worker]()
         self.all: list[Worker] = []
-        memory = shared.teacher_memory / max(count, 1)  # each has tables of its own of what teachers say
+        memory = shared.teacher_memory / max(count, 1)  # each has caches of its own of teachers' logits
         if count:
             # With the first one torch imports its compiler, a second's work: once, and not in each worker.
             torch.optim.SGD([torch.zeros(())], lr=0.0)

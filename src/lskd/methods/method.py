@@ -68,6 +68,8 @@ class Stage:
     runs in every step, in eval mode like all that is not trained.
     """
 
+    teacher_use: ClassVar[Literal["features"]] = "features"  # as `Method.teacher_use`
+
     name: str
     epochs: int
     loss: Callable[[Batch], Mapping[str, Tensor]]  # as `Method.loss`
