@@ -17,12 +17,13 @@ from lskd.describe import grouped, teachers
 from lskd.errors import InputError
 from lskd.files import read_json
 from lskd.launch.cost import ENOUGH, Costs
+from lskd.metrics import gap
 from lskd.plan import make_plan, plan_table, reseeded, runs_of_seeds
 from lskd.run import Run, cost_key, logit_cache_bytes
 from lskd.runtime import Runtime
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
-from lskd.tables.metric import Metric, gap
+from lskd.tables.metric import Metric
 from lskd.tables.table import load_table, without_nulls
 
 CONF = Conf()

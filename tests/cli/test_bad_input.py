@@ -47,7 +47,7 @@ BAD = [
     ("alpha=abc", "alpha", "abc", "a number"),
     ("alpha=true", "alpha", "true", "a number"),
     ("alpha=", "alpha", "", "a number"),
-    ("alpha.x=3", "alpha", "3", "a number"),
+    ("alpha.x=3", "alpha.x", "3", "alpha has no parts"),
     ("smoothing=3", "smoothing", "3", "keys alpha, mass"),
     (("smoothing=3", "alpha=0.1"), "smoothing", "3", "a mapping"),
     ("runtime=fast", "runtime", "fast", "keys device"),
@@ -60,7 +60,7 @@ BAD = [
     ("dataset='123'", "dataset", "123", "allowed: cifar10"),
     ("recipe.lr_factors={1:0.1}", "recipe.lr_factors", "1", "the key 1 is read as a number"),
     ("teacher=3", "teacher", "3", "name of a network"),
-    ("plan=maybe", "plan", "maybe", "false, true, commands or fleet"),
+    ("plan=maybe", "plan", "maybe", "false, true, commands, settings or fleet"),
     # Out of range.
     ("seed=-1", "seed", "-1", "in [0, 2^31)"),
     ("alpha=1", "alpha", "1", "in [0, 1)"),
@@ -155,6 +155,9 @@ BAD = [
     ("recipe.weight_decay={rate:1,to:named,names:[bar.*]}", "recipe.weight_decay.names", "bar.*", "there are layers.0"),
     (("arch=resnet18", "recipe.augment.crop=2"), "arch", "resnet18", "8 x 8 pixels"),
     ("~dataset", "dataset", "", "allowed: cifar10"),
+    ("~seed", "~seed", "", "a setting always has a value"),
+    ("+recipe@teacher.recipe=crd", "recipe@teacher.recipe", "", "give teacher.recipe=NAME"),
+    (("alpha=0", "smoothing.alpha=0.1"), "alpha", "0", "smoothing.alpha = 0.1 says otherwise"),
     # Experiments.
     (("experiment=quickstart", "alpha=0.1"), "alpha", "0.1", "experiment.settings.alpha"),
     (("experiment=quickstart", "recipe.lr=3"), "recipe.lr", "3", "experiment.settings.recipe.lr"),

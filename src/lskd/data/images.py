@@ -8,7 +8,7 @@ numbers sees the same pixels, on every device.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -159,9 +159,16 @@ def centre(images: Tensor, augment: Augment) -> Tensor:
 
 class Normalizer:
     """Normalisation of uint8 batches (B, C, H, W), with the constants on `device`, else that of `train`, the training
-    images, whose pixels count with kind=dataset only."""
+    images, whose pixels count with kind=dataset only; then, too, only unless their mean and std by channel are `known`.
+    """
 
-    def __init__(self, normalize: Normalize, train: Tensor, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        normalize: Normalize,
+        train: Tensor,
+        device: torch.device | None = None,
+        known: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
         channels = train.shape[1]
         self.per_image = normalize.kind == "per_image"
         if normalize.kind == "fixed" and len(normalize.mean) != channels:
@@ -169,6 +176,8 @@ class Normalizer:
         mean, std = torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64)
         if normalize.kind == "fixed":
             mean, std = torch.tensor(normalize.mean).double(), torch.tensor(normalize.std).double()
+        elif normalize.kind == "dataset" and known is not None:
+            mean, std = (torch.tensor(values, dtype=torch.float64) for values in known)
         elif normalize.kind == "dataset":
             # From the counts of the 256 values: exact, so the same on every device.
             counts = torch.stack([torch.bincount(train[:, c].flatten(), minlength=256) for c in range(channels)])
@@ -176,6 +185,7 @@ class Normalizer:
             mean = (counts * values).sum(1) / counts.sum(1)
             std = ((counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)).sqrt()
             std[std < 1e-12] = 1.0  # a constant channel becomes 0
+        self.mean, self.std = mean.tolist(), std.tolist()
         scale, shift = 1 / (255 * std), -mean / std
         self.scale, self.shift = (x.float().view(1, -1, 1, 1).to(device or train.device) for x in (scale, shift))
 

@@ -15,6 +15,7 @@ from lskd.errors import InputError
 from lskd.plan import make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, fail, guarded, terminal_columns, user_path
+from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 
@@ -23,6 +24,9 @@ examples:
   lskd-report                               all experiments of which there are results
   lskd-report muller_mnist                  one experiment
   lskd-report --results /data/runs --out .  results from elsewhere; files into ./tables and ./figures
+  lskd-report muller_mnist --paper --bold   for a paper, too: LaTeX and PDF into results/paper/muller_mnist
+  lskd-report --runs dataset=mnist --group  the runs themselves, filtered, as means over seeds; --csv for a file
+  lskd-report show 36e6e2                   everything about one run, by the first digits of its id
 """
 
 
@@ -38,10 +42,17 @@ def _run(args: argparse.Namespace) -> int:
     load_plugins(args.plugin)
     if args.config_dir is not None and not args.config_dir.is_dir():
         raise InputError(f"--config-dir = {str(args.config_dir)!r}: is not a directory")
-    store = Store.at(args.results)
+    store = Snapshot.of(Store.at(args.results))
     if args.results and not store.root.is_dir():
         raise InputError(f"--results = {args.results!r}: is not a directory")
-    directories = (*([args.config_dir] if args.config_dir is not None else []), shipped_conf())
+    if args.runs:
+        return _runs(args, store)
+    for name in ("csv", "group", "by", "columns"):
+        if getattr(args, name):
+            raise InputError(f"--{name}: is for --runs")
+    if args.experiments[:1] == ["show"]:
+        return _show(args, store)
+    directories = _directories(args)
     conf = Conf(directories, specs=store.specs())
     names = conf.names("experiment")
     for name in args.experiments:
@@ -52,28 +63,26 @@ def _run(args: argparse.Namespace) -> int:
 
     # All is written before anything is printed, to whomever may stop reading.
     code, reports, texts, elsewhere = 0, [], [], []
-    # The index is of all experiments, whichever were asked for.
-    for name in dict.fromkeys([*args.experiments, *names]):
+    for name in dict.fromkeys(args.experiments or names):
         try:
             plan = make_plan(load_experiment(conf.load("experiment", name), name), conf)
             result = report.render(plan, store)
             reports.append(result)
-            if args.experiments:
-                wanted = name in args.experiments
-            else:  # what is only quoted from a paper is there if it was asked for once
-                wanted = bool(plan.runs) or (out / "tables" / name).is_dir()
+            # What is only quoted from a paper is written if it was asked for once.
+            wanted = bool(args.experiments or plan.runs) or (out / "tables" / name).is_dir()
             if wanted and plan.runs and not result.done:
                 elsewhere.append(result)
             elif wanted:
-                written = report.write(plan, store, out)
-                text = report.text(plan, store, out, terminal_columns())
+                written = report.write(result, out, bold=args.bold)
+                written += report.write_for_paper(result, out, bold=args.bold) if args.paper else []
+                text = report.text(result, out, terminal_columns())
                 texts.append("\n".join([text, *(f"wrote {path}" for path in written), ""]))
         except InputError as error:  # the others are printed all the same
             code = _fail(error)
     for reason in dict.fromkeys(reason for r in reports for reason in r.damaged):
         print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
         code = code or 1
-    if any(r.done for r in reports):
+    if not args.experiments and any(r.done for r in reports):  # the index is of all experiments
         try:
             written = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
             texts += [f"wrote {path}" for path in written]
@@ -82,6 +91,52 @@ def _run(args: argparse.Namespace) -> int:
     texts += _not_here(elsewhere) if args.experiments else _in_no_table(reports, store, args.results)
     print("\n".join(texts))
     return code
+
+
+def _show(args: argparse.Namespace, store: Store) -> int:
+    """`lskd-report show ID …`."""
+    from lskd.report.show import show
+
+    if not args.experiments[1:]:
+        raise InputError("show: must be followed by the id of a run; lskd-report --runs lists them")
+    conf = Conf(_directories(args), specs=store.specs())
+    print("\n".join(show(id, store, conf) for id in args.experiments[1:]), end="")
+    return 0
+
+
+def _runs(args: argparse.Namespace, store: Store) -> int:
+    """`lskd-report --runs`: the runs that the filters choose, one a line, or in groups."""
+    from lskd.report import runs
+
+    frame, damaged = runs.frame(store)
+    found = runs.chosen(frame, args.experiments) if len(frame) else frame
+    wanted = [runs.column_of(name, found) for name in args.columns.split(",")] if args.columns else []
+    metrics = wanted or [name for name in runs.METRICS if name in found and found[name].notna().any()]
+    if not len(found):
+        table = found
+    elif args.group or args.by:
+        same = runs.seeds(found)
+        keys = args.by.split(",") if args.by else [name for name in runs.varying(found) if name not in same]
+        table = runs.grouped(found, [runs.column_of(key, found) for key in keys], metrics)
+    elif args.csv:
+        table = found[["id", *wanted]] if wanted else found
+    else:
+        told = [name for name in ("state", "other_code") if found[name].nunique() > 1]
+        table = found[list(dict.fromkeys(["id", *told, *runs.varying(found), *metrics]))]
+    if args.csv:
+        print(runs.as_csv(table), end="")
+    elif len(found):
+        print(runs.as_text(table), end="\n\n")
+    if not args.csv:
+        of = f" of {len(frame)}" if len(found) < len(frame) else ""
+        print(f"{len(found)}{of} runs in {store.root}. What is the same for all is left out; --csv has every column.")
+    for reason in damaged:
+        print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+def _directories(args: argparse.Namespace) -> tuple[Path, ...]:
+    return (*([args.config_dir] if args.config_dir is not None else []), shipped_conf())
 
 
 def _check_writable(out: Path) -> None:
@@ -121,11 +176,25 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all (conf/experiment/NAME.yaml)")
+    what = "default: all (conf/experiment/NAME.yaml). With --runs: filters, as in method.name=kd temperature=4,8 seed<3"
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=what)
+    parser.add_argument("--runs", action="store_true", help="the runs that are here, one a line, instead of tables")
+    parser.add_argument("--csv", action="store_true", help="of --runs every setting and metric, as CSV")
+    parser.add_argument(
+        "--group", action="store_true", help="of --runs the means over those that differ in seeds alone"
+    )
+    parser.add_argument(
+        "--by", default="", metavar="KEY,KEY", help="of --runs the means over those that agree in these"
+    )
+    parser.add_argument("--columns", default="", metavar="KEY,KEY", help="of --runs, instead of the usual metrics")
     parser.add_argument("--results", default="", metavar="DIR", help="default: $LSKD_RESULTS, else ./results")
     parser.add_argument(
         "--out", type=user_path, metavar="DIR", help="where tables/ and figures/ go (default: the results)"
     )
+    parser.add_argument(
+        "--paper", action="store_true", help="write paper/, too: LaTeX and PDF files, images without titles and notes"
+    )
+    parser.add_argument("--bold", action="store_true", help="the best mean of each column of a LaTeX table in bold")
     parser.add_argument("--config-dir", type=user_path, metavar="DIR", help="experiments and tables of your own")
     of_plugin = "a Python file or module of parts of your own, as for lskd-run; may be given several times"
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help=of_plugin)
