@@ -148,7 +148,7 @@ def test_every_kind_of_table_fits(columns, name, tmp_path):
     conf = Conf(cache=tmp_path)
     content = {**conf.load("experiment", experiment), "tables": [name]}
     plan = make_plan(load_experiment(content, experiment), conf)
-    printed = report.text(plan, Store(tmp_path), columns=columns)
+    printed = report.text(report.render(plan, Store(tmp_path)), columns=columns)
     too_wide = [line for line in printed.splitlines() if len(line) > columns and str(tmp_path) not in line]
     assert too_wide == []
     assert "|" not in printed.split("## Claims")[0], "no Markdown table, which would be broken anywhere"
