@@ -93,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
     return code
 
 
-def _show(args: argparse.Namespace, store: Store) -> int:
+def _show(args: argparse.Namespace, store: Snapshot) -> int:
     """`lskd-report show ID …`."""
     from lskd.report.show import show
 
@@ -104,7 +104,7 @@ def _show(args: argparse.Namespace, store: Store) -> int:
     return 0
 
 
-def _runs(args: argparse.Namespace, store: Store) -> int:
+def _runs(args: argparse.Namespace, store: Snapshot) -> int:
     """`lskd-report --runs`: the runs that the filters choose, one a line, or in groups."""
     from lskd.report import runs
 
