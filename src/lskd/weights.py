@@ -58,10 +58,13 @@ def _json(content: Any) -> str:
 
 
 def dump(tensors: Mapping[str, Tensor], said: Mapping[str, str]) -> bytes:
-    """The content of a file of weights with the metadata `said`."""
+    """The content of a file of weights with the metadata `said`: the same bytes for the same tensors and metadata.
+    (safetensors puts metadata in an order of chance.)"""
     import safetensors.torch
 
-    return safetensors.torch.save(dict(tensors), dict(said))
+    content = safetensors.torch.save(dict(tensors))
+    begin, entries = _header(io.BytesIO(content))
+    return _begin({"__metadata__": dict(sorted(said.items())), **entries}) + content[len(begin) :]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -97,13 +100,18 @@ def _digest(file: BinaryIO) -> str:
     begin, entries = _header(file)
     if "__metadata__" in entries:
         del entries["__metadata__"]
-        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)  # as safetensors pads it
-        begin = len(text).to_bytes(8, "little") + text
+        begin = _begin(entries)
     digest = hashlib.sha256(begin)
     while chunk := file.read(1 << 20):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def _begin(entries: Mapping[str, Any]) -> bytes:
+    """What stands before the tensors of a file that has these `entries`, as safetensors writes it."""
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _header(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
