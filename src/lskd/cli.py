@@ -46,17 +46,11 @@ from lskd.tables.experiment import load_experiment
 from lskd.trackers import check_trackers
 
 TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin", "tracker"}
-
-
 PLANS = (False, True, "commands", "fleet")
-
-
 NAMED = rf"(teacher\.)+({'|'.join(GROUPS)}|teacher)"  # settings of a teacher that are names
-
 
 # What Hydra raises for bad input. (Its YAML reader lets PyYAML's errors through.)
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
-
 
 # Hydra copies all that is in this store for each group that it lists, though nobody changes it.
 ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]

@@ -180,8 +180,6 @@ def write_log(path: Path, epochs: list[dict[str, Any]], *, whole: bool = False) 
 
 
 HASHING = threading.Lock()
-
-
 DIGESTS: dict[Hashable, str] = {}
 
 

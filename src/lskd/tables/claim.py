@@ -53,14 +53,8 @@ def read_operand(text: str) -> Operand:
 
 
 ORDERS = ("rising", "falling")
-
-
 ASSOCIATIONS = ("correlated", "anticorrelated")
-
-
 STEPS = ("not_rising", "not_falling")  # of each step along a row
-
-
 PEAKS = ("largest", "smallest")
 
 

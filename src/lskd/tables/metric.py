@@ -12,11 +12,7 @@ from lskd.probes import PROBES
 from lskd.run import Run
 
 METRICS = ("top1", "error", "top5", "nll", "ece15", "gap", "least_gap", "gamma", "temperature")
-
-
 BINNED = ("gap", "least_gap")  # what follows from a record's reliability diagram
-
-
 SCALED = ("nll", "ece15", "temperature", *BINNED)  # what a record has of temperature-scaled outputs
 
 
