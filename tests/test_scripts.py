@@ -361,7 +361,7 @@ def test_rehearsals(script, tmp_path, monkeypatch):
 
     from lskd import cli as run_cli
     from lskd.bench import cli as bench_cli
-    from lskd.bench import floor
+    from lskd.bench import machine
 
     for name, few in (
         ("SIDES", {"cpu": (64,)}),
@@ -369,7 +369,7 @@ def test_rehearsals(script, tmp_path, monkeypatch):
         ("COPIES", {"cpu": (2**18,)}),
         ("WINDOWS", 0.0),
     ):
-        monkeypatch.setattr(floor, name, few)
+        monkeypatch.setattr(machine, name, few)
     monkeypatch.setattr(ConfigStore.instance(), "repo", {**ConfigStore.instance().repo})
     monkeypatch.setenv("LSKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
