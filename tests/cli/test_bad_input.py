@@ -289,7 +289,7 @@ BAD_FILES = [
     (("hard: {top1: 90}", "hrad: {top1: 90}"), None, ("table.mine.paper", "hrad", "did you mean 'hard'?")),
     (("{top1: 90}", "{top2: 90}"), None, ("table.mine.paper.hard", "top2", "did you mean 'top1'?")),
     (("of: ls/top1", "of: sl/top1"), None, ("table.mine.claims.C1", "sl/top1", "did you mean 'ls/top1'?")),
-    (("test: less", "test: lesser"), None, ("claims[0].tests[0].test", "lesser", "less, greater")),
+    (("test: less", "test: lesser"), None, ("claims[0].tests[0].test", "lesser", "greater, largest, less")),
     (("title: a table", "title: [a table"), None, ("mine.yaml", "cannot be read")),
     (None, ("tables: [mine]", "tables: []"), ("experiment.tables", "[]", "conf/table")),
     (None, ("tables: [mine]", "tables: [mien]"), ("table", "mien", "did you mean 'mine'?")),
