@@ -22,6 +22,8 @@ examples:
   lskd-report                               all experiments of which there are results
   lskd-report muller_mnist                  one experiment
   lskd-report --results /data/runs --out .  results from elsewhere; files into ./tables and ./figures
+  lskd-report --html                        all of it as a site for people: site/index.html, beside the tables
+  lskd-report --html lskd.html              the same in one file, to mail
 """
 
 
@@ -33,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     # All that may have been mistyped is found before anything is written.
+    if args.html and not args.html.endswith(".html"):  # `--html quickstart`: the experiment, as a site
+        args.experiments, args.html = [args.html, *args.experiments], ""
     load_installed_plugins()
     load_plugins(args.plugin)
     if args.config_dir is not None and not args.config_dir.is_dir():
@@ -63,7 +67,7 @@ def _run(args: argparse.Namespace) -> int:
                 wanted = bool(plan.runs) or (out / "tables" / name).is_dir()
             if wanted and plan.runs and not result.done:
                 elsewhere.append(result)
-            elif wanted:
+            elif wanted and args.html is None:
                 written = report.write(plan, store, out)
                 texts.append("\n".join([report.text(plan, store, out), *(f"wrote {path}" for path in written), ""]))
         except InputError as error:  # the others are printed all the same
@@ -71,7 +75,17 @@ def _run(args: argparse.Namespace) -> int:
     for reason in dict.fromkeys(reason for r in reports for reason in r.damaged):
         print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
         code = code or 1
-    if any(r.done for r in reports):
+    if args.html is not None:
+        from lskd.report import site
+
+        chosen = [r for r in reports if not args.experiments or r.plan.experiment.name in args.experiments]
+        try:
+            place = user_path(args.html) if args.html else out / "site"
+            first, *others = site.write(chosen, store, conf, place, whole=not args.experiments)
+            texts.append(f"wrote {first}" + (f" and {len(others)} files beside it" if others else ""))
+        except InputError as error:
+            code = _fail(error)
+    elif any(r.done for r in reports):
         try:
             written = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
             texts += [f"wrote {path}" for path in written]
@@ -118,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", default="", metavar="DIR", help="default: $LSKD_RESULTS, else ./results")
     parser.add_argument(
         "--out", type=user_path, metavar="DIR", help="where tables/ and figures/ go (default: the results)"
+    )
+    parser.add_argument(
+        "--html",
+        nargs="?",
+        const="",
+        metavar="FILE.html",
+        help="instead of tables a site for people, in DIR/site; or all of it in FILE.html",
     )
     parser.add_argument("--config-dir", type=user_path, metavar="DIR", help="experiments and tables of your own")
     of_plugin = "methods, networks or data sets of your own, as for lskd-run; may be given several times"

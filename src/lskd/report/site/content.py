@@ -1,0 +1,833 @@
+"""What the pages say, gathered from the reports and the store: plain values, which the templates lay out."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lskd.config_groups import Conf
+from lskd.errors import InputError
+from lskd.methods import METHODS, Method
+from lskd.plan import Plan
+from lskd.recipe import Recipe
+from lskd.report import Report, tables
+from lskd.report.claims import Finding, Part, region, show_p
+from lskd.report.filled import FilledTable
+from lskd.report.index import Entry
+from lskd.report.site import charts
+from lskd.report.site.charts import Axis, Bar, Series
+from lskd.report.site.links import anchor
+from lskd.report.statistics import LEAST, LEVEL, holm
+from lskd.report.values import RATES, Summary, Values
+from lskd.run import Run, without_code
+from lskd.schema import all_fields, identity, show
+from lskd.store import Store
+from lskd.tables.claim import ASSOCIATIONS, ORDERS
+
+NOBODY = "Questions of our own"  # where a paper's name would stand
+
+METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "error": "error (%)", "nll": "NLL (nats)", "ece15": "ECE"}
+DIGITS = {"top1": 2, "top5": 2, "error": 2, "nll": 4, "ece15": 4}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the tables a run's number stands."""
+
+    filled: FilledTable
+    cell: Summary
+
+    @property
+    def experiment(self) -> str:
+        return self.filled.experiment.name
+
+    @property
+    def id(self) -> str:
+        return cell_id(self.filled, self.cell)
+
+    @property
+    def label(self) -> str:
+        return f"{self.filled.row_label(self.cell.cell.row)} / {self.filled.column_label(self.cell)}"
+
+
+def name_of(entry: Entry) -> str:
+    """Such as "Müller 2019, C10"; of no paper's "Q1"."""
+    return ", ".join(filter(None, [entry.filled.paper, entry.finding.claim.id]))
+
+
+def table_id(filled: FilledTable) -> str:
+    return anchor("table", filled.experiment.name, filled.table.name)
+
+
+def cell_id(filled: FilledTable, cell: Summary) -> str:
+    return anchor("cell", filled.experiment.name, filled.table.name, cell.cell.row, cell.cell.column)
+
+
+def claim_id(filled: FilledTable, finding: Finding) -> str:
+    return anchor("claim", filled.experiment.name, filled.table.name, finding.claim.id)
+
+
+class Library:
+    """All that there is to write about, and who refers to whom."""
+
+    def __init__(self, reports: Sequence[Report], store: Store, conf: Conf, *, whole: bool = True) -> None:
+        """`whole`: of all experiments, so that runs of none of them have pages, too."""
+        self.reports, self.store, self.conf = sorted(reports, key=lambda r: r.plan.experiment.name), store, conf
+        self.values = Values(store)
+        self.runs = {run.id: run for report in reports for run in report.plan.runs if self._is_here(run)}
+        self.plans = {run.id: report.plan for report in reports for run in report.plan.runs}
+        if whole:
+            for id, config in store.configs():
+                if id not in self.plans and (run := _restored(config)) is not None:
+                    self.runs[id] = run
+        self.students: dict[str, list[Run]] = defaultdict(list)
+        for run in self.runs.values():
+            if run.teacher is not None:
+                self.students[run.teacher.id].append(run)
+        self.places: dict[str, list[Place]] = defaultdict(list)
+        for filled in self.tables:
+            for cell in filled.cells:
+                for id in dict.fromkeys(cell.ids.values()):
+                    self.places[id].append(Place(filled, cell))
+        self.entries = sorted((Entry(f, finding) for f in self.tables for finding in f.findings), key=lambda e: e.order)
+
+    def _is_here(self, run: Run) -> bool:
+        return self.values.done(run) or self.store.failure(run) is not None
+
+    @property
+    def tables(self) -> Iterator[FilledTable]:
+        return (filled for report in self.reports for filled in report.tables)
+
+    @functools.cached_property
+    def methods(self) -> dict[str, Method]:
+        """Those that there are; a plug-in's among them."""
+        return dict(sorted(METHODS.items()))
+
+    @functools.cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """By name, as their files have them. What is none by itself (a part of others) is left out."""
+        from lskd.schema import parse
+
+        found = {}
+        for name in self.conf.names("recipe"):
+            try:
+                found[name] = parse(Recipe, self.conf.load("recipe", name), f"recipe.{name}")
+            except InputError:
+                continue
+        return found
+
+
+def _restored(config: Mapping[str, Any]) -> Run | None:
+    """The run of a config.json; None where the code that is here makes another one of it."""
+    try:
+        return Run.of(config)
+    except (InputError, KeyError, TypeError):
+        return None
+
+
+# ---- verdicts -----------------------------------------------------------------------------------------------------
+
+
+def mark(outcome: str, final: bool) -> str:
+    """The sign of a verdict: a name of a symbol in the pages."""
+    return outcome.replace(" ", "-") + ("" if final or outcome not in ("holds", "fails") else "-so-far")
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """A part of a claim, as a row of a forest plot."""
+
+    entry: Entry
+    part: Part
+    bar: Bar | None
+    axis: Axis | None = None
+
+    @property
+    def mark(self) -> str:
+        return mark(self.part.outcome, self.entry.finding.final)
+
+    @property
+    def drawing(self) -> str:
+        return "" if self.bar is None or self.axis is None else charts.forest_row(self.bar, self.axis)
+
+    @property
+    def effect(self) -> str:
+        return tables.MISSING if self.bar is None else tables.number(self.bar.mean, self.part.digits)
+
+    @property
+    def interval(self) -> str:
+        if self.bar is None or self.bar.interval is None:
+            return ""
+        low, high = (tables.number(end, self.part.digits) for end in self.bar.interval)
+        return f"[{low}, {high}]"
+
+    @property
+    def n(self) -> str:
+        return f"{self.entry.finding.n} of {len(self.entry.filled.planned.declared_seeds)}"
+
+    @property
+    def enough(self) -> bool:
+        """Whether its runs can decide anything."""
+        return self.part.effect is not None and min(self.part.effect.n) >= LEAST
+
+    @property
+    def more(self) -> int:
+        """How many parts of the claim there are besides."""
+        return len(self.entry.finding.parts) - 1
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows of a forest plot that share an axis."""
+
+    title: str
+    unit: str
+    axis: Axis
+    rows: tuple[ForestRow, ...]
+
+
+def row_of(entry: Entry, part: Part) -> ForestRow:
+    effect, test = part.effect, part.about.test
+    if effect is None:
+        return ForestRow(entry, part, None)
+    if test.test in ORDERS:
+        where = (0.0, math.inf) if test.test == "rising" else (-math.inf, 0.0)
+    elif test.test in ASSOCIATIONS:
+        where = (0.0, math.inf) if test.test == "correlated" else (-math.inf, 0.0)
+    else:
+        where = region(test)
+    return ForestRow(entry, part, Bar(effect.mean, effect.interval(LEVEL), where))
+
+
+def unit(entry: Entry, part: Part) -> str:
+    """What the effect of a part is counted in."""
+    test, planned = part.about.test, entry.filled.planned
+    if test.test in ASSOCIATIONS:
+        return "rank correlation"
+    row, column = planned.table.places(part.about)[0]
+    metric = test.metric or planned.cell(row, column).metric
+    if metric.name in RATES:
+        return "percentage points"
+    return tables.metric_title(metric.name) + (f" ({metric.unit})" if metric.unit else "")
+
+
+def panels(title: str, rows: Iterable[ForestRow]) -> list[Panel]:
+    """The rows by what they are counted in, each group with an axis of its own."""
+    groups: dict[str, list[ForestRow]] = defaultdict(list)
+    for row in rows:
+        groups[unit(row.entry, row.part)].append(row)
+    found = []
+    for name, group in groups.items():
+        axis = charts.axis_of((row.bar, row.enough) for row in group if row.bar is not None)
+        found.append(
+            Panel(title, name, axis, tuple(ForestRow(row.entry, row.part, row.bar, axis) for row in group))
+        )
+    return found
+
+
+SECTIONS = {
+    "final": "At the papers’ protocols",
+    "interim": "At the papers’ protocols, so far: not all declared seeds",
+    "own": "At protocols of our own: neither for nor against a paper",
+}
+
+
+def forest(entries: Sequence[Entry]) -> list[Panel]:
+    """Every claim of which there are numbers, by the part on which its verdict hangs."""
+    found = []
+    for section, title in SECTIONS.items():
+        chosen = [entry for entry in entries if entry.section == section]
+        rows = [row_of(entry, part) for entry in chosen for part in [entry.finding.weakest] if part is not None]
+        found += panels(title, rows)
+    return found
+
+
+@dataclass(frozen=True)
+class PaperClaims:
+    """A paper's part of the matrix: its claims, and what became of each at either kind of protocol."""
+
+    paper: str
+    claims: dict[str, str]  # id: text
+    rows: dict[str, dict[str, list[Entry]]]  # by protocol, by claim
+
+    @property
+    def heads(self) -> list[tuple[str, int]]:
+        """(C14, how many claims are called so: "C14", "C14, no better than …") for the columns."""
+        return list(Counter(id.partition(",")[0] for id in self.claims).items())
+
+
+def matrix(entries: Sequence[Entry]) -> list[PaperClaims]:
+    by_paper: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_paper[entry.filled.paper].append(entry)
+    found = []
+    for paper in sorted(by_paper, key=lambda name: (not name, name)):
+        claims = {entry.finding.claim.id: entry.finding.claim.text for entry in by_paper[paper]}
+        rows: dict[str, dict[str, list[Entry]]] = {"the paper’s": defaultdict(list), "our own": defaultdict(list)}
+        for entry in by_paper[paper]:
+            protocol = "our own" if entry.filled.experiment.own else "the paper’s"
+            rows[protocol][entry.finding.claim.id].append(entry)
+        found.append(PaperClaims(paper, claims, {key: row for key, row in rows.items() if row}))
+    return found
+
+
+@dataclass(frozen=True)
+class ClaimLine:
+    """A claim in the list of all."""
+
+    entry: Entry
+    row: ForestRow | None
+    p: str
+    p_value: float | None
+    holm: str
+
+
+def claim_lines(entries: Sequence[Entry]) -> dict[str, list[ClaimLine]]:
+    """By section; Holm's p over the final ones."""
+    found: dict[str, list[ClaimLine]] = {}
+    for section in (*SECTIONS, "not run"):
+        chosen = [entry for entry in entries if entry.section == section]
+        corrected = holm([entry.p for entry in chosen])
+        lines = []
+        for entry, adjusted in zip(chosen, corrected, strict=True):
+            finding = entry.finding
+            decided = finding.outcome != "undecided" or any(part.p is not None for part in finding.parts)
+            decided = decided and section != "not run"
+            weakest = finding.weakest
+            lines.append(
+                ClaimLine(
+                    entry,
+                    None if weakest is None else row_of(entry, weakest),
+                    _p(entry.p) if decided else tables.MISSING,
+                    entry.p if decided else None,
+                    _p(adjusted) if decided and section == "final" else "",
+                )
+            )
+        found[section] = lines
+    return found
+
+
+def _p(p: float) -> str:
+    return show_p(p).removeprefix("p = ").removeprefix("p ")
+
+
+def counts(entries: Iterable[Entry]) -> Counter[str]:
+    """How many claims have which verdict, those of the papers' protocols and ours apart."""
+    return Counter(entry.finding.verdict for entry in entries)
+
+
+def in_words(entry: Entry) -> list[Part]:
+    """The parts that say what was found: all of them if they are few, else the one on which the verdict hangs."""
+    finding = entry.finding
+    few = len(finding.parts) <= 3 or finding.weakest is None
+    return list(finding.parts) if few else [part for part in [finding.weakest] if part is not None]
+
+
+def decided(entries: Sequence[Entry], section: str) -> list[Entry]:
+    return [entry for entry in entries if entry.section == section and entry.finding.outcome in ("holds", "fails")]
+
+
+# ---- experiments --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of an experiment is there."""
+
+    report: Report
+    states: Counter[str]
+
+    @property
+    def total(self) -> int:
+        return len(self.report.plan.runs)
+
+    @property
+    def done(self) -> int:
+        return self.report.done
+
+    @property
+    def status(self) -> str:
+        if not self.total:
+            return "quoted"
+        if self.done == self.total:
+            return "complete"
+        return "in part" if self.done else "not run"
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """What there is first."""
+        return ["complete", "in part", "not run", "quoted"].index(self.status), self.report.plan.experiment.name
+
+    @property
+    def papers(self) -> str:
+        return ", ".join(dict.fromkeys(filled.paper for filled in self.report.tables if filled.paper))
+
+    @property
+    def words(self) -> str:
+        """Such as "2 begun, 16 missing"."""
+        names = {"started": "begun", "diverged": "diverged", "failed": "failed", "damaged": "damaged"}
+        parts = [f"{self.states[state]} {name}" for state, name in names.items() if self.states[state]]
+        missing = self.states["missing"]
+        return ", ".join([*parts, *([f"{missing} missing"] if missing else [])])
+
+    @property
+    def verdicts(self) -> list[tuple[str, str, int]]:
+        """(mark, verdict, how many)."""
+        findings = [finding for filled in self.report.tables for finding in filled.findings]
+        count = Counter((mark(f.outcome, f.final), f.verdict) for f in findings)
+        return [(sign, verdict, number) for (sign, verdict), number in count.items()]
+
+
+def progress(library: Library, report: Report) -> Progress:
+    return Progress(report, Counter(library.store.state(run) for run in report.plan.runs))
+
+
+@dataclass(frozen=True)
+class Number:
+    """What stands in a cell of a table."""
+
+    text: str
+    value: float | None = None  # by which it is sorted
+    note: str = ""  # small, beside it
+    part: str = ""  # the anchor of the runs that it is of
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    kind: str  # ours, paper, others, Δ; "" where there is but ours
+    numbers: list[Number]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row of a table: a label, and lines of numbers."""
+
+    label: str
+    lines: list[Line]
+
+
+def ours(filled: FilledTable, cell: Summary | None) -> Number:
+    if cell is None:
+        return Number(tables.NOT_AT_HAND, kind="absent")
+    text, _, n = tables.ours(cell).partition(" (")
+    here = cell_id(filled, cell) if cell.ids else ""
+    return Number(text, cell.mean, f"({n}", here, "" if cell.mean is not None else "absent")
+
+
+def groups(filled: FilledTable) -> list[Group]:
+    """rows × columns: ours, the paper's, others', and Δ."""
+    table = filled.table
+    by_place = {(cell.cell.row, cell.cell.column): cell for cell in filled.cells}
+    several = filled.has_paper or filled.has_replications
+    found = []
+    for row in table.rows:
+        lines = []
+        cells = [by_place.get((row, column)) for column in table.columns]
+        if table.has_cells:
+            lines.append(Line("ours" if several else "", [ours(filled, cell) for cell in cells]))
+        printed = [table.printed(row, column) for column in table.columns]
+        if filled.has_paper:
+            values = [p.value if p is not None and isinstance(p.value, (int, float)) else None for p in printed]
+            texts = [tables._as_printed(p) for p in printed]
+            absent = tables.NOT_AT_HAND
+            numbers = [
+                Number(text, value, kind="absent" if text == absent else "printed")
+                for text, value in zip(texts, values, strict=True)
+            ]
+            lines.append(Line("paper" if table.has_cells else "", numbers))
+        if filled.has_replications and row in table.replications:
+            found_by = [tables._others(filled, table.replicated(row, column)) for column in table.columns]
+            lines.append(Line("others", [Number(text, kind="printed") for text in found_by]))
+        if filled.has_paper and table.has_cells:
+            lines.append(Line("Δ", [delta(cell) for cell in cells]))
+        found.append(Group(filled.row_label(row), lines))
+    return found
+
+
+def delta(cell: Summary | None) -> Number:
+    if cell is None:
+        return Number("", kind="absent")
+    text, _, where = tables.delta(cell).partition(" ")
+    return Number(text, cell.delta, where, kind=where or "absent")
+
+
+def points(filled: FilledTable) -> tuple[list[str], list[tuple[list[str], list[Number]]]]:
+    """The points of a figure: headers, and of each (labels, numbers)."""
+    table, lines = filled.table, []
+    for cell in filled.cells:
+        digits = cell.cell.metric.digits
+        numbers = []
+        if table.x is not None:
+            numbers.append(
+                Number(tables.MISSING if cell.x is None else tables.number(cell.x, table.x.digits), cell.x)
+            )
+        numbers.append(ours(filled, cell))
+        for extreme in (min, max):
+            value = extreme(cell.values.values(), default=None)
+            numbers.append(Number(tables.MISSING if value is None else tables.number(value, digits), value))
+        if filled.has_paper:
+            absent = cell.printed is None or cell.printed.value is None
+            numbers.append(Number(tables.paper(cell), cell.paper, kind="absent" if absent else "printed"))
+            numbers.append(delta(cell))
+        if filled.has_replications:
+            numbers.append(Number(tables.others(filled, cell), kind="printed"))
+        lines.append(([filled.row_label(cell.cell.row), filled.column_label(cell)], numbers))
+    headers = ["series", "setting", *([table.x.name] if table.x is not None else []), "mean ± sd", "min", "max"]
+    headers += ["paper", "Δ"] if filled.has_paper else []
+    return headers + (["others"] if filled.has_replications else []), lines
+
+
+@dataclass(frozen=True)
+class CellRuns:
+    """The runs behind a number."""
+
+    id: str
+    row: str
+    column: str
+    runs: list[tuple[int, str, str]]  # seed, number, id of the run
+
+
+def cell_runs(filled: FilledTable) -> list[CellRuns]:
+    found = []
+    for cell in filled.cells:
+        if cell.ids:
+            digits = cell.cell.metric.digits
+            shown = [
+                (seed, tables.number(cell.values[seed], digits) if seed in cell.values else "not recorded", id)
+                for seed, id in cell.ids.items()
+            ]
+            label = filled.row_label(cell.cell.row), filled.column_label(cell)
+            found.append(CellRuns(cell_id(filled, cell), *label, shown))
+    return found
+
+
+def notes(filled: FilledTable) -> list[str]:
+    skipped = [re.sub(r"\\(.)", r"\1", line) for line in tables._skipped(filled)]
+    return [*filled.table.notes, *tables._sources(filled), *skipped, *tables._seen_again(filled)]
+
+
+def selected_on_test(filled: FilledTable) -> bool:
+    return any(cell.cell.metric.epoch == "best_on_test" for cell in filled.cells)
+
+
+def conventions(filled: FilledTable) -> str:
+    return re.sub(r"\\(.)", r"\1", tables._conventions(filled)) if filled.table.has_cells else ""
+
+
+def recipes_of(library: Library, filled: FilledTable) -> list[tuple[str, list[str], list[str]]]:
+    """(name, networks, settings that differ from the file's) of each recipe of the runs and of their teachers."""
+    used: dict[str, tuple[Recipe, set[str]]] = {}
+    for run in filled.runs:
+        key = show([run.recipe.name, identity(run.recipe)])
+        used.setdefault(key, (run.recipe, set()))[1].add(run.network)
+    return [
+        (recipe.name, sorted(networks), different(recipe, library.recipes.get(recipe.name)))
+        for recipe, networks in used.values()
+    ]
+
+
+def different(recipe: Recipe, base: Recipe | None) -> list[str]:
+    """The settings of a recipe that are not those of its file."""
+    if base is None:
+        return []
+    own, its = dict(flat(all_fields(recipe))), dict(flat(all_fields(base)))
+    return [f"{key} {said(value)}" for key, value in own.items() if its.get(key, ...) != value]
+
+
+# ---- runs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    name: str
+    value: str
+    given: bool  # not at its default
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"augment": {"pad": 4}} -> ("augment.pad", 4). An empty mapping is a value."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def said(value: Any) -> str:
+    """A value as a user would write it."""
+    return value if isinstance(value, str) and value else show(value)
+
+
+def settings(run: Run) -> dict[str, list[Setting]]:
+    """Every setting that can change a run's numbers, by group. A teacher's are on its own page."""
+    own = dict(flat({key: value for key, value in run.identity().items() if key != "teacher"}))
+    every: dict[str, dict[str, Any]] = {
+        "dataset": all_fields(run.dataset),
+        "arch": {"name": run.arch.name, **all_fields(run.arch.settings)},
+        "method": {"name": run.method.name, **all_fields(run.method.settings)},
+        "recipe": all_fields(run.recipe),
+        "smoothing": all_fields(run.smoothing),
+    }
+    found = {
+        group: [
+            Setting(name, said(value), f"{group}.{name}" in own)
+            for name, value in flat(fields)
+            if not (value == "" or value is None) or f"{group}.{name}" in own
+        ]
+        for group, fields in every.items()
+    }
+    rest = {"seed": run.seed}
+    if run.teacher is not None:
+        rest |= {"teacher_mode": run.teacher_mode, "streams": run.streams}
+    found["run"] = [Setting(name, said(value), name in own) for name, value in rest.items()]
+    return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of a run's record: a line for each part and epoch."""
+
+    names: list[str]
+    lines: list[tuple[str, list[str]]]
+
+
+def measured(record: Mapping[str, Any]) -> Measured:
+    found: dict[str, Mapping[str, Any]] = {}
+    for part, numbers in record["last"].items():
+        found[f"{part} part, last epoch"] = numbers
+    for chosen, best in record["best"].items():
+        for part, numbers in best.items():
+            if isinstance(numbers, Mapping):
+                found[f"{part} part, best epoch on the {chosen} part ({best['epoch'] + 1})"] = numbers
+    for part, calibration in record.get("calibration", {}).items():
+        for on, scaled in calibration.get("scaled", {}).items():
+            label = f"{part} part, scaled by T = {scaled['temperature']:.3g} (chosen on the {on} part)"
+            found[label] = {key: value for key, value in scaled.items() if key in METRICS}
+    found["training part, last epoch"] = {key: value for key, value in record["train"].items() if key in METRICS}
+    names = [name for name in METRICS if any(name in numbers for numbers in found.values())]
+    lines = [
+        (label, [_shown(numbers.get(name), DIGITS[name]) for name in names])
+        for label, numbers in found.items()
+        if numbers
+    ]
+    return Measured(names, lines)
+
+
+def _shown(value: Any, digits: int) -> str:
+    return tables.number(value, digits) if isinstance(value, (int, float)) else ""
+
+
+def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(title, chart): the curves of a run's log: accuracy, loss, and the terms that are minimised."""
+    proper = [line for line in epochs if "stage" not in line]
+    parts = list(
+        dict.fromkeys(
+            name
+            for line in proper
+            for name, v in line.items()
+            if name in ("train", "validation", "test") and isinstance(v, Mapping)
+        )
+    )
+
+    def series(metric: str, of: Iterable[str]) -> list[Series]:
+        found = []
+        for part in of:
+            pairs = [(line["epoch"] + 1, line[part][metric]) for line in proper if metric in line.get(part, {})]
+            found.append(Series(part if len(parts) > 1 else metric, pairs))
+        return [one for one in found if one.points]
+
+    drawn = [
+        ("Accuracy", "top-1 (%)", series("top1", parts)),
+        ("Loss on held-out parts", "NLL (nats)", series("nll", [part for part in parts if part != "train"])),
+    ]
+    terms = list(dict.fromkeys(name for line in proper for name in line.get("train", {}) if name not in METRICS))
+    by_term = [
+        Series(term, [(line["epoch"] + 1, line["train"][term]) for line in proper if term in line.get("train", {})])
+        for term in terms
+    ]
+    drawn.append(("Terms of the training loss", "mean of an epoch", by_term))
+    return [
+        (title, charts.curves(lines, title=f"{title} over the epochs", x_label="epoch", y_label=y))
+        for title, y, lines in drawn
+        if lines
+    ]
+
+
+def calibration(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(caption, chart): the reliability diagram of each part, and after temperature scaling."""
+    found = []
+    for part, of_part in record.get("calibration", {}).items():
+        series = []
+        if bins := of_part.get("reliability"):
+            series.append(Series("as it is", [(b[1], b[2]) for b in bins if b[0]], dots=True))
+        for scaled in of_part.get("scaled", {}).values():
+            if bins := scaled.get("reliability"):
+                label = f"T = {scaled['temperature']:.3g}"
+                series.append(Series(label, [(b[1], b[2]) for b in bins if b[0]], dots=True))
+        if series:
+            chart = charts.curves(
+                series,
+                title=f"Reliability on the {part} part: accuracy over confidence, by bin",
+                x_label="confidence",
+                y_label="accuracy",
+                x=(0.0, 1.0),
+                y=(0.0, 1.0),
+                diagonal="calibrated",
+            )
+            found.append((part, chart))
+    return found
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A run in a list."""
+
+    run: Run
+    state: str
+    network: str
+    method: str
+    temperature: float | None
+    teacher: str
+    teacher_alpha: float | None
+    top1: float | None
+    nll: float | None
+    ece: float | None
+    seconds: float | None
+
+
+def run_line(library: Library, run: Run) -> RunLine:
+    record = library.values.record(run)
+    numbers = {} if record is None else record["last"].get(run.dataset.evaluate, {})
+    teacher = run.teacher
+    return RunLine(
+        run,
+        "done" if record is not None else library.store.state(run),
+        run.network,
+        run.method.name,
+        getattr(run.method.settings, "temperature", None),
+        "" if teacher is None else teacher.network,
+        None if teacher is None else teacher.smoothing.alpha,
+        numbers.get("top1"),
+        numbers.get("nll"),
+        numbers.get("ece15"),
+        None if record is None else record.get("seconds"),
+    )
+
+
+def environment(env: Mapping[str, Any]) -> list[tuple[str, str]]:
+    order = ("device", "torch", "lskd", "commit", "python", "threads", "fleet")
+    rest = {key: value for key, value in env.items() if key not in (*order, "command")}
+    known = {key: env[key] for key in order if key in env}
+    return [(key, said(value)) for key, value in flat({**known, **rest})]
+
+
+def command(library: Library, run: Run) -> str:
+    """The command that repeats a run; "" where no plan describes it."""
+    plan: Plan | None = library.plans.get(run.id)
+    return "" if plan is None else plan.command(run)
+
+
+def label(run: Run) -> str:
+    """A run without its seed."""
+    return str(run).rpartition(", seed ")[0]
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs that differ in their seeds alone."""
+
+    label: str
+    runs: list[Run]
+
+
+def grouped(runs: Iterable[Run]) -> list[RunGroup]:
+    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        found[label(run), show(_without_seeds(without_code(run.identity())))].append(run)
+    return [
+        RunGroup(key[0], sorted(group, key=lambda run: run.seed))
+        for key, group in sorted(found.items(), key=lambda item: item[0])
+    ]
+
+
+def _without_seeds(described: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in described.items() if key != "seed"}
+    if isinstance(teacher := kept.get("teacher"), Mapping):
+        kept["teacher"] = _without_seeds(teacher)
+    return kept
+
+
+# ---- methods and recipes ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MethodPage:
+    """What the code says of a method."""
+
+    name: str
+    heading: str  # the first paragraph of its docstring: of most the formula
+    text: list[str]  # the other paragraphs
+    source: str  # the first paragraph of its module's: whose it is
+    knobs: list[Setting]
+    needs: list[str]
+    watches: dict[str, str]
+    code: str  # the file
+
+
+def method_page(name: str, method: Method) -> MethodPage:
+    kind = type(method)
+    paragraphs = _paragraphs(inspect.getdoc(kind) or "")
+    module = inspect.getmodule(kind)
+    source = _paragraphs(inspect.getdoc(module) or "") if module is not None else []
+    plain = kind()
+    knobs = [
+        Setting(key, said(value), value != all_fields(plain).get(key)) for key, value in flat(all_fields(method))
+    ]
+    needs = {
+        "none": ["no teacher"],
+        "logits": ["the teacher’s logits"],
+        "features": ["the teacher’s logits and features"],
+    }[method.teacher_use]
+    needs += ["a stage before the training"] if method.initial() is not None else []
+    needs += ["modules of its own"] if kind.build is not Method.build else []
+    needs += ["the whole batch"] if method.whole_batch else []
+    code = kind.__module__.replace(".", "/") + ".py"
+    heading, rest = (paragraphs[0], paragraphs[1:]) if paragraphs else ("", [])
+    return MethodPage(name, heading, rest, source[0] if source else "", knobs, needs, dict(method.watches), code)
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+@dataclass(frozen=True)
+class RecipePage:
+    name: str
+    recipe: Recipe
+    settings: list[Setting]
+    variants: list[tuple[list[str], list[str], list[str]]]  # differences, networks, experiments
+    experiments: list[str]
+
+
+def recipe_page(library: Library, name: str, recipe: Recipe) -> RecipePage:
+    own = dict(flat(identity(recipe)))
+    shown = [Setting(key, said(value), key in own) for key, value in flat(all_fields(recipe)) if value is not None]
+    used: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
+    seen: dict[int, tuple[str, ...]] = {}  # runs that differ in their seeds alone have one recipe
+    for report in library.reports:
+        for run in report.plan.runs:
+            if run.recipe.name == name:
+                if id(run.recipe) not in seen:
+                    seen[id(run.recipe)] = tuple(different(run.recipe, recipe))
+                networks, experiments = used.setdefault(seen[id(run.recipe)], ({}, {}))
+                networks[run.network] = experiments[report.plan.experiment.name] = None
+    variants = [(list(key), list(networks), list(names)) for key, (networks, names) in sorted(used.items())]
+    experiments = sorted({name for _, _, names in variants for name in names})
+    return RecipePage(name, recipe, shown, variants, experiments)

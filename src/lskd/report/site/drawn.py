@@ -1,0 +1,42 @@
+"""The figures of tables (`lskd.report.figures`) as part of a page: text that is text, colours that are the page's."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from markupsafe import Markup, escape
+
+from lskd.report.filled import FilledTable
+
+# What matplotlib draws in black on white is the page's ink on its paper, in the light and in the dark.
+COLORS = {"#ffffff": "var(--paper)", "#000000": "var(--ink)", "#404040": "var(--quiet)", "#cccccc": "var(--rule)"}
+
+
+def figure(filled: FilledTable, prefix: str) -> Markup:
+    """The figure as an SVG element; empty where there is nothing to draw. `prefix` keeps its ids apart from others'."""
+    drawable = any(cell.values or cell.diagrams or cell.last_readings for cell in filled.cells)
+    if not drawable or not (filled.table.kind == "figure" or filled.table.diagram):
+        return Markup("")  # without a second of matplotlib
+    import matplotlib
+
+    from lskd.report import figures
+
+    if not figures.drawable(filled):
+        return Markup("")
+    text = io.StringIO()
+    with matplotlib.rc_context({**figures.STYLE, "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figures.DRAW[filled.table.diagram](filled).savefig(text, format="svg", metadata={"Date": None})
+    return Markup(inline(text.getvalue(), filled.table.title, prefix))
+
+
+def inline(svg: str, title: str, prefix: str) -> str:
+    """An SVG file of matplotlib as an element."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    svg = re.sub("|".join(COLORS), lambda color: COLORS[color[0]], svg)
+    svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)  # hundredths of a point are enough
+    head = f'<svg class="drawn" role="img" aria-label="{escape(title)}"'
+    return re.sub(r'^<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf"{head} \1>", svg, count=1, flags=re.DOTALL)
