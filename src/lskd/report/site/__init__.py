@@ -148,7 +148,9 @@ class Site:
             tally.setdefault((sign, verdict), 0)
         order = ["holds", "holds-so-far", "fails", "fails-so-far", "undecided", "not-run"]
         given = {
-            "tally": [(sign, words, n) for (sign, words), n in sorted(tally.items(), key=lambda i: order.index(i[0][0]))],
+            "tally": [
+                (sign, words, n) for (sign, words), n in sorted(tally.items(), key=lambda i: order.index(i[0][0]))
+            ],
             "undecided": _rest(of_papers),
             "undecided_own": _rest(own),
             "panels": content.forest(entries),

@@ -192,7 +192,7 @@ def _apart(names: list[tuple[float, int, str]], least: float = 13.0) -> list[tup
     placed: list[tuple[float, int, str]] = []
     for up, i, label in sorted(names):
         placed.append((max(up, placed[-1][0] + least) if placed else up, i, label))
-    floor = HEIGHT - BOTTOM
+    floor = float(HEIGHT - BOTTOM)
     for k in range(len(placed) - 1, -1, -1):
         up, i, label = placed[k]
         placed[k] = min(up, floor), i, label

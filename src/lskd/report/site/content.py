@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.methods import METHODS, Method
@@ -153,8 +155,8 @@ class ForestRow:
         return mark(self.part.outcome, self.entry.finding.final)
 
     @property
-    def drawing(self) -> str:
-        return "" if self.bar is None or self.axis is None else charts.forest_row(self.bar, self.axis)
+    def drawing(self) -> Markup:
+        return Markup() if self.bar is None or self.axis is None else charts.forest_row(self.bar, self.axis)
 
     @property
     def effect(self) -> str:
@@ -225,9 +227,7 @@ def panels(title: str, rows: Iterable[ForestRow]) -> list[Panel]:
     found = []
     for name, group in groups.items():
         axis = charts.axis_of((row.bar, row.enough) for row in group if row.bar is not None)
-        found.append(
-            Panel(title, name, axis, tuple(ForestRow(row.entry, row.part, row.bar, axis) for row in group))
-        )
+        found.append(Panel(title, name, axis, tuple(ForestRow(row.entry, row.part, row.bar, axis) for row in group)))
     return found
 
 
@@ -465,9 +465,7 @@ def points(filled: FilledTable) -> tuple[list[str], list[tuple[list[str], list[N
         digits = cell.cell.metric.digits
         numbers = []
         if table.x is not None:
-            numbers.append(
-                Number(tables.MISSING if cell.x is None else tables.number(cell.x, table.x.digits), cell.x)
-            )
+            numbers.append(Number(tables.MISSING if cell.x is None else tables.number(cell.x, table.x.digits), cell.x))
         numbers.append(ours(filled, cell))
         for extreme in (min, max):
             value = extreme(cell.values.values(), default=None)
@@ -583,7 +581,7 @@ def settings(run: Run) -> dict[str, list[Setting]]:
         ]
         for group, fields in every.items()
     }
-    rest = {"seed": run.seed}
+    rest: dict[str, Any] = {"seed": run.seed}
     if run.teacher is not None:
         rest |= {"teacher_mode": run.teacher_mode, "streams": run.streams}
     found["run"] = [Setting(name, said(value), name in own) for name, value in rest.items()]
@@ -624,7 +622,7 @@ def _shown(value: Any, digits: int) -> str:
     return tables.number(value, digits) if isinstance(value, (int, float)) else ""
 
 
-def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
     """(title, chart): the curves of a run's log: accuracy, loss, and the terms that are minimised."""
     proper = [line for line in epochs if "stage" not in line]
     parts = list(
@@ -660,7 +658,7 @@ def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def calibration(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def calibration(record: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     """(caption, chart): the reliability diagram of each part, and after temperature scaling."""
     found = []
     for part, of_part in record.get("calibration", {}).items():
@@ -787,9 +785,7 @@ def method_page(name: str, method: Method) -> MethodPage:
     module = inspect.getmodule(kind)
     source = _paragraphs(inspect.getdoc(module) or "") if module is not None else []
     plain = kind()
-    knobs = [
-        Setting(key, said(value), value != all_fields(plain).get(key)) for key, value in flat(all_fields(method))
-    ]
+    knobs = [Setting(key, said(value), value != all_fields(plain).get(key)) for key, value in flat(all_fields(method))]
     needs = {
         "none": ["no teacher"],
         "logits": ["the teacher’s logits"],
@@ -828,6 +824,6 @@ def recipe_page(library: Library, name: str, recipe: Recipe) -> RecipePage:
                     seen[id(run.recipe)] = tuple(different(run.recipe, recipe))
                 networks, experiments = used.setdefault(seen[id(run.recipe)], ({}, {}))
                 networks[run.network] = experiments[report.plan.experiment.name] = None
-    variants = [(list(key), list(networks), list(names)) for key, (networks, names) in sorted(used.items())]
-    experiments = sorted({name for _, _, names in variants for name in names})
-    return RecipePage(name, recipe, shown, variants, experiments)
+    variants = [(list(key), list(of), list(names)) for key, (of, names) in sorted(used.items())]
+    users = sorted({name for _, _, names in variants for name in names})
+    return RecipePage(name, recipe, shown, variants, users)
