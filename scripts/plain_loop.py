@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import torch
-from lskd.launch.sweep.execute import load_network, load_parts
 
 from lskd import data, metrics
 from lskd.bench.reference import UsualLoop, draws_of
@@ -25,6 +24,7 @@ from lskd.config_groups import Conf
 from lskd.data.augment import Normalizer, Views
 from lskd.engine.training import build_network, forward, set_precision
 from lskd.environment import available_cores
+from lskd.launch.execute import load_network, load_parts
 from lskd.plan import make_plan
 from lskd.report.statistics import paired_difference
 from lskd.run import Run

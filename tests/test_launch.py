@@ -20,20 +20,22 @@ from typing import Any
 import pytest
 import rich.console
 import torch
-from lskd.launch.sweep.fleet import GPU_FLEET, Fleet
-from lskd.launch.sweep.progress import Progress
-from lskd.launch.sweep.queue import by_teacher, needs_only_probes, to_train
-from lskd.launch.sweep.sweep import carry_out, stopping
 from torch import nn
 
 import lskd.engine
+import lskd.environment
 import lskd.launch.execute
+import lskd.launch.progress
 import lskd.launch.sweep
 import lskd.launch.workers
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.engine import CaptureFailed, Interrupted
 from lskd.errors import InputError
+from lskd.launch.fleet import GPU_FLEET, Fleet
+from lskd.launch.progress import Progress
+from lskd.launch.queue import by_teacher, needs_only_probes, to_train
+from lskd.launch.sweep import carry_out, stopping
 from lskd.models import ARCHS, MLPArch
 from lskd.probes.mutual_information import MutualInformation
 from lskd.probes.penultimate import Penultimate
@@ -65,7 +67,7 @@ def machine(monkeypatch):
     """A machine with so many cores and so many bytes of free memory."""
 
     def make(cores: int = 4, free: float = 8e9, per_run: float = 1e9) -> None:
-        monkeypatch.setattr(lskd.run, "available_cores", lambda: cores)
+        monkeypatch.setattr(lskd.environment, "available_cores", lambda: cores)
         monkeypatch.setattr(lskd.engine, "device_bytes", lambda device: (free, 2 * free))
         monkeypatch.setattr(lskd.engine, "run_bytes", lambda run, spec, device_type: per_run)
 
@@ -191,7 +193,7 @@ def test_torchs_own_dropout_is_refused_before_anything_trains(tmp_path, monkeypa
 def lanes(request, monkeypatch):
     """What several runs train in."""
     if request.param == "threads":
-        monkeypatch.setattr(lskd.workers, "CAN_FORK", False)
+        monkeypatch.setattr(lskd.launch.workers, "CAN_FORK", False)
     elif not lskd.launch.workers.CAN_FORK:
         pytest.skip("no forks on this system")
     return request.param
@@ -210,7 +212,7 @@ def starved(monkeypatch, tmp_path, lanes):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
         train(run, *args, fleet=fleet, **kwargs)
 
-    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    monkeypatch.setattr(lskd.launch.execute, "train_run", train_run)
     return tries
 
 
@@ -238,8 +240,8 @@ def test_what_a_run_held_is_free_when_it_is_tried_again(tmp_path, monkeypatch):
         free.append(all(ref() is None for ref in held))
         return train(run, *args, **kwargs)
 
-    monkeypatch.setattr(lskd.workers, "CAN_FORK", False)  # on a GPU there are threads alone
-    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    monkeypatch.setattr(lskd.launch.workers, "CAN_FORK", False)  # on a GPU there are threads alone
+    monkeypatch.setattr(lskd.launch.execute, "train_run", train_run)
     runtime = Runtime(fleet=2, threads=1, progress=False, cache=str(tmp_path / "cache"))
     gc.disable()
     try:
@@ -262,8 +264,8 @@ def test_a_process_in_which_nothing_can_be_captured_any_more_ends(tmp_path, monk
         ended.append(stop())
         raise Interrupted
 
-    monkeypatch.setattr(lskd.workers, "CAN_FORK", False)  # on a GPU there are threads alone
-    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    monkeypatch.setattr(lskd.launch.workers, "CAN_FORK", False)  # on a GPU there are threads alone
+    monkeypatch.setattr(lskd.launch.execute, "train_run", train_run)
     runtime = Runtime(fleet=2, threads=1, progress=False, cache=str(tmp_path / "cache"))
     outcomes = carry_out(SEEDS, Store(tmp_path), runtime, Conf(cache=tmp_path / "cache"))
     assert [(run, reason) for run, reason in outcomes.failed] == [
@@ -288,7 +290,7 @@ def test_a_run_that_finds_no_memory_alone_has_failed(tmp_path, monkeypatch):
     def train_run(run: Run, *args: Any, **kwargs: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
 
-    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    monkeypatch.setattr(lskd.launch.execute, "train_run", train_run)
     runtime = Runtime(progress=False, cache=str(tmp_path / "cache"))
     outcomes = carry_out(SEEDS[:1], Store(tmp_path), runtime, Conf(cache=tmp_path / "cache"))
     assert [reason for _, reason in outcomes.failed] == [
@@ -315,7 +317,7 @@ def test_an_error_of_the_sweep_ends_what_is_in_training(tmp_path, monkeypatch, l
             raise InputError("no space left")
         return claim(run)
 
-    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    monkeypatch.setattr(lskd.launch.execute, "train_run", train_run)
     monkeypatch.setattr(Store, "claim", broken)
     runtime = Runtime(fleet=2, threads=1, progress=False, cache=str(tmp_path / "cache"))
     with pytest.raises(InputError, match="no space left"):
@@ -333,7 +335,7 @@ def test_a_student_whose_teacher_trains_elsewhere_keeps_no_other_run_from_traini
         if run == others[-1]:
             elsewhere.close()
 
-    monkeypatch.setattr(lskd.run, "train_run", train_run)
+    monkeypatch.setattr(lskd.launch.execute, "train_run", train_run)
     assert elsewhere.enter_context(Store(tmp_path).claim(student.teacher))
     runtime = Runtime(fleet=1, threads=1, progress=False, cache=str(tmp_path / "cache"))
     runs = [student.teacher, student, *others]
@@ -377,7 +379,9 @@ def test_asking_for_room_again_and_again_costs_next_to_nothing(machine, monkeypa
 def live(monkeypatch):
     """A display on a terminal, which is drawn at each step: every look at the clock is a second later."""
     clock = itertools.count()
-    monkeypatch.setattr(lskd.launch, "time", SimpleNamespace(perf_counter=lambda: float(next(clock)), sleep=time.sleep))
+    monkeypatch.setattr(
+        lskd.launch.progress, "time", SimpleNamespace(perf_counter=lambda: float(next(clock)), sleep=time.sleep)
+    )
     monkeypatch.setattr(rich.console.Console, "is_terminal", True)
 
     def make(runs: list[Run], store: Store, fleet: int) -> Progress:
@@ -503,7 +507,7 @@ def test_what_an_observer_wants_of_a_finished_run_is_seen_of_its_weights(tmp_pat
     assert finish([run], store, wanted) == []
     readings = store.readings(run, LAST)
     assert readings is not None
-    assert [look["step"] for look in readings] == [run.recipe.total_steps(64)]
+    assert [reading["step"] for reading in readings] == [run.recipe.total_steps(64)]
     assert (store.weights(run).stat().st_mtime_ns, (store.directory(run) / "result.json").read_bytes()) == before
 
 
@@ -521,7 +525,7 @@ def test_what_cannot_be_seen_of_a_finished_run_any_more_trains_it_again(tmp_path
     rebuilt = json.loads((store.directory(run) / "rebuilt.json").read_text())
     assert rebuilt["weights_sha256"] == json.loads(record)["weights_sha256"]  # the same bits: on this CPU
     if lost == "trajectory":
-        steps = [look["step"] for look in store.readings(run, ALONG) or ()]
+        steps = [reading["step"] for reading in store.readings(run, ALONG) or ()]
         assert steps == list(range(run.recipe.total_steps(64) + 1))
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from lskd.launch.sweep.cost import ENOUGH, Costs
 
 import lskd.launch.sweep
 import lskd.store
@@ -16,6 +15,7 @@ from lskd.compose import normal_form, parse_run
 from lskd.config_groups import Conf
 from lskd.describe import grouped, teachers
 from lskd.errors import InputError
+from lskd.launch.cost import ENOUGH, Costs
 from lskd.plan import make_plan, plan_table, reseeded, runs_of_seeds
 from lskd.run import Run, cost_key, table_bytes
 from lskd.runtime import Runtime
@@ -227,7 +227,7 @@ def test_a_damaged_record_costs_no_estimate(tmp_path, change):
 
 def test_what_a_device_is_shows_without_torch(monkeypatch):
     there: set[str] = set()
-    monkeypatch.setattr("lskd.run.os.path.exists", lambda path: path in there)
+    monkeypatch.setattr("lskd.runtime.os.path.exists", lambda path: path in there)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [Runtime(device=name).device_type for name in ("auto", "cpu", "cuda:1")] == ["cpu", "cpu", "cuda"]
     there.add("/dev/nvidiactl")

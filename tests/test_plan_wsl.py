@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from lskd.launch.sweep.preflight import unsuitable
 
 from lskd.config_groups import Conf
+from lskd.launch.preflight import unsuitable
 from lskd.plan import Plan, make_plan, plan_table
 from lskd.run import Run
 from lskd.tables.experiment import load_experiment
@@ -135,8 +135,9 @@ def test_cells_that_do_not_exist_are_those_that_methods_refuse():
 def test_a_large_plan_is_quick_and_imports_no_torch():
     program = """
 import sys, time
-from lskd.plan import load_experiment, make_plan
-from lskd.settings import Conf
+from lskd.plan import make_plan
+from lskd.tables.experiment import load_experiment
+from lskd.config_groups import Conf
 conf = Conf()
 begun = time.process_time()
 plan = make_plan(load_experiment(conf.load("experiment", "wsl_cifar100"), "wsl_cifar100"), conf)

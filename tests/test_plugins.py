@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from lskd.launch.sweep.queue import by_other_code
 
-from lskd import config, data
+from lskd import data
 from lskd.compose import parse_probe, parse_run
 from lskd.config_groups import Conf
 from lskd.errors import InputError
+from lskd.launch.queue import by_other_code
 from lskd.methods import METHODS
 from lskd.methods.distillation import Distillation
 from lskd.methods.method import Method
@@ -197,7 +197,7 @@ def test_versions_of_shipped_code_are_in_the_identity(monkeypatch):
         ids.add(changed.id)
     assert changed.identity()["method"]["version"] == 3  # its own change, and that of all methods
     assert changed.identity()["teacher"]["arch"]["version"] == 2
-    monkeypatch.setattr(config, "ENGINE_VERSION", 2)
+    monkeypatch.setattr("lskd.run.ENGINE_VERSION", 2)
     last = run_of(method="wsl", arch="resnet8")
     assert last.identity()["engine"] == last.identity()["teacher"]["engine"] == last.code["engine"] == 2
     assert len(ids | {last.id}) == 6
@@ -282,7 +282,7 @@ def test_a_plan_knows_runs_of_other_code(load, tmp_path, monkeypatch):
     store.finish(old, {})
     load({"mine.py": MINE.replace("T * T", "T")})
     assert by_other_code([run_of(), run_of(seed=1)], store) == {run_of().id: [old.id]}
-    monkeypatch.setattr(config, "ENGINE_VERSION", 2)
+    monkeypatch.setattr("lskd.run.ENGINE_VERSION", 2)
     assert by_other_code([run_of()], store) == {run_of().id: [old.id]}
 
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from lskd.launch.sweep.queue import needs_only_probes, to_train
-from lskd.launch.sweep.sweep import carry_out
 
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
+from lskd.launch.queue import needs_only_probes, to_train
+from lskd.launch.sweep import carry_out
 from lskd.probes import PROBES, Probe, Scene
 from lskd.run import ProbeSpec
 from lskd.runtime import Runtime
@@ -31,7 +31,7 @@ class Agreement(Probe):
     gives: ClassVar[Mapping[str, str]] = {"apart": "distance of logits"}
     needs_teacher: ClassVar[bool] = True
 
-    def look(self, scene: Scene) -> dict[str, Any]:
+    def measure(self, scene: Scene) -> dict[str, Any]:
         assert scene.teacher is not None
         pixels = scene.plain("train", torch.tensor([0]))
         return {"train": {"apart": (scene.forward(pixels) - scene.teacher(pixels)).norm().item()}}

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from lskd.launch.sweep.execute import file_sha256
-from lskd.launch.sweep.queue import retrain, to_train
-from lskd.launch.sweep.sweep import Outcomes, carry_out
 
 import lskd.launch.execute
 import lskd.launch.sweep
-from lskd import launch
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.errors import InputError
+from lskd.launch import sweep
+from lskd.launch.execute import file_sha256
+from lskd.launch.queue import retrain, to_train
+from lskd.launch.sweep import Outcomes, carry_out
 from lskd.plan import in_order
 from lskd.probes import PROBES, Probe, Scene
 from lskd.run import ProbeSpec, Run
@@ -115,11 +115,11 @@ def interrupt(store: Store, monkeypatch: pytest.MonkeyPatch, after: int) -> list
     """Carry the plan out until somebody has looked `after` times whether to stop; what was finished by then."""
     readings = iter(range(10**6))
 
-    class Impatient(launch.Stop):
+    class Impatient(sweep.Stop):
         asked = property(lambda self: next(readings) >= after, lambda self, value: None)  # type: ignore[assignment]
 
     with monkeypatch.context() as patched:
-        patched.setattr(launch, "Stop", Impatient)
+        patched.setattr(sweep, "Stop", Impatient)
         return go(store).trained
 
 
@@ -165,7 +165,7 @@ def test_who_diverges_when_trained_again_keeps_the_record_and_says_so(store, mon
         raise lskd.engine.Diverged("the training loss is not finite")
 
     with monkeypatch.context() as patched:
-        patched.setattr(lskd.run, "train", diverging)
+        patched.setattr(lskd.launch.execute, "train", diverging)
         assert [run for run, _ in go(store).failed] == [TEACHER]
     assert read(store, TEACHER) == before and store.state(TEACHER) == "diverged"
     (store.directory(TEACHER) / "retrain.json").unlink()
@@ -174,7 +174,7 @@ def test_who_diverges_when_trained_again_keeps_the_record_and_says_so(store, mon
 
 @dataclass(frozen=True)
 class Norm(Probe):
-    def look(self, scene: Scene) -> dict[str, Any]:
+    def measure(self, scene: Scene) -> dict[str, Any]:
         return {"train": {"norm": sum(p.norm().item() for p in scene.network.parameters())}}
 
 
@@ -223,8 +223,8 @@ def test_a_teacher_of_other_weights_than_recorded_teaches_nobody(store, how):
 
 def test_weights_that_change_while_a_sweep_runs_fail_no_student(store, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(launch, "is_ready", lambda run, store: run.id == TEACHER.id and store.result(run) is not None)
-        patched.setattr(launch.Sweep, "carry_out", broken_first(store, launch.Sweep.carry_out))
+        patched.setattr(sweep, "is_ready", lambda run, store: run.id == TEACHER.id and store.result(run) is not None)
+        patched.setattr(sweep.Sweep, "carry_out", broken_first(store, sweep.Sweep.carry_out))
         outcomes = go(store, in_order([NEW]))
     [(run, reason)] = outcomes.failed
     assert run == NEW and "is not the network of the record" in reason
@@ -271,7 +271,7 @@ def test_a_process_that_is_killed_leaves_no_weights_that_nobody_recorded(store, 
 def test_a_file_is_read_for_its_digest_once(store, monkeypatch):
     read_files: list[Path] = []
     plain = lskd.launch.execute._sha256
-    monkeypatch.setattr(lskd.run, "_sha256", lambda path: read_files.append(path) or plain(path))
+    monkeypatch.setattr(lskd.launch.execute, "_sha256", lambda path: read_files.append(path) or plain(path))
     lskd.launch.execute.DIGESTS.clear()
     more = in_order(parse_run({**TAUGHT, "temperature": T}, CONF) for T in (5, 6, 7))
     assert len(go(store, more).trained) == 3

@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from lskd.launch.sweep.execute import load_network, load_parts, write_log
-from lskd.launch.sweep.preflight import check_buildable
-from lskd.launch.sweep.sweep import carry_out
 from torch import Tensor, nn
 
 import lskd.launch.execute
@@ -23,6 +20,9 @@ from lskd.config_groups import Conf
 from lskd.data import Dataset
 from lskd.environment import available_cores, check_precision
 from lskd.errors import InputError, one_line
+from lskd.launch.execute import load_network, load_parts, write_log
+from lskd.launch.preflight import check_buildable
+from lskd.launch.sweep import carry_out
 from lskd.methods import METHODS
 from lskd.methods.method import Batch
 from lskd.models import ARCHS

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lskd.launch.sweep.queue import damages, to_train
-from lskd.launch.sweep.sweep import carry_out
 
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.data import Spec
 from lskd.errors import InputError
+from lskd.launch.queue import damages, to_train
+from lskd.launch.sweep import carry_out
 from lskd.probes.penultimate import Penultimate
 from lskd.run import ProbeSpec, Run
 from lskd.runtime import Runtime

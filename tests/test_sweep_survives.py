@@ -22,7 +22,7 @@ import pytest
 SERVER = """
 import json, os, sys, traceback
 import rich.progress, sklearn.datasets
-import lskd.cli, lskd.launch, lskd.report, lskd.run, lskd.workers
+import lskd.cli, lskd.launch.execute, lskd.launch.sweep, lskd.launch.workers, lskd.report
 import torch
 
 torch.optim.SGD([torch.zeros(())], lr=0.0)  # imports much, too

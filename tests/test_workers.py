@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lskd.launch.sweep.sweep import Outcomes, carry_out
-from lskd.launch.sweep.workers import is_small
 
 import lskd.launch.execute
 import lskd.launch.sweep
 import lskd.launch.workers
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
+from lskd.launch.sweep import Outcomes, carry_out
+from lskd.launch.workers import is_small
 from lskd.run import Run
 from lskd.runtime import Runtime
 from lskd.store import Store
@@ -55,12 +55,12 @@ def test_they_compute_the_bits_of_threads(sweep, tmp_path, monkeypatch):
         (tmp_path / f"{run.id} in {os.getpid()}").touch()
         train_run(run, *args, **kwargs)
 
-    monkeypatch.setattr(lskd.run, "train_run", traced)
+    monkeypatch.setattr(lskd.launch.execute, "train_run", traced)
     students = [parse_run({**BASE, "method": "kd", "teacher": {"arch": "mlp"}, "seed": 7}, Conf())]
     assert len(sweep("processes", [*RUNS, students[0].teacher, *students]).trained) == 6
     processes = {path.name.split()[-1] for path in tmp_path.glob("* in *")}
     assert len(processes) == 2 and str(os.getpid()) not in processes
-    monkeypatch.setattr(lskd.workers, "CAN_FORK", False)
+    monkeypatch.setattr(lskd.launch.workers, "CAN_FORK", False)
     assert len(sweep("threads", [*RUNS, students[0].teacher, *students]).trained) == 6
     for run in [*RUNS, *students]:
         here, there = (Store(tmp_path / name).weights(run).read_bytes() for name in ("threads", "processes"))
@@ -73,7 +73,7 @@ def test_one_that_is_killed_fails_its_run_and_no_other(sweep, tmp_path, monkeypa
             os.kill(os.getpid(), signal.SIGKILL)
         train_run(run, *args, **kwargs)
 
-    monkeypatch.setattr(lskd.run, "train_run", killed)
+    monkeypatch.setattr(lskd.launch.execute, "train_run", killed)
     outcomes = sweep()
     assert [(run, reason) for run, reason in outcomes.failed] == [
         (RUNS[0], "WorkerDied: the process that trained it was killed by SIGKILL")
@@ -96,7 +96,7 @@ def test_what_goes_wrong_there_is_recorded_with_its_traceback(sweep, tmp_path, m
             raise FloatingPointError("not finite")
         return train(run, *args, **kwargs)
 
-    monkeypatch.setattr(lskd.run, "train", broken)
+    monkeypatch.setattr(lskd.launch.execute, "train", broken)
     outcomes = sweep()
     assert {run.seed: reason for run, reason in outcomes.failed} == {
         1: "OfAPlugIn: no such thing",
@@ -112,7 +112,7 @@ def test_what_they_log_is_logged_by_the_sweep(sweep, monkeypatch, caplog):
         logging.getLogger("lskd.engine.loop").warning("seed %d: mind this", run.seed)
         train_run(run, *args, **kwargs)
 
-    monkeypatch.setattr(lskd.run, "train_run", talking)
+    monkeypatch.setattr(lskd.launch.execute, "train_run", talking)
     sweep()
     assert sorted(caplog.messages) == [f"seed {seed}: mind this" for seed in range(4)]
 
@@ -122,7 +122,7 @@ def test_they_outlive_a_killed_sweep_with_their_claims_and_not_for_long(sweep, t
         (tmp_path / f"begun {run.id}").write_text(str(os.getpid()))
         until(lambda: stop() and (tmp_path / "end").exists())
 
-    monkeypatch.setattr(lskd.run, "train_run", held)
+    monkeypatch.setattr(lskd.launch.execute, "train_run", held)
     if not (process := os.fork()):
         with contextlib.suppress(BaseException):
             sweep()

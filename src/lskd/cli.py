@@ -22,7 +22,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
 
 from lskd import program
 from lskd.compose import GROUPS, RUN_KEYS, SHORT, normal_form, parse_run

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lskd.launch.sweep.sweep import carry_out
 
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.data import sources
+from lskd.launch.sweep import carry_out
 from lskd.runtime import Runtime
 from lskd.store import Store
 
@@ -306,7 +306,7 @@ BAD_FILES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("in_sheet", "in_experiment", "parts"), BAD_FILES)
+@pytest.mark.parametrize(("in_table", "in_experiment", "parts"), BAD_FILES)
 def test_bad_experiment_and_table_files(lskd_run, tmp_path, in_table, in_experiment, parts):
     for group, text, change in (("table", TABLE, in_table), ("experiment", EXPERIMENT, in_experiment)):
         (tmp_path / "conf" / group).mkdir(parents=True)

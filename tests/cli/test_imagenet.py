@@ -91,7 +91,7 @@ def test_the_whole_experiment(lskd_run, write_photographs, monkeypatch, tmp_path
 
     written = {path.stem for path in (tmp_path / "results").rglob("muller_*_imagenet*")}
     assert {"muller_table2_imagenet", "muller_table3_imagenet", "muller_figure1_imagenet"} <= written
-    probed = [len(list(path.iterdir())) for path in (tmp_path / "results" / "runs").glob("*/observed")]
+    probed = [len(list(path.iterdir())) for path in (tmp_path / "results" / "runs").glob("*/probes")]
     assert probed == [2] * 4
     weights = list((tmp_path / "results" / "runs").glob("*/*.safetensors"))
     assert [safetensors.torch.load_file(path)["head.weight"].shape[0] for path in weights] == [5] * 4

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from lskd.launch.sweep.preflight import check_buildable
 from torch import nn
 
 from lskd.data import Dataset, Part, Spec
 from lskd.engine import Interrupted, Outcome, Shared, compiled, run_bytes, train
 from lskd.errors import InputError
+from lskd.launch.preflight import check_buildable
 from lskd.methods import METHODS
 from lskd.models import CifarResNetArch, MLPArch
 from lskd.recipe import Recipe

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from lskd.launch.sweep.preflight import check_buildable, unsuitable
 from torch import Tensor, nn
 
 from lskd.data import DATASETS, Dataset, Part, Spec
@@ -21,6 +20,7 @@ from lskd.engine import Interrupted, Outcome, Shared, run_bytes, train
 from lskd.engine.features import module_at, run_tapped
 from lskd.engine.training import Training, build_network
 from lskd.errors import InputError
+from lskd.launch.preflight import check_buildable, unsuitable
 from lskd.methods import METHODS, Batch, Method, Pair, maps
 from lskd.models import ARCHS, Arch, CifarResNetArch, MLPArch
 from lskd.models.taps import taps_of

@@ -84,7 +84,7 @@ def test_a_record_of_something_else_is_left_out_and_named(lab: Any) -> None:
     path = lab.store.directory(run) / "probes" / f"{planned.probe.key}.json"
     path.write_text(path.read_text().replace('"0"', '"5"'))
     [named] = render(lab.plan(planned), lab.store).damaged
-    assert named.startswith(f"{path}: is not the record of ") and named.endswith("; delete it to look again")
+    assert named.startswith(f"{path}: is not the record of ") and named.endswith("; delete it to run the probe again")
     hard = next(
         cell for cell in filled_of(lab, planned).cells if (cell.cell.row, cell.cell.column) == ("spread", "hard")
     )

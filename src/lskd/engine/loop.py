@@ -109,7 +109,7 @@ def train(
                 training.close()
                 saved, (training, probing) = None, from_the_start()
         if saved is None and probing.due():
-            probing.look()
+            probing.measure()
         outputs: dict[str, tuple[Tensor, Tensor]] = {}  # logits and labels of the held-out parts, at the last epoch
         held: float | None = None
         saved_at = began_at = time.perf_counter()
@@ -136,7 +136,7 @@ def train(
                 on_step(*training.steps_done)
                 if probing.due():
                     seconds += time.perf_counter() - began_at  # looking is not training time
-                    probing.look()
+                    probing.measure()
                     began_at = time.perf_counter()
                 if training.step_number < end:
                     checkpoint_if_due()
@@ -165,7 +165,7 @@ def train(
             if stage is not None and end == training.total_steps:
                 training.enter(None)
                 if probing.due():
-                    probing.look()
+                    probing.measure()
                     began_at = time.perf_counter()
             if training.step_number < training.total_steps:
                 checkpoint_if_due()

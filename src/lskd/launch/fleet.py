@@ -26,7 +26,7 @@ GPU_FLEET = 8  # runs side by side on one GPU, where memory allows; not measured
 
 class Fleet:
     """The runs that train side by side on one device, and how many there may be. Each has a thread of its own; on a CPU
-    those of small networks have a process of their own (see `lskd.workers`).
+    those of small networks have a process of their own (see `lskd.launch.workers`).
 
     `runtime.fleet` is that number; 0 leaves it to us: one for each core of a CPU, `GPU_FLEET` on a GPU. There are never
     more than can be ready at once. The plan decides that, not what is done already: an interrupted sweep goes on with

@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lskd import run as training
 from lskd.data import Spec
 from lskd.engine import Shared
+from lskd.launch import execute as training
 from lskd.models import Arch
 from lskd.run import Named, ProbeSpec, Run
 from lskd.runtime import Runtime
