@@ -40,7 +40,7 @@ from lskd.recipe import Recipe
 from lskd.run import Run
 from lskd.runtime import Runtime
 from lskd.schema import fields, parse, show, unknown_key
-from lskd.store import Store
+from lskd.store import Snapshot, Store
 from lskd.tables.experiment import load_experiment
 
 TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}
@@ -394,8 +394,9 @@ def execute(
         # The files show the experiment as its own file has it, whatever seeds or settings were asked for this time.
         name = plan.experiment.name
         whole = make_plan(load_experiment(conf.load("experiment", name), name), conf)
-        written = report.write(whole, store, store.root)
-        print("\n".join([report.text(plan, store), *(f"wrote {path}" for path in written)]))
+        seen = Snapshot.of(store)
+        written = report.write(report.render(whole, seen), store.root)
+        print("\n".join([report.text(report.render(plan, seen)), *(f"wrote {path}" for path in written)]))
     else:
         print(summary(runs[-1], store))
     return outcomes.exit_code

@@ -62,7 +62,7 @@ def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path, name):
     (tmp_path / "runs").symlink_to(RESULTS / "runs")
     conf = Conf()
     plan = make_plan(load_experiment(conf.load("experiment", name), name), conf)
-    written = report.write(plan, Store(tmp_path), tmp_path)
+    written = report.write(report.render(plan, Store(tmp_path)), tmp_path)
     tables = [path for path in written if path.suffix in (".md", ".csv", ".tex")]
     assert tables
     for path in tables:
@@ -84,7 +84,7 @@ def test_the_answer_in_the_readme_is_that_of_the_tables():
 
 def test_a_frame_holds_every_cell():
     plan = make_plan(load_experiment(Conf().load("experiment", "quickstart_five"), "quickstart_five"), Conf())
-    frame = report.frame(plan, Store(RESULTS))
+    frame = report.frame(report.render(plan, Store(RESULTS)))
     assert len(frame) == sum(len(planned.cells) for planned in plan.tables)
     accuracy = frame.query("table == 'quickstart_five' and row == 'hard' and column == 'teacher'")["mean"].item()
     assert accuracy == pytest.approx(99.0, abs=1.0)

@@ -15,7 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lskd.config_groups import Conf
-from lskd.report import figures, tables, write
+from lskd.report import figures, render, tables, write
 from lskd.report.characters import plain, tex
 from lskd.tables.experiment import load_experiment
 from lskd.tables.table import load_table
@@ -65,7 +65,7 @@ def test_markdown_shows_a_label_as_it_is_written():
 def test_odd_labels_in_a_table(lab: Any, tmp_path: Path) -> None:
     rows = {"hard": {"label": ODD, "run": {"alpha": 0.0}}, "ls": {"label": '[x] "y", z', "run": {"alpha": 0.1}}}
     planned = lab.table(rows=rows, title=ODD, notes=["one\nnote"], skip={"ls": {"large": "no\n# such"}})
-    written = {path.suffix: path.read_text() for path in write(lab.plan(planned), lab.store, tmp_path)}
+    written = {path.suffix: path.read_text() for path in write(render(lab.plan(planned), lab.store), tmp_path)}
     markdown = written[".md"]
     assert f"# {plain(ODD)}\n" in markdown and "- one note\n" in markdown and "no # such" in markdown
     table = [line for line in markdown.splitlines() if line.startswith("|")]
@@ -90,7 +90,7 @@ def test_odd_labels_in_a_figure(lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_p
         save(figure, *args, **how)
 
     monkeypatch.setattr(Figure, "savefig", savefig)
-    paths = write(lab.plan(planned), lab.store, tmp_path)
+    paths = write(render(lab.plan(planned), lab.store), tmp_path)
     assert [path.suffix for path in paths][-2:] == [".png", ".svg"]
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [" _small $\nope$"]
     assert figures.STYLE["text.parse_math"] is False

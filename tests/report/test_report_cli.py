@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from lskd import data, report
+from lskd import data, report, store
 from lskd.config_groups import Conf, shipped_conf
 from lskd.plan import make_plan
+from lskd.report import cli
 from lskd.report.cli import main
 from lskd.tables.experiment import load_experiment
 
@@ -69,13 +70,37 @@ def test_tables_are_printed_and_written(filled: Any, own: Path, capsys: Any) -> 
     for suffix in ("md", "csv", "tex"):
         assert f"wrote {root}/tables/fiction/fiction.{suffix}" in printed
         assert (root / "tables" / "fiction" / f"fiction.{suffix}").is_file()
+    assert [path.name for path in (root / "tables").iterdir()] == ["fiction"], "the index is of all experiments"
+    assert main(["--results", str(root), "--config-dir", str(own)]) == 0
     index = (root / "tables" / "README.md").read_text()
     line = next(line for line in index.splitlines() if "fiction" in line)
     assert (
         "| 6/6 | 1 reproduced | [md](fiction/fiction.md) [csv](fiction/fiction.csv) [tex](fiction/fiction.tex) |"
         in line
     )
-    assert "`quickstart`" in index  # the index is of all experiments
+    assert "`quickstart`" in index
+
+
+def test_each_record_is_read_once(filled: Any, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all tables, figures and pages of all experiments together: here of two that share their runs."""
+    (own / "experiment" / "twin.yaml").write_text("title: The same\ntables: [fiction]\n")
+    read: list[Path] = []
+    monkeypatch.setattr(store, "read_json", lambda path, once=store.read_json: read.append(path) or once(path))
+    assert main(["--results", str(filled.store.root), "--config-dir", str(own)]) == 0
+    of_runs = [path for path in read if path.parent.parent.name == "runs"]
+    names = ("result.json", "config.json", "env.json")
+    assert {name: sum(path.name == name for path in of_runs) for name in names} == dict.fromkeys(names, 6)
+    assert len(of_runs) == len(set(of_runs))
+
+
+def test_an_experiment_that_is_asked_for_is_the_only_one_that_is_planned(
+    filled: Any, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[str] = []
+    make = cli.make_plan
+    monkeypatch.setattr(cli, "make_plan", lambda one, conf: planned.append(one.name) or make(one, conf))
+    assert main(["fiction", "--results", str(filled.store.root), "--config-dir", str(own)]) == 0
+    assert planned == ["fiction"]
 
 
 def test_out_and_all_experiments(filled: Any, own: Path, tmp_path: Path, capsys: Any) -> None:
@@ -128,7 +153,7 @@ def test_files_are_whole_or_not_there(lab: Any, monkeypatch: pytest.MonkeyPatch)
     """Killed while it writes: the file of before is still there."""
     planned = lab.figure()
     lab.fill(planned, "small/0", [90.0, 91.0, 92.0])
-    written = report.write(lab.plan(planned), lab.store, lab.store.root)
+    written = report.write(report.render(lab.plan(planned), lab.store), lab.store.root)
     assert {path.suffix for path in written} == {".md", ".csv", ".tex", ".png", ".svg"}
     contents = {path: path.read_bytes() for path in written}
     lab.fill(planned, "large/0", [80.0, 81.0, 82.0])
@@ -139,7 +164,7 @@ def test_files_are_whole_or_not_there(lab: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "replace", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            report.write(lab.plan(planned), lab.store, lab.store.root)
+            report.write(report.render(lab.plan(planned), lab.store), lab.store.root)
     assert {path: path.read_bytes() for path in written} == contents
 
 

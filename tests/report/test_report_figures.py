@@ -63,13 +63,13 @@ def test_missing_points_are_left_out_and_counted(lab: Any) -> None:
 
 def test_nothing_run_is_no_figure(lab: Any, tmp_path: Path) -> None:
     planned = lab.figure()
-    files = write(lab.plan(planned), lab.store, tmp_path / "out")
+    files = write(render(lab.plan(planned), lab.store), tmp_path / "out")
     assert [path.suffix for path in files] == [".md", ".csv", ".tex"]
     assert not (tmp_path / "out" / "figures").exists()
 
 
 def test_the_page_shows_the_figure(lab: Any, planned: TablePlan, tmp_path: Path) -> None:
-    files = write(lab.plan(planned), lab.store, tmp_path / "out")
+    files = write(render(lab.plan(planned), lab.store), tmp_path / "out")
     filled = next(path for path in files if path.suffix == ".md")
     link = "../../figures/fiction/made_up_figure.svg"
     assert f"![Made-up accuracies over γ]({link})" in filled.read_text()

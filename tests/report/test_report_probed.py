@@ -50,7 +50,7 @@ def filled_of(lab: Any, planned: TablePlan, **experiment: Any) -> FilledTable:
 def test_cells_show_what_was_seen_of_a_part(lab: Any) -> None:
     planned = plane_table(lab)
     see(lab, planned, "spread/hard", 0.5)
-    printed = text(lab.plan(planned), lab.store)
+    printed = text(render(lab.plan(planned), lab.store))
     assert "0.510 ± 0.010 (3)" in printed
     assert "1.000 ± 0.000 (3)" in printed
     assert "on the test part" in printed
@@ -70,11 +70,11 @@ def test_a_finished_run_that_nobody_has_seen_is_not_done(lab: Any) -> None:
 def test_a_page_says_when_another_training_was_seen_than_the_recorded_one(lab: Any) -> None:
     planned = plane_table(lab)
     see(lab, planned, "spread/hard", 0.5)
-    assert "3 of the 3 networks were trained again to be looked at" in text(lab.plan(planned), lab.store)
+    assert "3 of the 3 networks were trained again to be looked at" in text(render(lab.plan(planned), lab.store))
     for run in planned.cell("spread", "hard").runs:
         path = lab.store.directory(run) / "result.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "weights_sha256": "00"}))
-    assert "trained again" not in text(lab.plan(planned), lab.store)
+    assert "trained again" not in text(render(lab.plan(planned), lab.store))
 
 
 def test_a_record_of_something_else_is_left_out_and_named(lab: Any) -> None:
@@ -108,7 +108,7 @@ def test_the_projection_is_drawn_once_a_column_in_two_panels_of_one_scale(lab: A
     drawn = [points.get_offsets().tolist() for points in axes[2].collections]
     assert drawn == [[[x, y], [x + 1, y]] for x, y in CORNERS]
     assert [points.get_label() for points in axes[0].collections] == ["0", "1", "7"]
-    files = write(lab.plan(planned), lab.store, tmp_path)
+    files = write(render(lab.plan(planned), lab.store), tmp_path)
     assert [path.suffix for path in files] == [".md", ".csv", ".tex", ".png", ".svg"]
     shortened = figures.draw_projection(filled_of(lab, planned, shortened="three steps"))
     assert "Shortened: three steps" in shortened.get_supxlabel()
@@ -193,12 +193,12 @@ REFERENCE = {
 def test_a_quoted_table_prints_the_paper_and_has_no_runs(lab: Any, tmp_path: Path) -> None:
     plan = lab.plan(lab.table(**REFERENCE))
     assert plan.runs == ()
-    printed = text(plan, lab.store)
+    printed = text(render(plan, lab.store))
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
     assert lines[2:] == [["net a, error (%)", "23.1 ± 0.2", "22.8"], ["net b, BLEU", "7.0 / 6.7", "n/a"]]
     assert "nothing of it is run here" in printed
-    assert "Protocol" not in write(plan, lab.store, tmp_path)[0].read_text()
-    assert list(frame(plan, lab.store)["paper"]) == [23.1, 22.8, "7.0 / 6.7", None]
+    assert "Protocol" not in write(render(plan, lab.store), tmp_path)[0].read_text()
+    assert list(frame(render(plan, lab.store))["paper"]) == [23.1, 22.8, "7.0 / 6.7", None]
 
 
 def test_a_quoted_table_has_no_seeds(lab: Any) -> None:
@@ -224,13 +224,13 @@ def test_numbers_over_the_runs_of_a_cell(lab: Any) -> None:
     lab.store.write_readings(
         runs[0], planned.probe, [{"step": 40, "test": {"nll": 0.11, "surprise": surprise[:1]}}], "00"
     )
-    assert "| hard targets" in text(lab.plan(planned), lab.store)
-    assert "0/2 seeds" in text(lab.plan(planned), lab.store).replace("1/2", "0/2")  # one run shows no variance
+    assert "| hard targets" in text(render(lab.plan(planned), lab.store))
+    assert "0/2 seeds" in text(render(lab.plan(planned), lab.store)).replace("1/2", "0/2")  # one run shows no variance
     lab.store.write_readings(
         runs[1], planned.probe, [{"step": 40, "test": {"nll": 2.30, "surprise": surprise[1:]}}], "00"
     )
     variance = (2.30 + 0.11) / 2 - math.log(2)
-    printed = text(lab.plan(planned), lab.store)
+    printed = text(render(lab.plan(planned), lab.store))
     assert f"{variance:.4f} ± 0.0000 (2)" in printed
     assert f"{math.log(2):.4f} ± " in printed
 

@@ -95,7 +95,7 @@ def test_markdown(lab: Any, planned: TablePlan) -> None:
 
 
 def test_columns_of_a_table_line_up(lab: Any, planned: TablePlan) -> None:
-    lines = [line for line in text(lab.plan(planned), lab.store).splitlines() if line.startswith("|")]
+    lines = [line for line in text(render(lab.plan(planned), lab.store)).splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1
 
 
@@ -197,7 +197,7 @@ def test_runs_that_are_one_and_the_same_count_once(lab: Any) -> None:
 def test_a_wide_table_is_broken_into_blocks(lab: Any) -> None:
     columns = {f"w{n}": {"label": f"{n} hidden units", "run": {"arch.hidden": [n]}} for n in range(1, 14)}
     planned = lab.table(columns=columns, paper={"hard": {"w1": 50.0}})
-    lines = [line for line in text(lab.plan(planned), lab.store).splitlines() if line.startswith("|")]
+    lines = [line for line in text(render(lab.plan(planned), lab.store)).splitlines() if line.startswith("|")]
     assert max(map(len, lines)) <= tables.WIDTH
     headers = [line for line in lines if "hidden units" in line]
     assert len(headers) > 1
@@ -234,7 +234,7 @@ def test_recipes_are_printed_with_their_origin(lab: Any) -> None:
 
 def test_a_page_depends_on_nothing_but_the_results(lab: Any, planned: TablePlan, tmp_path: Any) -> None:
     plan: Plan = lab.plan(planned)
-    first, second = (write(plan, lab.store, tmp_path / place) for place in ("here", "there"))
+    first, second = (write(render(plan, lab.store), tmp_path / place) for place in ("here", "there"))
     assert [path.name for path in first] == ["made_up.md", "made_up.csv", "made_up.tex"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -245,7 +245,7 @@ def test_a_page_depends_on_nothing_but_the_results(lab: Any, planned: TablePlan,
 
 
 def test_text_points_to_the_page(lab: Any, planned: TablePlan) -> None:
-    assert f"{lab.store.root}/tables/fiction/made_up.md" in text(lab.plan(planned), lab.store)
+    assert f"{lab.store.root}/tables/fiction/made_up.md" in text(render(lab.plan(planned), lab.store))
 
 
 @pytest.mark.parametrize(

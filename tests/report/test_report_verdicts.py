@@ -62,7 +62,7 @@ def test_a_protocol_of_our_own_agrees_or_disagrees(lab: Any, experiment: dict[st
     lab.fill(planned, "ls/small", LS)
     plan = lab.plan(planned, **experiment)
     assert render(plan, lab.store).tables[0].verdicts() == "1 agrees, 1 disagrees"
-    printed = text(plan, lab.store)
+    printed = text(render(plan, lab.store))
     where = "at this shortened recipe" if "shortened" in experiment else "at this protocol"
     assert f"- yes: {where}: **agrees**." in printed
     assert "77" not in printed and "reproduced" not in printed
@@ -126,7 +126,7 @@ def test_a_conjunction_that_need_not_hold_throughout_is_counted(lab: Any) -> Non
         "1 of 2 hold, 0 undecided, 1 fail; at least 1 must hold; mean probability of improvement "
         f"{(chance + 1 - chance) / 2:.2f}"
     )
-    assert f"    - {count}\n" in text(lab.plan(planned), lab.store)
+    assert f"    - {count}\n" in text(render(lab.plan(planned), lab.store))
 
 
 def test_an_association_is_taken_within_seeds(lab: Any) -> None:

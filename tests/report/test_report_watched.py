@@ -61,7 +61,7 @@ def test_a_cell_shows_what_the_method_watched_in_the_last_epoch(lab: Any) -> Non
     share, count, *_ = filled_of(lab, planned).cells
     assert dict(share.values) == pytest.approx({0: 0.25, 1: 0.26, 2: 0.27})
     assert dict(count.values) == pytest.approx({0: 250, 1: 260, 2: 270})
-    printed = text(lab.plan(planned), lab.store)
+    printed = text(render(lab.plan(planned), lab.store))
     assert "regularization samples, sum over the training images of the last epoch" in printed
     assert "regularization samples, mean over the training images of the last epoch" in printed
 
@@ -165,7 +165,7 @@ def test_a_wildcard_may_stand_for_some_columns(lab: Any) -> None:
 
 def test_a_cell_that_cannot_be_is_not_missing_and_says_why(lab: Any) -> None:
     planned = lab.table(skip={"ls": {"small": "too small for it"}}, paper={"ls": {"large": 90.0}})
-    printed = text(lab.plan(planned), lab.store)
+    printed = text(render(lab.plan(planned), lab.store))
     line = next(line for line in printed.splitlines() if line.startswith("| label smoothing"))
     assert [cell.strip() for cell in line.split("|")[3:5]] == ["n/a", "– (0/3 seeds)"]
     assert "n/a: label smoothing (α = 0.1) / small: too small for it" in printed

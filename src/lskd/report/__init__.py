@@ -37,47 +37,57 @@ class Report:
     plan: Plan
     tables: tuple[FilledTable, ...]  # one a table
     done: int  # finished runs of plan.runs
-    damaged: tuple[str, ...] = ()  # records that are left out, a line each that says what to do
+    values: Values  # of the runs, from the store: whoever writes a page of a run finds its record here
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Records that are left out, a line each that says what to do."""
+        return tuple(self.values.damaged)
+
+    @property
+    def root(self) -> Path:
+        """Where the runs are."""
+        return self.values.store.root
 
 
 def render(plan: Plan, store: Store) -> Report:
-    """Read the results of the plan's runs. Damaged records are left out, and named."""
+    """Read the results of the plan's runs: each record once; from one `Snapshot` of the store once for several plans.
+    Damaged records are left out, and named."""
     values = Values(store)
     tables = tuple(fill(plan.experiment, planned, values) for planned in plan.tables)
     done = sum(values.done(run) for run in plan.runs)
-    return Report(plan, tables, done, tuple(values.damaged))
+    return Report(plan, tables, done, values)
 
 
-def text(plan: Plan, store: Store, out: Path | None = None) -> str:
+def text(report: Report, out: Path | None = None) -> str:
     """The tables and verdicts for a terminal; what is `write`n to `out` (default: the store) has the rest."""
-    folder = (out or store.root) / "tables" / plan.experiment.name
-    result = render(plan, store)
-    lines = [tables.compact(filled, str(folder / f"{filled.table.name}.md")) for filled in result.tables]
-    return "\n".join([*lines, *(f"left out: {reason}" for reason in result.damaged)])
+    folder = (out or report.root) / "tables" / report.plan.experiment.name
+    lines = [tables.compact(filled, str(folder / f"{filled.table.name}.md")) for filled in report.tables]
+    return "\n".join([*lines, *(f"left out: {reason}" for reason in report.damaged)])
 
 
-def frame(plan: Plan, store: Store) -> pandas.DataFrame:
+def frame(report: Report) -> pandas.DataFrame:
     """Every cell of the experiment with all its numbers, one row each, for a notebook: the CSV files as one frame."""
     import pandas
 
-    frames = {filled.table.name: tables.frame(filled) for filled in render(plan, store).tables}
+    frames = {filled.table.name: tables.frame(filled) for filled in report.tables}
     return pandas.concat(frames, names=["table"]).reset_index("table").reset_index(drop=True)
 
 
-def write(plan: Plan, store: Store, out: Path) -> list[Path]:
+def write(report: Report, out: Path) -> list[Path]:
     """Write the tables and figures of an experiment below `out`; the files written."""
     from lskd.report import figures  # half a second of matplotlib, which a table does not need
 
-    name = plan.experiment.name
+    name = report.plan.experiment.name
     table_folder, figure_folder = out / "tables" / name, out / "figures" / name
     written = []
     try:
         table_folder.mkdir(parents=True, exist_ok=True)
-        for filled in render(plan, store).tables:
+        for filled in report.tables:
             images = figures.write(filled, figure_folder)
             figure = _link(images[-1], table_folder) if images else ""
             contents = {
-                "md": tables.markdown(filled, runs=_link(store.root / "runs", table_folder), figure=figure),
+                "md": tables.markdown(filled, runs=_link(report.root / "runs", table_folder), figure=figure),
                 "csv": tables.to_csv(filled),
                 "tex": tables.latex(filled),
             }

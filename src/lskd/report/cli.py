@@ -14,7 +14,7 @@ from lskd.errors import InputError
 from lskd.plan import make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, fail, guarded, user_path
-from lskd.store import Store
+from lskd.store import Snapshot, Store
 from lskd.tables.experiment import load_experiment
 
 _EPILOG = """\
@@ -41,7 +41,7 @@ def _run(args: argparse.Namespace) -> int:
     load_plugins(args.plugin)
     if args.config_dir is not None and not args.config_dir.is_dir():
         raise InputError(f"--config-dir = {str(args.config_dir)!r}: is not a directory")
-    store = Store.at(args.results)
+    store = Snapshot.of(Store.at(args.results))
     if args.results and not store.root.is_dir():
         raise InputError(f"--results = {args.results!r}: is not a directory")
     directories = (*([args.config_dir] if args.config_dir is not None else []), shipped_conf())
@@ -55,21 +55,18 @@ def _run(args: argparse.Namespace) -> int:
 
     # All is written before anything is printed, to whomever may stop reading.
     code, reports, texts, elsewhere = 0, [], [], []
-    # The index is of all experiments, whichever were asked for.
-    for name in dict.fromkeys([*args.experiments, *names]):
+    for name in dict.fromkeys(args.experiments or names):
         try:
             plan = make_plan(load_experiment(conf.load("experiment", name), name), conf)
             result = report.render(plan, store)
             reports.append(result)
-            if args.experiments:
-                wanted = name in args.experiments
-            else:  # what is only quoted from a paper is there if it was asked for once
-                wanted = bool(plan.runs) or (out / "tables" / name).is_dir()
+            # What is only quoted from a paper is written if it was asked for once.
+            wanted = bool(args.experiments or plan.runs) or (out / "tables" / name).is_dir()
             if wanted and plan.runs and not result.done:
                 elsewhere.append(result)
             elif wanted and args.html is None:
-                written = report.write(plan, store, out)
-                texts.append("\n".join([report.text(plan, store, out), *(f"wrote {path}" for path in written), ""]))
+                written = report.write(result, out)
+                texts.append("\n".join([report.text(result, out), *(f"wrote {path}" for path in written), ""]))
         except InputError as error:  # the others are printed all the same
             code = _fail(error)
     for reason in dict.fromkeys(reason for r in reports for reason in r.damaged):
@@ -78,14 +75,13 @@ def _run(args: argparse.Namespace) -> int:
     if args.html is not None:
         from lskd.report import site
 
-        chosen = [r for r in reports if not args.experiments or r.plan.experiment.name in args.experiments]
         try:
             place = user_path(args.html) if args.html else out / "site"
-            first, *others = site.write(chosen, store, conf, place, whole=not args.experiments)
+            first, *others = site.write(reports, store, conf, place, whole=not args.experiments)
             texts.append(f"wrote {first}" + (f" and {len(others)} files beside it" if others else ""))
         except InputError as error:
             code = _fail(error)
-    elif any(r.done for r in reports):
+    elif not args.experiments and any(r.done for r in reports):  # the index is of all experiments
         try:
             written = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
             texts += [f"wrote {path}" for path in written]

@@ -11,7 +11,7 @@ from lskd.plan import Cell, TablePlan
 from lskd.probes import PROBES
 from lskd.report import statistics
 from lskd.run import ProbeSpec, Run
-from lskd.store import RESTORE, Store, wrong_numbers
+from lskd.store import RESTORE, Snapshot, Store, wrong_numbers
 from lskd.tables.metric import Metric, probed
 from lskd.tables.table import Printed
 
@@ -21,22 +21,18 @@ RATES = ("top1", "error", "top5")  # metrics that are rates of images, in percen
 
 
 class Values:
-    """The numbers of runs, from the store. Each record is read once, however many cells and claims look at it."""
+    """The numbers of runs, from the store. Each record is read once, however many cells and claims look at it; of
+    several `Values` of one `Snapshot` too."""
 
     def __init__(self, store: Store) -> None:
-        self.store = store
-        self._records: dict[str, dict[str, Any] | None] = {}
-        self._probed: dict[tuple[str, str], dict[str, Any] | None] = {}
-        self._epochs: dict[str, list[dict[str, Any]]] = {}
+        self.store = Snapshot.of(store)
         self._diverged: dict[str, bool] = {}
         self._joint: dict[tuple[Any, ...], dict[int, float]] = {}  # numbers that follow from all runs of a cell
         self.damaged: dict[str, None] = {}  # what cannot be used, and is left out, a line each that says what to do
 
     def record(self, run: Run) -> dict[str, Any] | None:
         """The record of a finished run, or None."""
-        if run.id not in self._records:
-            self._records[run.id] = self._whole(self.store.result, run)
-        return self._records[run.id]
+        return self._whole(self.store.result, run)
 
     def _whole(self, read: Callable[..., T], *what: Any) -> T | None:
         """What `read` gives; None for what is damaged, which is noted."""
@@ -48,10 +44,7 @@ class Values:
 
     def probed(self, run: Run, probe: ProbeSpec) -> dict[str, Any] | None:
         """The record of what a probe saw of a run, or None."""
-        key = run.id, probe.key
-        if key not in self._probed:
-            self._probed[key] = self._whole(self.store.probed, run, probe)
-        return self._probed[key]
+        return self._whole(self.store.probed, run, probe)
 
     def readings(self, run: Run, probe: ProbeSpec) -> list[dict[str, Any]]:
         """The readings in it; none if there is none."""
@@ -59,9 +52,7 @@ class Values:
 
     def epochs(self, run: Run) -> list[dict[str, Any]]:
         """The log of a run."""
-        if run.id not in self._epochs:
-            self._epochs[run.id] = self._whole(self.store.epochs, run) or []
-        return self._epochs[run.id]
+        return self._whole(self.store.epochs, run) or []
 
     def seen_again(self, run: Run, probe: ProbeSpec | None) -> bool:
         """Whether a probe saw another training of the run than the one of its record, with other last bits."""

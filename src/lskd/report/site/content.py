@@ -29,7 +29,7 @@ from lskd.report.statistics import LEAST, LEVEL, holm
 from lskd.report.values import RATES, Summary, Values
 from lskd.run import Run, without_code
 from lskd.schema import all_fields, identity, show
-from lskd.store import Store
+from lskd.store import Snapshot, Store
 from lskd.tables.claim import ASSOCIATIONS, ORDERS
 
 NOBODY = "Questions of our own"  # where a paper's name would stand
@@ -80,12 +80,13 @@ class Library:
 
     def __init__(self, reports: Sequence[Report], store: Store, conf: Conf, *, whole: bool = True) -> None:
         """`whole`: of all experiments, so that runs of none of them have pages, too."""
-        self.reports, self.store, self.conf = sorted(reports, key=lambda r: r.plan.experiment.name), store, conf
-        self.values = Values(store)
+        self.reports = sorted(reports, key=lambda report: report.plan.experiment.name)
+        self.store, self.conf = Snapshot.of(store), conf
+        self.values = Values(self.store)
         self.runs = {run.id: run for report in reports for run in report.plan.runs if self._is_here(run)}
         self.plans = {run.id: report.plan for report in reports for run in report.plan.runs}
         if whole:
-            for id, config in store.configs():
+            for id, config in self.store.configs():
                 if id not in self.plans and (run := _restored(config)) is not None:
                     self.runs[id] = run
         self.students: dict[str, list[Run]] = defaultdict(list)
