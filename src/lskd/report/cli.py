@@ -51,7 +51,11 @@ def _run(args: argparse.Namespace) -> int:
         if name not in names:
             raise no_such_file("experiment", name, directories, names)
     out = args.out if args.out is not None else store.root
-    _check_writable(out)
+    place = user_path(args.html) if args.html else out / "site"
+    if args.html:
+        _check_writable(place.parent, f"--html = {args.html!r}")
+    else:
+        _check_writable(out, f"--out = {str(out)!r}")
 
     # All is written before anything is printed, to whomever may stop reading.
     code, reports, texts, elsewhere = 0, [], [], []
@@ -62,9 +66,11 @@ def _run(args: argparse.Namespace) -> int:
             reports.append(result)
             # What is only quoted from a paper is written if it was asked for once.
             wanted = bool(args.experiments or plan.runs) or (out / "tables" / name).is_dir()
+            if args.html is not None:
+                continue
             if wanted and plan.runs and not result.done:
                 elsewhere.append(result)
-            elif wanted and args.html is None:
+            elif wanted:
                 written = report.write(result, out)
                 texts.append("\n".join([report.text(result, out), *(f"wrote {path}" for path in written), ""]))
         except InputError as error:  # the others are printed all the same
@@ -76,7 +82,6 @@ def _run(args: argparse.Namespace) -> int:
         from lskd.report import site
 
         try:
-            place = user_path(args.html) if args.html else out / "site"
             first, *others = site.write(reports, store, conf, place, whole=not args.experiments)
             texts.append(f"wrote {first}" + (f" and {len(others)} files beside it" if others else ""))
         except InputError as error:
@@ -91,12 +96,12 @@ def _run(args: argparse.Namespace) -> int:
     return code
 
 
-def _check_writable(out: Path) -> None:
-    """`InputError` unless files can be written below `out`."""
+def _check_writable(out: Path, given: str) -> None:
+    """`InputError` unless files can be written below `out`, which the user has `given`."""
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "is not a directory" if not there.is_dir() else "no permission"
-        raise InputError(f"--out = {str(out)!r}: cannot be written: {there}: {reason}")
+        raise InputError(f"{given}: cannot be written: {there}: {reason}")
 
 
 def _not_here(reports: Sequence[report.Report], store: Store, *, named: bool) -> list[str]:

@@ -16,6 +16,7 @@ label or a note is text, never markup: the templates escape it (jinja2's autoesc
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -68,19 +69,10 @@ class Site:
 
     def __init__(self, library: Library) -> None:
         self.library = library
-        self.environment = Environment(
-            loader=PackageLoader("lskd.report.site"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self.environment.globals |= {"content": content, "library": library, "number": _number}
-        self.environment.filters |= {"bound": _bound, "breakable": _breakable}
 
     def files(self) -> Iterator[tuple[str, str]]:
         """(path, content) of each file of the site."""
-        layout = self.environment.get_template("layout.html")
+        layout = environment().get_template("layout.html")
         for address, title, given in self.pages():
             links = Links(address)
             body = Markup(self._body(address, given, links))
@@ -98,12 +90,12 @@ class Site:
             body = Markup(self._body(address, given, links))
             sections.append(head.format(address.id, title, of_menu) + body + Markup("</section>"))
         assets = {"css": Markup(self._asset("style.css")), "script": Markup(self._asset("script.js"))}
-        layout = self.environment.get_template("layout.html")
+        layout = environment().get_template("layout.html")
         frame = self._frame(Address("start"), "lskd", links)
         return layout.render(**frame, **assets, body=Markup("\n").join(sections))
 
     def _body(self, address: Address, given: dict[str, Any], links: Links) -> str:
-        return self.environment.get_template(f"{address.kind}.html").render(links=links, **given)
+        return environment().get_template(f"{address.kind}.html").render(links=links, library=self.library, **given)
 
     def _frame(self, address: Address, title: str, links: Links) -> dict[str, Any]:
         return {
@@ -112,7 +104,7 @@ class Site:
             "menu": MENU.items(),
             "here": UNDER.get(address.kind, address.kind),
             "version": __version__,
-            "runs": len(self.library.runs),
+            "runs": self.library.done,
         }
 
     def _asset(self, name: str) -> str:
@@ -211,7 +203,8 @@ class Site:
         record, env = library.values.record(run), library.store.env(run)
         given = {
             "run": run,
-            "record": record,
+            "training": [] if record is None else content.training(record),
+            "weights": (record or {}).get("weights_sha256", ""),
             "failure": None if record is not None else library.store.failure(run),
             "command": content.command(library, run),
             "places": library.places.get(run.id, []),
@@ -242,6 +235,21 @@ class Site:
         yield Address("recipes"), "Recipes – lskd", {"recipes": pages}
         for page in pages:
             yield Address("recipe", page.name), f"{page.name} – lskd", {"page": page}
+
+
+@functools.cache
+def environment() -> Environment:
+    """The templates. What they are given is escaped, and must be there."""
+    found = Environment(
+        loader=PackageLoader("lskd.report.site"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.globals |= {"content": content, "number": _number}
+    found.filters |= {"bound": _bound, "breakable": _breakable}
+    return found
 
 
 def _rest(entries: Sequence[Any]) -> str:

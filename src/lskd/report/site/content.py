@@ -103,6 +103,11 @@ class Library:
     def _is_here(self, run: Run) -> bool:
         return self.values.done(run) or self.store.failure(run) is not None
 
+    @functools.cached_property
+    def done(self) -> int:
+        """How many runs are finished."""
+        return sum(self.values.done(run) for run in self.runs.values())
+
     @property
     def tables(self) -> Iterator[FilledTable]:
         return (filled for report in self.reports for filled in report.tables)
@@ -617,6 +622,17 @@ def measured(record: Mapping[str, Any]) -> Measured:
         if numbers
     ]
     return Measured(names, lines)
+
+
+def training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a run's record says of its training, in words. (Old ones say less.)"""
+    found = []
+    if (gamma := record.get("gamma")) is not None:
+        found.append(("equivalent label smoothing γ", tables.number(gamma, 4)))
+    units = {"steps": "steps", "epochs": "epochs", "examples": "images", "parameters": "parameters"}
+    words = [f"{record[key]:,} {unit}" for key, unit in units.items() if key in record]
+    words += [f"{record['seconds']:,.1f} s"] if "seconds" in record else []
+    return [*found, *([("training", ", ".join(words))] if words else [])]
 
 
 def _shown(value: Any, digits: int) -> str:
