@@ -24,12 +24,13 @@ from lskd.config_groups import Conf
 from lskd.data.augment import Normalizer, Views
 from lskd.engine.training import build_network, forward, set_precision
 from lskd.environment import available_cores
+from lskd.files import write_atomically
 from lskd.launch.execute import load_network, load_parts
 from lskd.plan import make_plan
 from lskd.report.statistics import paired_difference
 from lskd.run import Run
 from lskd.runtime import Runtime
-from lskd.store import Store, write_atomically
+from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 
 METRICS = ("top1", "nll")

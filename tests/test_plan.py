@@ -15,11 +15,12 @@ from lskd.compose import normal_form, parse_run
 from lskd.config_groups import Conf
 from lskd.describe import grouped, teachers
 from lskd.errors import InputError
+from lskd.files import read_json
 from lskd.launch.cost import ENOUGH, Costs
 from lskd.plan import make_plan, plan_table, reseeded, runs_of_seeds
 from lskd.run import Run, cost_key, table_bytes
 from lskd.runtime import Runtime
-from lskd.store import Store, read_json
+from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 from lskd.tables.metric import Metric, gap
 from lskd.tables.table import load_table, without_nulls

@@ -15,12 +15,14 @@ from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.data import Spec
 from lskd.errors import InputError
+from lskd.files import write_atomically
 from lskd.launch.queue import damages, to_train
 from lskd.launch.sweep import carry_out
 from lskd.probes.penultimate import Penultimate
+from lskd.records import wrong_numbers
 from lskd.run import ProbeSpec, Run
 from lskd.runtime import Runtime
-from lskd.store import ClaimLost, Store, write_atomically, wrong_numbers
+from lskd.store import ClaimLost, Store
 
 CONF = Conf()
 SETTINGS = {"dataset": "digits", "dataset.limit": 64, "arch": "mlp", "arch.hidden": [4], "recipe.epochs": 1}

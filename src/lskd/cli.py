@@ -40,7 +40,8 @@ from lskd.recipe import Recipe
 from lskd.run import Run
 from lskd.runtime import Runtime
 from lskd.schema import fields, parse, show, unknown_key
-from lskd.store import Snapshot, Store
+from lskd.snapshot import Snapshot
+from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 
 TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}

@@ -19,7 +19,7 @@ from lskd.plugins import code_of, version_of
 from lskd.probes import SHIPPED as SHIPPED_PROBES
 from lskd.probes import Probe
 from lskd.recipe import Recipe
-from lskd.schema import all_fields, identity, parse
+from lskd.schema import all_fields, flat, identity, parse
 
 T = TypeVar("T")
 
@@ -112,15 +112,10 @@ class Run:
 
     def identity(self) -> dict[str, Any]:
         """The JSON that is hashed: every setting that can change numbers and is not at its default."""
-        values: dict[str, Any] = {
-            "dataset": identity(self.dataset),
-            "arch": self.arch.described(SHIPPED_ARCHS),
-            "method": self.method.described(SHIPPED_METHODS),
-            "recipe": identity(self.recipe),
-            "seed": self.seed,
-        }
-        if smoothing := identity(self.smoothing):
-            values["smoothing"] = smoothing
+        values: dict[str, Any] = {name: described_part(name, getattr(self, name)) for name in PARTS}
+        values["seed"] = self.seed
+        if not values["smoothing"]:
+            del values["smoothing"]
         if self.teacher is not None:
             values["teacher"] = self.teacher.identity()
         if self.teacher_mode != "eval":
@@ -137,19 +132,26 @@ class Run:
         of it: it was trained by another version, or by a plug-in that is not loaded."""
         kept, teacher = without_code(identity), identity.get("teacher")
         run = Run(
-            dataset=parse(Dataset, kept["dataset"], "dataset"),
-            arch=Named.of(kept["arch"], ARCHS, SHIPPED_ARCHS, "arch"),
-            method=Named.of(kept["method"], METHODS, SHIPPED_METHODS, "method"),
-            recipe=parse(Recipe, kept["recipe"], "recipe"),
-            smoothing=parse(Smoothing, kept.get("smoothing", {}), "smoothing"),
+            **{name: part_of(name, kept.get(name, {})) for name in PARTS},
             seed=kept["seed"],
             teacher=None if teacher is None else Run.of(teacher),
             teacher_mode=kept.get("teacher_mode", "eval"),
             streams=kept.get("streams", "shared"),
         )
         if run.identity() != identity:
-            raise InputError(f"{run}: was trained by other code: {_digest(dict(identity))[:12]} is not {run.id}")
+            raise InputError(f"{run}: was trained by other code: {id_of(identity)} is not {run.id}")
         return run
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that can change its numbers, with its value, under the name that `lskd-run` knows it by:
+        dataset.name, recipe.lr, smoothing.alpha, teacher.arch.name, ..."""
+        values: dict[str, Any] = {}
+        for name in PARTS:
+            values |= settings_of_part(name, getattr(self, name))
+        values |= {"seed": self.seed, "teacher_mode": self.teacher_mode, "streams": self.streams}
+        taught = self.teacher.settings if self.teacher is not None else {}
+        return values | {f"teacher.{key}": value for key, value in taught.items()}
 
     @property
     def code(self) -> dict[str, Any]:
@@ -172,7 +174,7 @@ class Run:
     @functools.cached_property
     def id(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of the identity as canonical JSON."""
-        return _digest(self.identity())[:12]
+        return id_of(self.identity())
 
     @functools.cached_property
     def cost_key(self) -> str:
@@ -218,6 +220,34 @@ class ProbeSpec(Named[Probe]):
         return f"{self.name}-{_digest(self.identity())[:6]}"
 
 
+# The parts of a run that have settings of their own: those that are entries of a registry, with that and what of it is
+# shipped, and those that are not.
+REGISTERED: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "arch": (ARCHS, SHIPPED_ARCHS),
+    "method": (METHODS, SHIPPED_METHODS),
+}
+PLAIN: dict[str, type] = {"dataset": Dataset, "recipe": Recipe, "smoothing": Smoothing}
+PARTS = ("dataset", "arch", "method", "recipe", "smoothing")
+
+
+def described_part(name: str, part: Any) -> dict[str, Any]:
+    """What the identity of a run says of its part `name`."""
+    return part.described(REGISTERED[name][1]) if name in REGISTERED else identity(part)
+
+
+def part_of(name: str, described: Mapping[str, Any]) -> Any:
+    """The reverse of `described_part`, but for the code."""
+    if name in REGISTERED:
+        return Named.of(described, *REGISTERED[name], name)
+    return parse(PLAIN[name], described, name)
+
+
+def settings_of_part(name: str, part: Any) -> dict[str, Any]:
+    """Every setting of a part that counts, with its value, under dotted names: recipe.schedule.kind, arch.name."""
+    values = {"name": part.name, **flat(part.settings)} if name in REGISTERED else flat(part)
+    return {f"{name}.{key}": value for key, value in values.items()}
+
+
 def without_code(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of a run, whatever code computes it: the same for two that differ in nothing else."""
     kept = {key: value for key, value in identity.items() if key != "engine"}
@@ -249,7 +279,12 @@ def cost_key(identity: Mapping[str, Any]) -> str:
     return json.dumps(kind, sort_keys=True)
 
 
-def _digest(content: dict[str, Any]) -> str:
+def id_of(identity: Mapping[str, Any]) -> str:
+    """The id of the run of an `identity`."""
+    return _digest(identity)[:12]
+
+
+def _digest(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -139,6 +139,32 @@ def _written(value: Any, where: str) -> Any:
     raise InputError(f"{where} = {value!r}: must be {allowed}, to be part of a run's identity")
 
 
+def flat(instance: Any) -> dict[str, Any]:
+    """Every field that can change numbers, with its value, by dotted name: {"lr": 0.1, "schedule.kind": "step"}."""
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(instance):
+        if f.metadata.get("identity", True):
+            value = getattr(instance, f.name)
+            nested = dataclasses.is_dataclass(value)
+            values |= {f"{f.name}.{name}": item for name, item in flat(value).items()} if nested else {f.name: value}
+    return values
+
+
+def unfolded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings under dotted names: {"schedule": {"kind": "step"}} -> {"schedule.kind": "step"}."""
+    found: dict[str, Any] = {}
+
+    def unfold(values: Mapping[str, Any], prefix: str) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                unfold(value, f"{prefix}{name}.")
+            else:
+                found[prefix + name] = value
+
+    unfold(values, "")
+    return found
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return identity(value)

@@ -8,7 +8,7 @@ results/runs/<id>/
     result.json        last and atomically: the run is done when, and only when, it exists        (tracked)
     failed.json        instead of it: why the run diverged or failed                              (tracked)
     rebuilt.json       the result of training a done run again for its weights, or for a probe    (tracked)
-    probes/KEY.json    what a probe saw of it (`lskd.probes`)                                 (tracked)
+    probes/KEY.json    what a probe saw of it (`lskd.probes`)                                        (tracked)
     model.safetensors  weights                                                                    (ignored)
     checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
     retrain.json       runtime.retrain has asked for the run again: it is trained as if it were   (ignored)
@@ -23,28 +23,36 @@ What is damaged, or of something else, is named and never used, and never overwr
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
-import math
 import os
 import re
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lskd.data import Spec
 from lskd.errors import InputError
+from lskd.files import NO_LOCKS, RESTORE, is_at, locked, read_json, write_json
 from lskd.program import user_path
-from lskd.run import ProbeSpec, Run
-from lskd.schema import parse, show
+from lskd.records import fault, wrong_numbers
+from lskd.run import ProbeSpec, Run, id_of
+from lskd.schema import parse
 
 State = Literal["done", "diverged", "failed", "started", "missing", "damaged"]
+ID = re.compile("[0-9a-f]{12}")
 
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what flock says on some NFS, Lustre and FUSE mounts
-RESTORE = "restore it, or delete its directory to train again"
+
+@dataclass(frozen=True)
+class Record:
+    """What a store holds of one run, for who has its id alone."""
+
+    id: str
+    state: State
+    config: dict[str, Any]
+    env: dict[str, Any]
+    result: dict[str, Any]  # empty of a run that has not been done
 
 
 class ClaimLost(Exception):
@@ -93,9 +101,11 @@ class Store:
             return "damaged"
         if (directory / "result.json").is_file() and not (directory / "retrain.json").is_file():
             return "done"
-        if failure := self.failure(run):
-            return "diverged" if failure.get("reason") == "diverged" else "failed"
-        return "started" if (directory / "checkpoint.pt").is_file() else "missing"
+        return _unfinished(directory, self.failure(run))
+
+    def ready(self, run: Run) -> bool:
+        """Whether the run is done and its weights are here: it can teach, and probes can run."""
+        return self.state(run) == "done" and self.weights(run).is_file()
 
     def damage(self, run: Run) -> str | None:
         """Why what is here of the run cannot be used, in a line that says what to do; None where nothing is wrong."""
@@ -122,10 +132,7 @@ class Store:
         if written != run.identity() and (result is not None or written is not None):
             raise InputError(f"{directory}/config.json: is not the configuration of run {run.id}; move it away")
         if result is not None:
-            if result.get("id") != run.id:
-                raise InputError(f"{directory}/result.json: is not the record of run {run.id}; move it away")
-            if reason := fault(result):
-                raise InputError(f"{directory}/result.json: is damaged: {reason}; {RESTORE}")
+            _check(result, run.id, directory)
         return result
 
     def weights_sha256(self, run: Run) -> list[str]:
@@ -153,10 +160,7 @@ class Store:
 
     def failure(self, run: Run) -> dict[str, Any] | None:
         """Why the run failed or diverged; None if it did not."""
-        try:
-            return read_json(self.directory(run) / "failed.json")
-        except InputError as error:
-            return {"reason": "failed", "message": str(error)}
+        return _failure(self.directory(run))
 
     def probed(self, run: Run, probe: ProbeSpec) -> dict[str, Any] | None:
         """What a probe saw of the run: `readings`, one a step that it looked at, and `weights_sha256`, the digest
@@ -214,6 +218,28 @@ class Store:
             except InputError:
                 continue
 
+    def record(self, id: str) -> Record | None:
+        """What is here of the run `id`, whichever it is; None where there is nothing. Damage is an `InputError`."""
+        directory = Path(self.root, "runs", id)
+        config, result = read_json(f"{directory}/config.json"), read_json(f"{directory}/result.json")
+        if config is None and result is None:
+            return None
+        if config is None or id_of(config) != id:
+            raise InputError(f"{directory}/config.json: is not the configuration of run {id}; move it away")
+        env: dict[str, Any] = {}
+        with contextlib.suppress(InputError):  # as in `env`
+            env = read_json(f"{directory}/env.json") or {}
+        if result is not None:
+            _check(result, id, directory)
+            if not os.path.isfile(f"{directory}/retrain.json"):
+                return Record(id, "done", config, env, result)
+        return Record(id, _unfinished(directory, _failure(directory)), config, env, result or {})
+
+    def ids(self) -> list[str]:
+        """Of all runs of which there is something in the store, in their order."""
+        runs = self.root / "runs"
+        return sorted(name for name in os.listdir(runs) if ID.fullmatch(name)) if runs.is_dir() else []
+
     def configs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(id, config) of every done run in the store; damaged ones are left out."""
         for directory in self._done():
@@ -244,7 +270,7 @@ class Store:
         probe = self._claims / f"probe {socket.gethostname()} {os.getpid()}"
         try:
             (self.root / "runs").mkdir(parents=True, exist_ok=True)
-            with _locked(probe) as file:
+            with locked(probe) as file:
                 if file is not None:
                     os.write(file, b" " * 4096)
             probe.unlink(missing_ok=True)
@@ -267,7 +293,7 @@ class Store:
         is being trained. Whoever deletes `.claims` may have a run trained twice, but only one of them finishes it: see
         `check_claim`.
         """
-        with _locked(self._claims / run.id) as file:
+        with locked(self._claims / run.id) as file:
             if file is None:
                 yield False
                 return
@@ -302,7 +328,7 @@ class Store:
     def check_claim(self, run: Run) -> None:
         """`ClaimLost` unless the run is still this process's to finish: its claim is the file that is locked here, and
         no other process has finished it since its training began."""
-        lost = run.id in self._held and not _is_at(self._held[run.id], self._claims / run.id)
+        lost = run.id in self._held and not is_at(self._held[run.id], self._claims / run.id)
         if lost or (run.id not in self._were_done and (self.directory(run) / "result.json").exists()):
             raise ClaimLost(f"{run} is trained by another process")
 
@@ -376,86 +402,26 @@ class Store:
             self.checkpoint(run).unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class Snapshot(Store):
-    """A store as it is when it is first looked at: each record is read once, however many ask for it. It is for those
-    who report; whoever trains beside others needs a `Store`."""
-
-    _read: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False, compare=False)
-
-    @staticmethod
-    def of(store: Store) -> Snapshot:
-        return store if isinstance(store, Snapshot) else Snapshot(store.root)
-
-    def _once(self, what: str, read: Callable[..., Any], run: Run, *more: ProbeSpec) -> Any:
-        """What `read` gives or raises, the first time it is asked."""
-        key = (what, run.id, *(probe.key for probe in more))
-        if key not in self._read:
-            try:
-                self._read[key] = read(run, *more)
-            except InputError as error:
-                self._read[key] = error
-        if isinstance(self._read[key], InputError):
-            raise InputError(str(self._read[key]))
-        return self._read[key]
-
-    def result(self, run: Run) -> dict[str, Any] | None:
-        return self._once("result", super().result, run)
-
-    def env(self, run: Run) -> dict[str, Any]:
-        return self._once("env", super().env, run)
-
-    def failure(self, run: Run) -> dict[str, Any] | None:
-        return self._once("failure", super().failure, run)
-
-    def probed(self, run: Run, probe: ProbeSpec) -> dict[str, Any] | None:
-        return self._once("probed", super().probed, run, probe)
-
-    def epochs(self, run: Run) -> list[dict[str, Any]]:
-        return self._once("epochs", super().epochs, run)
+def _failure(directory: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(directory / "failed.json")
+    except InputError as error:
+        return {"reason": "failed", "message": str(error)}
 
 
-PERCENT, SHARE, NOT_NEGATIVE = (0.0, 100.0), (0.0, 1.0), (0.0, math.inf)
-NUMBERS = re.compile(r"-?\d+(\.\d+)?( -?\d+(\.\d+)?)*")
-LIMITS = {"top1": PERCENT, "top5": PERCENT, "error": PERCENT, "ece15": SHARE, "nll": NOT_NEGATIVE}
+def _unfinished(directory: Path, failure: Mapping[str, Any] | None) -> State:
+    """The state of a run that is not done."""
+    if failure is not None:
+        return "diverged" if failure.get("reason") == "diverged" else "failed"
+    return "started" if (directory / "checkpoint.pt").is_file() else "missing"
 
 
-def fault(record: Mapping[str, Any]) -> str | None:
-    """What is wrong with the record of a finished run, as in "last.test.top1 = 12345: must be a number in [0, 100]";
-    None if nothing is."""
-    for key in ("last", "best", "train"):
-        if not isinstance(record.get(key), dict):
-            return f"{key} = {show(record.get(key))}: must be a mapping"
-    for key in ("last", "best", "train", "calibration"):
-        for reason in wrong_numbers(record.get(key, {}), key):
-            return reason
-    for key in ("examples", "steps", "epochs", "seconds", "gamma"):
-        if record.get(key) is not None:
-            for reason in wrong_numbers(record[key], key):
-                return reason
-    return None
-
-
-def wrong_numbers(value: Any, where: str, lines: Collection[str] = ()) -> Iterator[str]:
-    """Of the numbers in nested mappings and lists, what is wrong with those that are none, or out of their range.
-    `lines`: the keys of lists of lines of text, each of which holds numbers between blanks."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from wrong_numbers(item, f"{where}.{key}", lines)
-    elif isinstance(value, list):
-        of_lines = where.rpartition(".")[2] in lines
-        for place, item in enumerate(value):
-            here = f"{where}[{place}]"
-            if of_lines and isinstance(item, str) and NUMBERS.fullmatch(item):
-                yield from wrong_numbers([float(word) for word in item.split()], here)
-            else:
-                yield from wrong_numbers(item, here, lines)
-    else:
-        low, high = LIMITS.get(where.rpartition(".")[2], (-math.inf, math.inf))
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number and math.isfinite(value) and low <= value <= high):
-            limits = f" in [{low:g}, {high:g}]" if high < math.inf else " >= 0" if low == 0.0 else ""
-            yield f"{where} = {show(value)}: must be a finite number{limits}"
+def _check(result: Mapping[str, Any], id: str, directory: Path) -> None:
+    """`InputError` unless `result` is the record of the run `id`, and whole."""
+    if result.get("id") != id:
+        raise InputError(f"{directory}/result.json: is not the record of run {id}; move it away")
+    if reason := fault(result):
+        raise InputError(f"{directory}/result.json: is damaged: {reason}; {RESTORE}")
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
@@ -465,85 +431,3 @@ def _version(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[int | None]:
-    """The descriptor of `path`, which is made if need be, while it is locked here; None where another process, or
-    another thread, has it locked."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # to write: NFS locks nothing else
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-                return
-            if _is_at(file, path):  # else it was deleted between the two lines above
-                yield file
-                return
-        finally:
-            os.close(file)
-
-
-def _is_at(file: int, path: Path) -> bool:
-    """Whether the open `file` is the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None where there is no such file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # JSON's and UTF-8's errors are ValueErrors
-        raise InputError(f"{path}: is not valid JSON ({error}); {RESTORE}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is not a JSON object; {RESTORE}")
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any], *, new: bool = False) -> None:
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"), new=new)
-
-
-def write_atomically(path: Path, write: Callable[[Path], object], *, new: bool = False) -> None:
-    """`write(temporary path)`, flushed to the disk, then renamed: `path` is absent, old or whole, never half there.
-    With `new`, a `FileExistsError` where there is one already."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask makes of a file, which safetensors hides from the group
-        write(temporary)
-        temporary.chmod(mode)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        if new and not _linked(temporary, path):
-            if path.exists():
-                raise FileExistsError(path)
-            os.replace(temporary, path)
-        elif not new:
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _linked(file: Path, path: Path) -> bool:
-    """Whether `file` is now at `path`, too; False on file systems without links. `FileExistsError` if one is there."""
-    try:
-        os.link(file, path)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise
-        return False
-    return True

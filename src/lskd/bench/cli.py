@@ -17,9 +17,9 @@ from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.data import spec
 from lskd.errors import InputError, one_line, require, unknown
+from lskd.files import write_atomically
 from lskd.program import VERSION, guarded, user_path
 from lskd.runtime import Runtime
-from lskd.store import write_atomically
 
 # What is measured, as settings of a run: the student, and the teacher where there is one.
 PAIRS: dict[str, dict[str, Any]] = {

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -227,9 +228,15 @@ class Normalize:
 
 class Normalizer:
     """Normalisation of uint8 batches (B, C, H, W), with the constants on `device`, else that of `train`, the training
-    images."""
+    images. `known`: the mean and std of the training part by channel, where they are known without its images."""
 
-    def __init__(self, normalize: Normalize, train: Tensor, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        normalize: Normalize,
+        train: Tensor,
+        device: torch.device | None = None,
+        known: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
         import torch
 
         channels = train.shape[1]
@@ -239,6 +246,8 @@ class Normalizer:
         mean, std = torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64)
         if normalize.kind == "fixed":
             mean, std = torch.tensor(normalize.mean).double(), torch.tensor(normalize.std).double()
+        elif normalize.kind == "dataset" and known is not None:
+            mean, std = (torch.tensor(values, dtype=torch.float64) for values in known)
         elif normalize.kind == "dataset":
             # From the counts of the 256 values: exact, so the same on every device.
             counts = torch.stack([torch.bincount(train[:, c].flatten(), minlength=256) for c in range(channels)])
@@ -246,6 +255,7 @@ class Normalizer:
             mean = (counts * values).sum(1) / counts.sum(1)
             std = ((counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)).sqrt()
             std[std < 1e-12] = 1.0  # a constant channel becomes 0
+        self.mean, self.std = mean.tolist(), std.tolist()
         scale, shift = 1 / (255 * std), -mean / std
         self.scale, self.shift = (x.float().view(1, -1, 1, 1).to(device or train.device) for x in (scale, shift))
 

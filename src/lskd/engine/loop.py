@@ -27,8 +27,8 @@ from lskd.engine.shared import Shared, teacher_normalizer
 from lskd.engine.teacher import EVALUATION_BATCH
 from lskd.engine.training import Training, set_precision
 from lskd.errors import one_line
+from lskd.files import write_atomically
 from lskd.run import ProbeSpec, Run
-from lskd.store import write_atomically
 from lskd.targets import equivalent_smoothing
 
 STATISTICS_BATCH = 1000  # images that share their statistics where γ of a batch-statistics teacher is measured

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,9 +19,12 @@ from lskd.engine.probing import Readings
 from lskd.engine.training import build_network
 from lskd.environment import environment
 from lskd.errors import InputError
+from lskd.files import write_atomically
+from lskd.launch.queue import needs_only_probes
 from lskd.run import ProbeSpec, Run
 from lskd.runtime import Runtime
-from lskd.store import Store, write_atomically
+from lskd.store import Store
+from lskd.weights import dump, file_sha256, metadata, sha256
 
 LOADING: dict[Hashable, threading.Lock] = {}
 
@@ -72,7 +74,7 @@ def train_run(
         taught_on = load_parts(elsewhere, runtime.data_root, runtime.cache_root)["train"].images
     again = store.request(run) is not None
     missing = [probe for probe in probes if again or not store.seen(run, probe)]
-    if store.state(run) == "done" and store.weights(run).is_file() and not any(o.settings.every for o in missing):
+    if needs_only_probes(run, store, {run.id: tuple(probes)}):
         shown = run.teacher if any(o.settings.needs_teacher for o in missing) else None
         teacher = load_network(shown, store, runtime) if shown is not None else None
         readings = run_probes(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)
@@ -105,8 +107,9 @@ def train_run(
     store.check_claim(run)  # before anything of another process is written over
     if not rebuilding:
         write_log(store.log(run), outcome.epochs, whole=True)
-    content = safetensors.torch.save(weights)
-    digest = hashlib.sha256(content).hexdigest()
+    normalizer = shared.images(run, parts).normalizer
+    content = dump(weights, metadata(run, spec, normalizer.mean, normalizer.std))
+    digest = sha256(content)
     result = {**outcome.result, "weights_sha256": digest}
     if taught_by is not None:
         result["teacher"] = taught_by
@@ -135,7 +138,12 @@ class UnusableWeights(InputError):
 def load_network(run: Run, store: Store, runtime: Runtime) -> nn.Module:
     """The trained network of a finished run, on the CPU. `UnusableWeights` unless its file can be loaded, is the one of
     the record, and holds finite values."""
-    network = build_network(run, data.spec(run.dataset.name, runtime.cache_root))
+    return read_network(run, data.spec(run.dataset.name, runtime.cache_root), store)
+
+
+def read_network(run: Run, spec: data.Spec, store: Store) -> nn.Module:
+    """`load_network`, where what the data set is is known."""
+    network = build_network(run, spec)
     path, again = store.weights(run), f"delete it to train {run} again"
     try:
         weights = safetensors.torch.load_file(path)
@@ -163,28 +171,3 @@ def write_log(path: Path, epochs: list[dict[str, Any]], *, whole: bool = False) 
             file.write(lines[-1].encode())
     elif there != text:
         write_atomically(path, lambda temporary: temporary.write_bytes(text))
-
-
-HASHING = threading.Lock()
-
-
-DIGESTS: dict[Hashable, str] = {}
-
-
-def file_sha256(path: Path) -> str:
-    """The digest of a file. It is read once, as long as it stays the same: weights are large, and every student of a
-    teacher asks for them."""
-    status = path.stat()
-    same = path.absolute(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    with HASHING:
-        if same not in DIGESTS:
-            DIGESTS[same] = _sha256(path)
-        return DIGESTS[same]
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -64,7 +64,7 @@ def missing_probes(run: Run, store: Store, probes: Probes) -> list[ProbeSpec]:
 def needs_only_probes(run: Run, store: Store, probes: Probes) -> bool:
     """Whether all that a finished run lacks can be seen of its weights (and, if need be, of its teacher's), which are
     here: it need not be trained."""
-    if store.state(run) != "done" or not store.weights(run).is_file():
+    if not store.ready(run):
         return False
     lacking = [one.settings for one in missing_probes(run, store, probes)]
     shown = run.teacher if any(one.needs_teacher for one in lacking) else None
@@ -134,8 +134,3 @@ def by_teacher(runs: Sequence[Run]) -> list[Run]:
 
 def _teacher_id(run: Run) -> str:
     return run.teacher.id if run.teacher is not None else ""
-
-
-def is_ready(run: Run, store: Store) -> bool:
-    """Whether the run is finished and its weights are here: it can teach."""
-    return store.state(run) == "done" and store.weights(run).is_file()

@@ -21,7 +21,7 @@ from lskd.config_groups import Conf
 from lskd.errors import one_line
 from lskd.launch.fleet import Fleet
 from lskd.launch.progress import Progress
-from lskd.launch.queue import by_teacher, is_complete, is_ready, needs_only_probes, to_train
+from lskd.launch.queue import by_teacher, is_complete, needs_only_probes, to_train
 from lskd.plan import Probes
 from lskd.run import Run
 from lskd.runtime import Runtime
@@ -70,7 +70,7 @@ def carry_out(
     device = resolve_device(runtime.device)
     check_precision([run.recipe.precision for run in pending], device)
     check_buildable(pending, conf.cache)
-    ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and is_ready(run.teacher, store)}
+    ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and store.ready(run.teacher)}
     probed = {run.id: run for run in pending if needs_only_probes(run, store, probes)}
     for run in (ready | probed).values():
         load_network(run, store, runtime)
@@ -142,7 +142,7 @@ class Sweep:
         if self.store.state(run) == "diverged" and not self.runtime.retry:
             message = (self.store.failure(run) or {}).get("message", "diverged")
             return self.lose(run, f"{message} (runtime.retry=true tries again)")
-        if run.teacher is not None and not is_ready(run.teacher, self.store) and not probes_only:
+        if run.teacher is not None and not self.store.ready(run.teacher) and not probes_only:
             if self.store.state(run.teacher) == "damaged":
                 self.outcomes.blocked.append(run)
                 return self.lose(run)

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lskd.errors import InputError
+from lskd.files import write_atomically
 from lskd.plan import Plan
 from lskd.report import index, tables
 from lskd.report.filled import FilledTable, fill
 from lskd.report.values import Values
-from lskd.store import Store, write_atomically
+from lskd.store import Store
 
 if TYPE_CHECKING:
     import pandas

@@ -14,7 +14,8 @@ from lskd.errors import InputError
 from lskd.plan import make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, fail, guarded, user_path
-from lskd.store import Snapshot, Store
+from lskd.snapshot import Snapshot
+from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 
 _EPILOG = """\
@@ -24,6 +25,8 @@ examples:
   lskd-report --results /data/runs --out .  results from elsewhere; files into ./tables and ./figures
   lskd-report --html                        all of it as a site for people: site/index.html, beside the tables
   lskd-report --html lskd.html              the same in one file, to mail
+  lskd-report --runs dataset=mnist --group  the runs themselves, filtered, as means over seeds; --csv for a file
+  lskd-report show 36e6e2                   everything about one run, by the first digits of its id
 """
 
 
@@ -44,6 +47,13 @@ def _run(args: argparse.Namespace) -> int:
     store = Snapshot.of(Store.at(args.results))
     if args.results and not store.root.is_dir():
         raise InputError(f"--results = {args.results!r}: is not a directory")
+    if args.runs:
+        if args.html is not None:
+            raise InputError("--html: is not for --runs; every run has its page in the site")
+        return _runs(args, store)
+    for name in ("csv", "group", "by", "columns"):
+        if getattr(args, name):
+            raise InputError(f"--{name}: is for --runs")
     directories = (*([args.config_dir] if args.config_dir is not None else []), shipped_conf())
     conf = Conf(directories, specs=store.specs())
     names = conf.names("experiment")
@@ -96,6 +106,37 @@ def _run(args: argparse.Namespace) -> int:
     return code
 
 
+def _runs(args: argparse.Namespace, store: Store) -> int:
+    """`lskd-report --runs`: the runs that the filters choose, one a line, or in groups."""
+    from lskd.report import runs
+
+    frame, damaged = runs.frame(store)
+    found = runs.chosen(frame, args.experiments) if len(frame) else frame
+    wanted = [runs.column_of(name, found) for name in args.columns.split(",")] if args.columns else []
+    metrics = wanted or [name for name in runs.METRICS if name in found and found[name].notna().any()]
+    if not len(found):
+        table = found
+    elif args.group or args.by:
+        same = runs.seeds(found)
+        keys = args.by.split(",") if args.by else [name for name in runs.varying(found) if name not in same]
+        table = runs.grouped(found, [runs.column_of(key, found) for key in keys], metrics)
+    elif args.csv:
+        table = found[["id", *wanted]] if wanted else found
+    else:
+        told = [name for name in ("state", "other_code") if found[name].nunique() > 1]
+        table = found[list(dict.fromkeys(["id", *told, *runs.varying(found), *metrics]))]
+    if args.csv:
+        print(runs.as_csv(table), end="")
+    elif len(found):
+        print(runs.as_text(table), end="\n\n")
+    if not args.csv:
+        of = f" of {len(frame)}" if len(found) < len(frame) else ""
+        print(f"{len(found)}{of} runs in {store.root}. What is the same for all is left out; --csv has every column.")
+    for reason in damaged:
+        print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
+    return 1 if damaged else 0
+
+
 def _check_writable(out: Path, given: str) -> None:
     """`InputError` unless files can be written below `out`, which the user has `given`."""
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
@@ -129,7 +170,17 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all (conf/experiment/NAME.yaml)")
+    what = "default: all (conf/experiment/NAME.yaml). With --runs: filters, as in method.name=kd temperature=4,8 seed<3"
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=what)
+    parser.add_argument("--runs", action="store_true", help="the runs that are here, one a line, instead of tables")
+    parser.add_argument("--csv", action="store_true", help="of --runs every setting and metric, as CSV")
+    parser.add_argument(
+        "--group", action="store_true", help="of --runs the means over those that differ in seeds alone"
+    )
+    parser.add_argument(
+        "--by", default="", metavar="KEY,KEY", help="of --runs the means over those that agree in these"
+    )
+    parser.add_argument("--columns", default="", metavar="KEY,KEY", help="of --runs, instead of the usual metrics")
     parser.add_argument("--results", default="", metavar="DIR", help="default: $LSKD_RESULTS, else ./results")
     parser.add_argument(
         "--out", type=user_path, metavar="DIR", help="where tables/ and figures/ go (default: the results)"

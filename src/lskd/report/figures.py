@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from lskd.data import DATASETS
 from lskd.data.superclasses import CIFAR100_SUPERCLASSES
 from lskd.errors import InputError
+from lskd.files import write_atomically
 from lskd.probes.resemblance import superclass_order
 from lskd.report.filled import FilledTable
 from lskd.report.tables import banner, metric_title
 from lskd.report.values import Summary
-from lskd.store import write_atomically
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

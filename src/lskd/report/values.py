@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lskd.errors import InputError
+from lskd.files import RESTORE
 from lskd.plan import Cell, TablePlan
 from lskd.probes import PROBES
+from lskd.records import wrong_numbers
 from lskd.report import statistics
 from lskd.run import ProbeSpec, Run
-from lskd.store import RESTORE, Snapshot, Store, wrong_numbers
+from lskd.snapshot import Snapshot
+from lskd.store import Store
 from lskd.tables.metric import Metric, probed
 from lskd.tables.table import Printed
 

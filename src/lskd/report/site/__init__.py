@@ -248,7 +248,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.globals |= {"content": content, "number": _number}
-    found.filters |= {"bound": _bound, "breakable": _breakable}
+    found.filters |= {"bound": _bound, "breakable": _breakable, "coded": _coded}
     return found
 
 
@@ -273,3 +273,8 @@ def _bound(text: Any) -> str:
 def _breakable(text: str) -> Markup:
     """The name of a setting, which may go on in the next line after a dot or an underscore."""
     return Markup(re.sub(r"(?<=[._])(?=.)", "<wbr>", escape(text)))
+
+
+def _coded(text: Any) -> Markup:
+    """Text in which `names` stand between backticks."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)))

@@ -447,7 +447,7 @@ def groups(filled: FilledTable) -> list[Group]:
                 Number(text, value, kind="absent" if text == absent else "printed")
                 for text, value in zip(texts, values, strict=True)
             ]
-            lines.append(Line("paper" if table.has_cells else "", numbers))
+            lines.append(Line("paper" if table.has_cells or filled.has_replications else "", numbers))
         if filled.has_replications and row in table.replications:
             found_by = [tables._others(filled, table.replicated(row, column)) for column in table.columns]
             lines.append(Line("others", [Number(text, kind="printed") for text in found_by]))
@@ -714,7 +714,6 @@ class RunLine:
     top1: float | None
     nll: float | None
     ece: float | None
-    seconds: float | None
 
 
 def run_line(library: Library, run: Run) -> RunLine:
@@ -732,7 +731,6 @@ def run_line(library: Library, run: Run) -> RunLine:
         numbers.get("top1"),
         numbers.get("nll"),
         numbers.get("ece15"),
-        None if record is None else record.get("seconds"),
     )
 
 
@@ -817,7 +815,7 @@ def method_page(name: str, method: Method) -> MethodPage:
 
 
 def _paragraphs(text: str) -> list[str]:
-    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from lskd.report.filled import FilledTable
 
 # What matplotlib draws in black on white is the page's ink on its paper, in the light and in the dark.
-COLORS = {"#ffffff": "var(--paper)", "#000000": "var(--ink)", "#404040": "var(--quiet)", "#cccccc": "var(--rule)"}
+COLORS = {"#ffffff": "var(--paper)", "#000000": "var(--ink)", "#404040": "var(--quiet)", "#b00000": "var(--fails)"}
 
 
 def figure(filled: FilledTable, prefix: str) -> Markup:

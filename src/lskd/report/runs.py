@@ -1,0 +1,259 @@
+"""The runs of a store as one table: a line a run, a column for each setting, each metric, and where it was trained."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import marshal
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from lskd.compose import SHORT
+from lskd.errors import InputError
+from lskd.run import ENGINE_VERSION, PARTS, described_part, id_of, part_of, settings_of_part
+from lskd.schema import show, unfolded
+from lskd.store import Record, Store
+
+if TYPE_CHECKING:
+    import pandas
+
+# What is printed of a run, where nothing else is asked for: as measured on the part that its data set names, after the
+# last epoch.
+METRICS = ("top1", "nll", "ece15", "gamma")
+
+_NAMES = {"dataset": "dataset.name", "arch": "arch.name", "method": "method.name", "teacher": "teacher.arch.name"}
+
+
+class Settings:
+    """The settings of many runs, from their identities. A part that many have, such as a recipe, is parsed once."""
+
+    def __init__(self) -> None:
+        self._parts: dict[bytes, tuple[dict[str, Any], bool]] = {}
+
+    def of(self, identity: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """Every setting of a run with its value (`Run.settings`), and whether the code that is here would train that
+        run. What this code does not know (another version's, a plug-in's) is given as it was recorded."""
+        parts = {name: identity.get(name, {}) for name in PARTS}
+        key = marshal.dumps(parts, 2)  # quicker than JSON; without references, which would tell equal parts apart
+        if key not in self._parts:
+            parsed = [self._parsed(name, described) for name, described in parts.items()]
+            self._parts[key] = {k: v for part, _ in parsed for k, v in part.items()}, all(ours for _, ours in parsed)
+        values, ours = self._parts[key]
+        values, ours = dict(values), ours and identity.get("engine", 1) == ENGINE_VERSION
+        values["seed"] = identity["seed"]
+        values["teacher_mode"] = identity.get("teacher_mode", "eval")
+        values["streams"] = identity.get("streams", "shared")
+        if (teacher := identity.get("teacher")) is not None:
+            taught, is_ours = self.of(teacher)
+            values["teacher.id"] = id_of(teacher)
+            values |= {f"teacher.{key}": value for key, value in taught.items()}
+            ours = ours and is_ours
+        return values, ours
+
+    @staticmethod
+    def _parsed(name: str, described: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        kept = {key: value for key, value in described.items() if key not in ("version", "code")}
+        try:
+            part = part_of(name, kept)
+            values, ours = settings_of_part(name, part), described_part(name, part) == described
+        except InputError:
+            values, ours = {f"{name}.{key}": value for key, value in unfolded(kept).items()}, False
+        return {key: _hashable(value) for key, value in values.items()}, ours
+
+
+def _hashable(value: Any) -> Any:
+    """A value by which runs can be grouped."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_hashable, value))
+    return show(value) if isinstance(value, Mapping) else value
+
+
+def frame(store: Store) -> tuple[pandas.DataFrame, list[str]]:
+    """All runs of the store (see `lskd.runs`), and what of them is damaged and left out, a line each."""
+    import numpy as np
+    import pandas
+
+    settings, rows, damaged = Settings(), [], []
+    for id in store.ids():
+        try:
+            if (record := store.record(id)) is not None:
+                rows.append(_row(record, settings))
+        except InputError as error:
+            damaged.append(str(error))
+    names = sorted({name: None for row in rows for name in row}, key=_place)
+    columns = {name: np.full(len(rows), math.nan, object) for name in names}
+    for place, row in enumerate(rows):
+        for name, value in row.items():
+            if value is not None:
+                columns[name][place] = value
+    return pandas.DataFrame(columns).infer_objects().copy(), damaged  # in one piece
+
+
+def _row(record: Record, settings: Settings) -> dict[str, Any]:
+    values, ours = settings.of(record.config)
+    row = {"id": record.id, "state": record.state, "other_code": not ours, **values}
+    result = {key: value for key, value in record.result.items() if key not in ("id", "teacher", "run")}
+    last = result.get("last", {}).get(values["dataset.evaluate"], {})
+    numbers = {**last, **unfolded(result)}
+    row |= {name: value for name, value in numbers.items() if not isinstance(value, (list, dict))}
+    row |= {f"env.{key}": value for key, value in unfolded(record.env).items() if not isinstance(value, list)}
+    return row
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Where a column stands: what the run is, its settings, its teachers', what came out, where."""
+    first = ["id", "state", "other_code"]
+    if name in first:
+        return first.index(name), 0
+    head, generation = name.rpartition("teacher.")[2].partition(".")[0], name.count("teacher.")
+    if head in (*PARTS, "id", "seed", "teacher_mode", "streams"):
+        return 10 + generation, 0
+    return (100 if name in METRICS else 102 if head == "env" else 101), 0
+
+
+# ---- what is asked of it on the command line ----------------------------------------------------------------------
+
+
+def chosen(runs: pandas.DataFrame, filters: Iterable[str]) -> pandas.DataFrame:
+    """The runs for which all filters hold: KEY=VALUE, KEY=VALUE,VALUE (one of them), KEY!=…, KEY<NUMBER (<=, >, >=).
+    A KEY is a column or a short name of `lskd-run` (temperature, alpha, teacher=mlp); null is a setting without a
+    value, and one that a run does not have."""
+    import pandas
+
+    for word in filters:
+        parsed = re.fullmatch(r"([^=!<>]+)(=|!=|<=|>=|<|>)(.*)", word)
+        if parsed is None:
+            raise InputError(f"{word}: must be KEY=VALUE, KEY!=VALUE, KEY<NUMBER or KEY>NUMBER, as in method.name=kd")
+        key, sign, wanted = parsed.groups()
+        column = runs[column_of(key, runs)]
+        if sign in ("=", "!="):
+            values = [_read(value) for value in re.split(r",(?![^\[]*\])", wanted)]
+            holds = column.map(lambda value, values=values: any(_is(value, one) for one in values)).astype(bool)
+            runs = runs[holds if sign == "=" else ~holds]
+            continue
+        limit, numbers = _read(wanted), pandas.to_numeric(column, errors="coerce")
+        if not isinstance(limit, (int, float)) or isinstance(limit, bool):
+            raise InputError(f"{word}: {sign} must be followed by a number")
+        runs = runs[{"<": numbers.lt, "<=": numbers.le, ">": numbers.gt, ">=": numbers.ge}[sign](limit)]
+    return runs
+
+
+def column_of(key: str, runs: pandas.DataFrame) -> str:
+    """The column that a name stands for: its own, or a short one that `lskd-run` knows."""
+    taught, _, own = key.rpartition("teacher.")
+    name = f"{taught}teacher.{SHORT.get(own, _NAMES.get(own, own))}" if taught or "teacher." in key else own
+    name = SHORT.get(key, _NAMES.get(key, name))
+    if name in runs:
+        return name
+    near = difflib.get_close_matches(name, map(str, runs.columns), n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise InputError(f"{key}: is no column of these runs; {hint}--runs --csv has all of them")
+
+
+def _read(text: str) -> Any:
+    """A value as it was typed."""
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return {"True": True, "False": False, "None": None, "": None}.get(text, text)
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    if isinstance(value, float) and math.isnan(value):
+        return wanted is None
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(wanted, bool) or isinstance(value, (bool,)):
+        return value is wanted
+    return bool(value == wanted or str(value) == str(wanted))
+
+
+def varying(runs: pandas.DataFrame) -> list[str]:
+    """The settings in which the runs differ, but for those that follow from others: runs without a teacher have none of
+    a teacher's settings, and other settings belong to other networks, methods and data sets."""
+    named = {name: runs[name].fillna(_NONE) for name in runs.columns if is_setting(name)}
+    found = []
+    for name, values in named.items():
+        teacher, _, setting = name.rpartition("teacher.")
+        of = f"{teacher}teacher." if "teacher." in name else ""
+        head = setting.partition(".")[0]
+        if of and name != f"{of}arch.name":
+            values = values[named[f"{of}arch.name"] != _NONE]
+        kinds = named[f"{of}{head}.name"] if f"{of}{head}.name" in named and not setting.endswith(".name") else None
+        if kinds is None:
+            differ = len(set(values)) > 1
+        else:
+            differ = len(set(zip(kinds[values.index], values, strict=True))) > len(set(kinds[values.index]))
+        if differ:
+            found.append(name)
+    return found
+
+
+_NONE = "null"
+
+
+def is_setting(name: str) -> bool:
+    """Whether a column is a setting of the runs, or of their teachers."""
+    return name.rpartition("teacher.")[2].partition(".")[0] in (*PARTS, "seed", "teacher_mode", "streams")
+
+
+def grouped(runs: pandas.DataFrame, keys: Sequence[str], metrics: Sequence[str]) -> pandas.DataFrame:
+    """A line for the runs that agree in `keys`: how many they are, and of each metric its mean and sample standard
+    deviation. What a run does not have is a value like others: no run is left out."""
+    import pandas
+
+    lines: dict[tuple[Any, ...], list[int]] = {}
+    for place, values in enumerate(zip(*(runs[key] for key in keys), strict=True) if keys else [()] * len(runs)):
+        lines.setdefault(tuple(_NONE if value != value else value for value in values), []).append(place)
+    rows = []
+    for values in sorted(lines, key=lambda values: [_order(value) for value in values]):
+        group = runs.iloc[lines[values]]
+        row = {"n": len(group)}
+        for name in metrics:
+            numbers = pandas.to_numeric(group[name], errors="coerce")
+            row |= {f"{name}.mean": numbers.mean(), f"{name}.sd": numbers.std()}
+        rows.append(dict(zip(keys, values, strict=True)) | row)
+    return pandas.DataFrame(rows)
+
+
+def _order(value: Any) -> tuple[bool, bool, float, str]:
+    """Numbers by their size, then words, then nothing."""
+    number = isinstance(value, (int, float))
+    return value == _NONE, not number, float(value) if number else 0.0, str(value)
+
+
+def seeds(runs: pandas.DataFrame) -> list[str]:
+    """The columns that tell the seeds of a run: its own, and its teachers'."""
+    return [name for name in runs.columns if name.rpartition(".")[2] in ("seed", "id") and not name.startswith("env.")]
+
+
+def as_csv(runs: pandas.DataFrame) -> str:
+    return runs.to_csv(index=False, lineterminator="\n")
+
+
+def as_text(runs: pandas.DataFrame) -> str:
+    """For a terminal: a mean and its standard deviation in one column, numbers in four digits."""
+    shown: dict[str, list[str]] = {}
+    for name in runs.columns:
+        if name.endswith(".sd") and f"{name[:-3]}.mean" in runs:
+            continue
+        texts = [_cell(value) for value in runs[name]]
+        metric = name.removesuffix(".mean")
+        if metric != name and f"{metric}.sd" in runs:
+            spread = [_cell(value) for value in runs[f"{metric}.sd"]]
+            texts = [f"{mean} ± {sd}" if sd != "–" else mean for mean, sd in zip(texts, spread, strict=True)]
+            name = metric
+        shown[name] = texts
+    return tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    if value == _NONE:
+        return "–"
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
