@@ -189,10 +189,11 @@ def test_a_run_that_diverged_is_there(made, tmp_path):
     run = made.reports[0].plan.tables[0].cell("ls", "large").runs[0]
     made.store.begin(run, {"device": "Abacus 3"})
     made.store.fail(run, {"reason": "diverged", "message": "the loss is not finite"})
+    made.store.begin(made.reports[0].plan.tables[0].cell("ls", "large").runs[1], {})
     made.reports = [report.render(made.reports[0].plan, made.store)]
     files = written(made, tmp_path / "site")
     assert "diverged : the loss is not finite" in Document(files[f"runs/{run.id}.html"]).text
-    assert "1 diverged, 14 missing" in Document(files["index.html"]).text
+    assert "1 begun, 1 diverged, 13 missing" in Document(files["index.html"]).text
 
 
 def test_runs_of_no_experiment_have_pages_where_the_site_is_of_the_whole_store(made, tmp_path):

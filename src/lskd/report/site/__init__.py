@@ -29,11 +29,12 @@ from markupsafe import Markup, escape
 from lskd import __version__
 from lskd.config_groups import Conf
 from lskd.errors import InputError
+from lskd.files import write_atomically
 from lskd.report import Report, tables
 from lskd.report.site import content, drawn
 from lskd.report.site.content import Library
 from lskd.report.site.links import Address, Links, anchor
-from lskd.store import Store, write_atomically
+from lskd.store import Store
 
 MENU = {
     "start": "Overview",
@@ -248,7 +249,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.globals |= {"content": content, "number": _number}
-    found.filters |= {"bound": _bound, "breakable": _breakable, "coded": _coded}
+    found.filters |= {"bound": _bound, "breakable": _breakable, "coded": _coded, "whole": _whole}
     return found
 
 
@@ -278,3 +279,8 @@ def _breakable(text: str) -> Markup:
 def _coded(text: Any) -> Markup:
     """Text in which `names` stand between backticks."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)))
+
+
+def _whole(text: Any) -> Markup:
+    """Text that breaks between words alone: ResNet-110 stays whole."""
+    return Markup(re.sub(r"\S+-\S+", r'<span class="nowrap">\g<0></span>', escape(text)))

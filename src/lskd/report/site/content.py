@@ -29,7 +29,8 @@ from lskd.report.statistics import LEAST, LEVEL, holm
 from lskd.report.values import RATES, Summary, Values
 from lskd.run import Run, without_code
 from lskd.schema import all_fields, identity, show
-from lskd.store import Snapshot, Store
+from lskd.snapshot import Snapshot
+from lskd.store import Store
 from lskd.tables.claim import ASSOCIATIONS, ORDERS
 
 NOBODY = "Questions of our own"  # where a paper's name would stand
@@ -391,7 +392,13 @@ class Progress:
 
 
 def progress(library: Library, report: Report) -> Progress:
-    return Progress(report, Counter(library.store.state(run) for run in report.plan.runs))
+    return Progress(report, Counter(_state(library.store, run) for run in report.plan.runs))
+
+
+def _state(store: Store, run: Run) -> str:
+    """Its state; begun is also what has no checkpoint yet."""
+    state = store.state(run)
+    return "started" if state == "missing" and store.directory(run).is_dir() else state
 
 
 @dataclass(frozen=True)

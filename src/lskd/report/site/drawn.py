@@ -26,7 +26,9 @@ def figure(filled: FilledTable, prefix: str) -> Markup:
         return Markup("")
     text = io.StringIO()
     with matplotlib.rc_context({**figures.STYLE, "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figures.DRAW[filled.table.diagram](filled).savefig(text, format="svg", metadata={"Date": None})
+        drawn = figures.DRAW[filled.table.diagram](filled)
+        drawn.suptitle("")
+        drawn.savefig(text, format="svg", metadata={"Date": None})
     return Markup(inline(text.getvalue(), filled.table.title, prefix))
 
 
@@ -39,4 +41,6 @@ def inline(svg: str, title: str, prefix: str) -> str:
     svg = re.sub("|".join(COLORS), lambda color: COLORS[color[0]], svg)
     svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)  # hundredths of a point are enough
     head = f'<svg class="drawn" role="img" aria-label="{escape(title)}"'
-    return re.sub(r'^<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf"{head} \1>", svg, count=1, flags=re.DOTALL)
+    box = re.search(r'viewBox="0 0 ([\d.]+) [\d.]+"', svg)
+    width = f"{float(box[1]) / 11:.1f}rem" if box else "46rem"  # its letters, of 11 points, as large as the page's
+    return re.sub(r"^<svg[^>]*>", rf'{head} {box[0] if box else ""} style="max-width:{width}">', svg, count=1)
