@@ -269,6 +269,28 @@ def test_the_command_writes_a_site_or_a_file(made, tmp_path, monkeypatch, capsys
 # ---- parts --------------------------------------------------------------------------------------------------------
 
 
+def test_a_docstring_is_paragraphs_lists_and_tables():
+    text = "L = a\n  + b\n\n| x | y |\n|---|:-:|\n| 1 | 2 |\n\nWords:\n\n- one\n  and a half\n- two"
+    found = content.blocks(text)
+    assert [block.kind for block in found] == ["text", "table", "text", "list"]
+    assert found[0].lines == ["L = a + b"]
+    assert found[1].rows == [["x", "y"], ["1", "2"]]
+    assert found[3].lines == ["one and a half", "two"]
+
+
+@pytest.mark.parametrize("name", ["coded", "breakable", "whole", "bound"])
+def test_filters_escape_what_they_are_given(name):
+    made = site.environment().from_string("{{ text|" + name + " }}").render(text="a `<b>`_x-y.z & T = 1")
+    assert "&lt;b&gt;" in made and "&amp;" in made
+    assert Document(made).text.replace("\u00a0", " ").replace("`", "") in (
+        "a <b>_x-y.z & T = 1",
+        "a <b> _x-y.z & T = 1",
+    )
+    assert (
+        set(Document(made).tags) == {"coded": {"code"}, "breakable": {"wbr"}, "whole": {"span"}, "bound": set()}[name]
+    )
+
+
 def test_links():
     run, start = Links(Address("run", "a/b")), Links(Address("start"))
     assert run.here.path == "runs/a%2Fb.html"

@@ -273,14 +273,14 @@ def _bound(text: Any) -> str:
 
 def _breakable(text: str) -> Markup:
     """The name of a setting, which may go on in the next line after a dot or an underscore."""
-    return Markup(re.sub(r"(?<=[._])(?=.)", "<wbr>", escape(text)))
+    return Markup(re.sub(r"(?<=[._])(?=.)", "<wbr>", str(escape(text))))
 
 
 def _coded(text: Any) -> Markup:
     """Text in which `names` stand between backticks."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)))
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _whole(text: Any) -> Markup:
     """Text that breaks between words alone: ResNet-110 stays whole."""
-    return Markup(re.sub(r"\S+-\S+", r'<span class="nowrap">\g<0></span>', escape(text)))
+    return Markup(re.sub(r"\S+-\S+", r'<span class="nowrap">\g<0></span>', str(escape(text))))

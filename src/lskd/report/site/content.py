@@ -788,12 +788,44 @@ def _without_seeds(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A piece of a docstring: a paragraph, a list of items, or a table whose first row is its head."""
+
+    kind: str  # text, list, table
+    lines: list[str]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Of a table; without the line below its head."""
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in self.lines]
+        return [row for row in cells if not all(re.fullmatch(":?-+:?", cell) for cell in row)]
+
+
+def blocks(text: str) -> list[Block]:
+    """A docstring, which is as simple as Markdown can be."""
+    found: list[Block] = []
+    fresh = True  # a blank line ends what was before it
+    for line in map(str.strip, text.splitlines()):
+        kind = "table" if line.startswith("|") else "list" if line.startswith("- ") else "text"
+        if not line:
+            fresh = True
+        elif kind == "text" and not fresh and found[-1].kind != "table":
+            found[-1].lines[-1] += f" {line}"  # it goes on
+        elif fresh or kind != found[-1].kind:
+            found.append(Block(kind, [line.removeprefix("- ")]))
+        else:
+            found[-1].lines.append(line.removeprefix("- "))
+        fresh = not line
+    return found
+
+
+@dataclass(frozen=True)
 class MethodPage:
     """What the code says of a method."""
 
     name: str
     heading: str  # the first paragraph of its docstring: of most the formula
-    text: list[str]  # the other paragraphs
+    text: list[Block]  # the rest of it
     source: str  # the first paragraph of its module's: whose it is
     knobs: list[Setting]
     needs: list[str]
@@ -803,10 +835,9 @@ class MethodPage:
 
 def method_page(name: str, method: Method) -> MethodPage:
     kind = type(method)
-    paragraphs = _paragraphs(inspect.getdoc(kind) or "")
+    said_of = blocks(inspect.getdoc(kind) or "")
     module = inspect.getmodule(kind)
-    source = _paragraphs(inspect.getdoc(module) or "") if module is not None else []
-    plain = kind()
+    source = blocks(inspect.getdoc(module) or "") if module is not None else []
     knobs = [Setting(key, said(value), value != all_fields(plain).get(key)) for key, value in flat(all_fields(method))]
     needs = {
         "none": ["no teacher"],
@@ -817,12 +848,9 @@ def method_page(name: str, method: Method) -> MethodPage:
     needs += ["modules of its own"] if kind.build is not Method.build else []
     needs += ["the whole batch"] if method.whole_batch else []
     code = kind.__module__.replace(".", "/") + ".py"
-    heading, rest = (paragraphs[0], paragraphs[1:]) if paragraphs else ("", [])
-    return MethodPage(name, heading, rest, source[0] if source else "", knobs, needs, dict(method.watches), code)
-
-
-def _paragraphs(text: str) -> list[str]:
-    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+    heading = said_of.pop(0).lines[0] if said_of and said_of[0].kind == "text" else ""
+    whose = source[0].lines[0] if source else ""
+    return MethodPage(name, heading, said_of, whose, knobs, needs, dict(method.watches), code)
 
 
 @dataclass(frozen=True)
