@@ -838,7 +838,7 @@ def method_page(name: str, method: Method) -> MethodPage:
     said_of = blocks(inspect.getdoc(kind) or "")
     module = inspect.getmodule(kind)
     source = blocks(inspect.getdoc(module) or "") if module is not None else []
-    knobs = [Setting(key, said(value), value != all_fields(plain).get(key)) for key, value in flat(all_fields(method))]
+    knobs = [Setting(key, said(value), True) for key, value in flat(all_fields(method))]
     needs = {
         "none": ["no teacher"],
         "logits": ["the teacher’s logits"],
