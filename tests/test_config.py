@@ -10,7 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from lskd import data
-from lskd.compose import GROUPS, normal_form, override_words, parse_run
+from lskd.commands import override_words
+from lskd.compose import GROUPS, normal_form, parse_run
 from lskd.config_groups import Conf, read_yaml, shipped_conf
 from lskd.errors import InputError
 from lskd.methods import METHODS

@@ -27,6 +27,7 @@ LAYERS = [
     {"run", "runtime"},
     {"config_groups"},
     {"compose"},
+    {"commands", "origins"},
     {"tables"},
     {"files", "records"},
     {"store"},
@@ -35,7 +36,7 @@ LAYERS = [
     {"environment"},
     {"launch"},
     {"report", "bench"},
-    {"describe"},
+    {"describe", "api"},
     {"cli"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -62,8 +63,8 @@ def imports(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_point_down(file):
     here = part(file)
-    if here == "__init__":
-        assert list(imports(file)) == []
+    if here == "__init__":  # lazily, and for type checkers
+        assert {name.split(".")[1] for name in imports(file) if name.startswith("lskd.")} <= {"api", "errors", "run"}
         return
     for name in imports(file):
         top, _, rest = name.partition(".")

@@ -25,15 +25,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
 
 from lskd import program
-from lskd.compose import GROUPS, RUN_KEYS, SHORT, normal_form, parse_run
-from lskd.config_groups import Conf, no_such_file, shipped_conf
+from lskd.compose import GROUPS, RUN_KEYS, build_run, normal_form
+from lskd.config_groups import Conf, labelled, no_such_file, shipped_conf
 from lskd.data import Dataset
-from lskd.describe import commands, describe, summary
+from lskd.describe import commands, describe, kinds, settings, summary
 from lskd.errors import InputError, choices, unknown
 from lskd.launch.queue import damages, to_train
 from lskd.methods import METHODS
 from lskd.models import ARCHS
-from lskd.plan import Plan, in_order, lineage, make_plan
+from lskd.plan import Plan, in_order, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, guarded, user_path
 from lskd.recipe import Recipe
@@ -47,10 +47,7 @@ from lskd.tables.experiment import load_experiment
 TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}
 
 
-PLANS = (False, True, "commands", "fleet")
-
-
-NAMED = rf"(teacher\.)+({'|'.join(GROUPS)}|teacher)"  # settings of a teacher that are names
+PLANS = (False, True, "commands", "settings", "fleet")
 
 
 # What Hydra raises for bad input. (Its YAML reader lets PyYAML's errors through.)
@@ -266,17 +263,22 @@ def interpret(
     conf = Conf(search_path(hydra_config), runtime.cache_root)
     plan_only = content["plan"] or False
     if plan_only not in PLANS:
-        raise InputError(f"plan = {show(plan_only)}: must be false, true, commands or fleet")
+        raise InputError(f"plan = {show(plan_only)}: must be false, true, commands, settings or fleet")
     if content["experiment"] is None:
         if content["seeds"] is not None:
             raise InputError(
                 f"seeds = {show(content['seeds'])}: is for experiments; one run has a seed=N (-m seed=0,1,2: several)"
             )
-        settings = {key: value for key, value in content.items() if key in RUN_KEYS}
-        run = parse_run(as_typed(settings, hydra_config, conf), conf)
-        runs, lines = in_order([run]), []
+        form = normal_form(typed(config, hydra_config))
+        runs, lines = in_order([build_run(form, conf)]), []
         if plan_only == "commands":
-            lines = commands(None, runs, typed_words(hydra_config), lineage(run, typed_form(hydra_config)))
+            lines = commands(runs, conf, typed_words(hydra_config))
+        if plan_only == "settings":
+            said = labelled(form, "command line")
+            for group in GROUPS:
+                if group in said and not any(word.startswith(f"{group}=") for word in hydra_config.overrides.task):
+                    said[group][""] = "conf/config.yaml"
+            lines = settings(runs[-1], form, said, conf)
         return None, runs, runtime, conf, plan_only, lines
 
     name = hydra_config.runtime.choices.get("experiment")
@@ -297,7 +299,9 @@ def interpret(
         experiment = replace(experiment, protocol="own")  # no longer the paper's, whatever its file says
     plan = make_plan(experiment, conf, asked)
     runtime = replace(runtime, threads=runtime.threads or plan.experiment.threads)
-    lines = commands(plan, plan.runs, typed_words(hydra_config)) if plan_only == "commands" else []
+    lines = commands(plan.runs, conf, typed_words(hydra_config)) if plan_only == "commands" else []
+    if plan_only == "settings":
+        lines = list(kinds(plan, conf))
     return plan, plan.runs, runtime, conf, plan_only, lines
 
 
@@ -311,32 +315,29 @@ def check_keys(settings: Any, where: str = "") -> None:
         check_keys(value, f"{where}.{key}".strip("."))
 
 
-def as_typed(settings: dict[str, Any], hydra_config: DictConfig, conf: Conf) -> dict[str, Any]:
-    """The settings of one run as they were typed, where Hydra's composition says less than the words, or more."""
-    words = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
-    typed = {word.key_or_group: word.value() for word in words if not word.is_delete()}
-    # OmegaConf forgets a name when settings below it follow (teacher=resnet56 teacher.recipe.lr=0.1): say it again.
-    if isinstance(settings.get("teacher"), Mapping):
-        settings |= {key: value for key, value in typed.items() if isinstance(value, str) and re.fullmatch(NAMED, key)}
-        if isinstance(typed.get("teacher"), str):
-            settings["teacher.arch"] = typed["teacher"]
-    # A short name replaces what a file says, as in method=kd_muller temperature=2; only two typed values can disagree.
-    for short, field in SHORT.items():
-        group, leaf = field.rsplit(".", 1)
-        if settings.get(short) is not None and group in settings and not {field, group} - set(GROUPS) & set(typed):
-            settings[group].pop(leaf, None)
-    # A recipe's file need not name itself, and is not named as the one that it starts from.
-    if (recipe := hydra_config.runtime.choices.get("recipe")) and "recipe.name" not in typed:
-        settings["recipe"]["name"] = conf.load("recipe", recipe)["name"]
-    return settings
+def typed(config: DictConfig, hydra_config: DictConfig) -> dict[str, Any]:
+    """The settings of one run: the choices of its groups, and the words as they were typed.
 
-
-def typed_form(hydra_config: DictConfig) -> dict[str, Any]:
-    """The normal form of the settings of one run, from its groups' choices and the other words."""
-    words = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
-    typed = {word.key_or_group: word.value() for word in words if not word.is_delete()}
-    chosen = {group: name for group in GROUPS if (name := hydra_config.runtime.choices.get(group))}
-    return normal_form({**chosen, **{key: value for key, value in typed.items() if key.partition(".")[0] in RUN_KEYS}})
+    They are not read from the tree that Hydra makes of them, in which files and words are laid over one another: there
+    teacher=resnet56 is gone where teacher.recipe.lr=0.1 follows, and what two words say of one field is one value.
+    """
+    words: dict[str, Any] = {}
+    for word in OverridesParser.create().parse_overrides(list(hydra_config.overrides.task)):
+        key = word.key_or_group
+        if key.partition(".")[0] not in RUN_KEYS:
+            continue
+        if word.package is not None:
+            raise InputError(f"{key}@{word.package}: has no effect; give {word.package}=NAME")
+        if word.is_delete() and key not in GROUPS:
+            raise InputError(f"~{key}: a setting always has a value; give the one that it shall have: {key}=…")
+        if key not in GROUPS:
+            words[key] = word.value()
+    whole = OmegaConf.to_container(config)
+    whole["words"] = words  # type: ignore[index,call-overload]  # where ${…} is looked up
+    words = OmegaConf.to_container(OmegaConf.create(whole), resolve=True)["words"]  # type: ignore[index,call-overload,assignment]
+    check_keys(words)
+    chosen = {group: hydra_config.runtime.choices.get(group) for group in GROUPS}
+    return {**{group: name for group, name in chosen.items() if name is not None}, **words}
 
 
 def typed_words(hydra_config: DictConfig) -> list[str]:
@@ -368,7 +369,7 @@ def execute(
             from lskd.launch.preflight import check_buildable
 
             check_buildable(runs, conf.cache)  # of an experiment's many kinds this is left to the training's start
-        if plan_only == "commands":
+        if lines:
             print("\n".join(lines))
         if plan_only == "fleet":
             from lskd.environment import resolve_device

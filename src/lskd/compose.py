@@ -7,8 +7,7 @@ trained, and an `InputError` names the setting as the user wrote it.
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -51,6 +50,7 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         raise InputError(f"{path or 'run'} = {show(settings)}: must be a mapping of settings")
     form: dict[str, Any] = {}
     late: list[tuple[str, Any]] = []
+    taught: dict[str, Any] = {}  # settings of the teacher that are given one by one
     for key, value in settings.items():
         where = f"{path}.{key}".lstrip(".")
         head, _, rest = str(key).partition(".")
@@ -60,12 +60,16 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
             if rest:
                 raise InputError(f"{where} = {show(value)}: {head} has no parts")
             late.append((head, value))
+        elif head == "teacher" and rest:
+            taught[rest] = value
         elif head == "teacher":
-            _join(form, {"teacher": _teacher_form(rest, value, where)}, path)
+            _join(form, {"teacher": _teacher_form(value, where)}, path)
         elif head in GROUPS:
             _join(form, {head: _unfold(rest, value) if rest else _group_form(head, value, where)}, path)
         else:
             _join(form, {head: _unfold(rest, value) if rest else value}, path)
+    if taught:
+        _join(form, {"teacher": normal_form(taught, f"{path}.teacher".lstrip("."))}, path)
     for head, value in late:
         if value is not None:
             _apply_short(form, head, value, f"{path}.{head}".lstrip("."))
@@ -103,9 +107,7 @@ def _group_form(group: str, value: Any, where: str) -> dict[str, Any]:
     raise InputError(f"{where} = {show(value)}: must be a name (conf/{group}/NAME.yaml){quoted} or a mapping")
 
 
-def _teacher_form(rest: str, value: Any, where: str) -> dict[str, Any] | None:
-    if rest:
-        return normal_form({rest: value}, where[: -len(rest) - 1])
+def _teacher_form(value: Any, where: str) -> dict[str, Any] | None:
     if value is None:
         return None
     if isinstance(value, str):
@@ -142,7 +144,7 @@ def parse_run(settings: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
 
 def parse_probe(given: Mapping[str, Any], path: str = "probe") -> ProbeSpec:
     """A probe from its `name` and settings."""
-    named = _registered(PROBES, dict(given), path)
+    named = registered(PROBES, dict(given), path)
     return ProbeSpec(named.name, named.settings)
 
 
@@ -158,8 +160,8 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
             raise InputError(f"{at(group)}: is required; allowed: {', '.join(conf.names(group))}")
     dataset, spec, usual_recipe = _dataset(form["dataset"], conf, at("dataset"))
     recipe = _recipe(form.get("recipe", {}), usual_recipe, spec, conf, at("recipe"))
-    arch = _registered(ARCHS, _resolve("arch", form["arch"], conf, at("arch")), at("arch"))
-    method = _registered(METHODS, _resolve("method", form["method"], conf, at("method")), at("method"))
+    arch = registered(ARCHS, _resolve("arch", form["arch"], conf, at("arch")), at("arch"))
+    method = registered(METHODS, _resolve("method", form["method"], conf, at("method")), at("method"))
     smoothing = parse(Smoothing, form.get("smoothing", {}), at("smoothing"))
     seed = convert(int, form.get("seed", 0), at("seed"))
     mode = convert(fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
@@ -267,7 +269,8 @@ def _resolve(group: str, given: dict[str, Any], conf: Conf, where: str) -> dict[
         raise InputError(f"{prefix}{error}") from None
 
 
-def _registered(registry: Mapping[str, T], given: dict[str, Any], path: str) -> Named[T]:
+def registered(registry: Mapping[str, T], given: Mapping[str, Any], path: str) -> Named[T]:
+    """The entry of a registry that `given` names, with its settings."""
     given = dict(given)
     name = given.pop("name", None)
     if name not in registry:
@@ -290,51 +293,3 @@ class located:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, InputError) and self.path:
             raise InputError(f"{self.path}.{error}") from None
-
-
-def override_words(form: Mapping[str, Any]) -> list[str]:
-    """The command-line words (Hydra overrides) for settings in normal form: `lskd-run WORD WORD …` is that run."""
-    return list(_words(form, ""))
-
-
-def _words(form: Mapping[str, Any], prefix: str) -> Iterable[str]:
-    order = {key: i for i, key in enumerate(("", *GROUPS, "smoothing", "teacher", "teacher_mode", "streams", "seed"))}
-    for key, value in sorted(form.items(), key=lambda item: order.get(item[0], len(order))):
-        where = f"{prefix}.{key}".lstrip(".") if key else prefix
-        if where == "smoothing.alpha":
-            yield f"alpha={_hydra(value)}"
-        elif where == "method.temperature":
-            yield f"temperature={_hydra(value)}"
-        elif where == "teacher" and isinstance(value, Mapping):
-            yield f"teacher={_hydra(_nested(value))}"
-        elif isinstance(value, Mapping) and where.split(".")[0] in (*GROUPS, "smoothing") and key != "lr_factors":
-            yield from _words(value, where)
-        else:
-            yield f"{where}={_hydra(value)}"
-
-
-def _nested(form: Mapping[str, Any]) -> dict[str, Any]:
-    """A teacher's normal form as settings: {"arch": {"": "x", "f": 1}} -> {"arch": "x", "arch.f": 1}."""
-    settings: dict[str, Any] = {}
-    for key, value in form.items():
-        if key == "teacher" and isinstance(value, Mapping):
-            settings[key] = _nested(value)
-        elif isinstance(value, Mapping) and "" in value:
-            settings[key] = value[""]
-            settings.update({f"{key}.{name}": item for name, item in value.items() if name})
-        else:
-            settings[key] = value
-    return settings
-
-
-def _hydra(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(_hydra, value)) + "]"
-    if isinstance(value, str) and not re.fullmatch(r"(?!(true|false|null|inf|nan)$)[a-z_]\w*", value, re.IGNORECASE):
-        return "'" + value.replace("'", "\\'") + "'"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)

@@ -62,20 +62,34 @@ class Conf:
             self._loaded[group, name] = self._read(group, name)
         return copy.deepcopy(self._loaded[group, name])
 
+    def origins(self, group: str, name: str) -> dict[str, Any]:
+        """Which file each value of `load` stands in, in the same places: conf/recipe/crd.yaml."""
+        if (path := self._file(group, name)) is None:
+            return labelled(self.load(group, name), f"{group} {name}")
+        found: dict[str, Any] = {}
+        content = read_yaml(path)
+        for parent in content.pop("defaults", []):
+            if parent != "_self_":
+                merge(found, self.origins(group, parent))
+        shipped = path.parent.parent == shipped_conf()
+        return merge(found, labelled(content, f"conf/{group}/{name}.yaml" if shipped else str(path)))
+
+    def _file(self, group: str, name: str) -> Path | None:
+        paths = (directory / group / f"{name}.yaml" for directory in self.directories)
+        return None if Path(name).is_absolute() else next((path for path in paths if path.is_file()), None)
+
     def _read(self, group: str, name: str) -> dict[str, Any]:
-        for directory in self.directories:
-            path = directory / group / f"{name}.yaml"
-            if path.is_file() and not Path(name).is_absolute():
-                content = read_yaml(path)
-                merged: dict[str, Any] = {}
-                for parent in content.pop("defaults", []):
-                    if parent != "_self_":
-                        merge(merged, self.load(group, parent))
-                if group == "recipe":  # a label of its own, whatever it starts from
-                    content.setdefault("name", name)
-                elif group in ("table", "experiment"):
-                    merged.pop("name", None)
-                return merge(merged, content)
+        if (path := self._file(group, name)) is not None:
+            content = read_yaml(path)
+            merged: dict[str, Any] = {}
+            for parent in content.pop("defaults", []):
+                if parent != "_self_":
+                    merge(merged, self.load(group, parent))
+            if group == "recipe":  # a label of its own, whatever it starts from
+                content.setdefault("name", name)
+            elif group in ("table", "experiment"):
+                merged.pop("name", None)
+            return merge(merged, content)
         if group == "dataset" and name in (own := self._imported()):
             usual = "standard_streamed" if own[name].streamed else "standard"
             return {"name": name, "digest": own[name].digest, "recipe": usual}
@@ -130,6 +144,14 @@ def _yaml_loader() -> Any:
             return node
 
     return Loader
+
+
+def labelled(settings: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """`label` in the place of each value of nested mappings."""
+    return {
+        key: labelled(value, label) if isinstance(value, Mapping) and value else label
+        for key, value in settings.items()
+    }
 
 
 def merge(into: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

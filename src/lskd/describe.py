@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
-from lskd.config_groups import Conf
+from lskd.commands import Commands
+from lskd.compose import normal_form, teacher_form
+from lskd.config_groups import Conf, labelled, merge
 from lskd.launch.cost import Costs, teacher_table
 from lskd.launch.queue import by_other_code, missing_probes, needs_only_probes, to_train
-from lskd.plan import Plan, TablePlan, command_line, training_examples
+from lskd.origins import origins
+from lskd.plan import Plan, TablePlan, training_examples
 from lskd.run import Run, table_bytes
 from lskd.schema import show
 from lskd.store import Store
@@ -149,14 +151,39 @@ def power(planned: TablePlan, store: Store) -> list[str]:
     return list(lines(planned, Values(store)))
 
 
-def commands(
-    plan: Plan | None, runs: tuple[Any, ...], given: Sequence[str] = (), forms: Mapping[str, Any] = MappingProxyType({})
-) -> list[str]:
-    """One line a run: its id, and the command that trains it alone. `given` are words that stand in each, `forms` the
-    settings of the runs where there is no plan, by their ids."""
-    if plan is None:
-        return [f"{run.id}  {command_line(forms[run.id], given)}" for run in runs]
-    return [f"{run.id}  {plan.command(run, given)}" for run in runs]
+def commands(runs: Iterable[Run], conf: Conf, given: Sequence[str] = ()) -> list[str]:
+    """One line a run: its id, and the command that trains it alone. `given` are words that stand in each."""
+    spelt = Commands(conf)
+    return [f"{run.id}  {spelt.line(run, given)}" for run in runs]
+
+
+def settings(run: Run, form: Mapping[str, Any], said: Mapping[str, Any], conf: Conf) -> list[str]:
+    """A run with all its settings, a line each: the value, and where it comes from (`lskd.origins`)."""
+    found = [(key, value if isinstance(value, str) and value else show(value), origin)
+             for key, value, origin in origins(run, form, said, conf)]  # fmt: skip
+    wide, deep = (max(len(line[i]) for line in found) for i in (0, 1))
+    lines = [f"  {key:<{wide}}  {value:<{min(deep, 30)}}  {origin}" for key, value, origin in found]
+    return [f"{run.id}  {run}", *lines, ""]
+
+
+def kinds(plan: Plan, conf: Conf) -> Iterator[str]:
+    """`settings` of each kind of run of an experiment, a kind being the runs of a cell, which differ in their seeds."""
+    over_all = labelled(normal_form(plan.experiment.settings), "experiment.settings")
+    seen = set()
+    for planned in plan.tables:
+        for cell in planned.cells:
+            if cell.runs[0].id not in seen:
+                seen.add(cell.runs[0].id)
+                form = {**cell.settings, "seed": planned.seeds[0]}
+                said = merge(labelled(form, f"conf/table/{planned.table.name}.yaml"), over_all)
+                for _ in range(_depth(form) - cell.runs[0].generation):  # the table takes the teachers
+                    form, said = teacher_form(form), teacher_form(said)
+                yield from settings(cell.runs[0], form, said, conf)
+
+
+def _depth(form: Mapping[str, Any]) -> int:
+    """How many ancestors the run of a form has."""
+    return 0 if form.get("teacher") is None else 1 + _depth(form["teacher"])
 
 
 def summary(run: Any, store: Store) -> str:

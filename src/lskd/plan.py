@@ -5,14 +5,11 @@ Nothing here imports torch: a plan of hundreds of runs takes well under a second
 
 from __future__ import annotations
 
-import functools
-import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lskd.compose import build_run, normal_form, override_words, parse_probe, teacher_form
+from lskd.compose import build_run, normal_form, parse_probe
 from lskd.config_groups import Conf, merge
 from lskd.errors import InputError, require
 from lskd.run import ProbeSpec, Run
@@ -68,24 +65,6 @@ class Plan:
     tables: tuple[TablePlan, ...]
     runs: tuple[Run, ...]
     probes: Probes = field(default_factory=dict)
-
-    def command(self, run: Run, given: Sequence[str] = ()) -> str:
-        """The command line that trains exactly this run, where a cell of the plan describes it; `given`: see there."""
-        return command_line(self._forms[run.id], given)
-
-    @functools.cached_property
-    def _forms(self) -> dict[str, dict[str, Any]]:
-        """The settings of each run in normal form, by its id."""
-        forms: dict[str, dict[str, Any]] = {}
-        for planned in self.tables:
-            for cell in planned.cells:
-                for seed, taken in zip(planned.seeds, cell.runs, strict=True):
-                    form = {"seed": seed, **cell.settings}
-                    if _take(planned.table, cell.row, cell.column) == "teacher":
-                        form = teacher_form(form)
-                    if taken.id not in forms:
-                        forms |= lineage(taken, form)
-        return forms
 
 
 def make_plan(experiment: Experiment, conf: Conf, seeds: Sequence[int] = ()) -> Plan:
@@ -246,27 +225,6 @@ def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
     for run in runs:
         add(run)
     return tuple(sorted(ordered.values(), key=lambda run: run.generation))
-
-
-def lineage(run: Run, form: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings in normal form of `run`, which `form` describes, of its teacher, and so on, by their ids."""
-    forms = {run.id: form}
-    while run.teacher is not None:
-        run, form = run.teacher, teacher_form(form)
-        forms[run.id] = form
-    return forms
-
-
-def command_line(form: Mapping[str, Any], given: Sequence[str] = ()) -> str:
-    """`lskd-run …` for settings in normal form. `given`: words that are no settings, such as runtime.results=…"""
-    return " ".join(["lskd-run", *map(_quote, [*given, *override_words(form)])])
-
-
-def _quote(word: str) -> str:
-    """`word` for a shell; in double quotes where they do, because Hydra's own are single ones."""
-    if re.search(r'["$`\\!]', word):
-        return shlex.quote(word)
-    return f'"{word}"' if shlex.quote(word) != word else word
 
 
 def training_examples(run: Run, conf: Conf) -> int:

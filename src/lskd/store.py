@@ -235,6 +235,16 @@ class Store:
                 return Record(id, "done", config, env, result)
         return Record(id, _unfinished(directory, _failure(directory)), config, env, result or {})
 
+    def find(self, begin: str) -> str:
+        """The id that begins so: the first digits are enough where they are those of one run."""
+        found = [id for id in self.ids() if id.startswith(begin)] if begin else []
+        if not found:
+            raise InputError(f"id = {begin!r}: is no run in {self.root}; lskd-report --runs lists them")
+        if len(found) > 1:
+            some = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+            raise InputError(f"id = {begin!r}: {len(found)} runs begin so ({some}); give more digits")
+        return found[0]
+
     def ids(self) -> list[str]:
         """Of all runs of which there is something in the store, in their order."""
         runs = self.root / "runs"

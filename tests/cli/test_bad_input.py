@@ -47,7 +47,7 @@ BAD = [
     ("alpha=abc", "alpha", "abc", "a number"),
     ("alpha=true", "alpha", "true", "a number"),
     ("alpha=", "alpha", "", "a number"),
-    ("alpha.x=3", "alpha", "3", "a number"),
+    ("alpha.x=3", "alpha.x", "3", "alpha has no parts"),
     ("smoothing=3", "smoothing", "3", "keys alpha, mass"),
     (("smoothing=3", "alpha=0.1"), "smoothing", "3", "a mapping"),
     ("runtime=fast", "runtime", "fast", "keys device"),
@@ -60,7 +60,7 @@ BAD = [
     ("dataset='123'", "dataset", "123", "allowed: cifar10"),
     ("recipe.lr_factors={1:0.1}", "recipe.lr_factors", "1", "the key 1 is read as a number"),
     ("teacher=3", "teacher", "3", "name of a network"),
-    ("plan=maybe", "plan", "maybe", "false, true, commands or fleet"),
+    ("plan=maybe", "plan", "maybe", "false, true, commands, settings or fleet"),
     # Out of range.
     ("seed=-1", "seed", "-1", "in [0, 2^31)"),
     ("alpha=1", "alpha", "1", "in [0, 1)"),

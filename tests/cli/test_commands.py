@@ -115,7 +115,7 @@ def test_shipped_experiments_plan(lskd_run, tmp_path, experiment):
 def test_printed_commands_are_the_runs_they_are_printed_with(lskd_run, experiment):
     conf = Conf()
     plan = make_plan(load_experiment(conf.load("experiment", experiment), experiment), conf)
-    lines = cli.commands(plan, plan.runs)
+    lines = cli.commands(plan.runs, conf)
     assert [line.split()[0] for line in lines] == [run.id for run in plan.runs]
     labels = [str(run).rpartition(", seed ")[0] for run in plan.runs]
     firsts = [labels.index(label) for label in dict.fromkeys(labels)]  # one seed of each is enough
@@ -137,7 +137,7 @@ def test_printed_commands_know_chains_of_teachers_and_odd_values(lskd_run):
     conf._loaded["table", "chain"] = table
     plan = make_plan(load_experiment({"title": "", "tables": ["chain"]}), conf)
     assert len(plan.runs) == 3 and [run.seed for run in plan.runs] == [3, 3, 5]
-    for line in cli.commands(plan, plan.runs):
+    for line in cli.commands(plan.runs, conf):
         expected, _, *words = shlex.split(line)
         assert run_of(words).id == expected, line
 

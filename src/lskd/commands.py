@@ -1,0 +1,164 @@
+"""The command line of a run: `lskd.compose` the other way round. `lskd-run WORD WORD …` is that run again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lskd.compose import GROUPS, registered
+from lskd.config_groups import Conf
+from lskd.data import Dataset
+from lskd.errors import InputError
+from lskd.recipe import Recipe
+from lskd.run import REGISTERED, Run, settings_of_part
+from lskd.schema import identity, parse
+
+
+class Commands:
+    """The command lines of runs in terms of the files of `conf`: of each group the file that is nearest to the run, and
+    what differs from it. Each file is read once."""
+
+    def __init__(self, conf: Conf) -> None:
+        self.conf = conf
+        self._files: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def line(self, run: Run, given: Sequence[str] = ()) -> str:
+        """`lskd-run …`. `given`: words that are no settings, such as runtime.results=…"""
+        return " ".join(["lskd-run", *map(_quote, [*given, *override_words(self.form(run))])])
+
+    def form(self, run: Run) -> dict[str, Any]:
+        """The settings of `run` in normal form (`compose.normal_form`), what is usual or inherited left out."""
+        form: dict[str, Any] = {group: self._group(group, run) for group in GROUPS}
+        if smoothing := identity(run.smoothing):
+            form["smoothing"] = smoothing
+        form["seed"] = run.seed
+        if form["method"] == {"": "ce"}:
+            del form["method"]
+        if run.teacher is None:
+            return form
+        form["teacher"] = taught = self.form(run.teacher)
+        for key in ("dataset", "recipe", "seed"):
+            if taught[key] == form[key]:
+                del taught[key]
+        if "mass" in form.get("smoothing", {}):  # which is inherited, too
+            taught.setdefault("smoothing", {})["mass"] = run.teacher.smoothing.mass
+        if run.streams == "shared":
+            form["streams"] = "shared"
+            if run.teacher.teacher is not None:
+                taught["streams"] = run.teacher.streams
+        if run.teacher_mode != "eval":
+            form["teacher_mode"] = run.teacher_mode
+        return form
+
+    def _group(self, group: str, run: Run) -> dict[str, Any]:
+        """The file of `group` that is nearest to the run (its own, where several are), under "", and what differs."""
+        part = getattr(run, group)
+        wanted = settings_of_part(group, part)
+        near: list[tuple[bool, str, dict[str, Any]]] = []
+        for name, settings in self._of(group).items():
+            differing = _differing(settings, wanted)
+            if differing is not None:
+                near.append((name != part.name, name, differing))
+        if not near:
+            raise InputError(f"{group} = {part.name}: no file of conf/{group} is about it")
+        _, name, differing = min(near, key=lambda entry: (len(entry[2]), *entry[:2]))
+        form: dict[str, Any] = {"": name}
+        for key, value in differing.items():
+            *path, leaf = key.split(".")[1:]
+            target = form
+            for step in path:
+                target = target.setdefault(step, {})
+            target[leaf] = list(value) if isinstance(value, tuple) else value
+        return form
+
+    def _of(self, group: str) -> dict[str, dict[str, Any]]:
+        """The settings that the files of a group stand for, by their names; those that cannot be read are left out."""
+        if group not in self._files:
+            found = self._files[group] = {}
+            for name in self.conf.names(group):
+                try:
+                    content = self.conf.load(group, name)
+                    if group in REGISTERED:
+                        part: Any = registered(REGISTERED[group][0], content, group)
+                    else:
+                        content.pop("recipe", None)  # a data set's usual one
+                        part = parse(Dataset if group == "dataset" else Recipe, content, group)
+                    found[name] = settings_of_part(group, part)
+                except InputError:
+                    continue
+        return self._files[group]
+
+
+def _differing(settings: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What must be laid over `settings` to have those that are `wanted`; None where that cannot be."""
+    name = next(iter(wanted))  # "dataset.name": another one's settings are others
+    if name.endswith(".name") and settings.get(name) != wanted[name]:
+        return None
+    differing = {}
+    for key, value in wanted.items():
+        if key in settings and settings[key] == value:
+            continue
+        if isinstance(value, dict):  # mappings are laid over one another: what is there stays
+            there = settings.get(key) or {}
+            if not there.keys() <= value.keys():
+                return None
+            value = {one: item for one, item in value.items() if one not in there or there[one] != item}
+        differing[key] = value
+    return differing
+
+
+def override_words(form: Mapping[str, Any]) -> list[str]:
+    """The command-line words (Hydra overrides) for settings in normal form: `lskd-run WORD WORD …` is that run."""
+    return list(_words(form, ""))
+
+
+def _words(form: Mapping[str, Any], prefix: str) -> Iterable[str]:
+    order = {key: i for i, key in enumerate(("", *GROUPS, "smoothing", "teacher", "teacher_mode", "streams", "seed"))}
+    for key, value in sorted(form.items(), key=lambda item: order.get(item[0], len(order))):
+        where = f"{prefix}.{key}".lstrip(".") if key else prefix
+        if where == "smoothing.alpha":
+            yield f"alpha={_hydra(value)}"
+        elif where == "method.temperature":
+            yield f"temperature={_hydra(value)}"
+        elif where == "teacher" and isinstance(value, Mapping):
+            yield f"teacher={_hydra(_nested(value))}"
+        elif isinstance(value, Mapping) and where.split(".")[0] in (*GROUPS, "smoothing") and key != "lr_factors":
+            yield from _words(value, where)
+        else:
+            yield f"{where}={_hydra(value)}"
+
+
+def _nested(form: Mapping[str, Any]) -> dict[str, Any]:
+    """A teacher's normal form as settings: {"arch": {"": "x", "f": 1}} -> {"arch": "x", "arch.f": 1}."""
+    settings: dict[str, Any] = {}
+    for key, value in form.items():
+        if key == "teacher" and isinstance(value, Mapping):
+            settings[key] = _nested(value)
+        elif isinstance(value, Mapping) and "" in value:
+            settings[key] = value[""]
+            settings.update({f"{key}.{name}": item for name, item in value.items() if name})
+        else:
+            settings[key] = value
+    return settings
+
+
+def _hydra(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_hydra, value)) + "]"
+    if isinstance(value, str) and not re.fullmatch(r"(?!(true|false|null|inf|nan)$)[a-z_]\w*", value, re.IGNORECASE):
+        return "'" + value.replace("'", "\\'") + "'"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _quote(word: str) -> str:
+    """`word` for a shell; in double quotes where they do, because Hydra's own are single ones."""
+    if re.search(r'["$`\\!]', word):
+        return shlex.quote(word)
+    return f'"{word}"' if shlex.quote(word) != word else word
