@@ -13,10 +13,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lskd.commands import Commands
 from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.methods import METHODS, Method
-from lskd.plan import Plan
 from lskd.recipe import Recipe
 from lskd.report import Report, tables
 from lskd.report.claims import Finding, Part, region, show_p
@@ -28,7 +28,7 @@ from lskd.report.site.links import anchor
 from lskd.report.statistics import LEAST, LEVEL, holm
 from lskd.report.values import RATES, Summary, Values
 from lskd.run import Run, without_code
-from lskd.schema import all_fields, identity, show
+from lskd.schema import flat, identity, show, unfolded
 from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.claim import ASSOCIATIONS, ORDERS
@@ -83,12 +83,12 @@ class Library:
         """`whole`: of all experiments, so that runs of none of them have pages, too."""
         self.reports = sorted(reports, key=lambda report: report.plan.experiment.name)
         self.store, self.conf = Snapshot.of(store), conf
-        self.values = Values(self.store)
+        self.values, self.commands = Values(self.store), Commands(conf)
         self.runs = {run.id: run for report in reports for run in report.plan.runs if self._is_here(run)}
-        self.plans = {run.id: report.plan for report in reports for run in report.plan.runs}
+        planned = {run.id for report in reports for run in report.plan.runs}
         if whole:
             for id, config in self.store.configs():
-                if id not in self.plans and (run := _restored(config)) is not None:
+                if id not in planned and (run := _restored(config)) is not None:
                     self.runs[id] = run
         self.students: dict[str, list[Run]] = defaultdict(list)
         for run in self.runs.values():
@@ -548,7 +548,7 @@ def different(recipe: Recipe, base: Recipe | None) -> list[str]:
     """The settings of a recipe that are not those of its file."""
     if base is None:
         return []
-    own, its = dict(flat(all_fields(recipe))), dict(flat(all_fields(base)))
+    own, its = flat(recipe), flat(base)
     return [f"{key} {said(value)}" for key, value in own.items() if its.get(key, ...) != value]
 
 
@@ -562,15 +562,6 @@ class Setting:
     given: bool  # not at its default
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"augment": {"pad": 4}} -> ("augment.pad", 4). An empty mapping is a value."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def said(value: Any) -> str:
     """A value as a user would write it."""
     return value if isinstance(value, str) and value else show(value)
@@ -578,27 +569,19 @@ def said(value: Any) -> str:
 
 def settings(run: Run) -> dict[str, list[Setting]]:
     """Every setting that can change a run's numbers, by group. A teacher's are on its own page."""
-    own = dict(flat({key: value for key, value in run.identity().items() if key != "teacher"}))
-    every: dict[str, dict[str, Any]] = {
-        "dataset": all_fields(run.dataset),
-        "arch": {"name": run.arch.name, **all_fields(run.arch.settings)},
-        "method": {"name": run.method.name, **all_fields(run.method.settings)},
-        "recipe": all_fields(run.recipe),
-        "smoothing": all_fields(run.smoothing),
-    }
-    found = {
-        group: [
-            Setting(name, said(value), f"{group}.{name}" in own)
-            for name, value in flat(fields)
-            if not (value == "" or value is None) or f"{group}.{name}" in own
-        ]
-        for group, fields in every.items()
-    }
-    rest: dict[str, Any] = {"seed": run.seed}
-    if run.teacher is not None:
-        rest |= {"teacher_mode": run.teacher_mode, "streams": run.streams}
-    found["run"] = [Setting(name, said(value), name in own) for name, value in rest.items()]
+    own = unfolded({key: value for key, value in run.identity().items() if key != "teacher"})
+    found: dict[str, list[Setting]] = {}
+    for name, value in run.settings.items():
+        group, _, rest = name.rpartition(".") if name.count(".") == 0 else name.partition(".")
+        of_teacher = group == "teacher" or (run.teacher is None and name in ("teacher_mode", "streams"))
+        if not of_teacher and (_given(name, own) or value not in ("", None)):
+            found.setdefault(group or "run", []).append(Setting(rest, said(value), _given(name, own)))
     return found
+
+
+def _given(name: str, own: Mapping[str, Any]) -> bool:
+    """Whether a setting, or a part of it, is among those that are not at their defaults."""
+    return any(key == name or key.startswith(f"{name}.") for key in own)
 
 
 @dataclass(frozen=True)
@@ -745,13 +728,15 @@ def environment(env: Mapping[str, Any]) -> list[tuple[str, str]]:
     order = ("device", "torch", "lskd", "commit", "python", "threads", "fleet")
     rest = {key: value for key, value in env.items() if key not in (*order, "command")}
     known = {key: env[key] for key in order if key in env}
-    return [(key, said(value)) for key, value in flat({**known, **rest})]
+    return [(key, said(value)) for key, value in unfolded({**known, **rest}).items()]
 
 
 def command(library: Library, run: Run) -> str:
-    """The command that repeats a run; "" where no plan describes it."""
-    plan: Plan | None = library.plans.get(run.id)
-    return "" if plan is None else plan.command(run)
+    """The command that repeats a run; "" where no file of conf/ is about a part of it."""
+    try:
+        return library.commands.line(run)
+    except InputError:
+        return ""
 
 
 def label(run: Run) -> str:
@@ -838,7 +823,7 @@ def method_page(name: str, method: Method) -> MethodPage:
     said_of = blocks(inspect.getdoc(kind) or "")
     module = inspect.getmodule(kind)
     source = blocks(inspect.getdoc(module) or "") if module is not None else []
-    knobs = [Setting(key, said(value), True) for key, value in flat(all_fields(method))]
+    knobs = [Setting(key, said(value), True) for key, value in flat(method).items()]
     needs = {
         "none": ["no teacher"],
         "logits": ["the teacher’s logits"],
@@ -863,8 +848,8 @@ class RecipePage:
 
 
 def recipe_page(library: Library, name: str, recipe: Recipe) -> RecipePage:
-    own = dict(flat(identity(recipe)))
-    shown = [Setting(key, said(value), key in own) for key, value in flat(all_fields(recipe)) if value is not None]
+    own = unfolded(identity(recipe))
+    shown = [Setting(key, said(value), _given(key, own)) for key, value in flat(recipe).items() if value is not None]
     used: dict[tuple[str, ...], tuple[dict[str, None], dict[str, None]]] = {}
     seen: dict[int, tuple[str, ...]] = {}  # runs that differ in their seeds alone have one recipe
     for report in library.reports:
