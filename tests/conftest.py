@@ -13,6 +13,12 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lskd.data import DATASETS
+from lskd.methods import METHODS
+from lskd.models import ARCHS
+from lskd.probes import PROBES
+from lskd.registry import Registry
+
 WritePhotographs = Callable[[Path, Mapping[str, int], tuple[str, ...]], Path]
 
 
@@ -44,6 +50,21 @@ class Operators(TorchDispatchMode):
 def operators() -> type[Operators]:
     """`with operators() as ran: …`, then `ran.calls`, `ran.count("add_.Tensor")`."""
     return Operators
+
+
+@pytest.fixture
+def forget() -> Iterator[Callable[[], None]]:
+    """What a test registers is forgotten at its end, and whenever it calls this."""
+    registries: tuple[Registry[Any], ...] = (METHODS, ARCHS, PROBES, DATASETS)
+    before = [dict(registry) for registry in registries]
+
+    def restore() -> None:
+        for registry, entries in zip(registries, before, strict=True):
+            registry.entries.clear()
+            registry.entries.update(entries)
+
+    yield restore
+    restore()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from lskd import data
 from lskd.commands import override_words
 from lskd.compose import GROUPS, normal_form, parse_run
-from lskd.config_groups import Conf, read_yaml, shipped_conf
+from lskd.config_groups import REGISTRIES, Conf, read_yaml, shipped_conf
 from lskd.errors import InputError
 from lskd.methods import METHODS
 from lskd.models import ARCHS
@@ -384,16 +384,23 @@ def test_recipes_are_named_as_their_files():
 
 def test_registries_and_files_agree():
     files = {group: {path.stem for path in (shipped_conf() / group).glob("*.yaml")} for group in GROUPS}
-    assert files["arch"] == set(ARCHS)
-    assert set(METHODS) <= files["method"]
-    assert set(data.DATASETS) <= files["dataset"]
-    for group, registry in (("arch", ARCHS), ("method", METHODS), ("dataset", data.DATASETS)):
-        for name in files[group]:
+    for group, registry in REGISTRIES.items():
+        assert set(CONF.names(group)) == files[group] | set(registry)
+        for name in CONF.names(group):
             assert CONF.load(group, name)["name"] in registry
             if name in registry:
-                assert CONF.load(group, name)["name"] == name, (
-                    f"{group}/{name}.yaml is another entry than its name says"
-                )
+                assert CONF.load(group, name)["name"] == name, f"{group}/{name}.yaml is another than its name says"
+        for name in files[group]:
+            assert CONF.load(group, name).keys() != {"name"}, f"{group}/{name}.yaml says no more than the registry"
+
+
+def test_what_is_registered_needs_no_file():
+    for name, known in data.DATASETS.items():
+        assert CONF.load("dataset", name) == {"name": name, "recipe": known.recipe}
+        assert known.recipe in CONF.names("recipe")
+    for name in ARCHS:
+        run = run_of(dataset="cifar10", arch=name)
+        assert (run.arch.settings, run.identity()["arch"]) == (ARCHS[name], {"name": name})
 
 
 def test_a_users_directory_comes_first(tmp_path):

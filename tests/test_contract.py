@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -12,64 +13,37 @@ from lskd.data.augment import Augment
 from lskd.engine import Outcome, Shared, train
 from lskd.engine.training import build_network
 from lskd.errors import InputError
-from lskd.methods import METHODS, Method
+from lskd.methods import METHODS, Batch, Method
 from lskd.models import ARCHS, Arch
 from lskd.recipe import Recipe
 from lskd.run import Named, Run
 
 K, SHAPE = 4, (3, 16, 16)
 
-# A small member of each family.
-SMALL = {
-    "mlp": {"hidden": (12,), "hidden_dropout": 0.2},
-    "alexnet": {},
-    "resnet8": {"stem": 4, "widths": (4, 6, 8)},
-    "resnet56_t2t": {"depth": 8, "stem": 4, "widths": (4, 6, 8)},
-    "wrn_16_2": {"depth": 10, "widen": 1},
-    "resnet18": {"blocks": (1, 1, 1, 1), "widths": (4, 6, 8, 10)},
-    "resnet50": {"blocks": (1, 1, 1, 1), "widths": (4, 6, 8, 10)},
-    "vgg8": {"widths": (4, 6, 8, 10, 12)},
-    "mobilenet_v2": {"expansion": 2, "width": 0.25},
-    "shufflenet_v1": {"stem": 12, "widths": (24, 48, 72), "blocks": (1, 2, 1)},
-    "shufflenet_v2": {"stem": 4, "widths": (8, 12, 16), "blocks": (2, 2, 2), "last": 20},
-    "timm": {"model": "test_resnet"},
-}
+# A small member of each family (of several kinds, where its members are), and a name of it.
+MEMBERS = {dataclasses.replace(arch, **arch.small): name for name, arch in ARCHS.items()}
+LOGITS_ONLY = [name for name, method in METHODS.items() if method.teacher_use != "features" and not method.initial()]
 
 
 def small(name: str) -> Arch:
-    return dataclasses.replace(ARCHS[name], **SMALL[name])
-
-
-def test_every_family_is_here():
-    assert {type(ARCHS[name]) for name in SMALL} == {type(arch) for arch in ARCHS.values()}
-
-
-# What the epochs of each method are logged with, beside top1.
-FEATURE = {"ce", "feature"}
-METHOD_TERMS = {
-    "ce": {"ce"}, "kd": {"soft", "ce"}, "logit_matching": {"ce", "match"}, "wsl": {"soft", "ce", "rs", "weight"},
-    "fitnet": FEATURE, "at": FEATURE, "sp": FEATURE, "cc": FEATURE, "vid": FEATURE, "rkd": FEATURE, "pkt": FEATURE,
-    "ft": FEATURE, "nst": FEATURE, "ofd": FEATURE, "crd": FEATURE, "ab": {"ce"}, "fsp": {"ce"},
-}  # fmt: skip
-# Methods at the size of these tests; and, of those with a stage before, what it is logged with.
-SMALL_METHODS = {
-    "crd": {"negatives": 5, "dimensions": 6}, "cc": {"dimensions": 6},
-    "ab": {"initial_epochs": 1}, "fsp": {"initial_epochs": 1}, "ft": {"initial_epochs": 1},
-}  # fmt: skip
-STAGES = {"ab": ("boundaries", "boundaries"), "fsp": ("flow", "flow"), "ft": ("paraphraser", "reconstruction")}
-LOGITS_ONLY = [name for name, method in METHODS.items() if method.teacher_use != "features" and name not in STAGES]
+    return dataclasses.replace(ARCHS[name], **ARCHS[name].small)
 
 
 def named(arch: Arch) -> Named[Arch]:
-    return Named(next(name for name in SMALL if type(ARCHS[name]) is type(arch)), arch)
+    return Named(next(name for member, name in MEMBERS.items() if type(member) is type(arch)), arch)
 
 
-def small_method(name: str) -> Method:
-    return dataclasses.replace(METHODS[name], **SMALL_METHODS.get(name, {}))
+def spy(monkeypatch: pytest.MonkeyPatch, kind: type[Method], name: str) -> set[str]:
+    """The names of the terms that the method `name` of `kind`, a loss, returns from now on."""
+    terms, loss = set(), getattr(kind, name)
 
+    def spied(self: Method, batch: Batch) -> Mapping[str, torch.Tensor]:
+        found: Mapping[str, torch.Tensor] = loss(self, batch)
+        terms.update(found)
+        return found
 
-def test_every_method_is_here():
-    assert METHOD_TERMS.keys() == METHODS.keys()
+    monkeypatch.setattr(kind, name, spied)
+    return terms
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,7 +62,7 @@ def fit(method: str, student: Arch, teacher: Arch, **knobs: float) -> tuple[Run,
     run = Run(Dataset("noise"), named(teacher), Named("ce", METHODS["ce"]), recipe, seed=1)
     network = None
     if METHODS[method].needs_teacher:
-        settings = dataclasses.replace(small_method(method), **knobs)
+        settings = dataclasses.replace(METHODS[method], **{**METHODS[method].small, **knobs})
         network = build_network(run, spec)
         run = dataclasses.replace(run, arch=named(student), method=Named(method, settings), teacher=run, seed=2)
     return run, spec, train(run, spec, parts, network, shared=Shared(torch.device("cpu")))
@@ -100,14 +74,15 @@ def assert_trained(run: Run, spec: Spec, outcome: Outcome, terms: set[str]) -> N
     assert unchanged == []
     assert all(value.isfinite().all() for value in outcome.network.parameters())
     assert outcome.result["steps"] == 2
-    assert set(outcome.result["train"]) == {"top1", *terms}
+    assert terms and set(outcome.result["train"]) == {"top1", *terms, *run.method.settings.watched}
 
 
-@pytest.mark.parametrize("arch", SMALL)
+@pytest.mark.parametrize("arch", MEMBERS, ids=MEMBERS.get)
 @pytest.mark.parametrize("method", LOGITS_ONLY)
-def test_two_steps_change_every_parameter(method, arch):
-    run, spec, outcome = fit(method, small(arch), small(arch))
-    assert_trained(run, spec, outcome, METHOD_TERMS[method])
+def test_two_steps_change_every_parameter(method, arch, monkeypatch):
+    terms = spy(monkeypatch, type(METHODS[method]), "loss")
+    run, spec, outcome = fit(method, arch, arch)
+    assert_trained(run, spec, outcome, terms)
 
 
 # Of one style and of two: (student, teacher). The teacher of the first is wider, where the method allows it.
@@ -121,7 +96,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in LOGITS_ONLY])
-def test_methods_of_features_train_pairs_of_networks(method, pair):
+def test_methods_of_features_train_pairs_of_networks(method, pair, monkeypatch):
     student, teacher = PAIRS[pair]
     if method == "fsp" and pair == "mobile":
         with pytest.raises(InputError, match=r"student's channels = \[12, 24, 48, 72\]: must be the teacher's"):
@@ -129,12 +104,15 @@ def test_methods_of_features_train_pairs_of_networks(method, pair):
         return
     if method == "fsp":
         teacher = student
+    kind, stage = type(METHODS[method]), METHODS[method].initial()
+    terms = spy(monkeypatch, kind, "loss")
+    before = spy(monkeypatch, kind, stage.loss.__name__) if stage is not None else set()
     run, spec, outcome = fit(method, student, teacher)
-    assert_trained(run, spec, outcome, METHOD_TERMS[method])
+    assert_trained(run, spec, outcome, terms)
     first = outcome.epochs[0]
-    assert (first.get("stage"), set(first["train"])) == (
-        (STAGES[method][0], {STAGES[method][1]}) if method in STAGES else (None, {"top1", *METHOD_TERMS[method]})
-    )
+    assert first.get("stage") == (stage.name if stage is not None else None)
+    assert set(first["train"]) == (before if stage is not None else {"top1", *terms}) != set()
+    plain = set(terms)
     with_kd = fit(method, student, teacher, kd=1.0)[2]
-    assert set(with_kd.result["train"]) == {"top1", "soft", *METHOD_TERMS[method]}
+    assert set(with_kd.result["train"]) == {"top1", "soft", *plain} and "soft" not in plain
     assert (outcome.result["gamma"] is None, with_kd.result["gamma"] is None) == (True, False)

@@ -182,7 +182,7 @@ class SharedRandomness(MLPArch):
 
 def test_torchs_own_dropout_is_refused_before_anything_trains(tmp_path, monkeypatch):
     """It draws from torch's global generator: a run would depend on those beside it."""
-    monkeypatch.setitem(ARCHS, "mine", SharedRandomness())
+    monkeypatch.setitem(ARCHS.entries, "mine", SharedRandomness())
     run = replace(make_run(), arch=Named("mine", SharedRandomness()))
     with pytest.raises(InputError, match=r"^arch = mine: head.0 is Dropout, .* use lskd.models.dropout.Dropout$"):
         carry_out([run], Store(tmp_path), Runtime(progress=False, cache=str(tmp_path)), Conf(cache=tmp_path))

@@ -39,7 +39,7 @@ class Agreement(Probe):
 
 @pytest.mark.usefixtures("one_thread")
 def test_it_is_looked_at_where_both_weights_are_and_trained_again_where_one_is_not(tmp_path, monkeypatch):
-    monkeypatch.setitem(PROBES, "agreement", Agreement())
+    monkeypatch.setitem(PROBES.entries, "agreement", Agreement())
     monkeypatch.chdir(tmp_path)
     probe = ProbeSpec("agreement", Agreement())
     runtime = Runtime(device="cpu", results="results", cache=str(tmp_path / "cache"), threads=1, progress=False)

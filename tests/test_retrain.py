@@ -181,7 +181,7 @@ class Norm(Probe):
 
 
 def test_what_was_observed_is_observed_again(store, monkeypatch):
-    monkeypatch.setitem(PROBES, "norm", Norm())
+    monkeypatch.setitem(PROBES.entries, "norm", Norm())
     probe = ProbeSpec("norm", Norm())
     asked = {TEACHER.id: (probe,)}
     go(store, probes=asked)
@@ -242,7 +242,7 @@ def broken_first(store: Store, carry: Any) -> Any:
 
 
 def test_an_observer_does_not_look_at_other_weights_than_recorded(store, monkeypatch):
-    monkeypatch.setitem(PROBES, "norm", Norm())
+    monkeypatch.setitem(PROBES.entries, "norm", Norm())
     damage(store, STUDENTS[0], "noise")
     with pytest.raises(InputError, match=MESSAGES["noise"].partition(" on digits")[0]):
         go(store, probes={STUDENTS[0].id: (ProbeSpec("norm", Norm()),)})

@@ -96,7 +96,7 @@ def make_run(monkeypatch):
         run = parse_run({**SETTINGS, **settings}, CONF)
         if kind is None:
             return run
-        monkeypatch.setitem(ARCHS, "own", Own(kind.__name__))
+        monkeypatch.setitem(ARCHS.entries, "own", Own(kind.__name__))
         return replace(run, arch=Named("own", Own(kind.__name__)))
 
     return make

@@ -271,15 +271,13 @@ def test_a_diverging_run_stops_no_other(make_sweep):
 
 BROKEN = """
 from dataclasses import dataclass
-from lskd.methods import METHODS
-from lskd.methods.method import Method
+from lskd.methods import Method, register
 
+@register("broken")
 @dataclass(frozen=True)
 class Broken(Method):
     def loss(self, batch):
         raise RuntimeError("out of order")
-
-METHODS["broken"] = Broken()
 """
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lskd.config_groups import Conf
 from lskd.losses import cross_entropy, entropy, logit_mse, soft_cross_entropy, soft_kl
 from lskd.methods import METHODS, Batch, Method
-from lskd.methods.distillation import Distillation
+from lskd.methods.kd import KD
 from lskd.methods.logit_matching import LogitMatching
 from lskd.schema import parse
 from lskd.targets import equivalent_smoothing, smooth_labels, soften
@@ -210,7 +210,7 @@ def test_two_extreme_networks_that_disagree():
 
 
 def preset(name: str) -> Method:
-    """The method that conf/method/NAME.yaml describes."""
+    """The method that `method=NAME` is."""
     content = Conf().load("method", name)
     prototype = METHODS[content.pop("name")]
     return parse(type(prototype), content, defaults=prototype)
@@ -251,7 +251,7 @@ def test_muller_preset():
     method = preset("kd_muller")
     assert list(method.loss(make_batch(0.1))) == ["soft"]
     assert_equal(total(method, make_batch(0.1)), -(p_t(1) * log_p_s()).sum(-1))
-    warmer = parse(Distillation, {"temperature": 3.0}, defaults=method)
+    warmer = parse(KD, {"temperature": 3.0}, defaults=method)
     assert_equal(total(warmer, make_batch()), -(p_t(3) * log_p_s()).sum(-1))
     assert_equal(gradient(warmer), P_S - p_t(3))
 
@@ -265,8 +265,8 @@ def test_zhang_preset(alpha):
 
 
 def test_the_distillation_term_of_wsl():
-    """CE + 2.25·4²·H(p_t(4), p_s(4)): the column of `Distillation`'s table that has no file."""
-    method = Distillation(temperature=4.0, beta=2.25, weights="add", t_squared=True, student_t="same", divergence="ce")
+    """CE + 2.25·4²·H(p_t(4), p_s(4)): the column of `KD`'s table that has no file."""
+    method = KD(temperature=4.0, beta=2.25, weights="add", t_squared=True, student_t="same", divergence="ce")
     assert_equal(total(method, make_batch()), hard(0.0) - 2.25 * 16 * (p_t(4) * log_p_s(4)).sum(-1))
     soft_gradient = 4 * ((STUDENT / 4).softmax(-1) - p_t(4))
     assert_equal(gradient(method), P_S - ONE_HOT + 2.25 * soft_gradient)
@@ -284,7 +284,7 @@ def test_logit_matching_preset():
 
 @pytest.mark.parametrize("weights", ["complement", "add"])
 def test_beta_zero_is_cross_entropy(weights):
-    method = Distillation(beta=0.0, weights=weights)
+    method = KD(beta=0.0, weights=weights)
     assert_equal(total(method, make_batch(0.1)), hard(0.1))
     assert_equal(gradient(method, 0.1), P_S - smoothed(0.1))
     assert_equal(total(LogitMatching(beta=0.0), make_batch(0.1)), hard(0.1))
@@ -292,7 +292,7 @@ def test_beta_zero_is_cross_entropy(weights):
 
 def test_beta_one_is_soft_targets_only():
     """Whatever the labels say."""
-    method = Distillation(beta=1.0, temperature=2.0)
+    method = KD(beta=1.0, temperature=2.0)
     first = make_batch()
     second = Batch(STUDENT, LABELS.roll(1), smooth_labels(LABELS.roll(1), K, 0.5, dtype=torch.float64), TEACHER)
     assert_equal(total(method, first), 4 * soft_kl(STUDENT, TEACHER, student_t=2.0, teacher_t=2.0))
@@ -302,7 +302,7 @@ def test_beta_one_is_soft_targets_only():
 
 def test_added_weights_leave_the_hard_term_whole():
     batch = make_batch(0.1)
-    complement, add = Distillation(beta=0.3).loss(batch), Distillation(beta=0.3, weights="add").loss(batch)
+    complement, add = KD(beta=0.3).loss(batch), KD(beta=0.3, weights="add").loss(batch)
     assert_equal(complement["ce"], 0.7 * hard(0.1))
     assert_equal(add["ce"], hard(0.1))
     assert torch.equal(complement["soft"], add["soft"])
@@ -312,7 +312,7 @@ def test_added_weights_leave_the_hard_term_whole():
 @pytest.mark.parametrize("divergence", ["kl", "ce"])
 def test_the_squared_temperature_is_a_factor_of_the_soft_term(student_t, divergence):
     plain, squared = (
-        Distillation(temperature=3.0, t_squared=t_squared, student_t=student_t, divergence=divergence)
+        KD(temperature=3.0, t_squared=t_squared, student_t=student_t, divergence=divergence)
         for t_squared in (False, True)
     )
     assert_equal(squared.loss(make_batch())["soft"], 9 * plain.loss(make_batch())["soft"])
@@ -321,17 +321,14 @@ def test_the_squared_temperature_is_a_factor_of_the_soft_term(student_t, diverge
 
 @pytest.mark.parametrize("student_t", ["same", "one"])
 def test_divergence_changes_the_value_and_not_the_gradient(student_t):
-    kl, ce = (
-        Distillation(temperature=3.0, beta=1.0, student_t=student_t, divergence=divergence)
-        for divergence in ("kl", "ce")
-    )
+    kl, ce = (KD(temperature=3.0, beta=1.0, student_t=student_t, divergence=divergence) for divergence in ("kl", "ce"))
     assert_equal(gradient(kl), gradient(ce))
     assert_equal(total(ce, make_batch()) - total(kl, make_batch()), 9 * entropy(p_t(3)))
 
 
 @pytest.mark.parametrize("student_t", ["same", "one"])
 def test_which_networks_are_divided_by_the_temperature(student_t):
-    method = Distillation(temperature=3.0, beta=1.0, t_squared=False, student_t=student_t)
+    method = KD(temperature=3.0, beta=1.0, t_squared=False, student_t=student_t)
     at = {"same": 3.0, "one": 1.0}[student_t]
     assert_equal(gradient(method), ((STUDENT / at).softmax(-1) - p_t(3)) / at)
 
@@ -377,7 +374,7 @@ def test_methods_that_need_a_teacher_listen_to_it(name):
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_the_distribution_shown_to_the_student_is_at_the_teachers_temperature(temperature):
-    assert_equal(Distillation(temperature=temperature).teacher_probs(TEACHER), p_t(temperature))
+    assert_equal(KD(temperature=temperature).teacher_probs(TEACHER), p_t(temperature))
     assert_equal(LogitMatching().teacher_probs(TEACHER), p_t(1))
 
 

@@ -54,6 +54,9 @@ PLANS = (False, True, "commands", "settings", "fleet")
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
+# Hydra copies all that is in this store for each group that it lists, though nobody changes it.
+ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
+
 # Hydra writes multirun.yaml, and cluster launchers their logs, into the store of the runs.
 OmegaConf.register_new_resolver("lskd.results", lambda given: str(Store.at(given).root), replace=True)
 

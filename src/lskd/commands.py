@@ -81,7 +81,7 @@ class Commands:
                 try:
                     content = self.conf.load(group, name)
                     if group in REGISTERED:
-                        part: Any = registered(REGISTERED[group][0], content, group)
+                        part: Any = registered(REGISTERED[group], content, group)
                     else:
                         content.pop("recipe", None)  # a data set's usual one
                         part = parse(Dataset if group == "dataset" else Recipe, content, group)

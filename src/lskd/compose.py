@@ -65,7 +65,7 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         elif head == "teacher":
             _join(form, {"teacher": _teacher_form(value, where)}, path)
         elif head in GROUPS:
-            _join(form, {head: _unfold(rest, value) if rest else _group_form(head, value, where)}, path)
+            _join(form, {head: _unfold(rest, value) if rest else _group_form(value, where)}, path)
         else:
             _join(form, {head: _unfold(rest, value) if rest else value}, path)
     if taught:
@@ -98,13 +98,13 @@ def _unfold(dotted: str, value: Any) -> Any:
     return value
 
 
-def _group_form(group: str, value: Any, where: str) -> dict[str, Any]:
+def _group_form(value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, str):
         return {"": value}
     if isinstance(value, Mapping):
         return dict(value)
     quoted = ", in quotes where it would be read as something else," if isinstance(value, (int, float)) else ""
-    raise InputError(f"{where} = {show(value)}: must be a name (conf/{group}/NAME.yaml){quoted} or a mapping")
+    raise InputError(f"{where} = {show(value)}: must be a name{quoted} or a mapping")
 
 
 def _teacher_form(value: Any, where: str) -> dict[str, Any] | None:
@@ -185,7 +185,7 @@ def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Sp
     usual_recipe = values.pop("recipe", None)
     dataset = parse(Dataset, values, where)
     spec = conf.spec(dataset.name)
-    if data.SHIPPED.get(dataset.name) != spec and dataset.digest != spec.digest:
+    if not data.is_shipped(spec) and dataset.digest != spec.digest:
         if dataset.digest:
             raise InputError(f"{where}.digest = {dataset.digest!r}: the {dataset.name} here is {spec.digest!r}")
         dataset = replace(dataset, digest=spec.digest)

@@ -14,20 +14,17 @@ from lskd.data import Spec
 from lskd.errors import InputError, unknown
 from lskd.methods import METHODS
 from lskd.models import ARCHS
+from lskd.program import shipped_conf
+from lskd.registry import Registry
 
-
-def shipped_conf() -> Path:
-    """conf/ inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).parent
-    for place in (package / "conf", package.parent.parent / "conf"):
-        if (place / "config.yaml").is_file():
-            return place
-    raise InputError(f"conf/config.yaml: not found in {package} nor in the checkout around it; reinstall lskd")
+# Groups whose choices need no file: what is registered has a name and its defaults.
+REGISTRIES: dict[str, Registry[Any]] = {"dataset": data.DATASETS, "arch": ARCHS, "method": METHODS}
 
 
 @dataclass
 class Conf:
-    """The YAML files of conf/, by group and name, with users' own directories searched first."""
+    """The choices of each group, by name: the YAML files of conf/, with users' own directories searched first, and what
+    needs no file, which is registered or imported."""
 
     directories: tuple[Path, ...] = field(default_factory=lambda: (shipped_conf(),))
     cache: Path = field(default_factory=data.default_cache_root)
@@ -35,14 +32,9 @@ class Conf:
     _loaded: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def names(self, group: str) -> list[str]:
-        """What `group`=NAME may be: the YAML files, and for data sets, networks and methods what else is registered."""
+        """What `group`=NAME may be: the YAML files, what is registered, and imported data sets."""
         found = {path.stem for directory in self.directories for path in (directory / group).glob("*.yaml")}
-        registered: dict[str, Iterable[str]] = {
-            "arch": ARCHS,
-            "method": METHODS,
-            "dataset": self._imported(),
-        }
-        return sorted(found | set(registered.get(group, {})))
+        return sorted({*found, *REGISTRIES.get(group, {}), *(self._imported() if group == "dataset" else ())})
 
     def spec(self, name: str) -> Spec:
         """What a data set is, whether its images are here or not; see `data.spec`."""
@@ -57,7 +49,8 @@ class Conf:
         return {**self.specs, **data.imported(self.cache)}
 
     def load(self, group: str, name: str) -> dict[str, Any]:
-        """The content of conf/`group`/`name`.yaml; `defaults: [other]` in it starts from other files of the group."""
+        """What a choice says: the content of conf/`group`/`name`.yaml, where `defaults: [other]` starts from other
+        choices of the group, or the name of what is registered."""
         if (group, name) not in self._loaded:
             self._loaded[group, name] = self._read(group, name)
         return copy.deepcopy(self._loaded[group, name])
@@ -90,11 +83,11 @@ class Conf:
             elif group in ("table", "experiment"):
                 merged.pop("name", None)
             return merge(merged, content)
+        if name in REGISTRIES.get(group, {}):
+            usual = {"recipe": data.DATASETS[name].recipe} if group == "dataset" else {}
+            return {"name": name, **usual}
         if group == "dataset" and name in (own := self._imported()):
-            usual = "standard_streamed" if own[name].streamed else "standard"
-            return {"name": name, "digest": own[name].digest, "recipe": usual}
-        if name in (ARCHS if group == "arch" else METHODS if group == "method" else ()):  # registered, without a file
-            return {"name": name}
+            return {"name": name, "digest": own[name].digest, "recipe": own[name].usual_recipe}
         raise no_such_file(group, name, self.directories, self.names(group))
 
 

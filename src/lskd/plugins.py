@@ -28,8 +28,8 @@ def load_plugins(given: str | Iterable[str]) -> None:
 
 
 def load_plugin(name: str) -> None:
-    """Import a user's module (a dotted name, or a path to a .py file), which adds to METHODS, ARCHS, PROBES or
-    DATASETS. A file may import what lies beside it."""
+    """Import a user's module (a dotted name, or a path to a .py file), which registers parts of its own. A file may
+    import what lies beside it."""
     path = user_path(name)
     module = f"{FILE}{path.resolve()}"  # a file may be called anything, even random.py
     try:
@@ -45,6 +45,9 @@ def load_plugin(name: str) -> None:
             spec.loader.exec_module(sys.modules[module])
         else:
             importlib.import_module(name)
+    except InputError as error:  # what it registers cannot be used
+        sys.modules.pop(module, None)
+        raise InputError(f"plugin = {name!r}: {error}") from None
     except Exception as error:
         sys.modules.pop(module, None)
         raise InputError(f"plugin = {name!r}: cannot be imported: {type(error).__name__}: {error}") from None

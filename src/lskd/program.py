@@ -25,7 +25,7 @@ def lskd_report() -> int:
 
 
 def lskd_data() -> int:
-    return _start("lskd-data", "lskd.data_cli")
+    return _start("lskd-data", "lskd.data.cli")
 
 
 def lskd_bench() -> int:
@@ -90,3 +90,12 @@ def user_path(given: str | Path) -> Path:
         return Path(given).expanduser()
     except RuntimeError as error:
         raise InputError(f"{str(given)!r}: {error} Write the whole path") from None
+
+
+def shipped_conf() -> Path:
+    """conf/ inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).parent
+    for place in (package / "conf", package.parent.parent / "conf"):
+        if (place / "config.yaml").is_file():
+            return place
+    raise InputError(f"conf/config.yaml: not found in {package} nor in the checkout around it; reinstall lskd")

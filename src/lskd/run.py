@@ -12,13 +12,11 @@ from typing import Any, Generic, Literal, TypeVar
 from lskd.data import Dataset
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS, Method
-from lskd.methods import SHIPPED as SHIPPED_METHODS
 from lskd.models import ARCHS, Arch
-from lskd.models import SHIPPED as SHIPPED_ARCHS
 from lskd.plugins import code_of, version_of
-from lskd.probes import SHIPPED as SHIPPED_PROBES
-from lskd.probes import Probe
+from lskd.probes import PROBES, Probe
 from lskd.recipe import Recipe
+from lskd.registry import Registry
 from lskd.schema import all_fields, flat, identity, parse
 
 T = TypeVar("T")
@@ -36,22 +34,22 @@ class Named(Generic[T]):
     name: str
     settings: T
 
-    def described(self, shipped: Mapping[str, T]) -> dict[str, Any]:
-        """The JSON by which it is hashed: name, code, and the settings that are not those of the `shipped` entry of
-        that name. Of what is registered from outside the package all settings count: its defaults may change."""
-        prototype = shipped.get(self.name)
+    def described(self, registry: Registry[T]) -> dict[str, Any]:
+        """The JSON by which it is hashed: name, code, and the settings that are not those of the shipped entry of that
+        name. Of what is registered from outside the package all settings count: its defaults may change."""
+        prototype = registry.shipped.get(self.name)
         known = type(prototype) is type(self.settings)
         settings = identity(self.settings, prototype) if known else all_fields(self.settings)
         return {"name": self.name, **settings, **_code(type(self.settings))}
 
     @staticmethod
-    def of(described: Mapping[str, Any], registry: Mapping[str, T], shipped: Mapping[str, T], path: str) -> Named[T]:
+    def of(described: Mapping[str, Any], registry: Registry[T], path: str) -> Named[T]:
         """The reverse of `described`, but for the code."""
         settings = {key: value for key, value in described.items() if key != "name"}
         name = described["name"]
         if name not in registry:
             raise unknown(path, name, registry)
-        prototype = shipped.get(name, registry[name])
+        prototype = registry.shipped.get(name, registry[name])
         return Named(name, parse(type(prototype), settings, path, defaults=prototype))
 
 
@@ -212,7 +210,7 @@ class ProbeSpec(Named[Probe]):
 
     def identity(self) -> dict[str, Any]:
         """The settings that are not at their defaults, under the probe's name, and its code."""
-        return self.described(SHIPPED_PROBES)
+        return self.described(PROBES)
 
     @functools.cached_property
     def key(self) -> str:
@@ -220,26 +218,20 @@ class ProbeSpec(Named[Probe]):
         return f"{self.name}-{_digest(self.identity())[:6]}"
 
 
-# The parts of a run that have settings of their own: those that are entries of a registry, with that and what of it is
-# shipped, and those that are not.
-REGISTERED: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-    "arch": (ARCHS, SHIPPED_ARCHS),
-    "method": (METHODS, SHIPPED_METHODS),
-}
+# The parts of a run that have settings of their own: those that are entries of a registry, and those that are not.
+REGISTERED: dict[str, Registry[Any]] = {"arch": ARCHS, "method": METHODS}
 PLAIN: dict[str, type] = {"dataset": Dataset, "recipe": Recipe, "smoothing": Smoothing}
 PARTS = ("dataset", "arch", "method", "recipe", "smoothing")
 
 
 def described_part(name: str, part: Any) -> dict[str, Any]:
     """What the identity of a run says of its part `name`."""
-    return part.described(REGISTERED[name][1]) if name in REGISTERED else identity(part)
+    return part.described(REGISTERED[name]) if name in REGISTERED else identity(part)
 
 
 def part_of(name: str, described: Mapping[str, Any]) -> Any:
     """The reverse of `described_part`, but for the code."""
-    if name in REGISTERED:
-        return Named.of(described, *REGISTERED[name], name)
-    return parse(PLAIN[name], described, name)
+    return Named.of(described, REGISTERED[name], name) if name in REGISTERED else parse(PLAIN[name], described, name)
 
 
 def settings_of_part(name: str, part: Any) -> dict[str, Any]:

@@ -193,7 +193,11 @@ class Store:
 
     def epochs(self, run: Run) -> list[dict[str, Any]]:
         """The lines of the run's log."""
-        path = self.log(run)
+        return self.log_of(run.id)
+
+    def log_of(self, id: str) -> list[dict[str, Any]]:
+        """`epochs` of the run `id`, whichever it is."""
+        path = self.root / "runs" / id / "log.jsonl"
         try:
             text = path.read_text(encoding="utf-8") if path.is_file() else ""
             lines = [json.loads(line) for line in text.splitlines()]

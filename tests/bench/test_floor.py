@@ -151,7 +151,7 @@ def test_the_step_of_a_run():
     words: dict[str, Any] = {"dataset": "mnist", "recipe": "muller_mnist_student", "recipe.batch_size": 16}
     kd = parse_run({**words, "arch": "mlp800", "teacher": "mlp1200", "method": "logit_matching"}, Conf())
     ce = parse_run({**words, "arch": "mlp800"}, Conf())
-    spec = DATASETS["mnist"]
+    spec = DATASETS["mnist"].spec
     plain, cached = count_work(ce, spec), count_work(kd, spec)
     live = count_work(replace(kd, teacher_mode="batch_stats"), spec)
 

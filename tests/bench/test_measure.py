@@ -35,7 +35,7 @@ from lskd.data import DATASETS
 from lskd.errors import InputError
 
 CPU = torch.device("cpu")
-DIGITS = DATASETS["digits"]
+DIGITS = DATASETS["digits"].spec
 WORDS = {"dataset": "digits", "recipe": "quickstart", "arch": "resnet8", "teacher": "resnet8", "method": "kd"}
 QUICK = Options(seconds=0.01, repeats=2, precisions=("fp32",), fleets=(1, 2), examples=150)
 

@@ -16,7 +16,7 @@ from lskd.engine import Shared, train
 from lskd.engine.training import build_network
 from lskd.errors import InputError
 from lskd.methods import METHODS
-from lskd.methods.distillation import Distillation
+from lskd.methods.kd import KD
 from lskd.models import CifarResNetArch
 from lskd.recipe import Recipe, Schedule, WeightDecay
 from lskd.run import Named, Run, Smoothing
@@ -45,7 +45,7 @@ def make_data(channels: int = 3, images: int = 23) -> tuple[Spec, Part]:
 def make_run(alpha: float = 0.0, method: Any = METHODS["ce"], recipe: Recipe = CRD, **fields: Any) -> Run:
     if method.needs_teacher:
         fields["teacher"] = Run(Dataset("noise"), RESNET, Named("ce", METHODS["ce"]), recipe, seed=9)
-    name = "kd" if isinstance(method, Distillation) else "ce"
+    name = "kd" if isinstance(method, KD) else "ce"
     return Run(Dataset("noise"), RESNET, Named(name, method), recipe, Smoothing(alpha), seed=3, **fields)
 
 
@@ -54,8 +54,8 @@ def make_run(alpha: float = 0.0, method: Any = METHODS["ce"], recipe: Recipe = C
     [
         (make_run(alpha=0.1), 0),
         (make_run(alpha=0.1), 2),
-        (make_run(alpha=0.1, method=Distillation()), 0),
-        (make_run(method=Distillation(2.0, 0.7, "add", t_squared=False, student_t="one", divergence="ce")), 0),
+        (make_run(alpha=0.1, method=KD()), 0),
+        (make_run(method=KD(2.0, 0.7, "add", t_squared=False, student_t="one", divergence="ce")), 0),
         (make_run(recipe=replace(CRD, nesterov=True, loss_scale=3.0, schedule=Schedule("cosine", warmup=1))), 0),
         (make_run(recipe=replace(CRD, normalize=Normalize("dataset"))), 0),
         (make_run(recipe=replace(CRD, augment=Augment(crop=6), epochs=None, steps=7)), 0),
@@ -155,7 +155,7 @@ def test_meters():
             "recipe.weight_decay.to = 'weights'",
         ),
         (make_run(recipe=replace(CRD, normalize=Normalize("per_image"))), "recipe.normalize.kind = 'per_image'"),
-        (make_run(method=Distillation(), teacher_mode="batch_stats"), "teacher_mode = 'batch_stats'"),
+        (make_run(method=KD(), teacher_mode="batch_stats"), "teacher_mode = 'batch_stats'"),
         (replace(make_run(), smoothing=Smoothing(0.1, "others")), "smoothing.mass = 'others'"),
         (make_run(method=METHODS["logit_matching"]), "method = 'ce': must be ce or kd"),
     ],

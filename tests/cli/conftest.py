@@ -12,8 +12,6 @@ import torch
 from hydra.core.config_store import ConfigStore
 
 from lskd import cli
-from lskd.methods import METHODS
-from lskd.models import ARCHS
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ def lskd_run(
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
+    forget: Callable[[], None],
 ) -> Iterator[LskdRun]:
     """`lskd_run("seed=1", …)` in an empty directory, without data of the machine's; results go to tmp_path/results.
 
@@ -45,7 +44,6 @@ def lskd_run(
     monkeypatch.setenv("LSKD_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("LSKD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))  # the digits are decoded once
     monkeypatch.setenv("LSKD_DATA", str(tmp_path / "no data"))
-    registered = [(registry, dict(registry)) for registry in (METHODS, ARCHS)]
     monkeypatch.setattr(ConfigStore.instance(), "repo", {**ConfigStore.instance().repo})
 
     def run(*words: str) -> Finished:
@@ -61,7 +59,4 @@ def lskd_run(
 
     threads = torch.get_num_threads()
     yield run
-    for registry, entries in registered:
-        registry.clear()
-        registry.update(entries)
     torch.set_num_threads(threads)  # runtime.threads=1 is for this process

@@ -10,7 +10,7 @@ import pytest
 
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
-from lskd.data import sources
+from lskd.data import readers
 from lskd.launch.sweep import carry_out
 from lskd.runtime import Runtime
 from lskd.store import Store
@@ -202,10 +202,10 @@ def check(finished, *parts: str) -> None:
 def no_download(monkeypatch):
     """No test here may get as far as a download, unless it says so."""
 
-    def download(name, root):
-        raise AssertionError(f"{name} was to be downloaded")
+    def download(self, spec, data):
+        raise AssertionError(f"{spec.name} was to be downloaded")
 
-    monkeypatch.setattr(sources, "_download", download)
+    monkeypatch.setattr(readers.Torchvision, "download", download)
 
 
 @pytest.mark.parametrize(
@@ -238,10 +238,10 @@ def test_plugin_that_raises(lskd_run, tmp_path):
 
 
 def test_no_data_and_no_network(lskd_run, tmp_path, monkeypatch):
-    def download(name, root):
+    def download(self, spec, data):
         raise OSError("no network")
 
-    monkeypatch.setattr(sources, "_download", download)
+    monkeypatch.setattr(readers.Torchvision, "download", download)
     finished = lskd_run("dataset=mnist")
     check(finished, "mnist: no data", str(tmp_path / "no data"), "no network", "lskd-data prepare mnist")
     assert "runtime.data" in finished.err and "runtime.cache" in finished.err

@@ -9,6 +9,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from hydra.initialize import initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from lskd import cli, data_cli
+from lskd import cli
 from lskd.config_groups import Conf, shipped_conf
+from lskd.data import cli as data_cli
 from lskd.environment import published
 from lskd.methods import METHODS
 from lskd.plan import make_plan
@@ -54,6 +56,7 @@ def spawn(tmp_path: Path, *words: str, code: str = "", **env: str) -> subprocess
 
 def run_of(words: list[str]):
     """The run that the command line `words` describe, composed by Hydra as `main` does it."""
+    cli.prepare_groups(words)
     with initialize_config_dir(str(shipped_conf()), version_base="1.3"):
         loader: ConfigLoader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("config", [cli.open_word(word) for word in words], RunMode.RUN)
@@ -315,11 +318,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lskd.errors import require
 from lskd.losses import cross_entropy
-from lskd.methods import METHODS, Batch
-from lskd.methods.method import Method, require
+from lskd.methods import Batch, Method, register
 
 
+@register("confident")
 @dataclass(frozen=True)
 class Confident(Method):
     \"\"\"Cross-entropy minus `weight` times the entropy of the prediction (Pereyra et al. 2017).\"\"\"
@@ -333,9 +337,6 @@ class Confident(Method):
         log_probs = batch.logits.log_softmax(-1)
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         return {"ce": cross_entropy(batch.logits, batch.targets), "entropy": -self.weight * entropy}
-
-
-METHODS["confident"] = Confident()
 """
 
 
@@ -352,13 +353,19 @@ def test_a_method_of_ones_own_is_one_short_file(lskd_run, tmp_path):
     assert "method.weight = -1.0: must be >= 0" in lskd_run(*words, "method.weight=-1").err
 
 
-def forget_plugins() -> None:
+@pytest.fixture
+def forget_plugins(forget: Callable[[], None]) -> Callable[[], None]:
     """As in a new process."""
-    for name in [name for name in sys.modules if name.startswith("plugin:")]:
-        del sys.modules[name]
+
+    def forget_all() -> None:
+        forget()
+        for name in [name for name in sys.modules if name.startswith("plugin:")]:
+            del sys.modules[name]
+
+    return forget_all
 
 
-def test_an_edited_plugin_is_another_run_and_the_plan_says_so(lskd_run, tmp_path):
+def test_an_edited_plugin_is_another_run_and_the_plan_says_so(lskd_run, tmp_path, forget_plugins):
     plugin = tmp_path / "mine.py"
     plugin.write_text(PLUGIN, encoding="utf-8")
     words = (f"plugin={plugin}", "method=confident", "recipe.epochs=1", *LIGHT)
@@ -378,7 +385,7 @@ def test_an_edited_plugin_is_another_run_and_the_plan_says_so(lskd_run, tmp_path
         assert env["code"]["method"] == {"version": 1, "code": config["method"]["code"]}
 
 
-def test_several_plugins_at_once(lskd_run, tmp_path):
+def test_several_plugins_at_once(lskd_run, tmp_path, forget_plugins):
     for name in ("one", "two"):
         (tmp_path / f"{name} file.py").write_text(PLUGIN.replace('"confident"', f'"{name}"'), encoding="utf-8")
     both = f"plugin=['{tmp_path / 'one file.py'}', {tmp_path}/two\\ file.py]"

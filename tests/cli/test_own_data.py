@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lskd import data, data_cli
+from lskd import data
+from lskd.data import cli as data_cli
 
 QUICK = ("arch=mlp", "arch.hidden=[8]", "recipe.epochs=2", "recipe.batch_size=8")
 QUIET = ("runtime.progress=false", "runtime.threads=1", "runtime.workers=1")

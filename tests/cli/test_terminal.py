@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lskd import cli, data_cli, program
+from lskd import cli, program
 from lskd.bench import cli as bench_cli
 from lskd.config_groups import Conf
 from lskd.data import cache
+from lskd.data import cli as data_cli
 from lskd.data.sources import Arrays
 from lskd.errors import InputError
 from lskd.report import cli as report_cli

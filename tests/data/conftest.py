@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lskd.data import DATASETS, cache
+from lskd.data import DATASETS, Origin, cache
+from lskd.data.readers import read_shards
 from lskd.data.sources import Arrays
 
 
@@ -95,6 +96,6 @@ def arrays() -> Arrays:
 @pytest.fixture
 def tiny(arrays: Arrays, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Makes "tiny" a built-in data set for the length of a test; its parquet shards are in the returned data root."""
-    monkeypatch.setitem(DATASETS, "tiny", cache.describe("tiny", arrays))
+    monkeypatch.setitem(DATASETS.entries, "tiny", Origin(cache.describe("tiny", arrays), read_shards, "standard"))
     _write_parquet(tmp_path / "raw" / "tiny", arrays, shards=3)
     return tmp_path / "raw"

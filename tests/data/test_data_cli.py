@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lskd.data_cli import main
+from lskd.data.cli import main
 
 
 @pytest.fixture

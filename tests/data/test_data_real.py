@@ -31,9 +31,9 @@ def test_content(name: str, real_cache: Path) -> None:
     if not (ROOT / name).is_dir():
         pytest.skip(f"LSKD_DATA does not hold {name}")
     # `prepare` compares counts and digest; the rest shows that the digest is that of the right data.
-    assert data.prepare(name, data=ROOT, cache=real_cache, download=False) == DATASETS[name]
+    assert data.prepare(name, data=ROOT, cache=real_cache, download=False) == DATASETS[name].spec
     parts = data.load(Dataset(name), data=ROOT, cache=real_cache)
-    classes = DATASETS[name].num_classes
+    classes = DATASETS[name].spec.num_classes
     if name == "mnist":
         counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
         assert parts["train"].labels.bincount().tolist() == counts
@@ -56,7 +56,7 @@ def test_holdout(name: str, real_cache: Path) -> None:
         pytest.skip(f"LSKD_DATA does not hold {name}")
     dataset = Dataset(name, holdout=5_000, limit=1_000, evaluate="validation")
     parts = data.load(dataset, data=ROOT, cache=real_cache)
-    spec = DATASETS[name]
+    spec = DATASETS[name].spec
     assert parts["validation"].images.shape == (5_000, *spec.shape)
     assert parts["train"].images.shape == (1_000, *spec.shape)
     if name != "mnist":

@@ -13,7 +13,7 @@ import pytest
 
 import lskd
 from lskd import data
-from lskd.data import DATASETS, Dataset, cache, scratch, sources
+from lskd.data import DATASETS, Dataset, cache, scratch
 from lskd.errors import InputError
 
 SRC = Path(lskd.__file__).parent.parent
@@ -24,13 +24,20 @@ def python(code: str, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code, *args], env=env, text=True, stdout=-1, stderr=-1)
 
 
+def replace_spec(monkeypatch: pytest.MonkeyPatch, **fields: object) -> None:
+    """Of "tiny"."""
+    known = DATASETS["tiny"]
+    changed = dataclasses.replace(known, spec=dataclasses.replace(known.spec, **fields))
+    monkeypatch.setitem(DATASETS.entries, "tiny", changed)
+
+
 def entries(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "data").iterdir()) if (root / "data").exists() else []
 
 
 def test_importing_is_cheap() -> None:
     heavy = "{'torch', 'torchvision', 'numpy', 'pyarrow', 'sklearn', 'PIL'}"
-    out, err = python(f"import sys, lskd.data, lskd.data_cli; print({heavy} & set(sys.modules))").communicate()
+    out, err = python(f"import sys, lskd.data, lskd.data.cli; print({heavy} & set(sys.modules))").communicate()
     assert (out.strip(), err) == ("set()", "")
 
 
@@ -66,17 +73,18 @@ def test_dataset_out_of_range(fields, message) -> None:
 )
 def test_parts_that_the_data_cannot_give(fields, message) -> None:
     with pytest.raises(InputError) as caught:
-        data.check(Dataset("mnist", **fields), DATASETS["mnist"])
+        data.check(Dataset("mnist", **fields), DATASETS["mnist"].spec)
     assert str(caught.value).startswith(message)
 
 
 def test_parts_at_the_limits() -> None:
-    data.check(Dataset("mnist", holdout=10_000, limit=50_000), DATASETS["mnist"])
-    data.check(Dataset("mnist", holdout=59_999, evaluate="validation"), DATASETS["mnist"])
+    data.check(Dataset("mnist", holdout=10_000, limit=50_000), DATASETS["mnist"].spec)
+    data.check(Dataset("mnist", holdout=59_999, evaluate="validation"), DATASETS["mnist"].spec)
 
 
 def test_built_in_specs_are_consistent() -> None:
-    for name, spec in DATASETS.items():
+    for name, known in DATASETS.items():
+        spec = known.spec
         assert spec.name == name
         assert len(spec.class_names) == len(set(spec.class_names)) == spec.num_classes
         assert len(spec.digest) == (0 if spec.streamed else 64)
@@ -96,7 +104,8 @@ def test_unknown_name_suggests_also_imported_ones(arrays, write_parquet, tmp_pat
 
 def test_load_prepares_once(tiny, arrays, tmp_path, monkeypatch) -> None:
     first = data.load(Dataset("tiny"), data=tiny, cache=tmp_path)
-    monkeypatch.setattr(sources, "read", None)  # from here on, reading the source would fail
+    unread = dataclasses.replace(DATASETS["tiny"], read=None)
+    monkeypatch.setitem(DATASETS.entries, "tiny", unread)  # from here on, reading the source would fail
     parts = data.load(Dataset("tiny"), data=tiny, cache=tmp_path)
     assert set(parts) == set(first) == {"train", "test"}
     for part in ("train", "test"):
@@ -151,7 +160,7 @@ def test_equal_images_are_ordered_by_label(arrays) -> None:
 
 def test_digits_are_the_ones_that_are_known(tmp_path) -> None:
     data.prepare("digits", data=tmp_path, cache=tmp_path)
-    assert data.verify("digits", cache=tmp_path) == DATASETS["digits"]
+    assert data.verify("digits", cache=tmp_path) == DATASETS["digits"].spec
 
 
 @pytest.mark.parametrize(
@@ -164,7 +173,7 @@ def test_digits_are_the_ones_that_are_known(tmp_path) -> None:
     ],
 )
 def test_other_data_than_expected_is_not_cached(field, value, message, tiny, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(DATASETS, "tiny", dataclasses.replace(DATASETS["tiny"], **{field: value}))
+    replace_spec(monkeypatch, **{field: value})
     with pytest.raises(InputError, match=message):
         data.prepare("tiny", data=tiny, cache=tmp_path)
     assert entries(tmp_path) == []
@@ -175,7 +184,9 @@ import json, sys
 from pathlib import Path
 from lskd import data
 raw, cache, spec = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-data.DATASETS["tiny"] = data.Spec(**{**spec, "shape": tuple(spec["shape"]), "class_names": tuple(spec["class_names"])})
+from lskd.data.readers import read_shards
+spec |= {"shape": tuple(spec["shape"]), "class_names": tuple(spec["class_names"])}
+data.register(data.Spec(**spec))(read_shards)
 from lskd.data import cache as disk
 write = disk.write
 def write_when_both_are_ready(*args, **kwargs):
@@ -188,7 +199,7 @@ data.prepare("tiny", data=raw, cache=cache)
 
 
 def test_two_processes_that_prepare_at_once_both_succeed(tiny, tmp_path) -> None:
-    spec = json.dumps(dataclasses.asdict(DATASETS["tiny"]))
+    spec = json.dumps(dataclasses.asdict(DATASETS["tiny"].spec))
     env = {**os.environ, "PYTHONPATH": str(SRC)}
     command = [sys.executable, "-c", PREPARE, str(tiny), str(tmp_path), spec]
     pair = [subprocess.Popen(command, env=env, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(2)]
@@ -321,14 +332,14 @@ def test_garbled_meta(meta, tiny, tmp_path) -> None:
 
 def test_cache_of_other_data_under_a_built_in_name(tiny, tmp_path, monkeypatch) -> None:
     data.prepare("tiny", data=tiny, cache=tmp_path)
-    monkeypatch.setitem(DATASETS, "tiny", dataclasses.replace(DATASETS["tiny"], digest="0" * 64))
+    replace_spec(monkeypatch, digest="0" * 64)
     with pytest.raises(InputError, match="describes other data than tiny"):
         data.load(Dataset("tiny"), data=tiny, cache=tmp_path)
 
 
 def test_verify_looks_at_the_content_too(tiny, arrays, tmp_path) -> None:
     arrays.train_images[0] ^= 1
-    cache.write(tmp_path / "data" / "tiny", DATASETS["tiny"], arrays, source="a test", replace=False)
+    cache.write(tmp_path / "data" / "tiny", DATASETS["tiny"].spec, arrays, source="a test", replace=False)
     with pytest.raises(InputError, match="pixels or labels differ from tiny"):
         data.verify("tiny", cache=tmp_path)
 
@@ -381,9 +392,10 @@ def test_import_of_a_bad_name_or_size(name, size, message, tmp_path) -> None:
         data.import_folder(name, tmp_path, cache=tmp_path, size=size)
 
 
-def test_names_of_shipped_choices_are_taken() -> None:
-    shipped = {path.stem for path in (SRC.parent / "conf" / "dataset").glob("*.yaml")}
-    assert shipped == {*DATASETS, *data._SHIPPED}
+def test_names_of_shipped_choices_are_taken(tmp_path) -> None:
+    for name in (*DATASETS, *(path.stem for path in (SRC.parent / "conf" / "dataset").glob("*.yaml"))):
+        with pytest.raises(InputError, match=f"name = '{name}': is a (part of a )?built-in data set"):
+            data.import_folder(name, tmp_path, cache=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["102flowers", "nulls", "e1", "true_or_not", "_1", "a1e3"])

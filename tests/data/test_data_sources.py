@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lskd.data import cache, sources
+from lskd.data import DATASETS, Spec, cache, readers, sources
+from lskd.data.readers import read_shards
 from lskd.data.sources import Arrays
 from lskd.errors import InputError
 
@@ -25,8 +26,18 @@ def assert_same(found: Arrays, expected: Arrays) -> None:
     assert found.class_names == expected.class_names
 
 
+def read(name: str, data: Path, *, download: bool = False) -> tuple[Arrays, str]:
+    known = DATASETS[name]
+    content, source = known.read(known.spec, data=data, download=download)
+    assert isinstance(content, Arrays)
+    return content, source
+
+
+TINY = Spec("tiny", "Tiny", 3, (3, 6, 5), 30, 9, ("ant", "bee", "cat"), digest="")
+
+
 def read_tiny(data: Path) -> Arrays:
-    return sources.read("tiny", data=data, download=False)[0]
+    return read_shards(TINY, data=data, download=False)[0]
 
 
 # Parquet
@@ -318,7 +329,7 @@ def grey() -> np.ndarray:
 @pytest.mark.parametrize("below", ["", "mnist"])
 def test_torchvision_mnist(below, grey, tmp_path) -> None:
     write_mnist(tmp_path / below, grey, grey[:2])
-    found, source = sources.read("mnist", data=tmp_path, download=False)
+    found, source = read("mnist", tmp_path)
     np.testing.assert_array_equal(found.train_images, grey[:, None])
     np.testing.assert_array_equal(found.test_images, grey[:2, None])
     assert found.train_labels.tolist() == [1, 1, 1, 1] and found.train_labels.dtype == np.int64
@@ -330,7 +341,7 @@ def test_torchvision_mnist_cut_short(grey, tmp_path) -> None:
     file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(InputError, match=r"raw: incomplete or damaged"):
-        sources.read("mnist", data=tmp_path, download=False)
+        read("mnist", tmp_path)
 
 
 def test_torchvision_cifar(tmp_path, monkeypatch) -> None:
@@ -353,14 +364,14 @@ def test_torchvision_cifar(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(cifar100, "test_list", [["test", md5["test"]]])
     monkeypatch.setattr(cifar100, "meta", {**cifar100.meta, "md5": md5["meta"]})
 
-    found, _ = sources.read("cifar100", data=tmp_path, download=False)
+    found, _ = read("cifar100", tmp_path)
     np.testing.assert_array_equal(found.train_images, images)
     np.testing.assert_array_equal(found.test_images, images[:1])
     assert found.train_labels.tolist() == [3, 2, 1, 0] and found.test_labels.tolist() == [5]
 
     (folder / "test").write_bytes(b"")
     with pytest.raises(InputError, match="cifar-100-python: incomplete or damaged"):
-        sources.read("cifar100", data=tmp_path, download=False)
+        read("cifar100", tmp_path)
 
 
 def test_download_arrives_complete_or_not_at_all(grey, tmp_path, monkeypatch) -> None:
@@ -371,7 +382,7 @@ def test_download_arrives_complete_or_not_at_all(grey, tmp_path, monkeypatch) ->
         print("torchvision's chatter")
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
-    found, source = sources.read("mnist", data=tmp_path / "new", download=True)
+    found, source = read("mnist", tmp_path / "new", download=True)
     np.testing.assert_array_equal(found.train_images, grey[:, None])
     assert source == "downloaded by torchvision"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["MNIST"]
@@ -389,7 +400,7 @@ def test_no_data_and_no_network_is_one_line_that_says_what_to_do(tmp_path, monke
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
     with pytest.raises(InputError) as caught:
-        sources.read("mnist", data=tmp_path, download=True)
+        read("mnist", tmp_path, download=True)
     message = str(caught.value)
     assert "\n" not in message
     for part in (
@@ -401,7 +412,7 @@ def test_no_data_and_no_network_is_one_line_that_says_what_to_do(tmp_path, monke
         "`lskd-data import`",
     ):
         assert part in message
-    assert calls == [sources._DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() is None
+    assert calls == [readers._DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() is None
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().out == ""
 
@@ -409,12 +420,12 @@ def test_no_data_and_no_network_is_one_line_that_says_what_to_do(tmp_path, monke
 def test_download_into_a_place_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"the download failed \(.*Not a directory"):
-        sources.read("mnist", data=tmp_path / "file" / "raw", download=True)
+        read("mnist", tmp_path / "file" / "raw", download=True)
 
 
 def test_without_download_nothing_is_tried(tmp_path) -> None:
     with pytest.raises(InputError) as caught:
-        sources.read("cifar10", data=tmp_path, download=False)
+        read("cifar10", tmp_path)
     assert "download failed" not in str(caught.value)
 
 
@@ -422,7 +433,7 @@ def test_without_download_nothing_is_tried(tmp_path) -> None:
 
 
 def test_digits() -> None:
-    digits = sources.read_digits()
+    digits = read("digits", Path("nowhere"))[0]
     assert digits.train_images.shape == (1437, 1, 8, 8) and digits.test_images.shape == (360, 1, 8, 8)
     assert digits.train_images.dtype == np.uint8 and digits.train_images.max() == 255
     assert np.ptp(np.bincount(digits.test_labels)) <= 2

@@ -135,7 +135,7 @@ def test_names_and_digests_do_not_depend_on_the_locale(tmp_path):
     picture(root / "train" / "bée" / "ü.png")
     program = """
 import sys
-from lskd.data_cli import main
+from lskd.data.cli import main
 for how in ([], ["--stream"]):
     assert main(["import", f"mine{len(how)}", sys.argv[1], "--cache", sys.argv[2], *how]) == 0
 """

@@ -14,6 +14,7 @@ from PIL import Image
 from lskd import data
 from lskd.data import Dataset, index
 from lskd.data import cache as disk
+from lskd.data.readers import ImageFolders
 from lskd.errors import InputError
 
 CLASSES = ("ant", "bee")
@@ -196,10 +197,9 @@ def test_the_digest_of_unchanged_data_never_changes(stream, digest, tmp_path):
 
 
 def test_a_built_in_one_is_restored_or_indexed_again(root, tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        data.DATASETS, "imagenet", data.Spec("imagenet", "ImageNet", 2, (3, 0, 0), 12, 6, CLASSES, digest="")
-    )
-    monkeypatch.setattr(index, "class_ids", lambda name: CLASSES)
+    small = data.Spec("imagenet", "ImageNet", 2, (3, 0, 0), 12, 6, CLASSES, digest="")
+    origin = data.Origin(small, ImageFolders(CLASSES, test="val"), "standard_streamed")
+    monkeypatch.setitem(data.DATASETS.entries, "imagenet", origin)
     root.rename(tmp_path / "imagenet")
     data.load(Dataset("imagenet"), data=tmp_path, cache=tmp_path / "cache")
     spoil(tmp_path / "imagenet/train/ant/0.JPEG")

@@ -15,10 +15,13 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import pil_to_tensor, resized_crop
 
-from lskd import data, data_cli
+from lskd import data
 from lskd.data import DATASETS, Dataset
+from lskd.data import cli as data_cli
 from lskd.data.augment import Augment, ResizedCrop
-from lskd.data.index import Files, class_ids
+from lskd.data.index import Files
+from lskd.data.readers import ImageFolders
+from lskd.data.sets.imagenet import FOLDERS
 from lskd.data.stream import NO_VIEW, Stream
 from lskd.errors import InputError
 
@@ -238,7 +241,7 @@ def test_grey_and_cmyk_images_become_rgb(tmp_path):
 
 
 def test_imagenet_is_known_by_its_folders_and_names():
-    spec, ids = DATASETS["imagenet"], class_ids("imagenet")
+    spec, ids = DATASETS["imagenet"].spec, FOLDERS
     assert (spec.num_classes, spec.train, spec.test) == (1000, 1_281_167, 50_000)
     assert len(set(spec.class_names)) == len(set(ids)) == 1000
     assert list(ids) == sorted(ids), "labels are positions in alphabetical order of the folders"
@@ -250,13 +253,11 @@ def test_imagenet_is_known_by_its_folders_and_names():
 @pytest.fixture
 def tiny_imagenet(monkeypatch, write_photographs, tmp_path) -> Path:
     """`imagenet` with two of its classes and a few images, in the returned data root."""
-    import lskd.data.index
-
-    ids = class_ids("imagenet")[:2]
-    known = DATASETS["imagenet"]
+    ids = FOLDERS[:2]
+    known = DATASETS["imagenet"].spec
     small = data.Spec("imagenet", known.title, 2, (3, 0, 0), 8, 4, known.class_names[:2], digest="")
-    monkeypatch.setitem(DATASETS, "imagenet", small)
-    monkeypatch.setattr(lskd.data.index, "class_ids", lambda name: ids)
+    origin = data.Origin(small, ImageFolders(ids, test="val"), "standard_streamed")
+    monkeypatch.setitem(DATASETS.entries, "imagenet", origin)
     write_photographs(tmp_path / "raw" / "imagenet", {"train": 4, "val": 2}, ids)
     (tmp_path / "raw" / "imagenet" / "test").mkdir()  # the official test images have no labels
     return tmp_path / "raw"

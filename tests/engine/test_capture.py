@@ -250,7 +250,7 @@ class Waiting(Method):
 
 
 def test_state_outside_of_the_device_would_be_seen(monkeypatch):
-    monkeypatch.setitem(METHODS, "forgetful", Forgetful())
+    monkeypatch.setitem(METHODS.entries, "forgetful", Forgetful())
     plain, replayed = make_training("mlp", "forgetful"), make_training("mlp", "forgetful")
     train(plain)
     Forgetful.calls = 0
@@ -260,7 +260,7 @@ def test_state_outside_of_the_device_would_be_seen(monkeypatch):
 
 
 def test_waiting_for_the_device_would_be_seen(monkeypatch):
-    monkeypatch.setitem(METHODS, "waiting", Waiting())
+    monkeypatch.setitem(METHODS.entries, "waiting", Waiting())
     training = make_training("mlp", "waiting")
     replaying(training)
     with pytest.raises(AssertionError, match="waits for the device: _local_scalar_dense"):

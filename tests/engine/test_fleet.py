@@ -193,16 +193,13 @@ def test_nothing_of_a_training_lives_on(trainings, method):
     assert len(trainings) > 2 and network() is None
 
 
-def test_nothing_of_a_training_that_ends_early_lives_on(trainings):
+def test_nothing_of_a_training_that_ends_early_lives_on(trainings, monkeypatch):
     """Stopped, or diverged; once its error has been dealt with."""
+    monkeypatch.setitem(METHODS.entries, "explosive", Explosive())
     for error, options in ((Interrupted, {"stop": lambda: True}), (Diverged, {})):
-        METHODS["explosive"] = Explosive()
         run = replace(DROPOUT, method=Named("explosive", Explosive()))
-        try:
-            with pytest.raises(error):
-                train(run, SPEC, PARTS, shared=Shared(torch.device("cpu")), **options)
-        finally:
-            del METHODS["explosive"]
+        with pytest.raises(error):
+            train(run, SPEC, PARTS, shared=Shared(torch.device("cpu")), **options)
         assert [ref() for ref in trainings if ref() is not None] == []
     assert len(trainings) >= 6
 
@@ -220,7 +217,7 @@ class Explosive(Method):
         return {"ce": METHODS["ce"].loss(batch)["ce"] * torch.inf}
 
 
-def test_a_diverging_run_disturbs_no_companion():
+def test_a_diverging_run_disturbs_no_companion(monkeypatch):
     cpu = torch.device("cpu")
     explosive = replace(DROPOUT, method=Named("explosive", Explosive()))
     shared, outcomes = Shared(cpu), dict[str, Any]()
@@ -231,17 +228,14 @@ def test_a_diverging_run_disturbs_no_companion():
         except Diverged as error:
             outcomes[run.method.name] = error
 
-    METHODS["explosive"] = Explosive()
-    try:
-        threads = [threading.Thread(target=work, args=(run,)) for run in (explosive, STUDENT)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert isinstance(outcomes["explosive"], Diverged)
-        assert differences(outcomes["kd"], fit(STUDENT, Shared(cpu))) == []
-    finally:
-        del METHODS["explosive"]
+    monkeypatch.setitem(METHODS.entries, "explosive", Explosive())
+    threads = [threading.Thread(target=work, args=(run,)) for run in (explosive, STUDENT)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert isinstance(outcomes["explosive"], Diverged)
+    assert differences(outcomes["kd"], fit(STUDENT, Shared(cpu))) == []
 
 
 # ---- on a GPU -----------------------------------------------------------------------------------------------------
@@ -349,7 +343,7 @@ spec = importlib.util.spec_from_file_location("fleet", sys.argv[1])
 fleet = sys.modules["fleet"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fleet)
 from lskd.engine import CaptureFailed, Shared
-fleet.METHODS["waiting"] = fleet.Waiting()
+fleet.METHODS.register("waiting")(fleet.Waiting)
 told = []
 for strict in "10":
     os.environ["LSKD_STRICT_CAPTURE"] = strict

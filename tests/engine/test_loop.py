@@ -26,7 +26,7 @@ from lskd.engine.shared import Table
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import build_network, set_precision
 from lskd.methods import METHODS, Batch, Method
-from lskd.methods.distillation import Distillation
+from lskd.methods.kd import KD
 from lskd.models import ARCHS, Arch, CifarResNetArch, MLPArch
 from lskd.recipe import Recipe, Schedule, WeightDecay
 from lskd.run import Named, Run, Smoothing, table_bytes
@@ -225,7 +225,7 @@ def test_networks_of_a_fixed_input_size_are_evaluated_on_windows_of_the_crops_si
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_step_on_cuda_is_that_on_a_cpu():
-    run = make_run(Distillation(), arch=RESNET, steps=1, augment=Augment(pad=1, flip=True))
+    run = make_run(KD(), arch=RESNET, steps=1, augment=Augment(pad=1, flip=True))
     here = fit(run, make_teacher(RESNET))
     there = train(run, SPEC, PARTS, make_teacher(RESNET), shared=Shared(torch.device("cuda")))
     for name, value in weights(here).items():
@@ -297,9 +297,7 @@ def watch(inner: Method, seed: int, **fields: Any) -> list[tuple[Tensor, Tensor]
 def test_methods_are_paired_by_seed():
     """The same initial weights, the same images in the same order, through the same crops and flips."""
     dropout = MLPArch(hidden=(6,), hidden_dropout=0.5)
-    ce, kd = (
-        watch(method, seed=1, arch=dropout) for method in (METHODS["ce"], Distillation(beta=1.0, t_squared=False))
-    )
+    ce, kd = (watch(method, seed=1, arch=dropout) for method in (METHODS["ce"], KD(beta=1.0, t_squared=False)))
     assert len(ce) == len(kd) == 6
     assert torch.equal(ce[0][1], kd[0][1])  # the first logits, dropout's draws included
     assert not torch.equal(ce[-1][1], kd[-1][1])  # the methods do differ
@@ -349,7 +347,7 @@ def test_the_global_generator_changes_nothing():
 
 
 def test_initial_weights_do_not_depend_on_the_teacher():
-    run = make_run(Distillation())
+    run = make_run(KD())
     assert_identical(build_network(run, SPEC).state_dict(), build_network(make_run(), SPEC).state_dict())
 
 
@@ -400,7 +398,7 @@ def test_a_view_is_evaluated_once():
     assert len(evaluated) == before
 
 
-@pytest.mark.parametrize("method", [Distillation(), METHODS["logit_matching"]])
+@pytest.mark.parametrize("method", [KD(), METHODS["logit_matching"]])
 def test_students_of_a_tabulated_teacher_are_those_of_one_evaluated_every_epoch(method):
     run = make_run(method, arch=RESNET, epochs=3, augment=Augment(flip=True))
     tabulated, ahead = (fit(run, make_teacher(RESNET), teacher_memory=memory) for memory in (1e9, 0))
@@ -415,12 +413,12 @@ def test_students_share_a_table():
     """Other seeds and temperatures of the method; not another augmentation or another teacher."""
     shared = Shared(CPU)
     tables = []
-    first = make_run(Distillation(), augment=Augment(flip=True))
+    first = make_run(KD(), augment=Augment(flip=True))
     assert first.teacher is not None
     for run in (
         first,
-        dataclasses.replace(first, seed=7, method=Named("kd", Distillation(temperature=2.0))),
-        make_run(Distillation(), augment=Augment(pad=1)),
+        dataclasses.replace(first, seed=7, method=Named("kd", KD(temperature=2.0))),
+        make_run(KD(), augment=Augment(pad=1)),
         dataclasses.replace(first, teacher=dataclasses.replace(first.teacher, seed=9)),
     ):
         with shared.table(run, shared.images(run, PARTS).views, CLASSES) as table:
@@ -433,7 +431,7 @@ def test_tables_keep_to_their_memory():
     """A table of 2 views of 11 images takes 11 · 2 · (4 · 4 + 1) bytes; the one unused longest makes room."""
     size = 11 * 2 * (CLASSES * 4 + 1)
     assert size == table_bytes(11, 2, CLASSES)
-    run = make_run(Distillation(), augment=Augment(flip=True))
+    run = make_run(KD(), augment=Augment(flip=True))
     assert run.teacher is not None
     runs = [dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, seed=seed)) for seed in range(3)]
 
@@ -464,7 +462,7 @@ def test_a_teacher_is_not_changed_by_teaching(mode, memory):
     teacher = make_teacher(RESNET)
     before = copy.deepcopy(teacher.state_dict())
     assert any("running_mean" in name for name in before)
-    run = make_run(Distillation(), epochs=2, teacher_mode=mode)
+    run = make_run(KD(), epochs=2, teacher_mode=mode)
     train(run, SPEC, PARTS, teacher, shared=Shared(CPU, memory))
     assert_identical(before, teacher.state_dict())
     assert all(p.grad is None for p in teacher.parameters())
@@ -524,7 +522,7 @@ def test_gamma_without_a_teacher_is_alpha(mass, expected):
 def test_gamma_of_a_distilled_student_by_hand(temperature):
     """A teacher whose logits are the pixels: γ = mean over the training set of (1 - p_t(y)) K/(K-1)."""
     spec, parts = make_data(shape=(1, 4, 4), classes=16)
-    run = make_run(Distillation(temperature=temperature, beta=0.3), alpha=0.1, steps=2)
+    run = make_run(KD(temperature=temperature, beta=0.3), alpha=0.1, steps=2)
     outcome = train(run, spec, parts, Pixels(16), shared=Shared(CPU))
     probs = (parts["train"].images.flatten(1).double() / 255 / temperature).softmax(-1)
     p_true = probs[torch.arange(11), parts["train"].labels]
@@ -534,9 +532,7 @@ def test_gamma_of_a_distilled_student_by_hand(temperature):
 def test_gamma_is_of_augmented_images():
     spec, parts = make_data(shape=(1, 4, 4), classes=16)
     augment = Augment(pad=1, flip=True)
-    outcome = train(
-        make_run(Distillation(temperature=1.0), augment=augment), spec, parts, Pixels(16), shared=Shared(CPU)
-    )
+    outcome = train(make_run(KD(temperature=1.0), augment=augment), spec, parts, Pixels(16), shared=Shared(CPU))
     views = Views(parts["train"].images, augment)
     pixels = views.take(torch.arange(11), views.draw(generator_for(0, "augment", 0)))
     p_true = (pixels.flatten(1) / 255).softmax(-1)[torch.arange(11), parts["train"].labels]
@@ -622,7 +618,7 @@ CASES: dict[str, tuple[Run, nn.Module | None]] = {
     ),
     "distilled": (
         make_run(
-            Distillation(), arch=MLPArch(hidden=(6,), hidden_dropout=0.5), steps=8, momentum=0.9,
+            KD(), arch=MLPArch(hidden=(6,), hidden_dropout=0.5), steps=8, momentum=0.9,
             augment=Augment(flip=True), evaluate_every=2,
         ),
         make_teacher(RESNET),
@@ -679,7 +675,7 @@ def test_a_training_may_be_interrupted_at_every_step(undisturbed, tmp_path):
 def test_a_training_goes_on_where_it_was_interrupted_on_cuda(step, tmp_path):
     """Before anything is captured, between the two sizes, and while all is replayed. 3 steps an epoch."""
     dropout = MLPArch(hidden=(6,), hidden_dropout=0.5)
-    run = make_run(Distillation(), arch=dropout, epochs=6, momentum=0.9, ema=0.5, augment=Augment(flip=True))
+    run = make_run(KD(), arch=dropout, epochs=6, momentum=0.9, ema=0.5, augment=Augment(flip=True))
     teacher, checkpoint = make_teacher(), tmp_path / "checkpoint.pt"
 
     def on_cuda(**options: Any) -> Outcome:

@@ -15,7 +15,7 @@ from lskd.engine import Shared, run_probes, train
 from lskd.engine.seeds import generator_for
 from lskd.engine.training import build_network, forward
 from lskd.methods import METHODS, Method
-from lskd.methods.distillation import Distillation
+from lskd.methods.kd import KD
 from lskd.models import CifarResNetArch
 from lskd.probes import Probe, Scene
 from lskd.recipe import Recipe
@@ -46,7 +46,7 @@ def make_run(student: Normalize, teacher: Normalize, method: Method | None = Non
     of_teacher = replace(recipe, normalize=teacher, augment=Augment())
     taught_by = Run(Dataset("noise"), ARCH, Named("ce", METHODS["ce"]), of_teacher, seed=7)
     taught_by = replace(taught_by, **{k: fields.pop(k) for k in list(fields) if k == "dataset"})
-    named = Named("kd", method or Distillation(temperature=1.0))
+    named = Named("kd", method or KD(temperature=1.0))
     return Run(Dataset("noise"), ARCH, named, recipe, teacher=taught_by, streams="own", **fields)
 
 

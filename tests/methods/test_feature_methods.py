@@ -22,8 +22,8 @@ from lskd.engine.seeds import generator_for, seed_for
 from lskd.engine.training import build_network
 from lskd.errors import InputError
 from lskd.methods import METHODS, Batch, Pair
-from lskd.methods.connectors import regressor
-from lskd.methods.overhaul import margins
+from lskd.methods.modules.regressor import regressor
+from lskd.methods.ofd import margins
 from lskd.models import CifarResNetArch
 from lskd.recipe import Recipe, WeightDecay
 from lskd.run import Named, Run
@@ -38,15 +38,9 @@ STUDENT |= {f"{name}_pre": STUDENT[name] for name in ("f1", "f2", "f3")}
 TEACHER |= {f"{name}_pre": TEACHER[name] for name in ("f1", "f2", "f3")}
 LABELS = torch.arange(N) % K
 
-# At the size of these tests.
-SMALL: dict[str, dict[str, Any]] = {
-    "crd": {"negatives": 5, "dimensions": 6}, "cc": {"dimensions": 6},
-    "ab": {"initial_epochs": 1}, "fsp": {"initial_epochs": 1}, "ft": {"initial_epochs": 1},
-}  # fmt: skip
-
 
 def small(name: str, **knobs: Any) -> Any:
-    return dataclasses.replace(METHODS[name], **{**SMALL.get(name, {}), **knobs})
+    return dataclasses.replace(METHODS[name], **{**METHODS[name].small, **knobs})
 
 
 Features = Sequence[tuple[Tensor, Tensor]]

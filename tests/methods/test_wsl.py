@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from lskd.errors import InputError
 from lskd.losses import regularization_samples, soft_cross_entropy
 from lskd.methods import METHODS, Batch
-from lskd.methods.distillation import Distillation
-from lskd.methods.relational import Relational
-from lskd.methods.wsl import WeightedSoftLabels, wsl_weights
+from lskd.methods.kd import KD
+from lskd.methods.rkd import RKD
+from lskd.methods.wsl import WSL, wsl_weights
 
 B, K = 400, 5
 
@@ -92,7 +92,7 @@ def test_a_teacher_that_is_certain_gives_weights_that_are_finite():
 def test_wsl_by_hand():
     """∂L/∂z = (p_s - q) + β w T (p_s(T) - p_t(T)), and no gradient through w."""
     method = METHODS["wsl"]
-    assert isinstance(method, WeightedSoftLabels) and (method.temperature, method.beta) == (4.0, 2.25)
+    assert isinstance(method, WSL) and (method.temperature, method.beta) == (4.0, 2.25)
     w = expected_weights()
     terms = method.loss(make_batch())
     log_p_s, p_t = (STUDENT / 4).log_softmax(1), (TEACHER / 4).softmax(1)
@@ -108,7 +108,7 @@ def test_wsl_by_hand():
 # ---- some samples -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Distillation, WeightedSoftLabels])
+@pytest.mark.parametrize("kind", [KD, WSL])
 @pytest.mark.parametrize(("keep_rs", "keep_others"), [(0.0, 1.0), (1.0, 0.0)])
 def test_distillation_without_regularization_samples_and_on_them_alone(kind, keep_rs, keep_others):
     whole, part = kind().loss(make_batch()), kind(keep_rs=keep_rs, keep_others=keep_others).loss(make_batch())
@@ -119,7 +119,7 @@ def test_distillation_without_regularization_samples_and_on_them_alone(kind, kee
 
 @pytest.mark.parametrize(("keep_rs", "keep_others"), [(0.25, 1.0), (1.0, 0.75)])
 def test_a_chance_keeps_so_many(keep_rs, keep_others):
-    method = Distillation(keep_rs=keep_rs, keep_others=keep_others)
+    method = KD(keep_rs=keep_rs, keep_others=keep_others)
     batch, rs = make_batch(), is_rs(4.0)
     kept = torch.stack([method.loss(batch)["soft"].detach() > 0 for _ in range(50)]).double()
     assert kept[:, rs].mean().item() == pytest.approx(keep_rs, abs=0.02)
@@ -141,10 +141,10 @@ def test_masked_distillation_by_hand(divergence, temperature):
     knobs: dict[str, Any] = {"temperature": T, "beta": 1.0, "divergence": divergence}
     of_label = (p_t * ONE_HOT).sum(1, keepdim=True)
     expected = T * (p_s * (1 - of_label) - p_t * (1 - ONE_HOT))
-    torch.testing.assert_close(gradient(Distillation(**knobs, masked="sum"), "soft"), expected)
+    torch.testing.assert_close(gradient(KD(**knobs, masked="sum"), "soft"), expected)
     expected = T * (p_s - p_t) * (1 - ONE_HOT)
-    torch.testing.assert_close(gradient(Distillation(**knobs, masked="gradient"), "soft"), expected)
-    torch.testing.assert_close(gradient(Distillation(**knobs), "soft"), T * (p_s - p_t))
+    torch.testing.assert_close(gradient(KD(**knobs, masked="gradient"), "soft"), expected)
+    torch.testing.assert_close(gradient(KD(**knobs), "soft"), T * (p_s - p_t))
 
 
 def test_masked_losses_by_hand():
@@ -152,18 +152,16 @@ def test_masked_losses_by_hand():
     log_p_s, log_p_t = (STUDENT / 4).log_softmax(1), (TEACHER / 4).log_softmax(1)
     for divergence, term in (("ce", -log_p_s), ("kl", log_p_t - log_p_s)):
         knobs: dict[str, Any] = {"beta": 1.0, "divergence": divergence}
-        value = Distillation(**knobs, masked="sum").loss(make_batch())["soft"]
+        value = KD(**knobs, masked="sum").loss(make_batch())["soft"]
         torch.testing.assert_close(value.detach(), 16 * (others * log_p_t.exp() * term).sum(1))
-        plain, stopped = (
-            Distillation(**knobs, masked=masked).loss(make_batch())["soft"] for masked in ("no", "gradient")
-        )
+        plain, stopped = (KD(**knobs, masked=masked).loss(make_batch())["soft"] for masked in ("no", "gradient"))
         assert torch.equal(plain, stopped)
 
 
 # ---- bad input ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Distillation, WeightedSoftLabels])
+@pytest.mark.parametrize("kind", [KD, WSL])
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
@@ -193,4 +191,4 @@ def test_knobs_out_of_range(kind, knobs, message):
 )
 def test_weights_out_of_range(knobs, message):
     with pytest.raises(InputError, match=message):
-        Relational(**knobs)
+        RKD(**knobs)

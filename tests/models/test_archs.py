@@ -18,7 +18,6 @@ import lskd
 from lskd.errors import InputError
 from lskd.models import (
     ARCHS,
-    AlexNetArch,
     CifarResNetArch,
     MLPArch,
     MobileNetV2Arch,
@@ -30,6 +29,7 @@ from lskd.models import (
     VGGArch,
     WideResNetArch,
 )
+from lskd.models.taps import capture
 
 MNIST, CIFAR, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 299, 299)
 
@@ -68,21 +68,30 @@ PARAMETERS = {
     "inception_v4": (IMAGENET, 1000, 42_679_816),
 }
 
-# One small member of each family; what holds for it holds for deeper ones.
-SMALL = {
-    "mlp": MLPArch(hidden=(16, 12), input_dropout=0.2, hidden_dropout=0.5),
-    "alexnet": AlexNetArch(),
-    "cifar_resnet": CifarResNetArch(depth=8),
-    "t2t_resnet": T2TResNetArch(depth=8),
-    "wide_resnet": WideResNetArch(depth=10, widen=1),
-    "resnet": ResNetArch(blocks=(1, 1, 1, 1), widths=(4, 8, 12, 16)),
-    "bottleneck_resnet": ResNetArch(blocks=(1, 2, 1, 1), widths=(4, 8, 12, 16), bottleneck=True, kaiming=True),
-    "vgg": VGGArch(widths=(4, 8, 12, 16, 16), convolutions=(1, 2, 1, 1, 1)),
-    "mobilenet_v2": MobileNetV2Arch(expansion=2, width=0.25),
-    "shufflenet_v1": ShuffleNetV1Arch(stem=12, widths=(24, 48, 72), blocks=(1, 2, 1)),
-    "shufflenet_v2": ShuffleNetV2Arch(stem=4, widths=(8, 12, 16), blocks=(2, 3, 2), last=20),
-    "timm": TimmArch("test_efficientnet", drop_rate=0.2),
+# The CRD benchmark's features of 32 x 32 images: channels and side of f0, f1, ..., and the width of the penultimate.
+# Measured on HobbitLong/RepDistiller's own networks with `is_feat=True`.
+FEATURES = {
+    "resnet8": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64),
+    "resnet20": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64),
+    "resnet110": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64),
+    "resnet8x4": ([(32, 32), (64, 32), (128, 16), (256, 8)], 256),
+    "resnet32x4": ([(32, 32), (64, 32), (128, 16), (256, 8)], 256),
+    "wrn_16_2": ([(16, 32), (32, 32), (64, 16), (128, 8)], 128),
+    "wrn_40_1": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64),
+    "wrn_40_2": ([(16, 32), (32, 32), (64, 16), (128, 8)], 128),
+    "resnet18": ([(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)], 512),
+    "resnet34": ([(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)], 512),
+    "resnet50": ([(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)], 2048),
+    "vgg8": ([(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)], 512),
+    "vgg13": ([(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)], 512),
+    "mobilenet_v2": ([(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)], 1280),
+    "shufflenet_v1": ([(24, 32), (240, 16), (480, 8), (960, 4)], 960),
+    "shufflenet_v2": ([(24, 32), (116, 16), (232, 8), (464, 4)], 1024),
 }
+
+# A small member of each family (of several kinds, where its members are); what holds for it holds for larger ones.
+MEMBERS = {dataclasses.replace(arch, **arch.small): name for name, arch in ARCHS.items()}
+each_member = pytest.mark.parametrize("arch", MEMBERS, ids=MEMBERS.get)
 
 
 @pytest.mark.parametrize("name", ARCHS)
@@ -91,6 +100,26 @@ def test_parameter_count_is_the_published_one(name):
     with torch.device("meta"):  # shapes without memory or random draws
         network = ARCHS[name].build(shape, num_classes)
     assert sum(p.numel() for p in network.parameters()) == count
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_taps_are_the_benchmarks_features_in_order_and_shape(name):
+    maps, width = FEATURES[name]
+    with torch.device("meta"):
+        network = ARCHS[name].build((3, 32, 32), 100)
+        with capture(network, network.taps) as features:
+            network(torch.empty(2, 3, 32, 32))
+    shapes = [(2, channels, side, side) for channels, side in maps]
+    names = [f"f{i}" for i in range(len(maps))]
+    assert list(network.taps) == [*names, "pool", *(f"{name}_pre" for name in names[1:])]
+    assert [tuple(features[name].shape) for name in network.taps] == [*shapes, (2, width), *shapes[1:]]
+
+
+def test_every_network_with_taps_is_tried():
+    families = {type(arch): arch for arch in ARCHS.values()}
+    with torch.device("meta"):
+        tapped = {kind for kind, arch in families.items() if hasattr(arch.build((3, 75, 75), 2), "taps")}
+    assert tapped == {type(ARCHS[name]) for name in FEATURES}
 
 
 @pytest.mark.parametrize("name", ARCHS)
@@ -110,39 +139,39 @@ def test_logits_come_from_the_head_and_its_input_is_the_penultimate(name):
     assert output is logits
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_same_seed_gives_same_weights(name):
+@each_member
+def test_same_seed_gives_same_weights(arch):
     def weights(seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(seed)
-        return SMALL[name].build((3, 16, 16), 4).state_dict()
+        return arch.build((3, 16, 16), 4).state_dict()
 
     first, again, other = weights(1), weights(1), weights(2)
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_gradient_reaches_every_parameter(name):
+@each_member
+def test_gradient_reaches_every_parameter(arch):
     torch.manual_seed(0)
-    network = SMALL[name].build((3, 16, 16), 4)
+    network = arch.build((3, 16, 16), 4)
     network(torch.randn(8, 3, 16, 16)).square().sum().backward()
     dead = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert dead == []
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_channels_last_changes_nothing(name):
+@each_member
+def test_channels_last_changes_nothing(arch):
     torch.manual_seed(0)
-    network = SMALL[name].build((3, 16, 16), 4).eval()
+    network = arch.build((3, 16, 16), 4).eval()
     x = torch.randn(4, 3, 16, 16)
     expected = network(x)
     network = network.to(memory_format=torch.channels_last)
     torch.testing.assert_close(network(x.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_works_under_autocast(name):
-    network = SMALL[name].build((3, 16, 16), 4)
+@each_member
+def test_works_under_autocast(arch):
+    network = arch.build((3, 16, 16), 4)
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(torch.randn(4, 3, 16, 16))
     assert logits.isfinite().all()

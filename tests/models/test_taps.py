@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lskd.errors import InputError
-from lskd.models import (
-    ARCHS,
-    CifarResNetArch,
-    MobileNetV2Arch,
-    ResNetArch,
-    ShuffleNetV1Arch,
-    ShuffleNetV2Arch,
-    VGGArch,
-    WideResNetArch,
-)
+from lskd.models import ARCHS, Arch, MobileNetV2Arch, ShuffleNetV2Arch, WideResNetArch
 from lskd.models.shufflenet_v1 import channel_shuffle
 from lskd.models.taps import capture, classifier
 
@@ -192,7 +185,7 @@ def test_what_is_no_tensor_is_refused():
 
 def test_a_capture_adds_no_operator(operators):
     """So it can be recorded in a CUDA graph as the forward alone can."""
-    network = SMALL["shufflenet_v2"].build((3, 16, 16), 4)
+    network = next(arch for arch in MEMBERS if isinstance(arch, ShuffleNetV2Arch)).build((3, 16, 16), 4)
     x = torch.randn(2, 3, 16, 16)
     with operators() as alone:
         network(x)
@@ -204,97 +197,57 @@ def test_a_capture_adds_no_operator(operators):
     assert names == expected
 
 
-# The CRD benchmark's features of 32 x 32 images: channels and side of f0, f1, ..., and the width of the penultimate.
-# Measured on HobbitLong/RepDistiller's own networks with `is_feat=True`.
-FEATURES = {
-    "resnet8": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64),
-    "resnet20": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64),
-    "resnet110": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64),
-    "resnet8x4": ([(32, 32), (64, 32), (128, 16), (256, 8)], 256),
-    "resnet32x4": ([(32, 32), (64, 32), (128, 16), (256, 8)], 256),
-    "wrn_16_2": ([(16, 32), (32, 32), (64, 16), (128, 8)], 128),
-    "wrn_40_1": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64),
-    "wrn_40_2": ([(16, 32), (32, 32), (64, 16), (128, 8)], 128),
-    "resnet18": ([(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)], 512),
-    "resnet34": ([(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)], 512),
-    "resnet50": ([(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)], 2048),
-    "vgg8": ([(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)], 512),
-    "vgg13": ([(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)], 512),
-    "mobilenet_v2": ([(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)], 1280),
-    "shufflenet_v1": ([(24, 32), (240, 16), (480, 8), (960, 4)], 960),
-    "shufflenet_v2": ([(24, 32), (116, 16), (232, 8), (464, 4)], 1024),
-}
-SMALL = {
-    "cifar_resnet": CifarResNetArch(depth=14, stem=4, widths=(4, 6, 8)),
-    "wide_resnet": WideResNetArch(depth=16, widen=1),
-    "resnet": ResNetArch(blocks=(2, 1, 2, 1), widths=(4, 6, 8, 10)),
-    "bottleneck_resnet": ResNetArch(blocks=(1, 2, 1, 2), widths=(4, 6, 8, 10), bottleneck=True),
-    "vgg": VGGArch(widths=(4, 6, 8, 10, 12), convolutions=(1, 2, 1, 2, 1)),
-    "mobilenet_v2": MobileNetV2Arch(expansion=2, width=0.25),
-    "shufflenet_v1": ShuffleNetV1Arch(stem=12, widths=(24, 48, 72), blocks=(1, 2, 3)),
-    "shufflenet_v2": ShuffleNetV2Arch(stem=4, widths=(8, 12, 16), blocks=(2, 3, 4), last=20),
-}
-
-
-@pytest.mark.parametrize("name", FEATURES)
-def test_taps_are_the_benchmarks_features_in_order_and_shape(name):
-    maps, width = FEATURES[name]
+def has_taps(arch: Arch) -> bool:
     with torch.device("meta"):
-        network = ARCHS[name].build((3, 32, 32), 100)
-        with capture(network, network.taps) as features:
-            network(torch.empty(2, 3, 32, 32))
-    shapes = [(2, channels, side, side) for channels, side in maps]
-    names = [f"f{i}" for i in range(len(maps))]
-    assert list(network.taps) == [*names, "pool", *(f"{name}_pre" for name in names[1:])]
-    assert [tuple(features[name].shape) for name in network.taps] == [*shapes, (2, width), *shapes[1:]]
+        return hasattr(arch.build((3, 75, 75), 2), "taps")
 
 
-def test_every_network_with_taps_is_tried():
-    with torch.device("meta"):
-        tapped = {type(arch) for arch in ARCHS.values() if hasattr(arch.build((3, 75, 75), 2), "taps")}
-    assert tapped == {type(ARCHS[name]) for name in FEATURES} == {type(arch) for arch in SMALL.values()}
+# A small member of each family that has the benchmark's features.
+MEMBERS = {dataclasses.replace(arch, **arch.small): name for name, arch in ARCHS.items()}
+TAPPED = {arch: name for arch, name in MEMBERS.items() if has_taps(arch)}
+each_tapped = pytest.mark.parametrize("arch", TAPPED, ids=TAPPED.get)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@each_tapped
 @pytest.mark.parametrize("training", [False, True])
-def test_taps_before_relu_are_what_relu_makes_the_maps_of(name, training):
+def test_taps_before_relu_are_what_relu_makes_the_maps_of(arch, training):
     """But a Wide ResNet's are what the next batch norm makes of the maps, and MobileNetV2's the maps themselves."""
     torch.manual_seed(0)
-    network = SMALL[name].build((3, 16, 16), 4).train(training)
+    network = arch.build((3, 16, 16), 4).train(training)
     with capture(network, network.taps) as features:
         network(torch.randn(6, 3, 16, 16))
     following = {1: "stage2.0.bn1", 2: "stage3.0.bn1", 3: "bn"}
     for i in range(1, 4 if "f4" not in features else 5):
         pre, map_ = features[f"f{i}_pre"], features[f"f{i}"]
         assert (pre < 0).any()
-        if name == "wide_resnet":
+        if isinstance(arch, WideResNetArch):
             assert torch.equal(pre, network.get_submodule(following[i])(map_))
-        elif name == "mobilenet_v2":
+        elif isinstance(arch, MobileNetV2Arch):
             assert pre is map_
-        elif name == "shufflenet_v2":
+        elif isinstance(arch, ShuffleNetV2Arch):
             assert torch.equal(map_, channel_shuffle(pre.relu(), groups=2))
         else:
             assert torch.equal(map_, pre.relu())
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_pool_is_the_mean_of_what_comes_before_the_head(name):
+@each_tapped
+def test_pool_is_the_mean_of_what_comes_before_the_head(arch):
     torch.manual_seed(0)
-    network = SMALL[name].build((3, 16, 16), 4).eval()
+    network = arch.build((3, 16, 16), 4).eval()
     with torch.no_grad(), capture(network, network.taps) as features:
         network(torch.randn(6, 3, 16, 16))
         last = features["f4" if "f4" in features else "f3"]
-        if name == "wide_resnet":
+        if isinstance(arch, WideResNetArch):
             last = features["f3_pre"].relu()
         elif hasattr(network, "last"):
             last = network.last(last)
     assert torch.equal(features["pool"], last.mean((2, 3)))
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_taps_change_no_logits(name):
+@each_tapped
+def test_taps_change_no_logits(arch):
     torch.manual_seed(0)
-    network = SMALL[name].build((3, 16, 16), 4).eval()
+    network = arch.build((3, 16, 16), 4).eval()
     x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         before = network(x)
@@ -306,11 +259,11 @@ def test_taps_change_no_logits(name):
     assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_maps_are_written_in_place_where_no_tap_keeps_them(name, operators):
+@each_tapped
+def test_maps_are_written_in_place_where_no_tap_keeps_them(arch, operators):
     """And the gradients are the same to the last bit, whatever is tapped."""
     torch.manual_seed(0)
-    network = SMALL[name].build((3, 16, 16), 4)
+    network = arch.build((3, 16, 16), 4)
     x = torch.randn(4, 3, 16, 16)
     with operators() as ran:
         network(x).square().sum().backward()

@@ -99,7 +99,7 @@ def test_what_few_draws_do_to_an_estimate(count):
 )
 def test_a_pair_that_the_data_does_not_have_is_an_error(classes, message):
     with pytest.raises(InputError) as error:
-        MutualInformation(classes=classes).check(DATASETS["cifar10"])
+        MutualInformation(classes=classes).check(DATASETS["cifar10"].spec)
     assert message in str(error.value)
 
 

@@ -87,5 +87,5 @@ def test_measures_of_hand_made_clusters():
 )
 def test_a_triple_that_the_data_does_not_have_is_an_error(classes, message):
     with pytest.raises(InputError) as error:
-        Penultimate(classes=classes).check(DATASETS["cifar10"])
+        Penultimate(classes=classes).check(DATASETS["cifar10"].spec)
     assert message in str(error.value)

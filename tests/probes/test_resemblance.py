@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from lskd.data import DATASETS, Dataset, Part, Spec
-from lskd.data.superclasses import CIFAR100_SUPERCLASSES
+from lskd.data.sets.cifar100 import SUPERCLASSES
 from lskd.engine import Shared, run_probes, train
 from lskd.engine.training import build_network
 from lskd.errors import InputError
@@ -20,7 +20,7 @@ from lskd.probes.resemblance import Resemblance, contrasts, pull, superclass_ord
 from lskd.recipe import Recipe
 from lskd.run import Named, ProbeSpec, Run
 
-NAMES = DATASETS["cifar100"].class_names
+NAMES = DATASETS["cifar100"].spec.class_names
 
 
 def logits(seed: int, rows: int = 5, classes: int = 4) -> torch.Tensor:
@@ -53,17 +53,17 @@ def test_measures_of_a_hand_made_matrix():
 
 def test_superclasses_are_those_of_the_data():
     assert sorted(superclass_order()) == sorted(NAMES)
-    assert [len(group) for group in CIFAR100_SUPERCLASSES.values()] == [5] * 20
+    assert [len(group) for group in SUPERCLASSES.values()] == [5] * 20
     # The numbers that the data set itself gives its superclasses, by the numbers of their classes.
     numbers = {name: i for i, name in enumerate(NAMES)}
-    groups = [sorted(numbers[name] for name in group) for group in CIFAR100_SUPERCLASSES.values()]
+    groups = [sorted(numbers[name] for name in group) for group in SUPERCLASSES.values()]
     assert (groups[0], groups[14], groups[19]) == ([4, 30, 55, 72, 95], [2, 11, 35, 46, 98], [41, 69, 81, 85, 89])
 
 
 def test_data_without_superclasses_is_an_error():
     with pytest.raises(InputError, match="cifar10 has no superclasses here; allowed: cifar100"):
-        Resemblance().check(DATASETS["cifar10"])
-    Resemblance().check(DATASETS["cifar100"])
+        Resemblance().check(DATASETS["cifar10"].spec)
+    Resemblance().check(DATASETS["cifar100"].spec)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -169,7 +169,7 @@ def test_files_are_whole_or_not_there(lab: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_own_data_are_reported_where_they_are_not(lab: Any, own: Path, capsys: Any) -> None:
-    spec = replace(data.DATASETS["digits"], name="shades", digest="0123456789abcdef")
+    spec = replace(data.DATASETS["digits"].spec, name="shades", digest="0123456789abcdef")
     (own / "table" / "fiction.yaml").write_text(TABLE.replace("dataset: digits", "dataset: shades"))
     conf = Conf((own, shipped_conf()), specs={"shades": spec})
     (planned,) = make_plan(load_experiment(conf.load("experiment", "fiction"), "fiction"), conf).tables

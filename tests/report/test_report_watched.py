@@ -199,8 +199,8 @@ def test_the_matrix_is_drawn_by_superclass_without_its_diagonal(lab: Any) -> Non
         lab.store.write_readings(run, planned.probe, [reading], "00")
     filled = filled_of(lab, planned)
     assert filled.cells[0].mean == 0.75
-    groups, drawn = (axes.images[0].get_array() for axes in figures.draw_matrix(filled).axes)
-    names = list(DATASETS["cifar100"].class_names)
+    groups, drawn = (axes.images[0].get_array() for axes in figures.draw_seen(filled).axes)
+    names = list(DATASETS["cifar100"].spec.class_names)
     beaver, dolphin, trout = (names.index(name) for name in ("beaver", "dolphin", "trout"))
     assert superclass_order()[:2] == ["beaver", "dolphin"] and superclass_order()[9] == "trout"
     assert drawn[0, 1] == matrix[beaver, dolphin] and drawn[9, 0] == matrix[trout, beaver]  # the first seed

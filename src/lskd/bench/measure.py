@@ -28,7 +28,7 @@ from lskd.engine.teacher import EVALUATION_BATCH, Teacher, placed
 from lskd.engine.training import Training, build_network, set_precision
 from lskd.environment import available_cores
 from lskd.methods import METHODS, Batch, Method
-from lskd.methods.distillation import Distillation
+from lskd.methods.kd import KD
 from lskd.recipe import Schedule, WeightDecay
 from lskd.run import Named, Run, Smoothing
 from lskd.targets import smooth_labels
@@ -565,7 +565,7 @@ def as_public_code(run: Run) -> Run:
         weight_decay=WeightDecay(5e-4),
         normalize=Normalize("dataset") if recipe.normalize.kind == "per_image" else recipe.normalize,
     )  # fmt: skip
-    method = Named[Method]("ce", METHODS["ce"]) if run.teacher is None else Named[Method]("kd", Distillation())
+    method = Named[Method]("ce", METHODS["ce"]) if run.teacher is None else Named[Method]("kd", KD())
     return replace(run, method=method, recipe=recipe, smoothing=Smoothing())
 
 

@@ -24,8 +24,8 @@ from torchvision.transforms import functional as TF
 from lskd.data.augment import Augment, Normalizer, Views
 from lskd.engine.seeds import generator_for
 from lskd.errors import require
-from lskd.methods.cross_entropy import CrossEntropy
-from lskd.methods.distillation import Distillation
+from lskd.methods.ce import CE
+from lskd.methods.kd import KD
 from lskd.run import Run
 
 # epoch -> the order of the examples (N,), and the number of the view through which each image (N,) is seen
@@ -36,7 +36,7 @@ Transform = Callable[[Image.Image], Tensor]
 def check(run: Run) -> None:
     """`InputError` unless this loop can express `run`."""
     recipe, method = run.recipe, run.method.settings
-    require(type(method) in (CrossEntropy, Distillation), "method", run.method.name, "ce or kd for the usual loop")
+    require(type(method) in (CE, KD), "method", run.method.name, "ce or kd for the usual loop")
     for name, value, plain in (
         ("recipe.dampening", recipe.dampening, 0.0),
         ("recipe.lr_factors", recipe.lr_factors, {}),
@@ -121,12 +121,12 @@ class UsualLoop:
         return len(labels)
 
     def loss(self, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
-        """The run's loss, as such codes write it: see `Distillation` for its conventions."""
+        """The run's loss, as such codes write it: see `KD` for its conventions."""
         hard = F.cross_entropy(logits, labels, label_smoothing=self.run.smoothing.alpha)
         if taught is None:
             return hard
         kd = self.run.method.settings
-        assert isinstance(kd, Distillation)
+        assert isinstance(kd, KD)
         p_t = F.softmax(taught / kd.temperature, dim=1)
         logits = logits / (kd.temperature if kd.student_t == "same" else 1.0)
         if kd.divergence == "kl":

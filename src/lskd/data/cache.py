@@ -25,9 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from lskd.data import DATASETS, Spec, index, makeshift_cache_root
+from lskd.data import index
+from lskd.data.dataset import Spec
 from lskd.data.folders import Notes
 from lskd.data.index import STAMPS, Index
+from lskd.data.registry import DATASETS
+from lskd.data.roots import makeshift_cache_root
 from lskd.data.scratch import REPLACED, scratch
 from lskd.data.sources import Arrays, image_digests, note_duplicates
 from lskd.errors import InputError
@@ -83,17 +86,20 @@ def describe(name: str, arrays: Arrays) -> Spec:
     )
 
 
-def check_content(spec: Spec, arrays: Arrays, source: str) -> None:
-    """Raise `InputError` unless `arrays`, in canonical order, are the data that `spec` describes."""
-    found = describe(spec.name, arrays)
+def check_content(spec: Spec, content: Arrays | Index, source: str) -> Spec:
+    """The `Spec` of arrays in canonical order, or of an index. `InputError` unless it is what `spec` describes."""
+    streamed = isinstance(content, Index)
+    found = index.describe(spec.name, content) if isinstance(content, Index) else describe(spec.name, content)
     for field in ("train", "test", "validation", "shape"):
         if getattr(found, field) != getattr(spec, field):
             kind = "image shape (C, H, W)" if field == "shape" else f"number of {field} images"
             raise InputError(f"{source}: {kind} = {getattr(found, field)}: {spec.name} has {getattr(spec, field)}")
-    if found.digest != spec.digest:
-        raise InputError(
-            f"{source}: pixels or labels differ from {spec.name}: digest {found.digest}, not {spec.digest}"
-        )
+    if not spec.digest and not (streamed and spec.name in DATASETS.shipped):  # known by its folders and numbers alone
+        raise InputError(f"{source}: the Spec of {spec.name} has no digest: give it digest={found.digest!r}")
+    if spec.digest and found.digest != spec.digest:
+        what = "files" if streamed else "pixels or labels"
+        raise InputError(f"{source}: {what} differ from {spec.name}: digest {found.digest}, not {spec.digest}")
+    return found
 
 
 def write(folder: Path, spec: Spec, content: Arrays | Index, *, source: str, replace: bool) -> None:
@@ -265,7 +271,7 @@ def _read_meta(folder: Path) -> tuple[Spec, dict[str, tuple[int, str]]]:
         raise InputError(f"{path}: damaged ({type(error).__name__}): {_remedy(folder)}") from error
     if spec.name != folder.name:
         raise InputError(f"{path}: describes {spec.name!r}, not {folder.name!r}: {_remedy(folder)}")
-    if spec.name in DATASETS and DATASETS[spec.name].digest not in ("", spec.digest):
+    if spec.name in DATASETS and DATASETS[spec.name].spec.digest not in ("", spec.digest):
         raise InputError(f"{path}: describes other data than {spec.name}: {_remedy(folder)}")
     return spec, checksums
 

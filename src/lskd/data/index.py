@@ -23,7 +23,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from lskd.data import DATASETS, Spec
+from lskd.data.dataset import Spec
 from lskd.data.folders import Listing, Notes, draw_test, find_layout, look_again, refuse, scan, some, system_path
 from lskd.data.sources import note_duplicates, open_image
 from lskd.errors import InputError
@@ -277,35 +277,6 @@ def describe(name: str, index: Index) -> Spec:
         class_names=index.class_names,
         digest=sha.hexdigest(),
         **counts,
-    )
-
-
-def read_built_in(name: str, data: Path) -> Index:
-    """The index of a built-in streamed data set, whose images are in `data`/`name`; checked against its `Spec`."""
-    known, root = DATASETS[name], data / name
-    folders = " and ".join(f"{root / part}/<class>/*.JPEG" for part in ("train", "val"))
-    if not (root / "train").is_dir():
-        raise InputError(
-            f"{name}: no data: looked for {folders}. Put {known.title} there, or a link to it (LSKD_DATA or --data "
-            f"names the folder that holds {name}/); it cannot be downloaded without an account"
-        )
-    index = make(root, test_name="val")
-    if differing := set(index.class_names) ^ set(class_ids(name)):
-        raise InputError(
-            f"{root / 'train'}: must hold the {known.num_classes} class folders of {known.title}, such as "
-            f"{class_ids(name)[0]}; differs in {sorted(differing)[0]!r}"
-        )
-    for part, count in (("train", known.train), ("test", known.test)):
-        listing = index.parts[part]
-        if len(listing.names) != count:
-            raise InputError(f"{root / listing.folder}: {len(listing.names)} images: {known.title} has {count}")
-    return stamp(index._replace(class_names=known.class_names))
-
-
-def class_ids(name: str) -> tuple[str, ...]:
-    """The names of the class folders of a built-in data set, in the order of the labels."""
-    return tuple(
-        line.split()[0] for line in Path(__file__).with_name(f"{name}.txt").read_text(encoding="utf-8").splitlines()
     )
 
 

@@ -1,27 +1,22 @@
-"""Where images come from: torchvision's files, Hugging Face style parquet, image folders, scikit-learn's digits.
+"""Images in files: Hugging Face style parquet, and image folders.
 
 Each `read_…` returns `Arrays` in the order of its source, or raises `InputError` naming the files (and rows) at fault.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import http.client
 import io
 import json
 import logging
 import os
 import re
-import socket
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lskd.data import DATASETS
 from lskd.data.folders import (
     HELD_OUT,
     TEST,
@@ -36,8 +31,6 @@ from lskd.data.folders import (
     some,
     system_path,
 )
-from lskd.data.scratch import clear, scratch
-from lskd.data.splits import class_balanced
 from lskd.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,49 +83,11 @@ class Columns(NamedTuple):
 USUAL = Columns()
 
 
-# For each built-in data set: torchvision's class, and the folder below its root that holds its files.
-_TORCHVISION = {
-    "mnist": ("MNIST", "MNIST/raw"),
-    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
-    "cifar100": ("CIFAR100", "cifar-100-python"),
-}
-_DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte; urllib's default is to wait for ever
-
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
 _MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}  # PIL's 8-bit modes: these convert to RGB without surprises
 _GREY_MODES = {"1", "L", "LA"}
 _ORIENTATION = 0x0112  # EXIF's tag
-
-
-def read(name: str, *, data: Path, download: bool) -> tuple[Arrays, str]:
-    """A built-in data set, and its source in words. torchvision's files are preferred: they need no decoding."""
-    if name == "digits":
-        return read_digits(), "scikit-learn's bundled digits"
-    roots = (data / name, data)
-    _, layout = _TORCHVISION.get(name, ("", ""))
-    for root in roots:
-        if layout and (root / layout).is_dir():
-            return read_torchvision(name, root), f"torchvision's files in {root / layout}"
-    if shards := find_shards(data / name):
-        shards.pop("validation", None)  # none of the built-in ones has it
-        return read_parquet(shards, quiet=True), f"parquet shards in {shards['train'][0].parent}"
-
-    failure = ""
-    if layout and download:
-        try:
-            _download(name, data)
-        # What urllib, tarfile and torchvision (RuntimeError: checksum, or no mirror left) raise when a download fails.
-        except (OSError, EOFError, RuntimeError, http.client.HTTPException, tarfile.TarError) as error:
-            failure = f"; the download failed ({_one_line(error)})"
-        else:
-            return read_torchvision(name, data), "downloaded by torchvision"
-    files = f"torchvision's {layout} in {roots[0]} and in {roots[1]}, " if layout else ""
-    raise InputError(
-        f"{name}: no data: looked for {files}train-*.parquet in {data / name} and its subfolders{failure}. "
-        f"Put parquet shards or torchvision's files there (LSKD_DATA or --data), or run `lskd-data prepare {name}` on "
-        f"a machine with a network and copy its cache (LSKD_CACHE or --cache), or `lskd-data import` data of your own"
-    )
 
 
 def read_folder(
@@ -163,62 +118,6 @@ def check_is_folder(path: Path, split: tuple[float, int] | None) -> None:
             f"{path}: no data: must hold train/<class>/*.png and test/<class>/*.png, or parquet train-*, test-*, or "
             f"<class>/*.png with --split 0.2; has {some(there, most=5) or 'nothing'}"
         )
-
-
-def read_digits() -> Arrays:
-    """scikit-learn's 1,797 handwritten digits, 8x8, grey values 0 … 16 stretched to 0 … 255."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]  # (1797, 1, 8, 8)
-    labels = digits.target.astype(np.int64)
-    # scikit-learn ships only the test half of the original data (Optical Recognition of Handwritten Digits, UCI), so
-    # there is no official split of these images: a fifth is drawn.
-    test, train = class_balanced(labels, 360, seed=0)
-    return Arrays(images[train], labels[train], images[test], labels[test], tuple("0123456789"))
-
-
-def read_torchvision(name: str, root: Path) -> Arrays:
-    """torchvision's files of a built-in data set below `root`; nothing is downloaded."""
-    import torchvision
-
-    class_name, layout = _TORCHVISION[name]
-    _log.info("%s: reading %s", name, root / layout)
-
-    def read_part(train: bool) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            part: Any = getattr(torchvision.datasets, class_name)(root, train=train, download=False)
-        # RuntimeError: a missing file or a wrong MD5; the others: an idx file that was cut short.
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            raise InputError(
-                f"{root / layout}: incomplete or damaged: fetch its files again ({_one_line(error)})"
-            ) from error
-        return _to_nchw(np.asarray(part.data)), np.asarray(part.targets, dtype=np.int64)
-
-    return Arrays(*read_part(train=True), *read_part(train=False), class_names=DATASETS[name].class_names)
-
-
-def _download(name: str, data: Path) -> None:
-    """Download torchvision's files into `data`, complete or not at all."""
-    import torchvision
-
-    class_name, layout = _TORCHVISION[name]
-    top = Path(layout).parts[0]
-    _log.info("%s: downloading into %s", name, data)
-    clear(data)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)  # torchvision offers no argument for it
-    try:
-        # torchvision prints to stdout when it tries a second address; errors are reported by our caller.
-        with scratch(data, top) as temporary, contextlib.redirect_stdout(io.StringIO()):
-            getattr(torchvision.datasets, class_name)(temporary, download=True)
-            try:
-                (temporary / top).rename(data / top)
-            except OSError:  # another process was faster: its files are as good
-                if not (data / layout).is_dir():
-                    raise
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def find_shards(folder: Path, *, split: bool = False) -> dict[str, list[Path]] | None:
@@ -350,7 +249,7 @@ def _read_parquet_file(path: Path, decoder: _Decoder, columns: Columns) -> _File
                     images += decoder.decode(io.BytesIO(one or b""), f"{path.name}, row {rows}")
                     rows += 1
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: damaged or not a parquet file ({_one_line(error)})") from error
+        raise InputError(f"{path}: damaged or not a parquet file ({in_one_line(error)})") from error
     none = np.empty(0, dtype=object if is_text else np.int64)
     return _File(images, np.concatenate([none, *labels]), _class_names(schema, label_column))
 
@@ -487,7 +386,7 @@ def open_image(file: Path | str | io.BytesIO, where: str, notes: Notes | None = 
         raise InputError(f"{where}: not an image that can be decoded (its content is of no known format)") from error
     # PIL's decoders raise what the parser of the format raises: OSError, SyntaxError, ValueError, struct.error, …
     except Exception as error:
-        raise InputError(f"{where}: not an image that can be decoded ({_one_line(error)})") from error
+        raise InputError(f"{where}: not an image that can be decoded ({in_one_line(error)})") from error
     if image.mode not in _MODES:
         raise InputError(f"{where}: mode {image.mode}: must be 8 bits a channel, grey or colour")
     if notes is not None:
@@ -545,7 +444,7 @@ class _Decoder:
 
     def stack(self, images: list[np.ndarray]) -> np.ndarray:
         """(N, C, H, W), once all images have been decoded: resized ones keep one channel if all of them are grey."""
-        stacked = _to_nchw(np.stack(images))
+        stacked = to_nchw(np.stack(images))
         return stacked[:, :1] if self._size is not None and self._all_grey else stacked
 
 
@@ -554,10 +453,10 @@ def image_digests(images: np.ndarray) -> list[bytes]:
     return [hashlib.sha256(image).digest() for image in np.ascontiguousarray(images, dtype=np.uint8)]
 
 
-def _to_nchw(images: np.ndarray) -> np.ndarray:
+def to_nchw(images: np.ndarray) -> np.ndarray:
     """(N, H, W) or (N, H, W, 3) to (N, C, H, W)."""
     return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
 
 
-def _one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__

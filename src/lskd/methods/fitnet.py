@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lskd.methods.feature_method import FeatureMethod
-from lskd.methods.method import Batch, Pair
+from lskd.methods.method import Batch, Pair, register
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+@register("fitnet")
 @dataclass(frozen=True)
 class FitNet(FeatureMethod):
     """L_feature = mean over (C, H, W) of (r(f_s) - f_t)², with f the map f<hint> and r a convolution, BN and ReLU
 
     r is trained together with the student; there is no stage before, as the paper has one. Its shape:
-    `connectors.regressor`.
+    `modules.regressor`.
     """
 
     weight: float = 100.0
@@ -28,7 +29,7 @@ class FitNet(FeatureMethod):
         return [f"f{self.hint}"]
 
     def build(self, pair: Pair) -> nn.Module:
-        from lskd.methods.connectors import regressor
+        from lskd.methods.modules.regressor import regressor
 
         [(student, teacher)] = pair.shapes
         return regressor(student, teacher, relu=True)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lskd.errors import require
 from lskd.losses import cross_entropy, logit_mse
-from lskd.methods.method import Batch, Method
+from lskd.methods.method import Batch, Method, register
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@register("logit_matching")
 @dataclass(frozen=True)
 class LogitMatching(Method):
     """L = (1-β) · H(q, p_s) + β · ½ Σ_k (z_s - z_t)²

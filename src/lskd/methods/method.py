@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lskd.errors import require
+from lskd.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -84,7 +85,8 @@ class Stage:
 class Method:
     """A training method. Subclasses are frozen dataclasses whose fields, with defaults, are the paper's knobs.
 
-    Only `loss` is required. What else a method needs it declares, by the other methods.
+    Only `loss` is required. What else a method needs it declares, by the other methods: to define one of them is the
+    declaration.
     """
 
     # Of the code: who changes what a run computes raises it by 1 in the class where the change is, and runs of the code
@@ -94,6 +96,8 @@ class Method:
     # Whether an example's loss depends on which others are in its batch (or were before it), so that a batch must not
     # go through the network in parts. (Statistics of batch norm are the recipe's matter: see `Recipe.accumulate`.)
     whole_batch: ClassVar[bool] = False
+    # Settings with which it can be trained on a few tiny images: the tests train every method at this size.
+    small: ClassVar[Mapping[str, Any]] = {}
     # The quantities that `watch` may give, by the name that a table's metric has, and what each is, in words.
     watches: ClassVar[Mapping[str, str]] = {}
 
@@ -145,7 +149,7 @@ class Method:
     @property
     def reads_features(self) -> bool:
         """Whether the method has to do with more than logits, so that not every pair of networks suits it."""
-        return self.teacher_use == "features" or self.initial() is not None or type(self).build is not Method.build
+        return self.teacher_use == "features" or self.initial() is not None or self._defines("build")
 
     @property
     def teacher_use(self) -> Literal["none", "logits", "features"]:
@@ -153,9 +157,14 @@ class Method:
         step, with the logits."""
         if not self.needs_teacher:
             return "none"
-        kind = type(self)
-        tapped = kind.taps is not Method.taps or kind.teacher_taps is not Method.teacher_taps
-        return "features" if tapped else "logits"
+        return "features" if self._defines("taps") or self._defines("teacher_taps") else "logits"
+
+    def _defines(self, name: str) -> bool:
+        return getattr(type(self), name) is not getattr(Method, name)
+
+
+METHODS: Registry[Method] = Registry("method", Method)
+register = METHODS.register
 
 
 def maps(names: Sequence[str]) -> list[str]:

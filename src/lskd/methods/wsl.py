@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lskd.losses import label_loss
-from lskd.methods.distillation import Distillation
-from lskd.methods.method import Batch
+from lskd.methods.kd import KD
+from lskd.methods.method import Batch, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 Weighting = Literal["exp", "sigmoid_difference", "sigmoid_ratio", "sigmoid_rescaled"]
 
 
+@register("wsl")
 @dataclass(frozen=True)
-class WeightedSoftLabels(Distillation):
+class WSL(KD):
     """L = L_ce + β · w · L_kd, with the weight w of `wsl_weights` and L_kd = -T² Σ_k p_t(T)_k log p_s(T)_k
 
     The paper's α is β here: 2.25 with T = 4 on CIFAR-100, 2.5 with T = 2 on ImageNet. Its Table 9 tries a sigmoid for
     w, whose argument it does not print: `weighting` has the candidates.
     """
 
-    watches: ClassVar[Mapping[str, str]] = {**Distillation.watches, "weight": "weight of the soft term"}
+    watches: ClassVar[Mapping[str, str]] = {**KD.watches, "weight": "weight of the soft term"}
 
     beta: float = 2.25
     weights: Literal["complement", "add"] = "add"

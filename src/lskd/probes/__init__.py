@@ -1,26 +1,16 @@
 """What can be looked at in a network besides its metrics, by name: a figure's points, an estimate along the training.
 
-Adding one: a frozen dataclass with a `measure` (see `lskd.probes.probe`), a line below, a test. A table asks for it
-with `probe: {name: …}`.
+Adding one: a file here with a frozen dataclass that has a `measure` (see `lskd.probes.probe`) under
+`@register("name")` and, if there is something to see, a picture; and a test. A table asks for it with
+`probe: {name: …}`, and for its picture with `diagram: …`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from lskd.probes.probe import PROBES, Probe, Scene, Seen, register
+from lskd.registry import import_files
 
-from lskd.probes.mutual_information import MutualInformation
-from lskd.probes.penultimate import Penultimate
-from lskd.probes.predictions import Predictions
-from lskd.probes.probe import Probe, Scene
-from lskd.probes.resemblance import Resemblance
+__all__ = ["PROBES", "Probe", "Scene", "Seen", "register"]
 
-__all__ = ["PROBES", "SHIPPED", "Probe", "Scene"]
-
-PROBES: dict[str, Probe] = {
-    "penultimate": Penultimate(),
-    "mutual_information": MutualInformation(),
-    "resemblance": Resemblance(),
-    "predictions": Predictions(),
-}
-SHIPPED: Mapping[str, Probe] = MappingProxyType(dict(PROBES))  # whatever a plug-in puts in their places
+import_files(__name__)
+PROBES.ship()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lskd.errors import InputError
-from lskd.probes.probe import Probe, Scene, check_classes, members
+from lskd.probes.probe import Probe, Scene, check_classes, members, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lskd.data import Spec
 
 
+@register("mutual_information")
 @dataclass(frozen=True)
 class MutualInformation(Probe):
     """The mutual information I(X; Y) between the index X of a training image, one of `examples` of each of two classes,

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lskd.errors import InputError
-from lskd.probes.probe import Probe, Scene, check_classes, members
+from lskd.probes.probe import Probe, Scene, Seen, check_classes, members, register
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from lskd.data import Spec
 
 
+@register("penultimate")
 @dataclass(frozen=True)
 class Penultimate(Probe):
     """The activations x that the last linear layer gets, of three classes, in the plane through their templates.
@@ -40,6 +42,8 @@ class Penultimate(Probe):
         "projection_scale": "root mean squared distance of projected penultimate activations from their mean",
         "arc_thickness": "spread of the first two classes away from the third's mean over that along the arc around it",
     }
+
+    pictures: ClassVar[tuple[str, ...]] = ("projection",)
 
     classes: tuple[str, ...] = ()
     examples: int = 100
@@ -77,6 +81,31 @@ class Penultimate(Probe):
                 points, corners = project(torch.cat(pieces), templates.double())
                 seen[part] = clusters(points.split([len(i) for i in indices]), corners)
         return seen
+
+    def draw(self, picture: str, figure: Figure, seen: Sequence[Seen]) -> str:
+        """The points of each run (Müller 2019, Figure 1): a panel for the training part and one for the evaluated part.
+        The two have one scale, and different runs scales of their own."""
+        import numpy as np
+
+        figure.set_size_inches(6.2 * len(seen), 4.6)
+        panels = figure.subplots(1, 2 * len(seen), squeeze=False)[0]
+        for (label, seed, reading), pair in zip(seen, panels.reshape(-1, 2), strict=True):
+            parts = sorted((part for part in reading if part != "step"), key=lambda part: part != "train")
+            everything = np.concatenate([np.array(points) for part in parts for points in reading[part]["points"]])
+            middle = (everything.min(0) + everything.max(0)) / 2
+            reach = 1.05 * (everything.max(0) - everything.min(0)).max() / 2
+            for axes, part in zip(pair, parts, strict=True):
+                for i, points in enumerate(reading[part]["points"]):
+                    xs, ys = np.array(points).T
+                    style = {"marker": "o^s"[i], "color": f"C{i}", "label": self.classes[i]}
+                    axes.scatter(xs, ys, s=12, linewidths=0, alpha=0.7, **style)
+                axes.set(xlim=middle[0] + [-reach, reach], ylim=middle[1] + [-reach, reach], aspect="equal")
+                axes.set_title(f"{label}\n{part} part, seed {seed}", fontsize=10)
+                axes.set_xlabel("first coordinate", fontsize=9)
+                axes.tick_params(labelsize=9)
+            pair[0].set_ylabel("second coordinate", fontsize=9)
+        panels[0].legend(fontsize=9)
+        return f"Coordinates in the plane through the three class templates; {self.examples} images a class."
 
 
 def project(activations: Tensor, templates: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lskd.errors import require
-from lskd.probes.probe import Probe, Scene
+from lskd.probes.probe import Probe, Scene, register
 
 if TYPE_CHECKING:
     import numpy
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DECIMALS = 3  # of -log p; over 360 images, rounding moves a run's numbers by some 1e-5 nats
 
 
+@register("predictions")
 @dataclass(frozen=True)
 class Predictions(Probe):
     """The predictions p for the first `examples` images of the part that the run is measured on, as in an evaluation.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lskd.errors import InputError, unknown
+from lskd.registry import Registry
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
     from torch import Tensor, nn
 
     from lskd.data import Spec
@@ -31,6 +33,14 @@ class Scene:
     teacher: Callable[[Tensor], Tensor] | None = None  # as `forward`, of the run's teacher in eval mode
 
 
+class Seen(NamedTuple):
+    """The last reading of a run, to be drawn."""
+
+    label: str  # of the run's cell
+    seed: int
+    reading: Mapping[str, Any]  # by part
+
+
 @dataclass(frozen=True)
 class Probe:
     """Subclasses are frozen dataclasses whose fields, with defaults, say what is looked at.
@@ -45,6 +55,7 @@ class Probe:
     gives: ClassVar[Mapping[str, str]] = {}
     needs_teacher: ClassVar[bool] = False  # whether `measure` shows images to the teacher, too
     lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
+    pictures: ClassVar[tuple[str, ...]] = ()  # which of them `draw` makes; a table asks for one as its `diagram`
     # Whether a run's numbers follow from readings of all runs of its cell (`numbers`).
     over_runs: ClassVar[bool] = False
 
@@ -60,6 +71,17 @@ class Probe:
     def numbers(self, name: str, readings: Sequence[Mapping[str, Any]]) -> list[float]:
         """(over_runs) The number `name` of each run of a cell, from what was seen of a part of all of them."""
         raise TypeError(f"{type(self).__name__} does not define numbers(name, readings)")
+
+    def draw(self, picture: str, figure: Figure, seen: Sequence[Seen]) -> str:
+        """(pictures) Draw the picture of that name on an empty `figure`, whose size it sets. What is shown, in words.
+
+        Colours are those of the figure's style: "C0", "C1", ...
+        """
+        raise TypeError(f"{type(self).__name__} does not define draw(picture, figure, seen)")
+
+
+PROBES: Registry[Probe] = Registry("probe", Probe)
+register = PROBES.register
 
 
 def check_classes(name: str, classes: tuple[str, ...], spec: Spec) -> None:

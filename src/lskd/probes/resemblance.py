@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lskd.data.superclasses import CIFAR100_SUPERCLASSES
+from lskd.data.sets.cifar100 import CLASSES, SUPERCLASSES
 from lskd.errors import InputError, require
-from lskd.probes.probe import Probe, Scene, members
+from lskd.probes.probe import Probe, Scene, Seen, members, register
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from lskd.data import Spec
 
 
+@register("resemblance")
 @dataclass(frozen=True)
 class Resemblance(Probe):
     """R, (K, K): at [c, k] the mean of -∂(L_kd - L_ce)/∂z_k (`pull`) over training images of class c
@@ -37,6 +39,7 @@ class Resemblance(Probe):
         "resemblance_within": "mean resemblance of classes of one superclass",
         "resemblance_between": "mean resemblance of classes of different superclasses",
     }
+    pictures: ClassVar[tuple[str, ...]] = ("matrix",)
     needs_teacher: ClassVar[bool] = True
 
     temperature: float = 4.0
@@ -63,14 +66,40 @@ class Resemblance(Probe):
             pulls = pull(scene.forward(pixels).double(), scene.teacher(pixels).double(), of, self.temperature)
             sums.index_add_(0, of, pulls)
         matrix = (sums / labels[chosen].bincount(minlength=len(names))[:, None]).cpu()
-        groups = [[names.index(name) for name in group] for group in CIFAR100_SUPERCLASSES.values()]
+        groups = [[names.index(name) for name in group] for group in SUPERCLASSES.values()]
         rounded = [[float(f"{value:.3g}") for value in row] for row in matrix.tolist()]
         return {"train": {**contrasts(matrix, groups), "matrix": rounded}}
+
+    def draw(self, picture: str, figure: Figure, seen: Sequence[Seen]) -> str:
+        """The matrix of each run (Zhou et al. 2021, Figure 4), classes ordered by superclass, beside the superclasses
+        themselves. The diagonal, a class with itself, is left out."""
+        import numpy as np
+
+        order = [CLASSES.index(name) for name in superclass_order()]
+        groups = np.repeat(np.arange(len(SUPERCLASSES)), [len(group) for group in SUPERCLASSES.values()])
+        drawn = [("superclasses", (groups[:, None] == groups).astype(float))]
+        for label, seed, reading in seen:
+            drawn.append((f"{label}, seed {seed}", np.array(reading["train"]["matrix"])[np.ix_(order, order)]))
+        figure.set_size_inches(4.6 * len(drawn), 5.6)
+        panels = figure.subplots(1, len(drawn), squeeze=False)[0]
+        for axes, (title, matrix) in zip(panels, drawn, strict=True):
+            np.fill_diagonal(matrix, np.nan)
+            # Colours reach the percentiles 2 and 98: a few pairs of classes would make all others look alike.
+            low, high = np.nanpercentile(matrix, [2, 98])
+            axes.imshow(matrix, cmap="viridis", vmin=low, vmax=high, interpolation="none")
+            axes.set_title(title, fontsize=10)
+            axes.set_xlabel("class k, by superclass", fontsize=9)
+            axes.tick_params(labelsize=8)
+            axes.grid(False)
+            places = [int(np.mean(np.nonzero(groups == group))) for group in range(len(SUPERCLASSES))]
+            axes.set_yticks(places, SUPERCLASSES if axes is panels[0] else [], fontsize=7)
+        panels[0].set_ylabel("class c of the images", fontsize=9)
+        return "Mean of −∂(L_kd − L_ce)/∂z_k over training images of class c; brighter: k resembles c."
 
 
 def superclass_order() -> list[str]:
     """The classes of CIFAR-100, superclass by superclass."""
-    return [name for group in CIFAR100_SUPERCLASSES.values() for name in group]
+    return [name for group in SUPERCLASSES.values() for name in group]
 
 
 def pull(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -54,7 +54,9 @@ def _run(args: argparse.Namespace) -> int:
     for name in ("csv", "group", "by", "columns"):
         if getattr(args, name):
             raise InputError(f"--{name}: is for --runs")
-    directories = (*([args.config_dir] if args.config_dir is not None else []), shipped_conf())
+    if args.experiments[:1] == ["show"]:
+        return _show(args, store)
+    directories = _directories(args)
     conf = Conf(directories, specs=store.specs())
     names = conf.names("experiment")
     for name in args.experiments:
@@ -106,6 +108,17 @@ def _run(args: argparse.Namespace) -> int:
     return code
 
 
+def _show(args: argparse.Namespace, store: Store) -> int:
+    """`lskd-report show ID …`."""
+    from lskd.report.show import show
+
+    if not args.experiments[1:]:
+        raise InputError("show: must be followed by the id of a run; lskd-report --runs lists them")
+    conf = Conf(_directories(args), specs=store.specs())
+    print("\n".join(show(id, store, conf) for id in args.experiments[1:]), end="")
+    return 0
+
+
 def _runs(args: argparse.Namespace, store: Store) -> int:
     """`lskd-report --runs`: the runs that the filters choose, one a line, or in groups."""
     from lskd.report import runs
@@ -135,6 +148,10 @@ def _runs(args: argparse.Namespace, store: Store) -> int:
     for reason in damaged:
         print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
     return 1 if damaged else 0
+
+
+def _directories(args: argparse.Namespace) -> tuple[Path, ...]:
+    return (*([args.config_dir] if args.config_dir is not None else []), shipped_conf())
 
 
 def _check_writable(out: Path, given: str) -> None:
@@ -193,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         help="instead of tables a site for people, in DIR/site; or all of it in FILE.html",
     )
     parser.add_argument("--config-dir", type=user_path, metavar="DIR", help="experiments and tables of your own")
-    of_plugin = "methods, networks or data sets of your own, as for lskd-run; may be given several times"
+    of_plugin = "a Python file or module of parts of your own, as for lskd-run; may be given several times"
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help=of_plugin)
     parser.add_argument("--version", action="version", version=VERSION)
     return parser

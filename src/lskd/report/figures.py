@@ -1,5 +1,5 @@
-"""Figures as PNG and SVG: of a figure table each series' mean over seeds, with whiskers from minimum to maximum; of a
-table table with a `diagram` the reliability of its cells, or what a probe saw of them.
+"""Figures as PNG and SVG: of a figure each series' mean over seeds, with whiskers from minimum to maximum; of a table
+with a `diagram` the reliability of its cells, or what a probe saw of them.
 
 The files depend on the numbers alone (no dates, fixed ids in the SVG), so that unchanged results are unchanged files.
 """
@@ -13,14 +13,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lskd.data import DATASETS
-from lskd.data.superclasses import CIFAR100_SUPERCLASSES
 from lskd.errors import InputError
 from lskd.files import write_atomically
-from lskd.probes.resemblance import superclass_order
+from lskd.probes import Seen
 from lskd.report.filled import FilledTable
 from lskd.report.tables import banner, metric_title
 from lskd.report.values import Summary
@@ -36,6 +35,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.prop_cycle": cycler(color=COLORS),
     "grid.alpha": 0.3,
     "lines.markersize": 6,
 }
@@ -55,7 +55,7 @@ def write(filled: FilledTable, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{filled.table.name}.png", folder / f"{filled.table.name}.svg"
     with matplotlib.rc_context(STYLE):
-        figure = DRAW[filled.table.diagram](filled)
+        figure = DRAW.get(filled.table.diagram, draw_seen)(filled)
         _save(figure, png, dpi=150, metadata={"Software": None})
         _save(figure, svg, metadata={"Date": None})
     return [png, svg]
@@ -106,69 +106,19 @@ def draw_reliability(filled: FilledTable) -> Figure:
     return figure
 
 
-def draw_projection(filled: FilledTable) -> Figure:
-    """The projected penultimate activations of each cell's first seed (Müller 2019, Figure 1): a panel for the training
-    part and one for the evaluated part. The two have one scale, and different cells scales of their own."""
+def draw_seen(filled: FilledTable) -> Figure:
+    """What a probe saw of each cell's first seed, as the probe draws it. Cells of the same runs are drawn once."""
     probe = filled.planned.probe
     assert probe is not None  # see `tables.table.Table`
-    classes: tuple[str, ...] = probe.settings.classes  # type: ignore[attr-defined]
-    cells = list({tuple(cell.ids.values()): cell for cell in filled.cells if cell.last_readings}.values())
-    figure = Figure(figsize=(6.2 * len(cells), 4.6), layout="constrained")
-    panels = figure.subplots(1, 2 * len(cells), squeeze=False)[0]
-    for cell, pair in zip(cells, panels.reshape(-1, 2), strict=True):
-        seed, reading = min(cell.last_readings.items())
-        parts = sorted((part for part in reading if part != "step"), key=lambda part: part != "train")
-        everything = np.concatenate([np.array(points) for part in parts for points in reading[part]["points"]])
-        middle = (everything.min(0) + everything.max(0)) / 2
-        reach = 1.05 * (everything.max(0) - everything.min(0)).max() / 2
-        for axes, part in zip(pair, parts, strict=True):
-            for i, points in enumerate(reading[part]["points"]):
-                xs, ys = np.array(points).T
-                axes.scatter(xs, ys, s=12, linewidths=0, alpha=0.7, marker="o^s"[i], color=COLORS[i], label=classes[i])
-            axes.set(xlim=middle[0] + [-reach, reach], ylim=middle[1] + [-reach, reach], aspect="equal")
-            axes.set_title(f"{filled.column_label(cell)}\n{part} part, seed {seed}", fontsize=10)
-            axes.set_xlabel("first coordinate", fontsize=9)
-            axes.tick_params(labelsize=9)
-        pair[0].set_ylabel("second coordinate", fontsize=9)
-    text = f"Coordinates in the plane through the three class templates; {probe.settings.examples} images a class."  # type: ignore[attr-defined]
+    cells = {tuple(cell.ids.values()): cell for cell in filled.cells if cell.last_readings}.values()
+    seen = [Seen(filled.column_label(cell), *min(cell.last_readings.items())) for cell in cells]
+    figure = Figure(layout="constrained")
+    text = probe.settings.draw(filled.table.diagram, figure, seen)
     _title(figure, None, filled, text)
-    panels[0].legend(fontsize=9)
     return figure
 
 
-def draw_matrix(filled: FilledTable) -> Figure:
-    """The class resemblance of each cell's first seed (Zhou et al. 2021, Figure 4), classes ordered by superclass,
-    beside the superclasses themselves. The diagonal, a class with itself, is left out."""
-    names = list(DATASETS["cifar100"].class_names)
-    order = [names.index(name) for name in superclass_order()]
-    groups = np.repeat(np.arange(len(CIFAR100_SUPERCLASSES)), [len(g) for g in CIFAR100_SUPERCLASSES.values()])
-    cells = list({tuple(cell.ids.values()): cell for cell in filled.cells if cell.last_readings}.values())
-    figure = Figure(figsize=(4.6 * (len(cells) + 1), 5.6), layout="constrained")
-    panels = figure.subplots(1, len(cells) + 1, squeeze=False)[0]
-    drawn = [("superclasses", (groups[:, None] == groups).astype(float))]
-    for cell in cells:
-        seed, reading = min(cell.last_readings.items())
-        matrix = np.array(reading["train"]["matrix"])[np.ix_(order, order)]
-        drawn.append((f"{filled.column_label(cell)}, seed {seed}", matrix))
-    for axes, (title, matrix) in zip(panels, drawn, strict=True):
-        np.fill_diagonal(matrix, np.nan)
-        # Colours reach the percentiles 2 and 98: a few pairs of classes would make all others look alike.
-        low, high = np.nanpercentile(matrix, [2, 98])
-        axes.imshow(matrix, cmap="viridis", vmin=low, vmax=high, interpolation="none")
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("class k, by superclass", fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(False)
-        places = [int(np.mean(np.nonzero(groups == group))) for group in range(len(CIFAR100_SUPERCLASSES))]
-        axes.set_yticks(places, CIFAR100_SUPERCLASSES if axes is panels[0] else [], fontsize=7)
-    panels[0].set_ylabel("class c of the images", fontsize=9)
-    _title(
-        figure, None, filled, "Mean of −∂(L_kd − L_ce)/∂z_k over training images of class c; brighter: k resembles c."
-    )
-    return figure
-
-
-DRAW = {"": draw, "reliability": draw_reliability, "projection": draw_projection, "matrix": draw_matrix}
+DRAW = {"": draw, "reliability": draw_reliability}  # other diagrams are pictures of probes
 
 
 def _bins(cell: Summary) -> int:

@@ -175,22 +175,23 @@ def _is(value: Any, wanted: Any) -> bool:
 def varying(runs: pandas.DataFrame) -> list[str]:
     """The settings in which the runs differ, but for those that follow from others: runs without a teacher have none of
     a teacher's settings, and other settings belong to other networks, methods and data sets."""
-    named = {name: runs[name].fillna(_NONE) for name in runs.columns if is_setting(name)}
+    columns = {name: _filled(runs[name]) for name in runs.columns if is_setting(name)}
+    everyone = [""] * len(runs)
     found = []
-    for name, values in named.items():
-        teacher, _, setting = name.rpartition("teacher.")
-        of = f"{teacher}teacher." if "teacher." in name else ""
-        head = setting.partition(".")[0]
-        if of and name != f"{of}arch.name":
-            values = values[named[f"{of}arch.name"] != _NONE]
-        kinds = named[f"{of}{head}.name"] if f"{of}{head}.name" in named and not setting.endswith(".name") else None
-        if kinds is None:
-            differ = len(set(values)) > 1
-        else:
-            differ = len(set(zip(kinds[values.index], values, strict=True))) > len(set(kinds[values.index]))
-        if differ:
+    for name, values in columns.items():
+        before, of, setting = name.rpartition("teacher.")
+        prefix, head = before + of, setting.partition(".")[0]
+        taught = columns[f"{prefix}arch.name"] if of and setting != "arch.name" else everyone
+        kinds = everyone if setting.endswith(".name") else columns.get(f"{prefix}{head}.name", everyone)
+        pairs = {(kind, value) for kind, value, one in zip(kinds, values, taught, strict=True) if one != _NONE}
+        if len(pairs) > len({kind for kind, _ in pairs}):
             found.append(name)
     return found
+
+
+def _filled(column: Iterable[Any]) -> list[Any]:
+    """The values of a column, with a word for what is missing, which is equal to itself."""
+    return [_NONE if value != value else value for value in column]
 
 
 _NONE = "null"
@@ -207,8 +208,10 @@ def grouped(runs: pandas.DataFrame, keys: Sequence[str], metrics: Sequence[str])
     import pandas
 
     lines: dict[tuple[Any, ...], list[int]] = {}
-    for place, values in enumerate(zip(*(runs[key] for key in keys), strict=True) if keys else [()] * len(runs)):
-        lines.setdefault(tuple(_NONE if value != value else value for value in values), []).append(place)
+    for place, values in enumerate(
+        zip(*(_filled(runs[key]) for key in keys), strict=True) if keys else [()] * len(runs)
+    ):
+        lines.setdefault(values, []).append(place)
     rows = []
     for values in sorted(lines, key=lambda values: [_order(value) for value in values]):
         group = runs.iloc[lines[values]]

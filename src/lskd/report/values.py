@@ -230,6 +230,7 @@ def summarize(planned: TablePlan, cell: Cell, values: Values, *, with_paper: boo
     table = planned.table
     xs = list(values.x(planned, cell).values()) if table.x is not None else []
     runs = {run.id: run for run in cell.runs}
+    drawn_by_probe = planned.probe.settings.pictures if planned.probe is not None else ()
     return Summary(
         cell=cell,
         values=values.of(planned, cell),
@@ -240,5 +241,5 @@ def summarize(planned: TablePlan, cell: Cell, values: Values, *, with_paper: boo
         printed=table.printed(cell.row, cell.column) if with_paper else None,
         replications=table.replicated(cell.row, cell.column) if with_paper else (),
         diagrams=values.diagrams(cell) if table.diagram == "reliability" else {},
-        last_readings=values.last_readings(planned, cell) if table.diagram in ("projection", "matrix") else {},
+        last_readings=values.last_readings(planned, cell) if table.diagram in drawn_by_probe else {},
     )

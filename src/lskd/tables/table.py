@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lskd.config_groups import Conf
 from lskd.errors import InputError, require, unknown
+from lskd.probes import PROBES
 from lskd.schema import parse
 from lskd.tables.claim import ASSOCIATIONS, ORDERS, PEAKS, STEPS, Claim, Operand, Statement, Term, Test
 from lskd.tables.metric import Metric
@@ -66,9 +67,9 @@ class Table:
     base: dict[str, Any] = field(default_factory=dict)
     metric: Metric = field(default_factory=Metric)
     probe: dict[str, Any] = field(default_factory=dict)  # what gives the metrics: a probe's name and settings
-    # Tables: draw, too, the reliability diagrams of the cells that show a calibration error (`ece15`), or what a
-    # probe saw of each cell's first seed: projected penultimate activations, or the matrix of class resemblance.
-    diagram: Literal["", "reliability", "projection", "matrix"] = ""
+    # Tables: draw, too, "reliability", the diagrams of the cells that show a calibration error (`ece15`), or one of the
+    # `pictures` of the table's probe, from what it saw of each cell's first seed.
+    diagram: str = ""
     levels: dict[str, float] | None = None  # figures: horizontal lines by what they stand for
     x: Metric | None = None  # figures: the horizontal axis, a metric of the run; None = the value of `over`
     x_label: str = ""
@@ -105,9 +106,12 @@ class Table:
             distinct = len(shown) == len(line.values)
             require(distinct, f"rows.{key}.values", list(line.values), "all different, in their first 6 digits")
         require(self.kind == "table" or not self.diagram, "diagram", self.diagram, "given in a table only")
-        probe = {"projection": "penultimate", "matrix": "resemblance"}.get(self.diagram)
-        fits = probe is None or self.probe.get("name") == probe
-        require(fits, "diagram", self.diagram, f"given with the probe {probe}")
+        painters = [name for name, probe in PROBES.items() if self.diagram in probe.pictures]
+        if self.diagram not in ("", "reliability") and not painters:
+            known = (picture for probe in PROBES.values() for picture in probe.pictures)
+            raise unknown("diagram", self.diagram, ["reliability", *known])
+        fits = not painters or self.probe.get("name") in painters
+        require(fits, "diagram", self.diagram, f"given with the probe {' or '.join(painters)}")
         require(self.kind == "figure" or not self.levels, "levels", self.levels, "given in a figure only")
         columns = self.kind != "figure"
         require(bool(self.columns) == columns, "columns", list(self.columns), "given in a table, and only there")

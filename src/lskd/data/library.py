@@ -1,0 +1,177 @@
+"""The data sets in the cache: prepare them, check them, import one's own, load one for a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lskd.data.dataset import MAX_SEED, Dataset, Part, Spec, sizes
+from lskd.data.registry import DATASETS, check, check_new_name, folder_of, spec
+from lskd.data.roots import default_data_root
+from lskd.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
+    """The parts "train", "test" and, with a hold-out or of the data's own, "validation". A built-in data set is
+    prepared if it is missing.
+
+    Raises `InputError` if the data cannot be had, if the cache is damaged, if streamed images have changed since they
+    were indexed, or if `check` fails.
+    """
+    import torch
+
+    from lskd.data import cache as disk
+    from lskd.data.index import Files
+    from lskd.data.splits import class_balanced
+
+    known = spec(dataset.name, cache)
+    check(dataset, known)
+    folder = folder_of(cache, dataset.name)
+    if not folder.exists():
+        prepare(dataset.name, data=data, cache=cache)
+    found: dict[str, tuple[Any, np.ndarray]]
+    if known.streamed:
+        index = disk.check_index(folder, data)
+        found = {name: (Files(index.root / part.folder, part.names), part.labels) for name, part in index.parts.items()}
+    else:
+        arrays = disk.read(folder)
+        found = {name: (getattr(arrays, f"{name}_images"), getattr(arrays, f"{name}_labels")) for name in known.parts}
+
+    images, labels = found.pop("train")
+    if dataset.holdout:
+        chosen, rest = class_balanced(labels, dataset.holdout, dataset.holdout_seed)
+        found["validation"] = images[chosen], labels[chosen]
+        images, labels = images[rest], labels[rest]
+    if dataset.limit:
+        chosen, _ = class_balanced(labels, dataset.limit, dataset.holdout_seed)
+        images, labels = images[chosen], labels[chosen]
+    found["train"] = images, labels
+    return {
+        name: Part(images if known.streamed else torch.from_numpy(images), torch.from_numpy(labels))
+        for name, (images, labels) in found.items()
+    }
+
+
+def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force: bool = False) -> Spec:
+    """Decode a registered data set from `data` into the cache, downloading it into `data` first if it is not there.
+    Of a streamed one the files in `data` are indexed; they stay there.
+
+    A data set that is in the cache already, as an imported one always is, is only checked, unless `force`. Raises
+    `InputError` if the data cannot be had or is not the original data, pixel by pixel.
+    """
+    from lskd.data import cache as disk
+    from lskd.data.index import Index, stamp
+    from lskd.data.scratch import clear
+
+    known, folder = spec(name, cache), folder_of(cache, name)
+    if name not in DATASETS and force:
+        raise InputError(f"{name}: is not built in, so there is nothing to decode it from again; import it again")
+    clear(folder.parent)
+    if folder.exists() and not force:
+        if disk.check_files(folder).streamed:
+            disk.check_index(folder, data)  # the images must be there, too
+        return disk.read_spec(folder)
+    content, source = DATASETS[name].read(known, data=data, download=download)
+    if not isinstance(content, Index):
+        content = disk.canonical(content)
+    known = replace(known, digest=disk.check_content(known, content, source).digest)
+    if isinstance(content, Index):
+        content = stamp(content)
+    disk.write(folder, known, content, source=source, replace=force)
+    return known
+
+
+def verify(name: str, *, cache: Path, data: Path | None = None) -> Spec:
+    """Check a data set in the cache: its files, and its content against the digest. Raises `InputError` if damaged.
+    Of a streamed one (a built-in one is in `data`) every image is decoded, and the error names all that cannot be."""
+    from lskd.data import cache as disk
+    from lskd.data.index import check_images
+    from lskd.data.scratch import clear
+
+    known, folder = spec(name, cache), folder_of(cache, name)
+    clear(folder.parent)
+    if known.streamed:
+        found, problems = disk.read_index(folder, data or default_data_root(cache)), []
+        for problem in (check_images, partial(disk.check_changes, folder)):
+            try:
+                problem(found)
+            except InputError as error:
+                problems.append(str(error))
+        if problems:
+            raise InputError("; ".join(problems))
+        return disk.read_spec(folder)
+    arrays = disk.read(folder)
+    disk.check_content(known, arrays, str(folder))
+    if name not in DATASETS:
+        disk.note_equal_rows(name, arrays)
+    return known
+
+
+def import_folder(
+    name: str,
+    path: Path,
+    *,
+    cache: Path,
+    size: int | None = None,
+    stream: bool = False,
+    force: bool = False,
+    split: float | None = None,
+    seed: int = 0,
+    image_column: str = "",
+    label_column: str = "",
+) -> Spec:
+    """Decode a user's own data into the cache as the data set `name`.
+
+    path: a folder of images `train/<class>/*.png`, `test/<class>/*.png` (or jpg …), or of Hugging Face style parquet.
+    Beside a part `test` there may be one for validation: `val`, `valid`, `validation` or `dev`.
+    size: resize all images to this width and height; without it they must have one size and mode already.
+    stream: leave the images where they are, whatever their sizes, and decode them while a network trains.
+    force: replace another data set that was imported under this name.
+    split: draw this share of each class as the test part of data that has none (`<class>/*.png`), with `seed`.
+    image_column, label_column: of parquet files whose columns have other names than usual.
+
+    Raises `InputError` for a bad name, a folder that cannot be read, or other content under this name.
+    """
+    from lskd.data import cache as disk
+    from lskd.data import index, sources
+    from lskd.data.index import Index
+    from lskd.data.scratch import clear
+    from lskd.data.sources import Arrays, Columns
+
+    check_new_name(name)
+    if size is not None and size < 1:
+        raise InputError(f"size = {size}: must be >= 1")
+    if stream and size is not None:
+        raise InputError(f"size = {size}: must be left out with --stream; a recipe's augment.crop says the size")
+    if split is not None and not 0 < split < 1:
+        raise InputError(f"split = {split:g}: must be > 0 and < 1, the test part's share of each class")
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed = {seed}: must be >= 0 and <= {MAX_SEED}")
+    drawn = None if split is None else (split, seed)
+    folder = folder_of(cache, name)
+    clear(folder.parent)
+    content: Arrays | Index
+    if stream:
+        if image_column or label_column or sources.has_shards(path):
+            raise InputError(f"{path}: parquet files cannot be streamed: they hold their images; leave out --stream")
+        sources.check_is_folder(path, drawn)
+        content, is_stale = disk.follow(folder, index.make(path, split=drawn))
+        source, force = f"image folder {path}{sources.tell_split(drawn)}", force or is_stale
+        new = index.describe(name, content)
+    else:
+        content, source = sources.read_folder(path, size, Columns(image_column, label_column), drawn)
+        content = disk.canonical(content)
+        new = disk.describe(name, content)
+    disk.write(folder, new, content, source=source, replace=force)
+    # `write` keeps what is there already, which is right only if it is the same data.
+    if (old := disk.check_files(folder)).digest != new.digest:
+        raise InputError(
+            f"name = {name!r}: other data was imported under this name ({sizes(old)}; this is {sizes(new)}): "
+            "use another name, or --force"
+        )
+    return new

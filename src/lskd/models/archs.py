@@ -1,0 +1,343 @@
+"""The networks, by the names that the papers give them: each family's knobs, and its members.
+
+A member is a prototype, a frozen dataclass with the family's knobs. A configuration overrides single fields of it with
+`dataclasses.replace`, and `build` makes the network. This module imports no torch, so that configurations are parsed
+and plans printed at once; `build` imports the module of its network.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lskd.errors import InputError, require
+from lskd.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Arch(ABC):
+    """Knobs of a network family. They are part of a run's identity: change a default and old runs no longer match."""
+
+    version: ClassVar[int] = 1  # of the code, as `lskd.methods.method.Method.version`
+    # Knobs of a small member, with all that is in a large one: the tests build and train each family at this size.
+    small: ClassVar[Mapping[str, Any]] = {}
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """A freshly initialised network from `input_shape` (C, H, W) to `num_classes` logits.
+
+        `InputError` if the network cannot serve that shape.
+        """
+
+
+ARCHS: Registry[Arch] = Registry("arch", Arch)
+register = ARCHS.register
+
+
+def _require_stages(name: str, value: tuple[int, ...], stages: int) -> None:
+    require(len(value) == stages and min(value) >= 1, name, value, f"{stages} numbers >= 1, one for each stage")
+
+
+def _require_shapes(network: str, input_shape: tuple[int, int, int], num_classes: int, smallest: int = 1) -> None:
+    """`smallest`: least height and width, so that the last feature map still is the image divided by all strides."""
+    if len(input_shape) != 3 or min(input_shape) < 1 or min(input_shape[1:]) < smallest:
+        needed = f"(channels, height, width) with at least 1 channel and {smallest} x {smallest} pixels"
+        raise InputError(f"input shape = {input_shape!r}: {network} needs {needed}")
+    require(num_classes >= 2, "num_classes", num_classes, ">= 2")
+
+
+@register("mlp")
+# Müller et al. 2019, appendix A.5, MNIST teacher and student: 784-1200-1200-10 and 784-800-800-10. The paper says
+# "Gaussian with variance 0.03". We read 0.03 as the standard deviation: that variance (std 0.17) multiplies activations
+# by 4 in each layer of 1200 units, and training with the paper's learning rate of 1 diverges.
+@register("mlp1200", hidden=(1200, 1200), init_std=0.03)
+@register("mlp800", hidden=(800, 800), init_std=0.03)
+@dataclass(frozen=True)
+class MLPArch(Arch):
+    """Fully connected ReLU network on flattened images; no hidden layer makes it softmax regression."""
+
+    small: ClassVar[Mapping[str, Any]] = {"hidden": (16, 12), "input_dropout": 0.2, "hidden_dropout": 0.5}
+
+    hidden: tuple[int, ...] = (128,)
+    input_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    init_std: float | None = None
+    """Standard deviation of Gaussian weights, with zero biases; None for PyTorch's own initialisation."""
+
+    def __post_init__(self) -> None:
+        require(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "at least 1 unit in every layer")
+        require(0 <= self.input_dropout < 1, "input_dropout", self.input_dropout, "in [0, 1)")
+        require(0 <= self.hidden_dropout < 1, "hidden_dropout", self.hidden_dropout, "in [0, 1)")
+        init_std_fits = self.init_std is None or 0 < self.init_std < float("inf")
+        require(init_std_fits, "init_std", self.init_std, "a finite number > 0, or null")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("mlp", input_shape, num_classes)
+        from lskd.models.mlp import MLP
+
+        channels, height, width = input_shape
+        return MLP(
+            inputs=channels * height * width,
+            hidden=self.hidden,
+            num_classes=num_classes,
+            input_dropout=self.input_dropout,
+            hidden_dropout=self.hidden_dropout,
+            init_std=self.init_std,
+        )
+
+
+@register("alexnet")
+@dataclass(frozen=True)
+class AlexNetArch(Arch):
+    """The network of TensorFlow's CIFAR-10 tutorial, which Müller et al. (2019) call AlexNet. It has no knobs."""
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("alexnet", input_shape, num_classes)
+        from lskd.models.alexnet import AlexNet
+
+        return AlexNet(input_shape, num_classes)
+
+
+@register("resnet8", depth=8)  # 8 and 14 are for quick experiments
+@register("resnet14", depth=14)
+@register("resnet20", depth=20)
+@register("resnet32", depth=32)
+@register("resnet44", depth=44)
+@register("resnet56", depth=56)
+@register("resnet110", depth=110)
+@register("resnet8x4", depth=8, stem=32, widths=(64, 128, 256))
+@register("resnet32x4", depth=32, stem=32, widths=(64, 128, 256))
+@dataclass(frozen=True)
+class CifarResNetArch(Arch):
+    """ResNet for small images (He et al. 2016), as in the CRD benchmark: depth 6n + 2, n blocks in each of 3 stages."""
+
+    small: ClassVar[Mapping[str, Any]] = {"depth": 14, "stem": 4, "widths": (4, 6, 8)}
+
+    depth: int = 20
+    stem: int = 16
+    widths: tuple[int, ...] = (16, 32, 64)
+
+    def __post_init__(self) -> None:
+        require(self.depth >= 8 and self.depth % 6 == 2, "depth", self.depth, "6n + 2 with n >= 1")
+        require(self.stem >= 1, "stem", self.stem, ">= 1")
+        _require_stages("widths", self.widths, 3)
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("resnet", input_shape, num_classes, smallest=4)
+        from lskd.models.cifar_resnet import CifarResNet
+
+        return CifarResNet(input_shape[0], num_classes, self.depth, self.stem, self.widths)
+
+
+@register("wrn_16_2", depth=16, widen=2)
+@register("wrn_40_1", depth=40, widen=1)
+@register("wrn_40_2", depth=40, widen=2)
+@dataclass(frozen=True)
+class WideResNetArch(Arch):
+    """WRN-depth-widen (Zagoruyko & Komodakis 2016), as in the CRD benchmark: depth 6n + 4, n blocks in each stage."""
+
+    small: ClassVar[Mapping[str, Any]] = {"depth": 16, "widen": 1}
+
+    depth: int = 16
+    widen: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.depth >= 10 and self.depth % 6 == 4, "depth", self.depth, "6n + 4 with n >= 1")
+        require(self.widen >= 1, "widen", self.widen, ">= 1")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("wide resnet", input_shape, num_classes, smallest=4)
+        from lskd.models.wide_resnet import WideResNet
+
+        return WideResNet(input_shape[0], num_classes, self.depth, self.widen)
+
+
+@register("resnet56_t2t")
+@dataclass(frozen=True)
+class T2TResNetArch(Arch):
+    """ResNet of tensor2tensor, the code base of Müller et al. (2019): depth 6n + 2, n pre-activation blocks a stage.
+
+    The paper prints no widths; these are tensor2tensor's for CIFAR. (16, 32, 64) has the size of He's ResNet-56.
+    """
+
+    small: ClassVar[Mapping[str, Any]] = {"depth": 8, "stem": 4, "widths": (4, 6, 8)}
+
+    depth: int = 56
+    stem: int = 16
+    widths: tuple[int, ...] = (32, 64, 128)
+
+    def __post_init__(self) -> None:
+        require(self.depth >= 8 and self.depth % 6 == 2, "depth", self.depth, "6n + 2 with n >= 1")
+        require(self.stem >= 1, "stem", self.stem, ">= 1")
+        _require_stages("widths", self.widths, 3)
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("tensor2tensor resnet", input_shape, num_classes, smallest=4)
+        from lskd.models.t2t_resnet import T2TResNet
+
+        return T2TResNet(input_shape[0], num_classes, self.depth, self.stem, self.widths)
+
+
+@register("resnet18", blocks=(2, 2, 2, 2))
+@register("resnet34", blocks=(3, 4, 6, 3))
+@register("resnet50", blocks=(3, 4, 6, 3), bottleneck=True, kaiming=True)
+@dataclass(frozen=True)
+class ResNetArch(Arch):
+    """ImageNet's ResNet behind a stem for small images, as in the codes of Zhang & Sabuncu (2020) and of CRD."""
+
+    small: ClassVar[Mapping[str, Any]] = {"blocks": (2, 1, 2, 1), "widths": (4, 6, 8, 10)}
+
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    bottleneck: bool = False
+    """Bottleneck blocks, which put out four times their stage's width, instead of basic ones."""
+    kaiming: bool = False
+    """Convolutions start from Kaiming's normal distribution over fan_out, as in CRD's code, not as PyTorch's own."""
+
+    def __post_init__(self) -> None:
+        _require_stages("blocks", self.blocks, 4)
+        _require_stages("widths", self.widths, 4)
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("resnet", input_shape, num_classes, smallest=8)
+        from lskd.models.resnet import ResNet
+
+        return ResNet(input_shape[0], num_classes, self.blocks, self.widths, self.bottleneck, self.kaiming)
+
+
+@register("vgg8")
+@register("vgg13", convolutions=(2, 2, 2, 2, 2))
+@dataclass(frozen=True)
+class VGGArch(Arch):
+    """VGG with batch norm and one dense layer (Simonyan & Zisserman 2015), as in the CRD benchmark."""
+
+    small: ClassVar[Mapping[str, Any]] = {"widths": (4, 6, 8, 10, 12), "convolutions": (1, 2, 1, 2, 1)}
+
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
+    convolutions: tuple[int, ...] = (1, 1, 1, 1, 1)
+
+    def __post_init__(self) -> None:
+        _require_stages("widths", self.widths, 5)
+        _require_stages("convolutions", self.convolutions, 5)
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("vgg", input_shape, num_classes, smallest=8)
+        from lskd.models.vgg import VGG
+
+        return VGG(input_shape[0], num_classes, self.widths, self.convolutions)
+
+
+@register("mobilenet_v2")
+@dataclass(frozen=True)
+class MobileNetV2Arch(Arch):
+    """MobileNetV2 (Sandler et al. 2018), as in the CRD benchmark, where `expansion` is T and `width` W."""
+
+    small: ClassVar[Mapping[str, Any]] = {"expansion": 2, "width": 0.25}
+
+    expansion: int = 6
+    width: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.expansion >= 1, "expansion", self.expansion, ">= 1")
+        require(1 / 16 <= self.width < float("inf"), "width", self.width, "a finite number >= 1/16, for 1 channel")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("mobilenet v2", input_shape, num_classes, smallest=16)
+        from lskd.models.mobilenet_v2 import MobileNetV2
+
+        return MobileNetV2(input_shape[0], num_classes, self.expansion, self.width)
+
+
+@register("shufflenet_v1")
+@dataclass(frozen=True)
+class ShuffleNetV1Arch(Arch):
+    """ShuffleNet (Zhang et al. 2018), as in the CRD benchmark."""
+
+    small: ClassVar[Mapping[str, Any]] = {"stem": 12, "widths": (24, 48, 72), "blocks": (1, 2, 3)}
+
+    groups: int = 3
+    stem: int = 24
+    widths: tuple[int, ...] = (240, 480, 960)
+    blocks: tuple[int, ...] = (4, 8, 4)
+
+    def __post_init__(self) -> None:
+        require(self.groups >= 1, "groups", self.groups, ">= 1")
+        _require_stages("widths", self.widths, 3)
+        _require_stages("blocks", self.blocks, 3)
+        # A quarter of what a unit makes is convolved in groups; the first of a stage makes only what its input lacks.
+        unit = 4 * self.groups
+        require(self.stem >= 1 and self.stem % unit == 0, "stem", self.stem, f"a multiple of 4 * groups = {unit}")
+        rise = all(narrow < wide for narrow, wide in pairwise((self.stem, *self.widths)))
+        fits = rise and all(width % unit == 0 for width in self.widths)
+        require(fits, "widths", self.widths, f"rising multiples of 4 * groups = {unit}, from above stem = {self.stem}")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("shufflenet v1", input_shape, num_classes, smallest=8)
+        from lskd.models.shufflenet_v1 import ShuffleNetV1
+
+        return ShuffleNetV1(input_shape[0], num_classes, self.groups, self.stem, self.widths, self.blocks)
+
+
+@register("shufflenet_v2")
+@dataclass(frozen=True)
+class ShuffleNetV2Arch(Arch):
+    """ShuffleNet V2 (Ma et al. 2018), as in the CRD benchmark."""
+
+    small: ClassVar[Mapping[str, Any]] = {"stem": 4, "widths": (8, 12, 16), "blocks": (2, 3, 4), "last": 20}
+
+    stem: int = 24
+    widths: tuple[int, ...] = (116, 232, 464)
+    blocks: tuple[int, ...] = (4, 8, 4)
+    last: int = 1024
+    """Width of the last 1x1 convolution, and of the penultimate activations."""
+
+    def __post_init__(self) -> None:
+        require(self.stem >= 1, "stem", self.stem, ">= 1")
+        _require_stages("widths", self.widths, 3)
+        require(all(width % 2 == 0 for width in self.widths), "widths", self.widths, "even: units split them in halves")
+        _require_stages("blocks", self.blocks, 3)
+        require(min(self.blocks) >= 2, "blocks", self.blocks, ">= 2: the first unit of a stage has no pre-activation")
+        require(self.last >= 1, "last", self.last, ">= 1")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("shufflenet v2", input_shape, num_classes, smallest=8)
+        from lskd.models.shufflenet_v2 import ShuffleNetV2
+
+        return ShuffleNetV2(input_shape[0], num_classes, self.stem, self.widths, self.blocks, self.last)
+
+
+@register("timm")
+# Szegedy et al. 2017. Dropout, batch norm's decay (0.9997) and its ε (0.001, timm's own) as in TF-slim, whose batch
+# norm has no scale parameter unless asked for one; Müller et al. (2019) added it, and timm has it.
+@register("inception_v4", model="inception_v4", drop_rate=0.2, bn_momentum=0.0003)
+@dataclass(frozen=True)
+class TimmArch(Arch):
+    """A network of the timm library by timm's name, with random initial weights: see `lskd.models.timm`.
+
+    arch=timm arch.model=densenet121 is any of them.
+
+    bn_momentum: the weight of a batch's statistics in the running ones (1 - TensorFlow's decay); None for timm's own.
+    """
+
+    small: ClassVar[Mapping[str, Any]] = {"model": "test_efficientnet", "drop_rate": 0.2, "bn_momentum": None}
+
+    model: str = "resnet50"
+    drop_rate: float = 0.0
+    bn_momentum: float | None = None
+
+    def __post_init__(self) -> None:
+        require(0 <= self.drop_rate < 1, "drop_rate", self.drop_rate, "in [0, 1)")
+        fits = self.bn_momentum is None or 0 < self.bn_momentum <= 1
+        require(fits, "bn_momentum", self.bn_momentum, "in (0, 1], or null")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes(self.model, input_shape, num_classes)
+        from lskd.models.timm import Timm
+
+        return Timm(self.model, input_shape, num_classes, self.drop_rate, self.bn_momentum)

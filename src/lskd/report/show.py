@@ -1,0 +1,167 @@
+"""Everything about one run, for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from lskd.commands import Commands
+from lskd.config_groups import Conf
+from lskd.errors import InputError
+from lskd.report.runs import Settings
+from lskd.run import Run, id_of
+from lskd.schema import show as written
+from lskd.schema import unfolded
+from lskd.store import Record, Store
+
+WIDTH, HEIGHT = 60, 10  # of a curve, in characters
+
+
+def show(id: str, store: Store, conf: Conf) -> str:
+    """The page of the run whose id begins so. `InputError` for an id that is none here, or several, and for a record
+    that is damaged."""
+    record = store.record(store.find(id))
+    if record is None:
+        raise InputError(f"id = {id!r}: there is nothing of it in {store.root}")
+    parts = [_head(record, store), _command(record, conf), _lineage(record, store), _numbers(record)]
+    parts += [_calibration(record), _curve(record, store), _settings(record), _environment(record)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _head(record: Record, store: Store) -> str:
+    lines = [f"{record.id}  {name(record.config)}  ({record.state})", str(store.root / "runs" / record.id)]
+    path = store.root / "runs" / record.id / "model.safetensors"
+    return "\n".join([*lines, f"weights: {'here' if path.is_file() else 'not here'}"])
+
+
+def name(config: Mapping[str, Any]) -> str:
+    """A run in words; where the code that is here does not know it, of its parts' names."""
+    try:
+        return str(Run.of(config))
+    except InputError:
+        parts = [config[key].get("name", "?") for key in ("arch", "dataset", "method")]
+        return f"{' on '.join(parts[:2])}, {parts[2]}, seed {config.get('seed')} (trained by other code)"
+
+
+def _command(record: Record, conf: Conf) -> str:
+    """The command that trains the run again, if the code that is here would train the same one."""
+    try:
+        return f"again:\n  {Commands(conf).line(Run.of(record.config))}"
+    except InputError as error:
+        return f"again: not by the code that is here: {error}"
+
+
+def _lineage(record: Record, store: Store) -> str:
+    lines: list[str] = []
+    config = record.config
+    while (taught_by := config.get("teacher")) is not None:
+        id, config = id_of(taught_by), taught_by
+        lines.append(f"  teacher{'’s teacher' * bool(lines)}  {id}  {name(config)}  ({_state(id, store)})")
+    students = [id for id, one in store.configs() if "teacher" in one and id_of(one["teacher"]) == record.id]
+    if students:
+        listed = textwrap.fill(" ".join(students), 100, initial_indent="    ", subsequent_indent="    ")
+        lines.append(f"  {len(students)} finished student{'s' * (len(students) > 1)}\n{listed}")
+    return "\n".join(["lineage:", *lines]) if lines else ""
+
+
+def _state(id: str, store: Store) -> str:
+    try:
+        record = store.record(id)
+    except InputError:
+        return "damaged"
+    return "not here" if record is None else record.state
+
+
+def _numbers(record: Record) -> str:
+    """The metrics of each part, after the last epoch and at the best ones; then what else is one number."""
+    result = record.result
+    if not result:
+        return ""
+    rows = {f"{part}, last epoch": values for part, values in result["last"].items()}
+    for chosen, best in result["best"].items():
+        for part, values in best.items():
+            if part != "epoch":
+                rows[f"{part}, epoch {best['epoch'] + 1}, the best on {chosen}"] = values
+    rows["train, as it was trained on"] = result["train"]
+    recorded = list(dict.fromkeys(name for values in rows.values() for name in values))
+    usual = ("top1", "error", "top5", "nll", "ece15")
+    names = [*(name for name in usual if name in recorded), *(name for name in recorded if name not in usual)]
+    table = [[label, *(_number(values.get(name)) for name in names)] for label, values in rows.items()]
+    others = [f"{key} {_number(value)}" for key, value in result.items()
+              if isinstance(value, (int, float)) and not isinstance(value, bool)]  # fmt: skip
+    align = ["left", *["right"] * len(names)]
+    shown = tabulate(table, ["", *names], tablefmt="simple", disable_numparse=True, colalign=align)
+    return f"{shown}\n\n{textwrap.fill(', '.join(others), 100)}"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _calibration(record: Record) -> str:
+    """The reliability of the outputs on each part: of the images of each bin the mean confidence and the accuracy."""
+    parts = []
+    for part, values in record.result.get("calibration", {}).items():
+        bins = values["reliability"]
+        rows = [[f"{i / len(bins):.2f} to {(i + 1) / len(bins):.2f}", *map(_number, numbers)]
+                for i, numbers in enumerate(bins) if numbers[0]]  # fmt: skip
+        table = tabulate(rows, ["confidence", "images", "mean", "accuracy"], tablefmt="plain", disable_numparse=True,
+                         colalign=["left", "right", "right", "right"])  # fmt: skip
+        lines = [f"calibration on {part}:", textwrap.indent(table, "  ")]
+        for other, scaled in values.get("scaled", {}).items():
+            numbers = f"ece15 {scaled['ece15']:.4f}, nll {scaled['nll']:.4f}"
+            lines.append(f"  scaled by T = {scaled['temperature']:.3f}, the best on {other}: {numbers}")
+        parts.append("\n".join(lines))
+    return "\n".join(parts)
+
+
+def _curve(record: Record, store: Store) -> str:
+    epochs = [epoch for epoch in store.log_of(record.id) if "stage" not in epoch]
+    evaluated = record.config["dataset"].get("evaluate", "test")
+    lines = {
+        "·": [(epoch["epoch"], epoch["train"]["top1"]) for epoch in epochs if "top1" in epoch.get("train", {})],
+        "█": [(epoch["epoch"], epoch[evaluated]["top1"]) for epoch in epochs if "top1" in epoch.get(evaluated, {})],
+    }
+    if not lines["█"]:
+        return ""
+    return "\n".join([f"top1 (█ {evaluated}, · train) over {len(epochs)} epochs:", *plot(lines)])
+
+
+def plot(lines: Mapping[str, Sequence[tuple[float, float]]], width: int = WIDTH, height: int = HEIGHT) -> Iterator[str]:
+    """Points of several lines, each drawn with its mark, later ones over earlier ones, as text."""
+    points = [point for line in lines.values() for point in line]
+    (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
+    canvas = [[" "] * width for _ in range(height)]
+    for mark, line in lines.items():
+        for x, y in line:
+            column = round((x - left) / ((right - left) or 1) * (width - 1))
+            row = round((high - y) / ((high - low) or 1) * (height - 1))
+            canvas[row][column] = mark
+    for row, content in enumerate(canvas):
+        label = f"{high - row * (high - low) / (height - 1):.4g}" if row in (0, height - 1) else ""
+        yield f"{label:>8} │{''.join(content).rstrip()}"
+
+
+def _settings(record: Record) -> str:
+    """All settings; those that are not at their defaults are marked."""
+    values, _ = Settings().of(record.config)
+    given = unfolded(record.config).keys()
+    lines = ["settings (* not at its default):"]
+    wide = max(map(len, values))
+    for key, value in values.items():
+        own = any(name == key or name.startswith(f"{key}.") for name in given) or key == "teacher.id"
+        text = (
+            value if isinstance(value, str) and value else written(list(value) if isinstance(value, tuple) else value)
+        )
+        lines.append(f"  {'*' if own else ' '} {key:<{wide}}  {text}")
+    return "\n".join(lines)
+
+
+def _environment(record: Record) -> str:
+    lines = [f"  {key}  {value if isinstance(value, str) else written(value)}" for key, value in record.env.items()]
+    return "\n".join(["environment:", *lines]) if lines else ""
