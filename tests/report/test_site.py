@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,22 @@ def test_the_command_writes_a_site_or_a_file(made, tmp_path, monkeypatch, capsys
 
 
 # ---- parts --------------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_differ_in_their_seeds_are_together(made):
+    runs = made.reports[0].plan.runs
+    groups = content.grouped([run for run in runs if run.smoothing.alpha == 0.1] + [replace(runs[0], seed=9)])
+    names = [(group.label, [run.seed for run in group.runs]) for group in groups]
+    assert names == [
+        ("mlp(hidden=16) on digits", [9]),
+        ("mlp(hidden=16) on digits, α=0.1", [0, 1, 2]),
+        ("mlp(hidden=64) on digits, α=0.1", [0, 1, 2]),
+    ]
+    dropped = replace(runs[0], recipe=replace(runs[0].recipe, momentum=0.5))
+    assert [group.own for group in content.grouped([runs[0], dropped])] == [
+        ["recipe.momentum=0.5"],
+        ["recipe.momentum=0.9"],
+    ]
 
 
 def test_a_docstring_is_paragraphs_lists_and_tables():

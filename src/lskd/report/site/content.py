@@ -749,23 +749,31 @@ class RunGroup:
     """Runs that differ in their seeds alone."""
 
     label: str
+    own: list[str]  # what tells them from others of that label
     runs: list[Run]
 
 
 def grouped(runs: Iterable[Run]) -> list[RunGroup]:
-    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    """Runs that differ in their seeds alone together. Of groups that are called alike each says what it alone has."""
+    found: dict[str, dict[frozenset[str], list[Run]]] = {}
     for run in runs:
-        found[label(run), show(_without_seeds(without_code(run.identity())))].append(run)
-    return [
-        RunGroup(key[0], sorted(group, key=lambda run: run.seed))
-        for key, group in sorted(found.items(), key=lambda item: item[0])
-    ]
+        described = unfolded(_without_seeds(without_code(run.identity())))
+        key = frozenset(f"{name}={said(value)}" for name, value in described.items())
+        found.setdefault(label(run), {}).setdefault(key, []).append(run)
+    groups = []
+    for name, by_settings in sorted(found.items()):
+        common = frozenset.intersection(*by_settings)
+        for settings, group in sorted(by_settings.items(), key=lambda item: sorted(item[0])):
+            groups.append(RunGroup(name, sorted(settings - common), sorted(group, key=lambda run: run.seed)))
+    return groups
 
 
 def _without_seeds(described: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without its seed, and its teacher's where that is the same."""
     kept = {key: value for key, value in described.items() if key != "seed"}
     if isinstance(teacher := kept.get("teacher"), Mapping):
-        kept["teacher"] = _without_seeds(teacher)
+        same = teacher["seed"] == described["seed"]
+        kept["teacher"] = _without_seeds(teacher) | ({} if same else {"seed": teacher["seed"]})
     return kept
 
 
