@@ -26,7 +26,7 @@ def figure(filled: FilledTable, prefix: str) -> Markup:
         return Markup("")
     text = io.StringIO()
     with matplotlib.rc_context({**figures.STYLE, "svg.fonttype": "none", "font.family": "sans-serif"}):
-        drawn = figures.DRAW[filled.table.diagram](filled)
+        drawn = figures.DRAW.get(filled.table.diagram, figures.draw_seen)(filled)
         drawn.suptitle("")
         drawn.savefig(text, format="svg", metadata={"Date": None})
     return Markup(inline(text.getvalue(), filled.table.title, prefix))
