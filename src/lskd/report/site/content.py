@@ -227,12 +227,13 @@ def unit(entry: Entry, part: Part) -> str:
 
 
 def panels(title: str, rows: Iterable[ForestRow]) -> list[Panel]:
-    """The rows by what they are counted in, each group with an axis of its own."""
+    """The rows by what they are counted in, each group with an axis of its own; those that decide nothing last."""
     groups: dict[str, list[ForestRow]] = defaultdict(list)
     for row in rows:
         groups[unit(row.entry, row.part)].append(row)
     found = []
     for name, group in groups.items():
+        group.sort(key=lambda row: not row.enough)
         axis = charts.axis_of((row.bar, row.enough) for row in group if row.bar is not None)
         found.append(Panel(title, name, axis, tuple(ForestRow(row.entry, row.part, row.bar, axis) for row in group)))
     return found
