@@ -352,6 +352,15 @@ def test_a_drawn_figure_is_part_of_the_page(made):
     assert "small network" in svg  # text, not its outlines
 
 
+def test_labels_of_a_drawn_figure_stay_as_they_are():
+    head = '<?xml?><svg width="3" viewBox="0 0 110.0 50"><g id="a" style="fill: #ffffff"/>'
+    made = drawn.inline(head + '<text x="0.12345">0.12345 #ffffff url(#a)</text></svg>', r"\1 <", "p")
+    assert made == (
+        '<svg class="drawn" role="img" aria-label="\\1 &lt;" viewBox="0 0 110.0 50" style="max-width:10.0rem">'
+        '<g id="p-a" style="fill: var(--paper)"/><text x="0.12">0.12345 #ffffff url(#a)</text></svg>'
+    )
+
+
 # ---- in a browser -------------------------------------------------------------------------------------------------
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

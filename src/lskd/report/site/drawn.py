@@ -34,13 +34,18 @@ def figure(filled: FilledTable, prefix: str) -> Markup:
 
 def inline(svg: str, title: str, prefix: str) -> str:
     """An SVG file of matplotlib as an element."""
+
+    def rewritten(tag: re.Match[str]) -> str:
+        text = tag[0].replace("xlink:href", "href")
+        text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+        text = re.sub("|".join(COLORS), lambda color: COLORS[color[0]], text)
+        return re.sub(r"(\d+\.\d{2})\d+", r"\1", text)  # hundredths of a point are enough
+
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg.replace("xlink:href", "href"))
-    svg = re.sub("|".join(COLORS), lambda color: COLORS[color[0]], svg)
-    svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)  # hundredths of a point are enough
-    head = f'<svg class="drawn" role="img" aria-label="{escape(title)}"'
+    svg = re.sub(r"<[^>]*>", rewritten, svg)  # in tags alone: what stands between them is labels
     box = re.search(r'viewBox="0 0 ([\d.]+) [\d.]+"', svg)
     width = f"{float(box[1]) / 11:.1f}rem" if box else "46rem"  # its letters, of 11 points, as large as the page's
-    return re.sub(r"^<svg[^>]*>", rf'{head} {box[0] if box else ""} style="max-width:{width}">', svg, count=1)
+    head = f'<svg class="drawn" role="img" aria-label="{escape(title)}" {box[0] if box else ""}'
+    return re.sub(r"^<svg[^>]*>", lambda _: f'{head} style="max-width:{width}">', svg, count=1)
