@@ -132,6 +132,7 @@ def test_a_number_leads_to_its_runs(made, tmp_path):
     page = files["experiments/fiction.html"]
     here = anchor("cell", "fiction", "made_up", "hard", "small")
     assert f'<a href="#{here}">92.00 ± 1.00</a> <small>(3)</small>' in page
+    assert f'<a href="#{here}">hard/small</a></code>' in page  # in what a claim says, too
     row = page[page.index(f'<tr id="{here}">') :].partition("</tr>")[0]
     ids = re.findall(r'href="\.\./runs/(\w+)\.html"', row)
     assert ids == [run.id for run in made.reports[0].plan.tables[0].cell("hard", "small").runs]

@@ -214,6 +214,12 @@ def row_of(entry: Entry, part: Part) -> ForestRow:
     return ForestRow(entry, part, Bar(effect.mean, effect.interval(LEVEL), where))
 
 
+def words_of(filled: FilledTable, part: Part) -> list[tuple[str, str]]:
+    """The words of a statement, those that are cells with the anchor of their runs."""
+    anchors = {f"{cell.cell.row}/{cell.cell.column}": cell_id(filled, cell) for cell in filled.cells if cell.ids}
+    return [(word, anchors.get(word, "")) for word in part.statement.split(" ")]
+
+
 def unit(entry: Entry, part: Part) -> str:
     """What the effect of a part is counted in."""
     test, planned = part.about.test, entry.filled.planned
