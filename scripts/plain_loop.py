@@ -21,8 +21,10 @@ import torch
 from lskd import data, metrics
 from lskd.bench.reference import UsualLoop, draws_of
 from lskd.config_groups import Conf
-from lskd.data.augment import Normalizer, Views
-from lskd.engine.training import build_network, forward, set_precision
+from lskd.data.images import Normalizer, Resident
+from lskd.engine.member import build_network
+from lskd.engine.teacher import forward
+from lskd.engine.training import set_precision
 from lskd.environment import available_cores
 from lskd.files import write_atomically
 from lskd.launch.execute import load_network, load_parts
@@ -70,7 +72,7 @@ def compare(run: Run, store: Store, runtime: Runtime, workers: int) -> dict[str,
     set_precision("fp32")
     student = build_network(run, spec)
     teacher = load_network(run.teacher, store, runtime) if run.teacher is not None else None
-    draws = draws_of(run, Views(images, run.recipe.augment))
+    draws = draws_of(run, Resident(images, run.recipe.augment))
     loop = UsualLoop(run, student, teacher, images, labels, torch.device("cpu"), workers=workers, draws=draws)
     began = time.perf_counter()
     while loop.step_number < loop.total_steps:

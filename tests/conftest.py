@@ -18,6 +18,7 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.probes import PROBES
 from lskd.registry import Registry
+from lskd.trackers import TRACKERS
 
 WritePhotographs = Callable[[Path, Mapping[str, int], tuple[str, ...]], Path]
 
@@ -55,7 +56,7 @@ def operators() -> type[Operators]:
 @pytest.fixture
 def forget() -> Iterator[Callable[[], None]]:
     """What a test registers is forgotten at its end, and whenever it calls this."""
-    registries: tuple[Registry[Any], ...] = (METHODS, ARCHS, PROBES, DATASETS)
+    registries: tuple[Registry[Any], ...] = (METHODS, ARCHS, PROBES, DATASETS, TRACKERS)
     before = [dict(registry) for registry in registries]
 
     def restore() -> None:

@@ -11,7 +11,7 @@ import torch
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment
 from lskd.engine import Outcome, Shared, train
-from lskd.engine.training import build_network
+from lskd.engine.member import build_network
 from lskd.errors import InputError
 from lskd.methods import METHODS, Batch, Method
 from lskd.models import ARCHS, Arch

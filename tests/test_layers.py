@@ -19,7 +19,7 @@ PACKAGE = Path(lskd.__file__).parent
 LAYERS = [
     {"errors"},
     {"program", "registry"},
-    {"schema", "plugins", "losses", "targets"},
+    {"schema", "plugins", "quantity", "losses", "targets"},
     {"metrics"},
     {"methods", "models", "data"},
     {"probes"},
@@ -33,7 +33,7 @@ LAYERS = [
     {"store"},
     {"snapshot", "weights"},
     {"engine", "plan"},
-    {"environment"},
+    {"environment", "trackers"},
     {"launch"},
     {"report", "bench"},
     {"describe", "api"},

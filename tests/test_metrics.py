@@ -9,15 +9,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lskd.errors import InputError
 from lskd.metrics import (
+    METRICS,
+    Binned,
     best_temperature,
     calibration,
     expected_calibration_error,
+    metric,
     negative_log_likelihood,
     reliability,
     summary,
     top_k_accuracy,
 )
+from lskd.quantity import merit
+from lskd.tables.metric import Metric
 
 
 def draw(n: int, classes: int, seed: int = 0, scale: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,3 +237,76 @@ def test_outputs_that_are_not_finite_are_an_error(bad):
     logits[7, 3] = bad
     with pytest.raises(FloatingPointError, match="the network's outputs are not finite"):
         summary(logits, labels)
+
+
+# ---- the registry ---------------------------------------------------------------------------------------------------
+
+
+def test_a_metric_is_one_function(monkeypatch):
+    """From its registration on it is recorded, plain and scaled, and a table shows it with its unit and decimals."""
+    monkeypatch.setattr(METRICS, "entries", dict(METRICS))
+
+    @metric("brier", "Brier score", digits=5, better="lower", scaled=True)
+    def brier(logits: torch.Tensor, labels: torch.Tensor) -> float:
+        probs = logits.softmax(-1)
+        return (probs - F.one_hot(labels, probs.shape[-1])).square().sum(-1).mean().item()
+
+    logits, labels = draw(200, 3)
+    assert summary(logits, labels)["brier"] == brier(logits, labels) > 0
+    scaled = calibration({"test": (logits, labels)})["test"]["scaled"]["test"]
+    assert scaled["brier"] == pytest.approx(brier(logits / scaled["temperature"], labels))
+    shown = Metric("brier", scaled_on="test")
+    assert (shown.digits, shown.unit, shown.quantity.title, shown.quantity.better) == (5, "", "Brier score", "lower")
+    with pytest.raises(InputError, match="metric = 'brier': is taken by "):
+        metric("brier", "another")(brier)
+
+
+def test_what_is_better():
+    assert METRICS["gap"].better == "zero" and METRICS["least_gap"].better == METRICS["gamma"].better == ""
+    assert [merit(METRICS[name].better, -2.0) for name in ("top1", "error", "gap")] == [-2, 2, -2]
+    assert merit("zero", 0.5) == merit("zero", -0.5) == -0.5
+
+
+def test_metrics_record_what_they_are():
+    """In this order, as in the records of old runs; only of enough classes."""
+    few, many = (list(summary(*draw(20, classes))) for classes in (5, 6))
+    assert few == ["top1", "error", "nll", "ece15"] and many == [*few, "top5"]
+    assert summary(*draw(50, 6))["error"] == 100 - summary(*draw(50, 6))["top1"]
+    diagram = reliability(*draw(200, 6))
+    gap = METRICS["gap"]
+    assert isinstance(gap, Binned) and METRICS["gap"].of(diagram) <= expected_calibration_error(*draw(200, 6))
+
+
+@pytest.mark.parametrize(
+    ("metric", "digits", "unit"),
+    [
+        (Metric(), 2, "%"),
+        (Metric("nll"), 4, "nats"),
+        (Metric("nll", digits=2, unit=""), 2, ""),
+        (Metric("rs"), 3, ""),
+        (Metric("rs", total=True), 0, ""),
+        (Metric("resemblance_within"), 5, ""),
+    ],
+)
+def test_digits_and_unit_are_those_of_the_registry_unless_given(metric, digits, unit):
+    assert (metric.digits, metric.unit) == (digits, unit)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "top6"}, "name = 'top6': did you mean 'top5'"),
+        ({"part": "train", "epoch": "best_on_test"}, "epoch = 'best_on_test': must be last with part=train"),
+        (
+            {"name": "ece15", "part": "train", "scaled_on": "test"},
+            "scaled_on = 'test': must be left out with part=train",
+        ),
+        ({"at_epoch": 3, "epoch": "best_on_test"}, "epoch = 'best_on_test': must be last with at_epoch"),
+        ({"name": "nll", "scaled_on": "test", "at_epoch": 3}, "at_epoch = 3: must be left out with scaled_on"),
+        ({"name": "top1", "scaled_on": "test"}, "scaled_on = 'test': .* it goes with temperature, nll, ece15, gap"),
+        ({"name": "gamma", "part": "test"}, "part = 'test': must be left out with name=gamma"),
+    ],
+)
+def test_choices_that_there_are_not_of_a_number(fields, message):
+    with pytest.raises(InputError, match=message):
+        Metric(**fields)

@@ -17,12 +17,13 @@ from lskd.describe import grouped, teachers
 from lskd.errors import InputError
 from lskd.files import read_json
 from lskd.launch.cost import ENOUGH, Costs
+from lskd.metrics import gap
 from lskd.plan import make_plan, plan_table, reseeded, runs_of_seeds
-from lskd.run import Run, cost_key, table_bytes
+from lskd.run import Run, cost_key, logit_cache_bytes
 from lskd.runtime import Runtime
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
-from lskd.tables.metric import Metric, gap
+from lskd.tables.metric import Metric
 from lskd.tables.table import load_table, without_nulls
 
 CONF = Conf()
@@ -106,7 +107,7 @@ def test_bins_of_one_sign_make_up_the_calibration_error():
 def test_the_plan_says_how_teachers_are_evaluated():
     students = [make_run(method="kd", teacher="resnet14", seed=seed) for seed in (0, 1)]
     live = replace(students[0], teacher_mode="batch_stats")
-    assert table_bytes(40_000, 162, 100) == 40_000 * 162 * 401
+    assert logit_cache_bytes(40_000, 162, 100) == 40_000 * 162 * 401
     assert list(teachers([make_run()], CONF)) == []
     assert list(teachers([*students, live], CONF)) == [
         "2 teachers, each evaluated once a view, for all its students: 40,000 images × 162 views × 100 logits, 2.6 GB "

@@ -26,7 +26,7 @@ from lskd.plan import make_plan
 from lskd.plugins import code_of, load_plugins
 from lskd.probes import PROBES, Probe
 from lskd.program import shipped_conf
-from lskd.report.tables import metric_title
+from lskd.quantity import Quantity
 from lskd.run import ProbeSpec, Run
 from lskd.runtime import Runtime
 from lskd.store import Store
@@ -204,7 +204,7 @@ def test_versions_of_shipped_code_are_in_the_identity(monkeypatch):
 
 @dataclass(frozen=True)
 class Norm(Probe):
-    gives: ClassVar[Mapping[str, str]] = {"norm": "a norm"}
+    gives: ClassVar[Mapping[str, Quantity]] = {"norm": Quantity("a norm")}
     share: float = 0.5
 
 
@@ -216,7 +216,10 @@ def test_a_probes_code_is_in_the_key_of_what_it_saw(monkeypatch):
     monkeypatch.setitem(PROBES.entries, "norm", Norm())
     named = parse_probe({"name": "norm"})
     assert named.identity() == {"name": "norm", "every": 0, "share": 0.5, "code": code_of(Norm)}
-    assert Metric(name="norm").name == "norm" and metric_title("norm") == "a norm"  # and tables know its numbers
+    assert Metric(name="norm").quantity.title == "a norm"  # and tables know its numbers
+    monkeypatch.setattr(Norm, "gives", {"norm": "a norm"})
+    with pytest.raises(InputError, match=r"Norm: norm = 'a norm': must be a Quantity: Quantity\('a norm'\)"):
+        Metric(name="norm")
 
 
 def test_data_of_a_plugin_count_with_their_digest(monkeypatch):
@@ -338,13 +341,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lskd.probes import Probe, register
+from lskd.probes import Probe, Quantity, register
 
 
 @register("weights")
 @dataclass(frozen=True)
 class Weights(Probe):
-    gives: ClassVar[Mapping[str, str]] = {"head_norm": "norm of the last layer's weights"}
+    gives: ClassVar[Mapping[str, Quantity]] = {"head_norm": Quantity("norm of the last layer's weights")}
     pictures: ClassVar[tuple[str, ...]] = ("stripes",)
 
     def measure(self, scene):

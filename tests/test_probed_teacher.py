@@ -14,7 +14,7 @@ from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.launch.queue import needs_only_probes, to_train
 from lskd.launch.sweep import carry_out
-from lskd.probes import PROBES, Probe, Scene
+from lskd.probes import PROBES, Probe, Quantity, Scene
 from lskd.run import ProbeSpec
 from lskd.runtime import Runtime
 from lskd.store import Store
@@ -28,7 +28,7 @@ RUN = parse_run({**SMALL, "method": "kd", "teacher": {"arch": "mlp", "seed": 7}}
 class Agreement(Probe):
     """How far the logits of the two are apart on one image of the training part."""
 
-    gives: ClassVar[Mapping[str, str]] = {"apart": "distance of logits"}
+    gives: ClassVar[Mapping[str, Quantity]] = {"apart": Quantity("distance of logits")}
     needs_teacher: ClassVar[bool] = True
 
     def measure(self, scene: Scene) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import torch
 from lskd import weights
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
-from lskd.data.augment import Normalize, Normalizer
+from lskd.data.augment import Normalize
+from lskd.data.images import Normalizer
 from lskd.engine import Shared
 from lskd.launch.execute import load_network, train_run
 from lskd.run import Run

@@ -17,6 +17,7 @@ import pytest
 import lskd.launch.execute
 import lskd.launch.sweep
 import lskd.launch.workers
+from lskd import data
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.launch.sweep import Outcomes, carry_out
@@ -63,6 +64,23 @@ def test_they_compute_the_bits_of_threads(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(lskd.launch.workers, "CAN_FORK", False)
     assert len(sweep("threads", [*RUNS, students[0].teacher, *students]).trained) == 6
     for run in [*RUNS, *students]:
+        here, there = (Store(tmp_path / name).weights(run).read_bytes() for name in ("threads", "processes"))
+        assert here == there
+
+
+def test_streamed_images_are_decoded_in_them(sweep, tmp_path, tmp_path_factory, write_photographs, monkeypatch):
+    """A small network on images in files is small, too; each process has threads of its own that decode."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    root = write_photographs(tmp_path / "photographs", {"train": 6, "test": 3}, ("ant", "bee"))
+    data.import_folder("insects", root, cache=cache, stream=True)
+    words = {"dataset": "insects", "recipe": "standard_streamed", "recipe.augment.crop": 8, "recipe.batch_size": 4}
+    words |= {"arch": "mlp", "arch.hidden": [4], "recipe.epochs": 2}
+    runs = [parse_run({**words, "seed": seed}, Conf(cache=cache)) for seed in range(2)]
+    assert all(is_small(run, data.spec("insects", cache)) for run in runs)
+    assert len(sweep("processes", runs).trained) == 2
+    monkeypatch.setattr(lskd.launch.workers, "CAN_FORK", False)
+    assert len(sweep("threads", runs).trained) == 2
+    for run in runs:
         here, there = (Store(tmp_path / name).weights(run).read_bytes() for name in ("threads", "processes"))
         assert here == there
 

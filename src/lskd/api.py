@@ -82,7 +82,7 @@ def load(run: Run | str, results: str | Path = "", *, device: str = "cpu") -> Mo
     """
     import torch
 
-    from lskd.data.augment import Normalizer
+    from lskd.data.images import Normalizer
     from lskd.engine.teacher import placed
     from lskd.launch.execute import load_parts, read_network
 
@@ -158,10 +158,12 @@ class Model:
         whole process)."""
         import torch
 
-        from lskd.engine.teacher import EVALUATION_BATCH, forward
+        from lskd.data.images import at_once
+        from lskd.engine.teacher import forward
 
         with torch.no_grad():
-            batches = self.pixels(images).split(EVALUATION_BATCH[self.device.type])
+            pixels = self.pixels(images)
+            batches = pixels.split(at_once(self.device.type, *pixels.shape[-2:]))
             outputs = [forward(self.network, batch, self.normalizer, self.run.recipe.precision) for batch in batches]
         return torch.cat(outputs)
 
@@ -175,7 +177,7 @@ class Model:
         """
         from PIL import Image
 
-        from lskd.data.augment import centre
+        from lskd.data.images import centre
 
         augment = self.run.recipe.augment
         some = _several(images, self.spec.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stu
 
 from lskd import program
 from lskd.compose import GROUPS, RUN_KEYS, build_run, normal_form
-from lskd.config_groups import Conf, labelled, no_such_file, shipped_conf
+from lskd.config_groups import REGISTRIES, Conf, labelled, no_such_file, shipped_conf
 from lskd.data import Dataset
 from lskd.describe import commands, describe, kinds, settings, summary
 from lskd.errors import InputError, choices, unknown
@@ -35,7 +36,7 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.plan import Plan, in_order, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
-from lskd.program import VERSION, guarded, user_path
+from lskd.program import VERSION, guarded, terminal_columns, user_path
 from lskd.recipe import Recipe
 from lskd.run import Run
 from lskd.runtime import Runtime
@@ -43,8 +44,9 @@ from lskd.schema import fields, parse, show, unknown_key
 from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
+from lskd.trackers import check_trackers
 
-TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin"}
+TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin", "tracker"}
 
 
 PLANS = (False, True, "commands", "settings", "fleet")
@@ -181,13 +183,13 @@ def unknown_top_key(key: str, value: object) -> InputError:
 
 
 def prepare_groups(words: list[str]) -> None:
-    """Make what is registered without a YAML file a choice of its group: plugins' entries and imported data sets."""
+    """Make what has no YAML file a choice of its group: what lskd or a plug-in registers, and imported data sets."""
     plugin, cache = typed_early(words, "plugin", "runtime.cache")
     if plugin:
         load_plugins(plugin)
     load_installed_plugins()
     conf = Conf(cache=Runtime(cache=str(cache or "")).cache_root)
-    for group in ("arch", "method", "dataset"):
+    for group in REGISTRIES:
         for name in conf.names(group):
             if not (conf.directories[0] / group / f"{name}.yaml").is_file():
                 ConfigStore.instance().store(group=group, name=name, node=conf.load(group, name), provider="lskd")
@@ -254,7 +256,7 @@ def interpret(
 ) -> tuple[Plan | None, tuple[Any, ...], Runtime, Conf, Any, list[str]]:
     """The plan (None for a single run), the runs, the runtime, whether only to show the plan, and with plan=commands
     its lines. Checks everything."""
-    content: dict[str, Any] = dict.fromkeys(("experiment", "seeds", "plan", "plugin"))
+    content: dict[str, Any] = dict.fromkeys(("experiment", "seeds", "plan", "plugin", "tracker"))
     content.update(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     for key in content:
         if key not in TOP_KEYS:
@@ -262,7 +264,7 @@ def interpret(
     check_keys(content)
     if content["plugin"]:
         load_plugins(content["plugin"])
-    runtime = parse(Runtime, content.get("runtime", {}), "runtime")
+    runtime = make_runtime(content.get("runtime", {}), content["tracker"])
     conf = Conf(search_path(hydra_config), runtime.cache_root)
     plan_only = content["plan"] or False
     if plan_only not in PLANS:
@@ -272,7 +274,7 @@ def interpret(
             raise InputError(
                 f"seeds = {show(content['seeds'])}: is for experiments; one run has a seed=N (-m seed=0,1,2: several)"
             )
-        form = normal_form(typed(config, hydra_config))
+        form = normal_form(typed(hydra_config))
         runs, lines = in_order([build_run(form, conf)]), []
         if plan_only == "commands":
             lines = commands(runs, conf, typed_words(hydra_config))
@@ -289,7 +291,7 @@ def interpret(
         raise unknown("experiment", name, conf.names("experiment"))
     for word in hydra_config.overrides.task:
         key = word.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] not in ("experiment", "seeds", "runtime", "plan", "plugin"):
+        if key.partition(".")[0] not in ("experiment", "seeds", "runtime", "plan", "plugin", "tracker"):
             raise InputError(
                 f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
                 f"its runs use experiment.settings.{key}=…"
@@ -308,6 +310,17 @@ def interpret(
     return plan, plan.runs, runtime, conf, plan_only, lines
 
 
+def make_runtime(given: Any, tracker: Any) -> Runtime:
+    """The runtime of what is `given` for it, and of the short word `tracker`, a name or a list of names."""
+    if tracker is not None and isinstance(given, Mapping):
+        if given.get("tracker"):
+            raise InputError(f"tracker = {show(tracker)}: runtime.tracker says so, too; give one of them")
+        given = {**given, "tracker": [tracker] if isinstance(tracker, str) else tracker}
+    runtime = parse(Runtime, given, "runtime")
+    check_trackers(runtime.tracker)
+    return runtime
+
+
 def check_keys(settings: Any, where: str = "") -> None:
     """`InputError` for a key that is no text: whether 0.10 or 0.1 was written, Hydra does not say."""
     for key, value in settings.items() if isinstance(settings, Mapping) else ():
@@ -318,14 +331,14 @@ def check_keys(settings: Any, where: str = "") -> None:
         check_keys(value, f"{where}.{key}".strip("."))
 
 
-def typed(config: DictConfig, hydra_config: DictConfig) -> dict[str, Any]:
+def typed(hydra_config: DictConfig) -> dict[str, Any]:
     """The settings of one run: the choices of its groups, and the words as they were typed.
 
     They are not read from the tree that Hydra makes of them, in which files and words are laid over one another: there
     teacher=resnet56 is gone where teacher.recipe.lr=0.1 follows, and what two words say of one field is one value.
     """
     words: dict[str, Any] = {}
-    for word in OverridesParser.create().parse_overrides(list(hydra_config.overrides.task)):
+    for word in OverridesParser.create().parse_overrides(list(hydra_config.overrides.task)):  # ${…} is looked up here
         key = word.key_or_group
         if key.partition(".")[0] not in RUN_KEYS:
             continue
@@ -335,9 +348,6 @@ def typed(config: DictConfig, hydra_config: DictConfig) -> dict[str, Any]:
             raise InputError(f"~{key}: a setting always has a value; give the one that it shall have: {key}=…")
         if key not in GROUPS:
             words[key] = word.value()
-    whole = OmegaConf.to_container(config)
-    whole["words"] = words  # type: ignore[index,call-overload]  # where ${…} is looked up
-    words = OmegaConf.to_container(OmegaConf.create(whole), resolve=True)["words"]  # type: ignore[index,call-overload,assignment]
     check_keys(words)
     chosen = {group: hydra_config.runtime.choices.get(group) for group in GROUPS}
     return {**{group: name for group, name in chosen.items() if name is not None}, **words}
@@ -347,7 +357,7 @@ def typed_words(hydra_config: DictConfig) -> list[str]:
     """What was typed besides the settings of runs: own directories, plug-ins, the runtime."""
     own = [f"--config-dir={path}" for path in search_path(hydra_config)[:-1]]
     words = [word.lstrip("+") for word in hydra_config.overrides.task]
-    return [*own, *(word for word in words if re.match(r"(plugin|runtime)\b", word))]
+    return [*own, *(word for word in words if re.match(r"(plugin|runtime|tracker)\b", word))]
 
 
 def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
@@ -401,7 +411,8 @@ def execute(
         whole = make_plan(load_experiment(conf.load("experiment", name), name), conf)
         seen = Snapshot.of(store)
         written = report.write(report.render(whole, seen), store.root)
-        print("\n".join([report.text(report.render(plan, seen)), *(f"wrote {path}" for path in written)]))
+        text = report.text(report.render(plan, seen), columns=terminal_columns())
+        print("\n".join([text, *(f"wrote {path}" for path in written)]))
     else:
         print(summary(runs[-1], store))
     return outcomes.exit_code
@@ -421,6 +432,13 @@ class CheckSweep(Callback):
             fail(str(error))
         except COMPOSITION_ERRORS as error:
             fail(hydra_message(error, sys.argv[1:]))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say where to see the runs side by side: each job has printed its own."""
+        if not config.plan and OmegaConf.select(config, "experiment") is None:
+            given = config.runtime.results
+            where = f" --results {shlex.quote(given)}" if given else ""
+            print(f"all runs in one table: lskd-report --runs{where}", flush=True)
 
     def check(self, config: DictConfig) -> None:
         runs: dict[str, Any] = {}

@@ -9,18 +9,18 @@ from typing import Any
 from lskd.commands import Commands
 from lskd.compose import normal_form, teacher_form
 from lskd.config_groups import Conf, labelled, merge
-from lskd.launch.cost import Costs, teacher_table
+from lskd.launch.cost import Costs, logit_cache
 from lskd.launch.queue import by_other_code, missing_probes, needs_only_probes, to_train
 from lskd.origins import origins
 from lskd.plan import Plan, TablePlan, training_examples
-from lskd.run import Run, table_bytes
+from lskd.run import Run, logit_cache_bytes
 from lskd.schema import show
 from lskd.store import Store
 
 
 def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
-    """How the teachers of `runs` are evaluated, in words: a line for each kind of table (`lskd.engine.teacher`)."""
-    tables: dict[str, set[str]] = {}
+    """How the teachers of `runs` are evaluated, in words: a line for each kind of cache (`lskd.engine.teacher`)."""
+    kinds: dict[str, set[str]] = {}
     for run in runs:
         if run.teacher is None:
             continue
@@ -32,15 +32,15 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
             what = "evaluated at every step, for its features" + (
                 "" if use == "features" else ", before the training proper"
             )
-        if (table := teacher_table(run, conf)) is not None:
-            images, views, classes = table
-            size = f"{table_bytes(*table) / 1e9:.3g} GB"
+        if (cache := logit_cache(run, conf)) is not None:
+            images, views, classes = cache
+            size = f"{logit_cache_bytes(*cache) / 1e9:.3g} GB"
             what = (
                 f"evaluated once a view, for all its students: {images:,} images × {views} view{'s' * (views > 1)} × "
                 f"{classes} logits, {size} (once an epoch, where memory has no room for that)"
             )
-        tables.setdefault(what, set()).add(run.teacher.id)
-    for what, ids in tables.items():
+        kinds.setdefault(what, set()).add(run.teacher.id)
+    for what, ids in kinds.items():
         yield f"{len(ids)} {'teacher' if len(ids) == 1 else 'teachers, each'} {what}"
 
 

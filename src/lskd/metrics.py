@@ -1,19 +1,90 @@
-"""Metrics of a classifier: pure functions of logits (N, K) and labels (N,), in fp32 or better.
+"""Metrics of a classifier: pure functions of logits (N, K) and labels (N,), in fp32 or better; and their registry.
 
 Percentages are 0..100, calibration errors are fractions 0..1, likelihoods are nats.
+
+Adding one is a function with `@metric`: from then on every run records it, and every table can show it. Plans read the
+registry, so torch is imported where it is used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor
+from lskd.quantity import Quantity
+from lskd.registry import Registry
 
-from lskd.losses import cross_entropy
-from lskd.targets import smooth_labels
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Diagram = Sequence[Sequence[float]]  # `reliability`
+F = TypeVar("F", bound=Callable[..., float])
+
+
+# ---- the registry -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Quantity):
+    """A number of the outputs on one part of the data; a run records it at each evaluation.
+
+    classes: the fewest classes of which it is recorded. rate: a percentage of the examples, counted right or wrong.
+    scaled: recorded of temperature-scaled outputs, too (`calibration`).
+    """
+
+    of: Callable[[Tensor, Tensor], float]
+    classes: int = 0
+    rate: bool = False
+    scaled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binned(Quantity):
+    """A number that follows from the recorded reliability diagram of a part."""
+
+    of: Callable[[Diagram], float]
+
+
+@dataclass(frozen=True)
+class Fitted(Quantity):
+    """The temperature of temperature scaling itself."""
+
+
+@dataclass(frozen=True)
+class OfRun(Quantity):
+    """A number of a whole run, under its name in the record."""
+
+
+METRICS: Registry[Quantity] = Registry("metric", Quantity)
+METRICS.add("gamma", OfRun("equivalent label smoothing γ"), __name__)
+METRICS.add("temperature", Fitted("temperature of the least negative log-likelihood", digits=2), __name__)
+
+
+def metric(name: str, title: str, *, kind: type[Measured] | type[Binned] = Measured, **how: Any) -> Callable[[F], F]:
+    """Register the function below under `name`."""
+
+    def register(function: F) -> F:
+        METRICS.add(name, kind(title, of=function, **how), function.__module__)
+        return function
+
+    return register
+
+
+# ---- of the outputs -----------------------------------------------------------------------------------------------
+
+
+@metric("top1", "top-1 accuracy", unit="%", digits=2, better="higher", rate=True)
+def top1(logits: Tensor, labels: Tensor) -> float:
+    """Percentage of examples whose label has the largest logit."""
+    return top_k_accuracy(logits, labels, 1)
+
+
+@metric("error", "top-1 error", unit="%", digits=2, better="lower", rate=True)
+def error(logits: Tensor, labels: Tensor) -> float:
+    """Percentage of the others."""
+    return 100.0 - top1(logits, labels)
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
@@ -21,17 +92,24 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
 
     (`torch.topk` breaks ties arbitrarily, and bf16 logits do tie.)
     """
+    import torch
+
     mine = logits.gather(1, labels[:, None])
     lower = torch.arange(logits.shape[-1], device=logits.device) < labels[:, None]
     ahead = ((logits > mine) | ((logits == mine) & lower)).sum(1)
     return 100.0 * (ahead < k).double().mean().item()
 
 
+@metric("nll", "negative log-likelihood", unit="nats", digits=4, better="lower", scaled=True)
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
     """Mean of -log p(label), in nats."""
+    from lskd.losses import cross_entropy
+    from lskd.targets import smooth_labels
+
     return cross_entropy(logits.float(), smooth_labels(labels, logits.shape[-1], alpha=0.0)).double().mean().item()
 
 
+@metric("ece15", "expected calibration error (15 bins)", better="lower", scaled=True)
 def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
     """ECE of the top-1 prediction over equal-width confidence bins (Guo 2017), a fraction.
 
@@ -41,19 +119,21 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
     return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in _filled(diagram)) / len(labels)
 
 
+@metric("top5", "top-5 accuracy", unit="%", digits=2, better="higher", rate=True, classes=6)
+def top5(logits: Tensor, labels: Tensor) -> float:
+    """Percentage of examples whose label is among the five largest logits."""
+    return top_k_accuracy(logits, labels, 5)
+
+
 def summary(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """All metrics that a run records for one part of the data."""
     logits = logits.float()
-    top1 = top_k_accuracy(logits, labels, 1)
     values = {
-        "top1": top1,
-        "error": 100.0 - top1,
-        "nll": negative_log_likelihood(logits, labels),
-        "ece15": expected_calibration_error(logits, labels, bins=15),
+        name: metric.of(logits, labels)
+        for name, metric in METRICS.items()
+        if isinstance(metric, Measured) and logits.shape[-1] >= metric.classes
     }
-    if logits.shape[-1] > 5:
-        values["top5"] = top_k_accuracy(logits, labels, 5)
-    if not torch.isfinite(logits).all():
+    if not logits.isfinite().all():
         raise FloatingPointError("the network's outputs are not finite")
     return values
 
@@ -84,8 +164,28 @@ def reliability(logits: Tensor, labels: Tensor, *, bins: int = 15) -> list[list[
     return diagram
 
 
-def _filled(diagram: list[list[float]]) -> list[list[float]]:
+def _filled(diagram: Diagram) -> list[Sequence[float]]:
     return [entry for entry in diagram if entry[0]]
+
+
+@metric("gap", "confidence less accuracy", kind=Binned, better="zero")
+def gap(diagram: Diagram) -> float:
+    """Mean confidence less accuracy: above 0 where a network is over-confident. The calibration error is the mean
+    over the bins of its size, this one of it as it is."""
+    filled = _filled(diagram)
+    return sum(n * (confidence - accuracy) for n, confidence, accuracy in filled) / sum(n for n, *_ in filled)
+
+
+@metric(
+    "least_gap",
+    "least gap between confidence and accuracy, of the bins (of 15) with at least 1 % of the images",
+    kind=Binned,
+)
+def least_gap(diagram: Diagram, share: float = 0.01) -> float:
+    """The least gap of a bin that holds at least `share` of the examples: above 0 where a network is over-confident at
+    every confidence. (In a bin of a few examples, chance decides.)"""
+    least = share * sum(entry[0] for entry in diagram)
+    return min(entry[1] - entry[2] for entry in _filled(diagram) if entry[0] >= least)
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -94,6 +194,9 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     Searched between 0.05 and 20, which it is where there is no minimum (a network that is always right).
     """
     from scipy.optimize import minimize_scalar
+
+    from lskd.losses import cross_entropy
+    from lskd.targets import smooth_labels
 
     logits, labels = logits.double().cpu(), labels.cpu()
     targets = smooth_labels(labels, logits.shape[-1], alpha=0.0, dtype=logits.dtype)
@@ -108,7 +211,7 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
 def calibration(outputs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
     """Calibration of a network on each part of the data, from its logits (N, K) and labels (N,) there:
 
-    {part: {"reliability": …, "scaled": {other: {"temperature", "nll", "ece15", "reliability"}}}}
+    {part: {"reliability": …, "scaled": {other: {"temperature", "reliability", and each metric that is `scaled`}}}}
 
     "scaled" by the temperature that is best on the part `other`: held-out where that is another part, a posteriori
     where it is the part itself.
@@ -119,11 +222,9 @@ def calibration(outputs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
         scaled = {}
         for other, temperature in temperatures.items():
             cooled = logits.float() / temperature
-            scaled[other] = {
-                "temperature": temperature,
-                "nll": negative_log_likelihood(cooled, labels),
-                "ece15": expected_calibration_error(cooled, labels, bins=15),
-                "reliability": reliability(cooled, labels),
+            measured = {
+                name: m.of(cooled, labels) for name, m in METRICS.items() if isinstance(m, Measured) and m.scaled
             }
+            scaled[other] = {"temperature": temperature, **measured, "reliability": reliability(cooled, labels)}
         result[part] = {"reliability": reliability(logits, labels), "scaled": scaled}
     return result

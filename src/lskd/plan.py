@@ -5,17 +5,24 @@ Nothing here imports torch: a plan of hundreds of runs takes well under a second
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import copy
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lskd.compose import build_run, normal_form, parse_probe
 from lskd.config_groups import Conf, merge
-from lskd.errors import InputError, require
+from lskd.errors import InputError
+from lskd.quantity import Better
 from lskd.run import ProbeSpec, Run
-from lskd.tables.claim import ASSOCIATIONS, ORDERS
+from lskd.tables import statements
+from lskd.tables.cells import Key
+from lskd.tables.derived import DERIVED, Derivation
 from lskd.tables.experiment import Experiment
-from lskd.tables.metric import Metric, probed, watched
+from lskd.tables.metric import Metric
+from lskd.tables.recorded import check_probed, check_recorded
 from lskd.tables.table import Table, load_table
 
 
@@ -29,6 +36,28 @@ class Cell:
     runs: tuple[Run, ...]  # one a seed, in the order of the table's seeds
     metric: Metric
     x: float | None = None  # figures: the value of the series' `over`
+    derive: Derivation | None = None  # how it follows from others, if it does; it then has the runs of all of them
+    made_of: tuple[tuple[Cell, ...], ...] = ()  # from which, in groups (`lskd.tables.derived`)
+
+    @property
+    def plain(self) -> tuple[Cell, ...]:
+        """The cells with settings of their own behind it: itself, or those that it is made of."""
+        if not self.made_of:
+            return (self,)
+        return tuple({id(one): one for group in self.made_of for cell in group for one in cell.plain}.values())
+
+    @property
+    def number(self) -> tuple[Any, ...]:
+        """What it shows, however that is printed; ranks, for instance, are other numbers than what is ranked."""
+        if self.derive is None:
+            return (replace(self.metric, digits=0, unit=""),)
+        inner = self.made_of[0][0].number
+        return (self.derive.kind, *inner) if DERIVED[self.derive.kind].directed else inner
+
+    def better(self, metric: Metric | None = None) -> Better:
+        """Which of its numbers, or of others in their place, is better."""
+        own: Better = DERIVED[self.derive.kind].better if self.derive is not None else ""
+        return own or (metric or self.metric).quantity.better
 
 
 @dataclass(frozen=True)
@@ -51,7 +80,15 @@ class TablePlan:
         return set(self.seeds) == set(self.declared_seeds)
 
     def cell(self, row: str, column: str) -> Cell:
-        return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
+        return self._by_key[row, column]
+
+    def along(self, row: str) -> list[Cell]:
+        """The cells of a row, but for those in derived columns."""
+        return [self.cell(*key) for key in self.table.along(row)]
+
+    @functools.cached_property
+    def _by_key(self) -> dict[Key, Cell]:
+        return {(cell.row, cell.column): cell for cell in self.cells}
 
 
 Probes = Mapping[str, tuple[ProbeSpec, ...]]  # what is to be looked at, by the id of the run
@@ -83,76 +120,181 @@ def make_plan(experiment: Experiment, conf: Conf, seeds: Sequence[int] = ()) -> 
 
 
 def plan_table(table: Table, conf: Conf, experiment: Experiment | None = None, asked: Sequence[int] = ()) -> TablePlan:
+    """The table with the runs of its cells. Every setting of every cell is checked."""
     where = f"table.{table.name}"
     declared = experiment.seeds if experiment is not None and experiment.seeds else table.seeds
     seeds = tuple(asked) or declared
-    over_all = normal_form(experiment.settings, "experiment.settings") if experiment is not None else {}
-    base = normal_form(table.base, f"{where}.base")
     probe = parse_probe(table.probe, f"{where}.probe") if table.probe else None
-    cells = []
-    for row, column in table.keys() if table.has_cells else ():
-        line, x = table.rows[row], None
-        of_row = normal_form(line.run, f"{where}.rows.{row}.run")
-        form = merge(merge({}, base), of_row)
-        if table.kind == "figure":
-            x = next(value for value in line.values if f"{value:g}" == column)
-            if line.over not in ("step", "epoch"):
-                merge(form, normal_form({line.over: x}, f"{where}.rows.{row}.over"))
-            lines = [line]
-        else:
-            other = table.columns[column]
-            merge(form, normal_form(other.run, f"{where}.columns.{column}.run"))
-            lines = [other, line]
-            if of_row.get("teacher", ...) is None:  # a row without teachers, whatever they are in the columns
-                form["teacher"] = None
-                form.pop("teacher_mode", None)
-        of_teacher = () if form.get("teacher") is not None else ("teacher", "teacher_mode")
-        if own := table.cells.get(row, {}).get(column):
-            merge(form, normal_form(own, f"{where}.cells.{row}.{column}"))
-        merge(form, {key: value for key, value in over_all.items() if key not in of_teacher})
-        try:
-            seeded = runs_of_seeds(form, seeds, conf)
-        except InputError as error:
-            raise InputError(f"{where}, cell {row}/{column}: {error}") from None
-        runs = []
-        for run in seeded:
-            if _take(table, row, column) == "teacher":
-                if run.teacher is None:
-                    raise InputError(f"{where}, cell {row}/{column}: take = teacher: the run has no teacher")
-                run = run.teacher
-            runs.append(run)
-        metric = next((entry.metric for entry in lines if entry.metric is not None), table.metric)
-        if table.rows[row].over == "step":
-            assert x is not None
-            metric = replace(metric, step=int(x))
-        if table.rows[row].over == "epoch":
-            assert x is not None
-            metric = replace(metric, at_epoch=int(x))
-        try:
+    over_all = normal_form(experiment.settings, "experiment.settings") if experiment is not None else {}
+    keys = table.keys() if table.has_cells else []
+    described: dict[Key, list[Run]] = {}  # the runs that the settings describe, whatever the cell takes of them
+    cells: dict[Key, Cell] = {}
+    for key, form in forms_of(table, keys, over_all).items():
+        with _in_cell(where, key):
+            described[key] = runs_of_seeds(form, seeds, conf)
+            if (by := table.taught_by(*key)) is not None:
+                _check_taught(described[key], described[by], by)
+            if not table.has(*key):
+                continue
+            x, metric = shown(table, *key)
+            runs = tuple(_ancestor(run, table.ancestor(*key)) for run in described[key])
             check_recorded(metric, runs[0], conf)
             check_probed(metric, probe, runs[0], conf)
-        except InputError as error:
-            raise InputError(f"{where}, cell {row}/{column}: {error}") from None
-        cells.append(Cell(row, column, form, tuple(runs), metric, x))
-    planned = TablePlan(table, seeds, tuple(cells), probe, declared)
+            cells[key] = Cell(*key, form, runs, metric, x)
+
+    def add(key: Key) -> Cell:
+        """A cell, if it is derived after those that it is made of."""
+        if key not in cells:
+            made_of = tuple(tuple(add(other) for other in group) for group in table.made_of(*key))
+            with _in_cell(where, key):
+                cells[key] = derived_cell(table, key, made_of)
+        return cells[key]
+
+    planned = TablePlan(table, seeds, tuple(add(key) for key in keys), probe, declared)
     check_compared(planned)
+    check_metrics(planned, conf)
     return planned
+
+
+@contextlib.contextmanager
+def _in_cell(where: str, key: Key) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}, cell {'/'.join(key)}: {error}") from None
+
+
+def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
+    """The settings, in normal form and without the seed, of each cell that is not derived, after those of its teacher
+    (whether the table shows that or not); `over_all` are laid over them."""
+    where = f"table.{table.name}"
+    base = normal_form(table.base, f"{where}.base")
+    rows = {key: normal_form(line.run, f"{where}.rows.{key}.run") for key, line in table.rows.items()}
+    columns = {key: normal_form(line.run, f"{where}.columns.{key}.run") for key, line in table.columns.items()}
+    forms: dict[Key, dict[str, Any]] = {}
+
+    def add(key: Key) -> dict[str, Any]:
+        if key in forms:
+            return forms[key]
+        row, column = key
+        line, form = table.rows[row], merge(merge({}, base), rows[row])
+        if table.kind == "figure" and line.over not in ("step", "epoch"):
+            merge(form, normal_form({line.over: table.value_at(row, column)}, f"{where}.rows.{row}.over"))
+        elif table.kind != "figure":
+            merge(form, columns[column])
+            if rows[row].get("teacher", ...) is None:  # a row without teachers, whatever they are in the columns
+                form["teacher"] = None
+                form.pop("teacher_mode", None)
+        if (by := table.taught_by(row, column)) is not None:
+            if by[1] not in table.columns_of(by[0]):
+                raise InputError(f"{where}, cell {row}/{column}: taught_by: there is no cell {'/'.join(by)}")
+            form["teacher"] = copy.deepcopy(add(by))
+        left_out = ("teacher",) if by else () if form.get("teacher") is not None else ("teacher", "teacher_mode")
+        if own := table.cells.get(row, {}).get(column):
+            merge(form, normal_form(own, f"{where}.cells.{row}.{column}"))
+        forms[key] = merge(form, {key: value for key, value in over_all.items() if key not in left_out})
+        return forms[key]
+
+    for key in keys:
+        if not table.made_of(*key):
+            add(key)
+    return forms
+
+
+def _check_taught(runs: Sequence[Run], teachers: Sequence[Run], by: Key) -> None:
+    for run, teacher in zip(runs, teachers, strict=True):
+        if run.teacher is None or run.teacher.id != teacher.id:
+            why = "settings of its student are laid over it; give a recipe, and smoothing.mass, in both or in the base"
+            raise InputError(f"taught_by: the teacher would not be the run of {'/'.join(by)}: {why}")
+
+
+def _ancestor(run: Run, generations: int) -> Run:
+    """Its teacher (1), its teacher's teacher (2), ...; the run itself (0)."""
+    for generation in range(generations):
+        if run.teacher is None:
+            raise InputError(f"take = {'.'.join(['teacher'] * generations)}: {_RELATIONS[min(generation, 1)]}")
+        run = run.teacher
+    return run
+
+
+_RELATIONS = ("the run has no teacher", "its teacher has none")
+
+
+def shown(table: Table, row: str, column: str) -> tuple[float | None, Metric]:
+    """Where a cell stands on the axis of a figure, and which number it shows."""
+    line = table.rows[row]
+    lines = [table.columns[column], line] if column in table.columns else [line]
+    metric = next((entry.metric for entry in lines if entry.metric is not None), table.metric)
+    if table.kind != "figure":
+        return None, metric
+    if table.x_axis == "category":
+        return float(table.positions[column]), metric
+    x = float(table.value_at(row, column))
+    if line.over == "step":
+        metric = replace(metric, step=int(x))
+    if line.over == "epoch":
+        metric = replace(metric, at_epoch=int(x))
+    return x, metric
+
+
+def derived_cell(table: Table, key: Key, made_of: tuple[tuple[Cell, ...], ...]) -> Cell:
+    """The cell `key`, which follows from groups of others (`lskd.tables.derived`)."""
+    derive = table.derivation(*key)
+    assert derive is not None
+    kind, first = DERIVED[derive.kind], made_of[0][0]
+    alike = made_of if kind.directed else (tuple(cell for group in made_of for cell in group),)
+    for cells in alike:
+        for cell in cells:
+            if cell.number != cells[0].number:
+                names = [f"{one.row}/{one.column}" for one in (cells[0], cell)]
+                raise InputError(f"derive.kind = {derive.kind}: {' and '.join(names)} show different numbers")
+    for cell in (group[0] for group in made_of if kind.directed):
+        if not cell.better():
+            raise InputError(f"derive.kind = {derive.kind}: neither more nor less {cell.metric.name} is better")
+    metric = replace(
+        first.metric,
+        digits=first.metric.digits if kind.digits is None else kind.digits,
+        unit=first.metric.unit if kind.unit is None else kind.unit,
+    )
+    runs = {run.id: run for group in made_of for cell in group for run in cell.runs}
+    return Cell(*key, {}, tuple(runs.values()), metric, first.x, derive, made_of)
 
 
 def check_compared(planned: TablePlan) -> None:
     """`InputError` for a test that compares numbers of the same runs with themselves, under whatever names."""
     for claim in planned.table.claims:
         for test in claim.tests:
-            for statement in planned.table.statements(test) if test.test not in (*ORDERS, *ASSOCIATIONS) else ():
+            for statement in planned.table.statements(test) if test.kind.number == "difference" else ():
                 counts: dict[Any, float] = {}
                 for term, count in statement.coefficients.items():
                     cell = planned.cell(term.row, term.column) if term.kind == "cell" else None
-                    key = term if cell is None else (test.metric or cell.metric, tuple(run.id for run in cell.runs))
+                    key: Any = term
+                    if cell is not None and cell.derive is None:
+                        key = test.metric or cell.metric, tuple(run.id for run in cell.runs)
                     counts[key] = counts.get(key, 0.0) + count
                 if not any(counts.values()):
                     terms = " and ".join(map(str, statement.coefficients))
                     where = f"table.{planned.table.name}.claims.{claim.id}"
                     raise InputError(f"{where} = {terms!r}: are the same number of the same runs")
+
+
+def check_metrics(planned: TablePlan, conf: Conf) -> None:
+    """`InputError` unless the runs record the numbers by which the table selects, and those that its tests ask for."""
+    table = planned.table
+    asked: list[tuple[str, Metric | None, list[Cell]]] = []
+    asked.append(("select", table.select, [cell for cell in planned.cells if cell.derive is None]))
+    for claim in table.claims:
+        for test in claim.tests:
+            places = [key for statement in table.statements(test) for key in statements.places(table, statement)]
+            cells = [one for key in dict.fromkeys(places) for one in planned.cell(*key).plain]
+            asked.append((f"claims.{claim.id}", test.metric, cells))
+    for where, metric, cells in asked:
+        if metric is None:
+            continue
+        for cell in cells:
+            with _in_cell(f"table.{table.name}.{where}", (cell.row, cell.column)):
+                check_recorded(metric, cell.runs[0], conf)
+                check_probed(metric, planned.probe, cell.runs[0], conf)
 
 
 def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf) -> list[Run]:
@@ -169,47 +311,6 @@ def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf) -> 
 
 def reseeded(run: Run, seed: int) -> Run:
     return replace(run, seed=seed, teacher=None if run.teacher is None else reseeded(run.teacher, seed))
-
-
-def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
-    """`InputError` unless `run` records the metric of its cell, if that is not a probe's."""
-    method = run.method
-    if metric.name in watched() and metric.name not in method.settings.watched:
-        watches = ", ".join(method.settings.watched) or "nothing"
-        raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
-    if metric.at_epoch is None:
-        return
-    examples, recipe = training_examples(run, conf), run.recipe
-    last = -(-recipe.total_steps(examples) // recipe.steps_per_epoch(examples))
-    require(1 <= metric.at_epoch <= last, "epoch", metric.at_epoch, f"from 1 to {last}")
-    every = 1 if metric.name in watched() or metric.part == "train" else recipe.evaluate_every
-    allowed = f"a multiple of {every}, or {last}: the epochs that are evaluated"
-    require(metric.at_epoch % every == 0 or metric.at_epoch == last, "epoch", metric.at_epoch, allowed)
-
-
-def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) -> None:
-    """`InputError` unless a table's probe, if it has one, can look at `run` and gives the metric of its cell."""
-    if probe is not None:
-        if probe.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
-            raise InputError(f"probe.name = {probe.name}: the run must have a teacher, with teacher_mode=eval")
-        try:
-            probe.settings.check(conf.spec(run.dataset.name))
-        except InputError as error:
-            raise InputError(f"probe.{error}") from None
-    if metric.name not in probed():
-        return
-    source = probed()[metric.name]
-    if probe is None or source != probe.name:
-        raise InputError(f"metric.name = {metric.name}: must be in a table with probe: {{name: {source}}}")
-    steps, every = run.recipe.total_steps(training_examples(run, conf)), probe.settings.every
-    if metric.step is not None and metric.step != steps and (not every or metric.step % every or metric.step > steps):
-        allowed = f"a multiple of {every} up to {steps}, or {steps}" if every else f"{steps}, the end of the training"
-        raise InputError(f"step = {metric.step}: must be {allowed}")
-
-
-def _take(table: Table, row: str, column: str) -> str:
-    lines = [table.rows[row]] + ([table.columns[column]] if column in table.columns else [])
-    return "teacher" if any(line.take == "teacher" for line in lines) else "run"
 
 
 def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:

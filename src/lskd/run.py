@@ -163,6 +163,13 @@ class Run:
         return 0 if self.teacher is None else 1 + self.teacher.generation
 
     @property
+    def logits_by_view(self) -> bool:
+        """Whether its teacher is asked for logits alone, which are a function of the view of an image: then they need
+        be computed only once for each."""
+        asked = self.teacher is not None and self.method.settings.teacher_use == "logits"
+        return asked and self.teacher_mode == "eval"
+
+    @property
     def stream_seed(self) -> str:
         """What all its random streams are named after (`lskd.engine.seeds`): the seed, and with streams=own the
         generation, if it is not 0: "3", "3/1"."""
@@ -281,6 +288,6 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def table_bytes(images: int, views: int, classes: int) -> int:
+def logit_cache_bytes(images: int, views: int, classes: int) -> int:
     """Memory of a teacher's logits for every view of every image: fp32, and a flag for each view."""
     return images * views * (4 * classes + 1)

@@ -29,6 +29,8 @@ class Runtime:
     # Train finished runs again: all of the plan (true), or those of these ids. See `lskd.launch.retrain`.
     retrain: bool | tuple[str, ...] = False
     progress: bool = True
+    # Where epochs are sent besides the store: see `lskd.trackers`. The word tracker=NAME is short for it.
+    tracker: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         kind, _, index = self.device.partition(":")

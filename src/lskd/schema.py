@@ -62,7 +62,9 @@ def convert(hint: Any, value: Any, path: str) -> Any:
             return convert(lists[0], value, path)
         if lists and bool in kinds and not isinstance(value, bool):  # bool | tuple[X, ...]: one X is a list of it
             return convert(lists[0], [value], path)
-        return convert(next(option for option in kinds if option not in lists), value, path)
+        singles = [option for option in kinds if option not in lists]
+        fits = (o for o in singles if isinstance(o, type) and isinstance(value, (int, o) if o is float else o))
+        return convert(next(fits, singles[0]), value, path)
     if origin is Literal:
         options = typing.get_args(hint)
         if isinstance(value, bool) or value not in options:
@@ -102,19 +104,24 @@ def identity(instance: Any, defaults: Any = None) -> dict[str, Any]:
     changing the identity of old runs. A shipped default therefore never changes.
     """
     values = {}
-    for f in dataclasses.fields(instance):
-        if not f.metadata.get("identity", True):
-            continue
-        value = getattr(instance, f.name)
-        if defaults is not None:
-            if value == getattr(defaults, f.name):
-                continue
-        elif not _required(f):
-            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-            if value == default:
-                continue
-        values[f.name] = _plain(value)
+    kind: Any = type(instance)
+    for name, default in _counted(kind):
+        value = getattr(instance, name)
+        usual = default if defaults is None else getattr(defaults, name)
+        if usual is dataclasses.MISSING or value != usual:
+            values[name] = _plain(value)
     return values
+
+
+@functools.cache
+def _counted(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """The fields of a dataclass that can change numbers, with their defaults: MISSING where they are required."""
+    found = []
+    for f in dataclasses.fields(kind):
+        if f.metadata.get("identity", True):
+            factory = f.default_factory
+            found.append((f.name, f.default if factory is dataclasses.MISSING else factory()))
+    return tuple(found)
 
 
 def all_fields(instance: Any) -> dict[str, Any]:
@@ -166,11 +173,9 @@ def unfolded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return identity(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return value
+    return identity(value) if hasattr(value, "__dataclass_fields__") else value
 
 
 def fields(kind: Any) -> dict[str, Any]:

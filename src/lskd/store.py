@@ -1,21 +1,22 @@
 """results/: the only module that knows its file names.
 
-results/datasets/NAME.json    what an imported data set is, but for its images                  (tracked)
-results/runs/<id>/
-    config.json        exactly what was hashed into the id                                        (tracked)
-    env.json           where it was trained: commit, versions, device, command                    (tracked)
-    log.jsonl          one line an epoch                                                          (tracked)
-    result.json        last and atomically: the run is done when, and only when, it exists        (tracked)
-    failed.json        instead of it: why the run diverged or failed                              (tracked)
-    rebuilt.json       the result of training a done run again for its weights, or for a probe    (tracked)
-    probes/KEY.json    what a probe saw of it (`lskd.probes`)                                        (tracked)
-    model.safetensors  weights                                                                    (ignored)
-    checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
-    retrain.json       runtime.retrain has asked for the run again: it is trained as if it were   (ignored)
-                       not done, and its record stays until the new one takes its place; delete
-                       the file to have the record back as it is
+    results/datasets/NAME.json    what an imported data set is, but for its images                  (tracked)
+    results/runs/<id>/
+        config.json        exactly what was hashed into the id                                        (tracked)
+        env.json           where it was trained: commit, versions, device, command                    (tracked)
+        log.jsonl          one line an epoch                                                          (tracked)
+        result.json        last and atomically: the run is done when, and only when, it exists        (tracked)
+        failed.json        instead of it: why the run diverged or failed                              (tracked)
+        rebuilt.json       the result of training a done run again for its weights, or for a probe    (tracked)
+        probes/KEY.json    what a probe saw of it (`lskd.probes`)                                     (tracked)
+        model.safetensors  weights                                                                    (ignored)
+        checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
+        retrain.json       runtime.retrain has asked for the run again: it is trained as if it were   (ignored)
+                           not done, and its record stays until the new one takes its place; delete
+                           the file to have the record back as it is
 
-results/.claims/<id>   locked by the process that is training the run; the file says which        (ignored)
+    results/trackers/NAME  what a tracker keeps here, such as TensorBoard's files (`lskd.trackers`)       (ignored)
+    results/.claims/<id>   locked by the process that is training the run; the file says which        (ignored)
 
 What is damaged, or of something else, is named and never used, and never overwritten.
 """
@@ -90,6 +91,11 @@ class Store:
 
     def log(self, run: Run) -> Path:
         return self.directory(run) / "log.jsonl"
+
+    @property
+    def trackers(self) -> Path:
+        """The folder of folders that trackers (`lskd.trackers`) may write to, by their names."""
+        return self.root / "trackers"
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -241,7 +247,7 @@ class Store:
 
     def find(self, begin: str) -> str:
         """The id that begins so: the first digits are enough where they are those of one run."""
-        found = [id for id in self.ids() if id.startswith(begin)] if begin else []
+        found = [id for id in self.all_ids() if id.startswith(begin)] if begin else []
         if not found:
             raise InputError(f"id = {begin!r}: is no run in {self.root}; lskd-report --runs lists them")
         if len(found) > 1:
@@ -249,7 +255,7 @@ class Store:
             raise InputError(f"id = {begin!r}: {len(found)} runs begin so ({some}); give more digits")
         return found[0]
 
-    def ids(self) -> list[str]:
+    def all_ids(self) -> list[str]:
         """Of all runs of which there is something in the store, in their order."""
         runs = self.root / "runs"
         return sorted(name for name in os.listdir(runs) if ID.fullmatch(name)) if runs.is_dir() else []
@@ -260,6 +266,10 @@ class Store:
             with contextlib.suppress(InputError):
                 if config := read_json(directory / "config.json"):
                     yield directory.name, config
+
+    def ids(self) -> list[str]:
+        """Those of the done runs, damaged ones among them."""
+        return [directory.name for directory in self._done()]
 
     def _done(self) -> Iterator[Path]:
         """The directories of done runs, in the order of their ids."""

@@ -112,9 +112,9 @@ def test_a_failure_costs_the_rest_of_its_pair(tiny, tmp_path, capsys, monkeypatc
 def test_strictly_a_step_that_is_not_captured_is_a_failure(tiny, capsys, monkeypatch):
     """As on a GPU where a capture fails: the step goes on eagerly."""
     assert main([*LEAST, "--no-usual", "--strict"]) == 0  # on a CPU nothing is captured
-    members: list[measure.Member] = []
+    runners: list[measure.Runner] = []
     monkeypatch.setattr(
-        measure.Member, "captured", property(lambda self: (members.append(self), members.index(self) != 1)[1])
+        measure.Runner, "captured", property(lambda self: (runners.append(self), runners.index(self) != 1)[1])
     )
     assert main([*LEAST, "--no-usual", "--strict"]) == 1
     line = "NOT CAPTURED, so slower than it should be: least: KD, teacher every step, fp32, fleet 1"

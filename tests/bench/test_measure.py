@@ -32,6 +32,7 @@ from lskd.bench.reference import check
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.data import DATASETS
+from lskd.engine.step import Step
 from lskd.errors import InputError
 
 CPU = torch.device("cpu")
@@ -52,40 +53,40 @@ def pair() -> Iterator[Pair]:
 
 
 def test_steps_go_on_into_new_epochs(pair):
-    member, _ = pair.member(pair.run)
-    assert member.training.step_number == 3
-    assert [member.steps(1) for _ in range(4)] == [64, 64, 22, 64]
-    assert member.steps(3) == 150
-    assert member.training.epoch == 3
-    assert member.training.end_epoch().keys() == {"top1", "soft", "ce"}
+    runner, _ = pair.runner(pair.run)
+    assert runner.training.step_number == 3
+    assert [runner.steps(1) for _ in range(4)] == [64, 64, 22, 64]
+    assert runner.steps(3) == 150
+    assert runner.training.epoch == 3
+    assert runner.training.end_epoch().keys() == {"top1", "soft", "ce"}
 
 
 def test_side_by_side_each_member_makes_all_the_steps(pair, monkeypatch):
     threads = []
-    members = [pair.member(pair.run)[0] for _ in range(2)]
+    runners = [pair.runner(pair.run)[0] for _ in range(2)]
     torch.set_num_threads(2)
     step = measure.Training.step
     monkeypatch.setattr(measure.Training, "step", lambda self: (threads.append(torch.get_num_threads()), step(self)))
-    assert measure.side_by_side(members)(4) == 2 * (64 + 64 + 22 + 64)
-    assert [member.training.step_number for member in members] == [7, 7]
+    assert measure.side_by_side(runners)(4) == 2 * (64 + 64 + 22 + 64)
+    assert [runner.training.step_number for runner in runners] == [7, 7]
     assert threads == 8 * [1]
     assert torch.get_num_threads() == 2
 
 
 def test_cached_trains_without_the_teacher_and_filling_with_it(pair, monkeypatch):
-    """The table is full; `TEACHER` looks at views that it makes unknown, and leaves it full."""
+    """The cache is full; `TEACHER` looks at views that it makes unknown, and leaves it full."""
     seen = []
     live = measure.Teacher.live
     monkeypatch.setattr(measure.Teacher, "live", lambda self, pixels: (seen.append(len(pixels)), live(self, pixels))[1])
-    pair.member(pair.run)[0].steps(6)
+    pair.runner(pair.run)[0].steps(6)
     assert seen == []
     work = pair.evaluation("fp32")
     seen.clear()
     assert work(2) == 2 * 150
     assert sum(seen) >= 2 * 150
-    assert pair.table.known.all()
+    assert pair.cache.known.all()
     seen.clear()
-    pair.member(replace(pair.run, teacher_mode="batch_stats"))[0].steps(1)
+    pair.runner(replace(pair.run, teacher_mode="batch_stats"))[0].steps(1)
     assert seen == [64, 64, 22, 64, 64, *4 * [22], 64]
 
 
@@ -148,11 +149,11 @@ def test_kernels_of_a_step(pair, monkeypatch):
 
 def test_the_optimizers_phase_is_an_update_from_gradients_at_hand(pair):
     """The same update again, and no gradient is computed."""
-    training = pair.member(measure.without_teacher(pair.run))[0].training
+    training = pair.runner(measure.without_teacher(pair.run))[0].training
     optimizer = pair.phases_of(training)["optimizer"]
-    weight = training.network.head.weight
+    weight = training.member.network.head.weight
     gradient = weight.grad.clone()
-    before, momentum = weight.detach().clone(), training.optimizer.sgd.state[weight]["momentum_buffer"].clone()
+    before, momentum = weight.detach().clone(), training.member.optimizer.sgd.state[weight]["momentum_buffer"].clone()
     optimizer()
     v = 0.9 * momentum + gradient + 5e-4 * before
     torch.testing.assert_close(weight.detach(), before - 0.1 * v)
@@ -278,19 +279,17 @@ def test_steps_of_both_sizes_are_met_before_the_first_window(pair, monkeypatch):
     """The smaller last batch of an epoch, too, as often as it takes until a step is captured; else all trainings of a
     fleet would meet it in a window at once."""
     seen: list[int] = []
-    step = measure.Training._one_step
-    monkeypatch.setattr(
-        measure.Training, "_one_step", lambda self, size, of=0: (seen.append(size), step(self, size, of))[1]
-    )
-    member, _ = pair.member(pair.run)
+    step = Step._step
+    monkeypatch.setattr(Step, "_step", lambda self, size, of=0: (seen.append(size), step(self, size, of))[1])
+    runner, _ = pair.runner(pair.run)
     assert seen.count(64) > measure.EAGER and seen.count(22) > measure.EAGER
-    assert member.training._step.item() == member.training.step_number
-    assert member.training.step_number % member.training.steps_per_epoch == 0
+    assert runner.training.one_step.number.item() == runner.training.step_number
+    assert runner.training.step_number % runner.training.steps_per_epoch == 0
 
 
 def test_a_step_counts_as_captured_if_those_of_all_sizes_are(pair, monkeypatch):
-    member, _ = pair.member(pair.run)
-    case = Case(CE, "fp32", 1, lambda steps: steps, 1, [member])
+    runner, _ = pair.runner(pair.run)
+    case = Case(CE, "fp32", 1, lambda steps: steps, 1, [runner])
     assert case.captured is None
 
     class Replayed:
@@ -298,7 +297,7 @@ def test_a_step_counts_as_captured_if_those_of_all_sizes_are(pair, monkeypatch):
         failed = False
 
     monkeypatch.setattr(measure, "Captured", Replayed)
-    member.training.run_step = Replayed()
+    runner.training.one_step.run_step = Replayed()
     assert case.captured is True
     monkeypatch.setattr(Replayed, "failed", True)
     assert case.captured is False
@@ -310,9 +309,9 @@ def test_a_step_counts_as_captured_if_those_of_all_sizes_are(pair, monkeypatch):
 def test_another_layout(pair):
     """The same training with its images and weights in the other layout; the engine's own is back afterwards."""
     with measure.laid_out("contiguous"):
-        member, _ = pair.member(pair.run)
-    other, _ = pair.member(pair.run)
-    weights = [[p for p in one.training.network.parameters() if p.dim() == 4] for one in (member, other)]
+        runner, _ = pair.runner(pair.run)
+    other, _ = pair.runner(pair.run)
+    weights = [[p for p in one.training.member.network.parameters() if p.dim() == 4] for one in (runner, other)]
     assert [all(weight.is_contiguous() for weight in its) for its in weights] == [True, False]
 
 
@@ -341,15 +340,15 @@ def test_a_pair_whose_logits_find_no_room(monkeypatch):
 
 
 def test_a_fleet_that_finds_no_room(pair, monkeypatch):
-    members: list[Any] = []
+    runners: list[Any] = []
 
-    def member(run: Any) -> tuple[Any, dict[str, float]]:
-        if len(members) == 1:
+    def runner(run: Any) -> tuple[Any, dict[str, float]]:
+        if len(runners) == 1:
             raise torch.OutOfMemoryError
-        members.append(Pair.member(pair, run))
-        return members[0]
+        runners.append(Pair.runner(pair, run))
+        return runners[0]
 
-    monkeypatch.setattr(pair, "member", member)
+    monkeypatch.setattr(pair, "runner", runner)
     assert [case.fleet for case in pair.fleets(CE, measure.without_teacher(pair.run))] == [1]
     assert pair.notes == ["CE, fp32: the device's memory holds 1 runs"]
 

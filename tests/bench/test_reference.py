@@ -11,9 +11,10 @@ import torch
 
 from lskd.bench.reference import UsualLoop, accuracies, draws_of, make_loader, random_view
 from lskd.data import Dataset, Part, Spec
-from lskd.data.augment import Augment, Normalize, Views
+from lskd.data.augment import Augment, Normalize
+from lskd.data.images import Resident
 from lskd.engine import Shared, train
-from lskd.engine.training import build_network
+from lskd.engine.member import build_network
 from lskd.errors import InputError
 from lskd.methods import METHODS
 from lskd.methods.kd import KD
@@ -71,7 +72,7 @@ def test_it_trains_as_lskd_does(run, workers):
     ours = train(run, spec, {"train": part}, copy.deepcopy(teacher), shared=Shared(CPU)).network.state_dict()
 
     start = build_network(run, spec)
-    draws = draws_of(run, Views(part.images, run.recipe.augment))
+    draws = draws_of(run, Resident(part.images, run.recipe.augment))
     loop = UsualLoop(run, copy.deepcopy(start), teacher, *part, CPU, workers=workers, draws=draws)
     for _ in range(loop.total_steps):
         loop.step()
@@ -97,10 +98,10 @@ def test_it_trains_as_lskd_does(run, workers):
 def test_batches_are_those_of_views_bit_for_bit(augment, channels):
     """Every view of every image, crops and flips done by PIL."""
     _, part = make_data(channels, images=4)
-    views = Views(part.images, augment)
+    views = Resident(part.images, augment)
     run = make_run(recipe=replace(CRD, augment=augment, normalize=Normalize("none")))
-    indices = torch.arange(4).repeat_interleave(views.count)
-    numbers = torch.arange(views.count).repeat(4)
+    indices = torch.arange(4).repeat_interleave(views.views)
+    numbers = torch.arange(views.views).repeat(4)
     order = list(zip(indices.tolist(), numbers.tolist(), strict=True))
     loader = make_loader(run, part.images, part.labels, order, workers=0)
     pixels, labels = (torch.cat(batches) for batches in zip(*loader, strict=True))
@@ -112,8 +113,8 @@ def test_random_batches_are_of_the_same_views():
     """Without draws: shuffled anew in every epoch, each example one of lskd's views of it, the last batch partial."""
     _, part = make_data()
     run = make_run(recipe=replace(CRD, normalize=Normalize("none")))
-    views = Views(part.images, CRD.augment)
-    every = torch.stack([views.take(torch.arange(23), torch.full((23,), view)) for view in range(views.count)], 1)
+    views = Resident(part.images, CRD.augment)
+    every = torch.stack([views.take(torch.arange(23), torch.full((23,), view)) for view in range(views.views)], 1)
     loader = make_loader(run, part.images, part.labels, None, workers=0)
     epochs = []
     for _ in range(2):

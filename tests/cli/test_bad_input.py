@@ -155,6 +155,9 @@ BAD = [
     ("recipe.weight_decay={rate:1,to:named,names:[bar.*]}", "recipe.weight_decay.names", "bar.*", "there are layers.0"),
     (("arch=resnet18", "recipe.augment.crop=2"), "arch", "resnet18", "8 x 8 pixels"),
     ("~dataset", "dataset", "", "allowed: cifar10"),
+    ("~seed", "~seed", "", "a setting always has a value"),
+    ("+recipe@teacher.recipe=crd", "recipe@teacher.recipe", "", "give teacher.recipe=NAME"),
+    (("alpha=0", "smoothing.alpha=0.1"), "alpha", "0", "smoothing.alpha = 0.1 says otherwise"),
     # Experiments.
     (("experiment=quickstart", "alpha=0.1"), "alpha", "0.1", "experiment.settings.alpha"),
     (("experiment=quickstart", "recipe.lr=3"), "recipe.lr", "3", "experiment.settings.recipe.lr"),

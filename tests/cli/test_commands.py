@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lskd import cli
+from lskd.compose import RUN_KEYS, SHORT
 from lskd.config_groups import Conf, shipped_conf
 from lskd.data import cli as data_cli
+from lskd.describe import grouped
 from lskd.environment import published
 from lskd.methods import METHODS
 from lskd.plan import make_plan
@@ -221,6 +224,67 @@ def test_settings_of_a_named_teacher(lskd_run):
     assert run_of(longer).teacher.id == teacher.id
 
 
+def lines_of_settings(finished) -> dict[str, tuple[str, str]]:
+    """{setting: (value, where it comes from)} of plan=settings."""
+    assert finished.code == 0, finished.err
+    found = re.findall(r"^  ([a-z][\w.]+)  +(.*?)  +([^ ].*)$", finished.out, re.MULTILINE)
+    return {key: (value, origin) for key, value, origin in found}
+
+
+def test_every_setting_says_where_it_comes_from(lskd_run, tmp_path):
+    (tmp_path / "conf" / "recipe").mkdir(parents=True)
+    mine = tmp_path / "conf" / "recipe" / "mine.yaml"
+    mine.write_text("defaults: [crd]\nlr: 0.02\n")
+    words = ("dataset=cifar10", "arch=resnet20", "method=kd_muller", "temperature=4", "alpha=0.1", "seed=3")
+    taught = ("teacher=resnet56", "teacher_ls=true", "teacher.recipe.epochs=7", "recipe=mine", "recipe.momentum=0.5")
+    told = lines_of_settings(lskd_run("--config-dir", str(mine.parents[1]), *words, *taught, "plan=settings"))
+    assert told["recipe.lr"] == ("0.02", str(mine)) == told["teacher.recipe.lr"]
+    assert told["recipe.batch_size"] == ("64", "conf/recipe/crd.yaml")
+    assert told["recipe.momentum"] == ("0.5", "command line") and told["recipe.clip_norm"] == ("null", "default")
+    assert told["recipe.name"] == ("mine", "command line") and told["teacher.recipe.name"] == ("mine", "student's")
+    assert told["method.temperature"] == ("4.0", "command line")
+    assert told["method.divergence"] == ("ce", "conf/method/kd_muller.yaml")
+    assert told["smoothing.alpha"] == ("0.1", "command line") == told["teacher.smoothing.alpha"]
+    assert told["smoothing.mass"] == ("all", "default") and told["teacher.seed"] == ("3", "student's")
+    assert told["teacher.recipe.epochs"] == ("7", "command line") and told["recipe.epochs"][0] == "240"
+    assert told["teacher.recipe.momentum"] == ("0.5", "student's") and told["teacher.dataset.name"][1] == "student's"
+    assert told["arch.name"] == ("resnet20", "command line") and told["arch.depth"] == ("20", "default")
+    plain = lines_of_settings(lskd_run("plan=settings"))
+    assert plain["dataset.name"] == ("digits", "conf/config.yaml")
+    assert plain["recipe.name"] == ("quickstart", "usual with dataset=digits")
+
+
+def test_the_settings_of_an_experiment_are_told_for_each_kind_of_run(lskd_run):
+    words = ("experiment=quickstart_five", "experiment.settings.recipe.epochs=3", "plan=settings")
+    finished = lskd_run(*words)
+    pages = re.split(r"^(?=[0-9a-f]{12}  )", finished.out, flags=re.MULTILINE)[1:]
+    conf = Conf()
+    plan = make_plan(load_experiment(conf.load("experiment", "quickstart_five"), "quickstart_five"), conf)
+    assert len({page[:12] for page in pages}) == len(pages) == len(list(grouped(plan.runs)))
+    told = lines_of_settings(replace(finished, out=next(page for page in pages if "kd T=4" in page)))
+    assert told["recipe.epochs"] == ("3", "experiment.settings")
+    assert told["teacher.recipe.epochs"] == ("3", "student's")
+    assert told["method.temperature"] == ("4.0", "conf/table/quickstart_five.yaml")
+    assert told["recipe.lr"] == ("0.1", "conf/recipe/quickstart.yaml")
+    teachers = [page for page in pages if "teacher.arch" not in page]
+    assert len(teachers) >= 2 and all(re.search(r"arch.hidden +\[256, 256\] +conf/table", page) for page in teachers)
+
+
+def test_the_defaults_of_the_command_line_are_those_of_a_run(lskd_run):
+    """config.yaml says what the settings are that nobody gave: help reads it, a run does not."""
+    shown = OmegaConf.to_container(OmegaConf.load(shipped_conf() / "config.yaml"))
+    run = run_of([])
+    assert {key for key in shown if key in RUN_KEYS} == {*SHORT, "teacher", "teacher_mode", "streams", "seed"}
+    assert (shown["seed"], shown["teacher_mode"]) == (run.seed, run.teacher_mode)
+    assert [shown[key] for key in (*SHORT, "teacher", "streams")] == [None] * 5 and run.teacher is None
+
+
+def test_settings_are_looked_up_where_they_are_given(lskd_run, monkeypatch):
+    monkeypatch.setenv("LR", "0.25")
+    run = run_of(["recipe.lr=${oc.env:LR}", "method=kd", "teacher={arch: mlp, recipe.epochs: ${seed}}", "seed=7"])
+    assert (run.recipe.lr, run.teacher.recipe.epochs, run.recipe.epochs) == (0.25, 7, 30)
+
+
 def test_settings_over_an_experiment(lskd_run):
     changed = lskd_run("experiment=quickstart", "seeds=[0]", "experiment.settings.recipe.epochs=3", "plan=true")
     assert changed.code == 0, changed.err
@@ -264,13 +328,13 @@ def test_a_recipe_is_named_as_its_file(lskd_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("word", ["runtime.cache='{}'", "runtime.cache='${{oc.env:ODD}}'", "runtime={{cache: '{}'}}"])
 def test_the_data_of_a_cache_with_an_odd_name(lskd_run, tmp_path, monkeypatch, word):
     from lskd.data import cache
-    from lskd.data.sources import Arrays
+    from lskd.data.arrays import Arrays
 
     odd = tmp_path / "(an odd) place=1, #2"
     monkeypatch.setenv("ODD", str(odd))
     images, labels = np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 0, 1])
     arrays = Arrays(images, labels, images, labels, ("no", "yes"))
-    cache.write(odd / "data" / "dots", cache.describe("dots", arrays), arrays, source="nowhere", replace=False)
+    cache.write(odd / "data" / "dots", arrays.describe("dots"), arrays, source="nowhere", replace=False)
     finished = lskd_run("dataset=dots", word.format(odd), "plan=true")
     assert finished.code == 0, finished.err
 
@@ -308,6 +372,7 @@ def test_sweep_trains_a_shared_teacher_once_and_litters_nowhere(lskd_run, tmp_pa
     done = [config for config, _, _ in Store(tmp_path / "results").results()]
     assert len(done) == 5 and sum("teacher" not in config for config in done) == 1
     assert finished.err.count("[1/2] mlp(hidden=8)") == 1 and finished.err.count("[1/1]") == 3
+    assert finished.out.endswith("\nall runs in one table: lskd-report --runs\n")
     assert list(Path.cwd().iterdir()) == []
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"runs", ".claims", ".sweeps"}
 

@@ -18,7 +18,7 @@ from lskd.bench import cli as bench_cli
 from lskd.config_groups import Conf
 from lskd.data import cache
 from lskd.data import cli as data_cli
-from lskd.data.sources import Arrays
+from lskd.data.arrays import Arrays
 from lskd.errors import InputError
 from lskd.report import cli as report_cli
 
@@ -99,7 +99,7 @@ def test_the_makeshift_cache_is_told_of_when_it_is_written(monkeypatch, tmp_path
     for root in ("elsewhere", "lskd-17"):
         assert not caplog.messages
         folder = tmp_path / root / "data" / "dots"
-        cache.write(folder, cache.describe("dots", arrays), arrays, source="nowhere", replace=False)
+        cache.write(folder, arrays.describe("dots"), arrays, source="nowhere", replace=False)
     assert caplog.messages == [
         f"there is no home directory, so {tmp_path}/lskd-17 keeps the decoded data; set LSKD_CACHE"
     ]

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lskd.data import DATASETS, Origin, cache
+from lskd.data import DATASETS, Origin
+from lskd.data.arrays import Arrays
 from lskd.data.readers import read_shards
-from lskd.data.sources import Arrays
 
 
 class WriteParquet(Protocol):
@@ -82,20 +82,18 @@ def write_parquet() -> WriteParquet:
 def arrays() -> Arrays:
     """30 training and 9 test images, shape (3, 6, 5), of 3 classes, in canonical order."""
     rng = np.random.RandomState(0)
-    return cache.canonical(
-        Arrays(
-            rng.randint(0, 256, (30, 3, 6, 5), dtype=np.uint8),
-            np.arange(30) % 3,
-            rng.randint(0, 256, (9, 3, 6, 5), dtype=np.uint8),
-            np.arange(9) % 3,
-            ("ant", "bee", "cat"),
-        )
-    )
+    return Arrays(
+        rng.randint(0, 256, (30, 3, 6, 5), dtype=np.uint8),
+        np.arange(30) % 3,
+        rng.randint(0, 256, (9, 3, 6, 5), dtype=np.uint8),
+        np.arange(9) % 3,
+        ("ant", "bee", "cat"),
+    ).canonical()
 
 
 @pytest.fixture
 def tiny(arrays: Arrays, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Makes "tiny" a built-in data set for the length of a test; its parquet shards are in the returned data root."""
-    monkeypatch.setitem(DATASETS.entries, "tiny", Origin(cache.describe("tiny", arrays), read_shards, "standard"))
+    monkeypatch.setitem(DATASETS.entries, "tiny", Origin(arrays.describe("tiny"), read_shards, "standard"))
     _write_parquet(tmp_path / "raw" / "tiny", arrays, shards=3)
     return tmp_path / "raw"

@@ -12,7 +12,8 @@ from scipy.stats import chi2_contingency, chisquare
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from lskd.data.augment import Augment, Normalize, Normalizer, Views, centre
+from lskd.data.augment import Augment, Normalize
+from lskd.data.images import Normalizer, Resident, centre
 from lskd.errors import InputError
 
 
@@ -49,8 +50,8 @@ def generator(seed: int = 0) -> torch.Generator:
 )
 def test_every_view_is_torchvisions(shape, augment, count):
     images = draw_images(2, *shape)
-    views = Views(images, augment)
-    assert views.count == count
+    views = Resident(images, augment)
+    assert views.views == count
     mode = {"zero": "constant", "reflect": "reflect"}[augment.padding]
     padded = tv.pad(images, [augment.pad], padding_mode=mode)
     height, width = augment.crop or shape[1], augment.crop or shape[2]
@@ -70,7 +71,7 @@ def test_every_view_is_torchvisions(shape, augment, count):
 
 def test_a_batch_may_mix_images_and_views():
     images, augment = draw_images(5, 3, 6, 6), Augment(pad=1, flip=True)
-    views = Views(images, augment)
+    views = Resident(images, augment)
     indices, numbers = torch.tensor([4, 0, 4, 2]), torch.tensor([17, 3, 0, 8])
     one_by_one = [views.take(indices[i : i + 1], numbers[i : i + 1]) for i in range(4)]
     assert torch.equal(views.take(indices, numbers), torch.cat(one_by_one))
@@ -81,14 +82,14 @@ def test_images_may_be_a_part_of_others(channels):
     """Whose memory they share."""
     images, augment = draw_images(7, channels, 6, 6), Augment(crop=4, flip=True)
     indices, numbers = torch.tensor([0, 2, 2, 1]), torch.tensor([0, 17, 8, 9])
-    expected = Views(images[3:6].clone(), augment).take(indices, numbers)
-    assert torch.equal(Views(images[3:6], augment).take(indices, numbers), expected)
-    assert torch.equal(Views(images, augment).take(indices + 3, numbers), expected)
+    expected = Resident(images[3:6].clone(), augment).take(indices, numbers)
+    assert torch.equal(Resident(images[3:6], augment).take(indices, numbers), expected)
+    assert torch.equal(Resident(images, augment).take(indices + 3, numbers), expected)
 
 
 def test_a_batch_is_taken_by_few_operators(operators):
     """Each of them costs a small network as much as its mathematics does."""
-    views = Views(draw_images(5, 3, 6, 6), Augment(pad=1, flip=True))
+    views = Resident(draw_images(5, 3, 6, 6), Augment(pad=1, flip=True))
     indices = torch.arange(4)
     with operators() as ran:
         taken = views.take(indices, indices)
@@ -99,24 +100,24 @@ def test_a_batch_is_taken_by_few_operators(operators):
 def test_images_are_left_as_they_are():
     images = draw_images(3, 3, 6, 6)
     before = images.clone()
-    Views(images, Augment(pad=2, padding="reflect", flip=True)).take(torch.arange(3), torch.arange(3))
+    Resident(images, Augment(pad=2, padding="reflect", flip=True)).take(torch.arange(3), torch.arange(3))
     assert torch.equal(images, before)
 
 
 def test_many_images_are_reflected_in_pieces():
     """More than one piece of 4,096 images."""
     images, augment = draw_images(5000, 1, 3, 3), Augment(pad=1, padding="reflect")
-    assert torch.equal(Views(images, augment).images, tv.pad(images, [1], padding_mode="reflect"))
+    assert torch.equal(Resident(images, augment).images, tv.pad(images, [1], padding_mode="reflect"))
 
 
 def test_all_views_are_equally_likely_and_flips_independent_of_crops():
     """Read off the pixels: in an image of the values 1 2 / 3 4, each of the 18 views is another picture."""
     image = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
     augment, draws = Augment(pad=1, flip=True), 18_000
-    pictures = Views(image, augment).take(torch.zeros(18, dtype=torch.int64), torch.arange(18)).flatten(1)
+    pictures = Resident(image, augment).take(torch.zeros(18, dtype=torch.int64), torch.arange(18)).flatten(1)
     assert len(pictures.unique(dim=0)) == 18
 
-    views = Views(image.expand(draws, -1, -1, -1), augment)
+    views = Resident(image.expand(draws, -1, -1, -1), augment)
     seen = views.take(torch.arange(draws), views.draw(generator())).flatten(1)
     counts = (seen[:, None] == pictures).all(-1).sum(0)
     assert counts.sum() == draws
@@ -125,7 +126,7 @@ def test_all_views_are_equally_likely_and_flips_independent_of_crops():
 
 
 def test_views_of_the_usual_pipeline_are_equally_likely():
-    views = Views(torch.zeros(81_000, 1, 1, 1, dtype=torch.uint8), Augment(pad=4, flip=True))
+    views = Resident(torch.zeros(81_000, 1, 1, 1, dtype=torch.uint8), Augment(pad=4, flip=True))
     numbers = torch.cat([views.draw(generator(seed)) for seed in range(2)])
     counts = np.bincount(numbers.numpy(), minlength=162)
     assert len(counts) == 162
@@ -133,14 +134,14 @@ def test_views_of_the_usual_pipeline_are_equally_likely():
 
 
 def test_views_of_one_image_in_successive_epochs_are_independent():
-    views = Views(torch.zeros(20_000, 1, 1, 1, dtype=torch.uint8), Augment(pad=1))
+    views = Resident(torch.zeros(20_000, 1, 1, 1, dtype=torch.uint8), Augment(pad=1))
     first, second = views.draw(generator(0)), views.draw(generator(1))
     table = np.bincount((9 * first + second).numpy(), minlength=81).reshape(9, 9)
     assert chi2_contingency(table).pvalue > 0.01
 
 
 def test_views_are_drawn_from_the_generator_alone():
-    views = Views(draw_images(50, 1, 4, 4), Augment(pad=2, flip=True))
+    views = Resident(draw_images(50, 1, 4, 4), Augment(pad=2, flip=True))
     torch.manual_seed(0)
     first = views.draw(generator(3))
     torch.manual_seed(1)
@@ -151,7 +152,7 @@ def test_views_are_drawn_from_the_generator_alone():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_views_are_the_same_on_cuda():
     images, augment = draw_images(50, 3, 6, 6), Augment(pad=2, padding="reflect", flip=True)
-    here, there = Views(images, augment), Views(images.cuda(), augment)
+    here, there = Resident(images, augment), Resident(images.cuda(), augment)
     numbers = there.draw(generator())
     assert numbers.is_cuda
     assert torch.equal(here.draw(generator()), numbers.cpu())
@@ -194,7 +195,7 @@ def test_what_is_evaluated_is_one_of_the_views(shape, crop, padding):
     """Also where the crop is larger than the image, and only padding makes it fit."""
     images = draw_images(2, *shape)
     augment = Augment(pad=3, crop=crop, padding=padding)
-    views = Views(images, augment)
+    views = Resident(images, augment)
     row, column = (views.rows - 1) // 2, (views.columns - 1) // 2
     middle = torch.full((2,), row * views.columns + column)
     assert torch.equal(centre(images, augment), views.take(torch.arange(2), middle))
@@ -269,7 +270,7 @@ def test_per_image_normalisation_is_tensorflows():
         (lambda: Augment(crop=9).check(8, 12), "crop = 9: must be at most 8"),
         (lambda: Augment(pad=2, crop=13).check(8, 12), "crop = 13: must be at most 12"),
         (lambda: Augment(pad=8, padding="reflect").check(8, 12), "pad = 8: must be < 8"),
-        (lambda: Views(draw_images(1, 1, 8, 8), Augment(crop=9)), "crop = 9: must be at most 8"),
+        (lambda: Resident(draw_images(1, 1, 8, 8), Augment(crop=9)), "crop = 9: must be at most 8"),
         (lambda: Normalize("fixed"), r"mean = \[\], std = \[\]: kind=fixed needs one of each a channel"),
         (lambda: Normalize("fixed", mean=(0.5,), std=(0.1, 0.2)), "kind=fixed needs one of each a channel"),
         (lambda: Normalize("dataset", mean=(0.5,), std=(0.1,)), "only kind=fixed takes them"),

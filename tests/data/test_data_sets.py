@@ -155,7 +155,7 @@ def test_order_of_the_source_does_not_matter(tiny, arrays, write_parquet, tmp_pa
 def test_equal_images_are_ordered_by_label(arrays) -> None:
     images = np.zeros((3, 1, 2, 2), dtype=np.uint8)
     doubled = arrays._replace(train_images=images, train_labels=np.array([2, 0, 1]))
-    assert cache.canonical(doubled).train_labels.tolist() == [0, 1, 2]
+    assert doubled.canonical().train_labels.tolist() == [0, 1, 2]
 
 
 def test_digits_are_the_ones_that_are_known(tmp_path) -> None:

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lskd.data import DATASETS, Spec, cache, readers, sources
+from lskd.data import DATASETS, Spec, readers, sources
+from lskd.data.arrays import Arrays
 from lskd.data.readers import read_shards
-from lskd.data.sources import Arrays
 from lskd.errors import InputError
 
 
@@ -99,7 +99,7 @@ def test_a_validation_part_of_parquet(arrays, write_parquet, tmp_path) -> None:
     found, _ = sources.read_folder(tmp_path, size=None)
     np.testing.assert_array_equal(found.validation_images, arrays.test_images)
     np.testing.assert_array_equal(found.validation_labels, arrays.test_labels)
-    assert cache.canonical(found).parts == ("train", "test", "validation")
+    assert found.canonical().parts == ("train", "test", "validation")
 
 
 def test_a_built_in_data_set_has_no_validation_part(tiny) -> None:
@@ -256,7 +256,7 @@ def test_image_folder(test, arrays, tmp_path) -> None:
     (tmp_path / "train" / "ant" / "notes.txt").write_text("not an image")
     (tmp_path / "train" / ".hidden").mkdir()
     found, source = sources.read_folder(tmp_path, size=None)
-    assert_same(cache.canonical(found), arrays)
+    assert_same(found.canonical(), arrays)
     assert source == f"image folder {tmp_path}"
 
 

@@ -137,7 +137,7 @@ def test_of_large_data_a_sample_is_compared(moved, unlike, said, root, monkeypat
     monkeypatch.setattr(index, "SAMPLE", 6)
     monkeypatch.setattr(index, "ENOUGH", 2)
     bring(root)
-    found = disk.read_index(root.with_name("cache") / "data" / "mine", root)
+    found = disk.read(root.with_name("cache") / "data" / "mine", root)
     known = found.stamps.rows[found.stamps.rows < 12].tolist()
     others = [row for row in range(12) if row not in known]
     rows = {1: others[:1], 3: [*others[:2], known[0]], 5: [*others[:3], *known[:2]], 12: range(12)}[moved]

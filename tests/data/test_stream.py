@@ -22,7 +22,7 @@ from lskd.data.augment import Augment, ResizedCrop
 from lskd.data.index import Files
 from lskd.data.readers import ImageFolders
 from lskd.data.sets.imagenet import FOLDERS
-from lskd.data.stream import NO_VIEW, Stream
+from lskd.data.stream import NO_VIEW, Streamed
 from lskd.errors import InputError
 
 CPU = torch.device("cpu")
@@ -33,9 +33,9 @@ def photographs(write_photographs, tmp_path) -> Path:
     return write_photographs(tmp_path / "photographs", {"train": 6, "val": 3}, ("ant", "bee"))
 
 
-def stream(root: Path, augment: Augment, threads: int = 2) -> Stream:
+def stream(root: Path, augment: Augment, threads: int = 2) -> Streamed:
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.JPEG"))
-    return Stream(Files(root, np.array(files, dtype=object)), augment, CPU, ThreadPoolExecutor(threads))
+    return Streamed(Files(root, np.array(files, dtype=object)), augment, CPU, ThreadPoolExecutor(threads))
 
 
 # ---- crops --------------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_pixels_are_those_of_the_crop(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "0.png")
     files = Files(tmp_path, np.array(["0.png"], dtype=object))
     crop = ResizedCrop(scale=(0.01, 0.02), central=1.0)
-    pictures = Stream(files, Augment(crop=8, flip=True, resized=crop), CPU, ThreadPoolExecutor(1))
+    pictures = Streamed(files, Augment(crop=8, flip=True, resized=crop), CPU, ThreadPoolExecutor(1))
     flat = {tuple(pixels[y, x]) for y, x in ((0, 0), (0, 59), (39, 0), (39, 59))}
     seen = set()
     for view in range(200):
@@ -102,7 +102,7 @@ def test_pixels_are_those_of_the_crop(tmp_path):
             assert tuple(image[:, 0, 0].tolist()) == tuple(pixels[top, left])
             seen.add(tuple(pixels[top, left]))
     assert seen == flat
-    [evaluated] = pictures.split(4)
+    [evaluated] = pictures.evaluation()
     halves = evaluated[0, :, ::7, ::7]  # its corners
     assert halves.permute(1, 2, 0).tolist() == [[[200, 0, 0], [0, 200, 0]], [[0, 0, 200], [0, 0, 0]]]
 
@@ -224,16 +224,16 @@ def test_a_bad_file_is_named(photographs, content):
     bad = photographs / "train" / "bee" / "2.JPEG"
     bad.unlink() if content is None else bad.write_bytes(content)
     files = Files(photographs / "train", np.array(["ant/1.JPEG", "bee/2.JPEG"], dtype=object))
-    pictures = Stream(files, Augment(crop=8, resized=ResizedCrop()), CPU, ThreadPoolExecutor(2))
+    pictures = Streamed(files, Augment(crop=8, resized=ResizedCrop()), CPU, ThreadPoolExecutor(2))
     with pytest.raises(InputError, match=r"train/bee/2.JPEG: not an image that can be decoded"):
-        list(pictures.split(1))
+        list(pictures.evaluation())
 
 
 def test_grey_and_cmyk_images_become_rgb(tmp_path):
     Image.new("L", (9, 5), 77).save(tmp_path / "grey.JPEG")
     Image.new("CMYK", (5, 9), (0, 0, 0, 255)).save(tmp_path / "print.JPEG")
     files = Files(tmp_path, np.array(["grey.JPEG", "print.JPEG"], dtype=object))
-    [images] = Stream(files, Augment(crop=4, resized=ResizedCrop()), CPU, ThreadPoolExecutor(1)).split(2)
+    [images] = Streamed(files, Augment(crop=4, resized=ResizedCrop()), CPU, ThreadPoolExecutor(1)).evaluation()
     assert (images[0] == 77).all() and (images[1] < 5).all()
 
 

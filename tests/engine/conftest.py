@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lskd.engine.capture import Captured, Pace, unowned
-from lskd.engine.training import Training, set_precision
+from lskd.engine.step import Step
+from lskd.engine.training import set_precision
 
 
 class Graph:
@@ -125,15 +126,15 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Device:
 @pytest.fixture
 def captured(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
     """Trainings on a CPU capture their steps, as they do on a GPU."""
-    enter = Training.enter
+    init = Step.__init__
 
-    def capturing(training: Training, stage: Any) -> None:
-        enter(training, stage)
-        training.run_step = Captured(gpu.kernels(unowned(training._one_step)), training.generator)
-        training.run_update = Captured(gpu.kernels(unowned(training._update)), training.generator)
-        training._pace = Pace()
+    def capturing(step: Step, *given: Any) -> None:
+        init(step, *given)
+        step.run_step = Captured(gpu.kernels(unowned(step._step)), step.member.generator)
+        step.run_update = Captured(gpu.kernels(unowned(step._update)), step.member.generator)
+        step._pace = Pace()
 
-    monkeypatch.setattr(Training, "enter", capturing)
+    monkeypatch.setattr(Step, "__init__", capturing)
     return gpu
 
 

@@ -30,7 +30,9 @@ from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize
 from lskd.engine import Shared
 from lskd.engine.capture import AHEAD, GATE, STREAMS, WARM_UP, Captured, CaptureFailed, Pace, Streams, own_stream
-from lskd.engine.training import Training, build_network, set_precision
+from lskd.engine.member import build_network
+from lskd.engine.teacher import Teacher
+from lskd.engine.training import Training, set_precision
 from lskd.methods import METHODS, Batch, Method
 from lskd.models import (
     AlexNetArch,
@@ -124,9 +126,8 @@ def make_training(arch: str, method: str, device: torch.device = CPU, **fields: 
     seen = shared.images(run, parts)
     if not taught:
         return Training(run, SPEC, seen)
-    with shared.table(run, seen.views, 4) as table:
-        teacher = build_network(teacher_run, SPEC)
-        return Training(run, SPEC, seen, teacher, None if teacher_mode == "batch_stats" else table)
+    with shared.logit_cache(run, seen.train, 4) as cache:
+        return Training(run, SPEC, seen, Teacher.of(run, build_network(teacher_run, SPEC), seen, cache=cache))
 
 
 def train(training: Training) -> list[dict[str, float]]:
@@ -144,9 +145,10 @@ def replaying(training: Training) -> dict[tuple[int, ...], Recording]:
     parts is the one without a size."""
     recordings: dict[tuple[int, ...], Recording] = {}
     called: Counter[tuple[int, ...]] = Counter()
+    one_step = training.one_step
 
     def step(*sizes: int) -> None:
-        work = training._one_step if sizes else training._update
+        work = one_step._step if sizes else one_step._update
         called[sizes] += 1
         if sizes in recordings:
             recordings[sizes].replay()
@@ -157,13 +159,14 @@ def replaying(training: Training) -> dict[tuple[int, ...], Recording]:
         else:
             work(*sizes)
 
-    training.run_step = training.run_update = step
+    one_step.run_step = one_step.run_update = step
     return recordings
 
 
 def differences(one: Training, other: Training) -> list[str]:
     """The names of what differs, in the networks and in the methods' own modules."""
     found = []
+    one, other = one.member, other.member
     for ours, others in ((one.network, other.network), (one.module, other.module)):
         if ours is not None:
             expected = others.state_dict()
@@ -198,7 +201,7 @@ def test_parts_of_a_batch_and_averaged_weights_are_replayed(arch, method):
     assert train(replayed) == train(plain)
     assert sorted(recordings) == [(), (2, 2), (3, 6)]
     assert differences(replayed, plain) == []
-    averages = replayed.trained.state_dict(), plain.trained.state_dict()
+    averages = replayed.member.trained.state_dict(), plain.member.trained.state_dict()
     assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[1])
 
 
@@ -225,8 +228,8 @@ def test_momentum_starts_afresh_at_milestones():
             if (epoch, place) == (1, 2):
                 resumed.restore(copy.deepcopy(plain.state()))  # the reset is still to come
             plain.step()
-            state = plain.optimizer.sgd.state
-            fresh = [torch.equal(state[p]["momentum_buffer"], p.grad) for p in plain.optimizer.parameters]
+            state = plain.member.optimizer.sgd.state
+            fresh = [torch.equal(state[p]["momentum_buffer"], p.grad) for p in plain.member.optimizer.parameters]
             assert all(fresh) == any(fresh) == ((epoch, place) in ((0, 0), (1, 2)))
     resumed.begin_epoch()
     for _ in range(2):
@@ -528,7 +531,7 @@ def assert_same_on_cuda(captured: Training, eager: Training, tolerance: float) -
         assert one.keys() == other.keys()
         assert one.pop("top1", 0.0) == pytest.approx(other.pop("top1", 0.0), abs=8.0)
         assert one == pytest.approx(other, rel=tolerance, abs=tolerance)
-    for value, wanted in zip(captured.trained.parameters(), eager.trained.parameters(), strict=True):
+    for value, wanted in zip(captured.member.trained.parameters(), eager.member.trained.parameters(), strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-2, atol=10 * tolerance)
 
 
@@ -544,9 +547,9 @@ def test_captured_steps_are_the_eager_ones_on_cuda(arch, method, precision):
     set_precision(precision)
     with own_stream(device):
         eager, captured = (make_training(arch, method, device, precision=precision) for _ in range(2))
-        eager.run_step = eager._one_step
+        eager.one_step.close()
         assert_same_on_cuda(captured, eager, 1e-4 if precision == "fp32" else 2e-2)
-        assert isinstance(captured.run_step, Captured) and sorted(captured.run_step.graphs) == [(2,), (4,)]
+        assert sorted(captured.one_step.captured[0].graphs) == [(2,), (4,)]
         captured.close()
 
 
@@ -556,10 +559,10 @@ def test_parts_of_a_batch_and_averaged_weights_are_captured_on_cuda():
     device, fields = torch.device("cuda"), {"batch_size": 6, "accumulate": 2, "ema": 0.9, "epochs": 8}
     with own_stream(device):
         eager, captured = (make_training("resnet8", "ce", device, **fields) for _ in range(2))
-        eager.run_step, eager.run_update = eager._one_step, eager._update
+        eager.one_step.close()
         assert_same_on_cuda(captured, eager, 1e-4)
-        assert isinstance(captured.run_step, Captured) and isinstance(captured.run_update, Captured)
-        assert sorted(captured.run_step.graphs) == [(2, 2), (3, 6)] and list(captured.run_update.graphs) == [()]
+        steps, updates = captured.one_step.captured
+        assert sorted(steps.graphs) == [(2, 2), (3, 6)] and list(updates.graphs) == [()]
         captured.close()
 
 

@@ -22,10 +22,10 @@ from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize
 from lskd.engine import Diverged, Interrupted, Outcome, Shared, run_bytes, train
 from lskd.engine.capture import GATE, RECOVERS
-from lskd.engine.loop import held_memory_mb
-from lskd.engine.memory import CUDA_WORKSPACE, Allocations
-from lskd.engine.teacher import EVALUATION_BATCH
-from lskd.engine.training import Training, build_network
+from lskd.engine.member import build_network
+from lskd.engine.memory import CUDA_WORKSPACE, Allocations, Black
+from lskd.engine.record import held_memory_mb
+from lskd.engine.training import Training
 from lskd.methods import METHODS, Batch, Method
 from lskd.models import ARCHS, CifarResNetArch, MLPArch
 from lskd.recipe import Recipe
@@ -129,7 +129,7 @@ def test_what_was_captured_is_recorded(captured):
 
 
 def test_what_is_shared_is_there_before_another_stream_reads_it(monkeypatch):
-    """A table's flags are cleared on the default stream, and waited for; who leaves a table has read all of it."""
+    """A cache's flags are cleared on the default stream, and waited for; who leaves a cache has read all of it."""
     events: list[str] = []
 
     @contextlib.contextmanager
@@ -152,9 +152,9 @@ def test_what_is_shared_is_there_before_another_stream_reads_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", waiting)
     monkeypatch.setattr(torch, "empty", made)
     monkeypatch.setattr(torch, "zeros", made)
-    views = SimpleNamespace(images=range(30), count=2)
-    with Shared(torch.device("cuda", 0)).table(STUDENT, views, 4) as table:
-        assert table is not None and not table.known.any()
+    source = Black(30, (1, 1, 1), views=2)
+    with Shared(torch.device("cuda", 0)).logit_cache(STUDENT, source, 4) as cache:
+        assert cache is not None and not cache.known.any()
         assert events == ["on the default", "made", "made", "waited", "off the default"]
     assert events[5:] == ["waited"]
 
@@ -170,7 +170,8 @@ def trainings(monkeypatch) -> Iterator[list[weakref.ref[Any]]]:
 
     def entered(training: Training, stage: Any) -> None:
         enter(training, stage)
-        of_it = (training, training.network, training.optimizer, training.teacher, training.module, training.run_step)
+        member, step, teacher = training.member, training.one_step, training.teacher
+        of_it = (training, member, member.network, member.optimizer, member.module, teacher, step, step.run_step)
         made.extend(weakref.ref(one) for one in of_it if one is not None)
 
     monkeypatch.setattr(Training, "enter", entered)
@@ -408,14 +409,14 @@ def test_predicted_memory_is_what_a_step_takes(arch):
         seen = Shared(torch.device("cpu")).images(run, {"train": Part(images, torch.zeros(batch, dtype=torch.int64))})
         before = memory.live
         training = Training(run, spec, seen)
-        training.network.train()
+        training.member.network.train()
         training.step()
         step = memory.most(training.step) - before
-        training.network.eval()
-        rows = torch.zeros(EVALUATION_BATCH["cpu"], *spec.shape, dtype=torch.uint8)
+        training.member.network.eval()
+        rows = torch.zeros(seen.train.at_once, *spec.shape, dtype=torch.uint8)
         kept = memory.live
         with torch.no_grad():
-            evaluation = memory.most(lambda: training.forward(training.network, rows)) - kept
+            evaluation = memory.most(lambda: training.member.forward(training.member.network, rows)) - kept
     measured = max(step, evaluation)
     assert run_bytes(run, spec, "cpu") == pytest.approx(measured, rel=0.1)
 

@@ -18,18 +18,20 @@ import lskd
 import lskd.engine.teacher
 from lskd import metrics
 from lskd.data import Dataset, Part, Spec
-from lskd.data.augment import Augment, Normalize, Normalizer, Views
+from lskd.data.augment import Augment, Normalize
+from lskd.data.images import Normalizer, Resident
 from lskd.engine import Diverged, Interrupted, Outcome, Shared, train
-from lskd.engine.loop import best_epoch
+from lskd.engine.member import build_network
+from lskd.engine.record import best_epoch
 from lskd.engine.seeds import generator_for, seed_for
-from lskd.engine.shared import Table
+from lskd.engine.shared import LogitCache
 from lskd.engine.teacher import Teacher
-from lskd.engine.training import build_network, set_precision
+from lskd.engine.training import set_precision
 from lskd.methods import METHODS, Batch, Method
 from lskd.methods.kd import KD
 from lskd.models import ARCHS, Arch, CifarResNetArch, MLPArch
 from lskd.recipe import Recipe, Schedule, WeightDecay
-from lskd.run import Named, Run, Smoothing, table_bytes
+from lskd.run import Named, Run, Smoothing, logit_cache_bytes
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -313,7 +315,7 @@ def test_seeds_are_not_paired():
 
 def test_an_epoch_shows_each_image_once_through_a_view_of_its_own():
     _, parts = make_data(shape=(1, 4, 4), classes=16)
-    views = Views(parts["train"].images, Augment(pad=1, flip=True))
+    views = Resident(parts["train"].images, Augment(pad=1, flip=True))
     shown = torch.cat([pixels for pixels, _ in watch(METHODS["ce"], seed=1)])
     every = torch.stack([views.take(torch.arange(11), torch.full((11,), view)) for view in range(18)], 1)
     found = (shown[:, None, None] * 255).round() == every.flatten(2)  # (22, 11, 18, 16)
@@ -351,24 +353,24 @@ def test_initial_weights_do_not_depend_on_the_teacher():
     assert_identical(build_network(run, SPEC).state_dict(), build_network(make_run(), SPEC).state_dict())
 
 
-def as_it_is(views: Views) -> Normalizer:
+def as_it_is(views: Resident) -> Normalizer:
     return Normalizer(Normalize(), views.images)
 
 
-def new_table(views: Views) -> Table:
+def new_cache(views: Resident) -> LogitCache:
     """Empty: whatever is read before it was written would be seen."""
-    rows = len(views.images) * views.count
-    return Table(torch.full((rows, CLASSES), torch.nan), torch.zeros(rows, dtype=torch.bool))
+    rows = len(views) * views.views
+    return LogitCache(torch.full((rows, CLASSES), torch.nan), torch.zeros(rows, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("arch", [MLP, RESNET])
 def test_tabulated_logits_are_the_live_ones(arch):
     """Over epochs whose views overlap, and until all 18 views of all images have been asked for."""
-    views = Views(PARTS["train"].images, Augment(pad=1, flip=True))
+    views = Resident(PARTS["train"].images, Augment(pad=1, flip=True))
     network = make_teacher(arch)
-    table = new_table(views)
+    cache = new_cache(views)
     tabulated, ahead = (
-        Teacher(network, views, as_it_is(views), precision="fp32", mode="eval", table=t) for t in (table, None)
+        Teacher(network, views, as_it_is(views), precision="fp32", mode="eval", cache=c) for c in (cache, None)
     )
     epochs = [views.draw(generator_for(0, "augment", epoch)) for epoch in range(4)]
     epochs += [torch.full((11,), view) for view in range(18)]
@@ -377,17 +379,17 @@ def test_tabulated_logits_are_the_live_ones(arch):
         assert torch.equal(tabulated.epoch(drawn), ahead.epoch(drawn))
         torch.testing.assert_close(tabulated.epoch(drawn), live, rtol=1e-6, atol=1e-6)
         assert not tabulated.epoch(drawn).requires_grad
-    assert table.known.all()
-    assert len(table.logits.unique(dim=0)) > 150  # views do tell
+    assert cache.known.all()
+    assert len(cache.logits.unique(dim=0)) > 150  # views do tell
 
 
 def test_a_view_is_evaluated_once():
-    views = Views(PARTS["train"].images, Augment(pad=1, flip=True))
+    views = Resident(PARTS["train"].images, Augment(pad=1, flip=True))
     evaluated: list[int] = []
 
     network = make_teacher()
     network.register_forward_pre_hook(lambda module, given: evaluated.append(len(given[0])))
-    teacher = Teacher(network, views, as_it_is(views), precision="fp32", mode="eval", table=new_table(views))
+    teacher = Teacher(network, views, as_it_is(views), precision="fp32", mode="eval", cache=new_cache(views))
     teacher.batch = 1
     for epoch in range(40):
         teacher.epoch(views.draw(generator_for(0, "augment", epoch)))
@@ -409,10 +411,10 @@ def test_students_of_a_tabulated_teacher_are_those_of_one_evaluated_every_epoch(
     assert tabulated.result["gamma"] == ahead.result["gamma"]
 
 
-def test_students_share_a_table():
+def test_students_share_a_cache():
     """Other seeds and temperatures of the method; not another augmentation or another teacher."""
     shared = Shared(CPU)
-    tables = []
+    caches = []
     first = make_run(KD(), augment=Augment(flip=True))
     assert first.teacher is not None
     for run in (
@@ -421,37 +423,37 @@ def test_students_share_a_table():
         make_run(KD(), augment=Augment(pad=1)),
         dataclasses.replace(first, teacher=dataclasses.replace(first.teacher, seed=9)),
     ):
-        with shared.table(run, shared.images(run, PARTS).views, CLASSES) as table:
-            tables.append(table)
-    assert tables[0] is tables[1]
-    assert len(set(map(id, tables))) == 3
+        with shared.logit_cache(run, shared.images(run, PARTS).train, CLASSES) as cache:
+            caches.append(cache)
+    assert caches[0] is caches[1]
+    assert len(set(map(id, caches))) == 3
 
 
-def test_tables_keep_to_their_memory():
-    """A table of 2 views of 11 images takes 11 · 2 · (4 · 4 + 1) bytes; the one unused longest makes room."""
+def test_caches_keep_to_their_memory():
+    """A cache of 2 views of 11 images takes 11 · 2 · (4 · 4 + 1) bytes; the one unused longest makes room."""
     size = 11 * 2 * (CLASSES * 4 + 1)
-    assert size == table_bytes(11, 2, CLASSES)
+    assert size == logit_cache_bytes(11, 2, CLASSES)
     run = make_run(KD(), augment=Augment(flip=True))
     assert run.teacher is not None
     runs = [dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, seed=seed)) for seed in range(3)]
 
-    def table(shared: Shared, run: Run) -> Any:
-        return shared.table(run, shared.images(run, PARTS).views, CLASSES)
+    def cache(shared: Shared, run: Run) -> Any:
+        return shared.logit_cache(run, shared.images(run, PARTS).train, CLASSES)
 
-    with table(Shared(CPU, size - 1), run) as none:
+    with cache(Shared(CPU, size - 1), run) as none:
         assert none is None
     shared = Shared(CPU, 2 * size)
-    with table(shared, runs[0]) as first, table(shared, runs[1]) as second:
+    with cache(shared, runs[0]) as first, cache(shared, runs[1]) as second:
         assert None not in (first, second)
-        with table(shared, runs[2]) as third:
+        with cache(shared, runs[2]) as third:
             assert third is None  # both are in use
-    with table(shared, runs[0]) as again:
+    with cache(shared, runs[0]) as again:
         assert again is first
-    with table(shared, runs[2]) as third:
+    with cache(shared, runs[2]) as third:
         assert third is not None  # instead of the second
-    with table(shared, runs[0]) as again:
+    with cache(shared, runs[0]) as again:
         assert again is first
-    with table(shared, runs[1]) as new:
+    with cache(shared, runs[1]) as new:
         assert new is not None
         assert new is not second
 
@@ -533,7 +535,7 @@ def test_gamma_is_of_augmented_images():
     spec, parts = make_data(shape=(1, 4, 4), classes=16)
     augment = Augment(pad=1, flip=True)
     outcome = train(make_run(KD(temperature=1.0), augment=augment), spec, parts, Pixels(16), shared=Shared(CPU))
-    views = Views(parts["train"].images, augment)
+    views = Resident(parts["train"].images, augment)
     pixels = views.take(torch.arange(11), views.draw(generator_for(0, "augment", 0)))
     p_true = (pixels.flatten(1) / 255).softmax(-1)[torch.arange(11), parts["train"].labels]
     assert outcome.result["gamma"] == pytest.approx((1 - p_true).mean().item() * 16 / 15, rel=1e-5)

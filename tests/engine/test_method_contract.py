@@ -19,7 +19,9 @@ from lskd.data.augment import Augment
 from lskd.data.readers import read_shards
 from lskd.engine import Interrupted, Outcome, Shared, run_bytes, train
 from lskd.engine.features import module_at, run_tapped
-from lskd.engine.training import Training, build_network
+from lskd.engine.member import build_network
+from lskd.engine.teacher import Teacher
+from lskd.engine.training import Training
 from lskd.errors import InputError
 from lskd.launch.preflight import check_buildable, unsuitable
 from lskd.methods import METHODS, Batch, Method, Pair, maps
@@ -66,7 +68,8 @@ def fit(run: Run, **options: Any) -> Outcome:
 
 
 def make_training(run: Run) -> Training:
-    return Training(run, SPEC, Shared(CPU).images(run, PARTS), build_network(run.teacher, SPEC))
+    images = Shared(CPU).images(run, PARTS)
+    return Training(run, SPEC, images, Teacher.of(run, build_network(run.teacher, SPEC), images))
 
 
 # ---- features, indices, modules -----------------------------------------------------------------------------------
@@ -142,12 +145,12 @@ def test_watched_quantities_are_averaged_over_the_epoch():
 def test_modules_are_trained_and_are_no_part_of_the_student():
     run = make_run(Probe(), weight_decay=WeightDecay(1e-3))
     training = make_training(run)
-    start = {name: value.clone() for name, value in training.module.state_dict().items()}
+    start = {name: value.clone() for name, value in training.member.module.state_dict().items()}
     training.begin_epoch()
     training.step()
-    assert all(not torch.equal(value, start[name]) for name, value in training.module.state_dict().items())
-    assert any(p is q for p in training.optimizer.parameters for q in training.module.parameters())
-    assert any(p is q for p in training.optimizer.decayed for q in training.module.parameters())
+    assert all(not torch.equal(value, start[name]) for name, value in training.member.module.state_dict().items())
+    assert any(p is q for p in training.member.optimizer.parameters for q in training.member.module.parameters())
+    assert any(p is q for p in training.member.optimizer.decayed for q in training.member.module.parameters())
     outcome = fit(run)
     assert set(outcome.network.state_dict()) == set(build_network(run, SPEC).state_dict())
     assert outcome.result["parameters"] == sum(p.numel() for p in build_network(run, SPEC).parameters())
@@ -160,9 +163,9 @@ def test_initial_weights_of_modules_depend_on_the_seed_alone():
         torch.manual_seed(number)
         before = torch.get_rng_state()
         training = make_training(run)
-        weights.append(training.module.weight.detach().clone())
+        weights.append(training.member.module.weight.detach().clone())
         assert torch.equal(torch.get_rng_state(), before)
-        ours = training.network.state_dict()  # and the student's do not depend on the method
+        ours = training.member.network.state_dict()  # and the student's do not depend on the method
         assert all(torch.equal(value, ours[name]) for name, value in build_network(run, SPEC).state_dict().items())
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -178,11 +181,11 @@ def test_a_parameter_that_the_loss_does_not_reach_stays_as_it_is():
             return module
 
     training = make_training(make_run(Idle(), weight_decay=WeightDecay(0.1)))
-    idle = training.module.idle.weight.detach().clone()
+    idle = training.member.module.idle.weight.detach().clone()
     training.begin_epoch()
     for _ in range(3):
         training.step()
-    assert torch.equal(training.module.idle.weight, idle)
+    assert torch.equal(training.member.module.idle.weight, idle)
 
 
 def test_features_are_fp32_in_a_run_of_bf16():
@@ -240,8 +243,8 @@ def test_a_stage_trains_what_it_says(name, method, student, trained, proper):
     training = make_training(make_run(method, name, student, weight_decay=WeightDecay(0.1)))
 
     def state() -> dict[str, Tensor]:
-        own = training.module.state_dict()
-        return {key: value.clone() for key, value in {**training.network.state_dict(), **own}.items()}
+        own = training.member.module.state_dict()
+        return {key: value.clone() for key, value in {**training.member.network.state_dict(), **own}.items()}
 
     def changed(before: Mapping[str, Tensor]) -> set[str]:
         return {key.partition(".")[0] for key, value in state().items() if not torch.equal(value, before[key])}
@@ -252,7 +255,7 @@ def test_a_stage_trains_what_it_says(name, method, student, trained, proper):
         training.step()
     assert changed(before) == trained
     training.enter(None)
-    assert all(p.requires_grad for p in training.network.parameters())
+    assert all(p.requires_grad for p in training.member.network.parameters())
     before = state()
     training.begin_epoch()
     training.step()
@@ -344,7 +347,7 @@ def test_the_stage_before_counts():
 
     wide = replace(STUDENT, widths=(16, 16, 16))
     whole, proper = (run_bytes(make_run(method, "ab", wide), SPEC, "cuda") for method in (AB, Proper()))
-    connectors = sum(p.numel() for p in make_training(make_run(AB, "ab", wide)).module.parameters())
+    connectors = sum(p.numel() for p in make_training(make_run(AB, "ab", wide)).member.module.parameters())
     assert whole - proper > 3 * 4 * connectors  # their weights, gradients and momentum
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lskd.data import Dataset, Part, Spec
-from lskd.data.augment import Augment, Views, centre
+from lskd.data.augment import Augment
+from lskd.data.images import Resident, centre
 from lskd.engine import Interrupted, Outcome, Shared, run_probes, train
 from lskd.methods import METHODS
 from lskd.models import CifarResNetArch
@@ -87,6 +88,5 @@ def test_a_trained_network_shows_what_its_training_showed_last():
 @pytest.mark.parametrize("augment", [Augment(pad=2, flip=True), Augment(crop=7, flip=True), Augment(crop=12, pad=3)])
 def test_the_plain_view_is_the_one_of_an_evaluation(augment):
     images = PARTS["train"].images
-    views, indices = Views(images, augment), torch.arange(len(images))
-    seen = views.take(indices, torch.full_like(indices, views.plain))
+    seen = Resident(images, augment).plain(torch.arange(len(images)))
     assert torch.equal(seen, centre(images, augment))

@@ -12,8 +12,10 @@ from torch import Tensor
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment
 from lskd.engine import Shared, run_probes, train
+from lskd.engine.member import build_network
 from lskd.engine.seeds import seed_for
-from lskd.engine.training import Training, build_network
+from lskd.engine.teacher import Teacher
+from lskd.engine.training import Training
 from lskd.methods import METHODS
 from lskd.models import ARCHS, Arch, MLPArch
 from lskd.probes.mutual_information import MutualInformation
@@ -41,11 +43,12 @@ def generations(count: int, streams: Any, arch: Arch) -> list[Run]:
 
 def drawn(run: Run) -> tuple[list[Tensor], Tensor, Tensor]:
     """The initial weights of each tensor that is not constant; order and views of the first epoch."""
-    teacher = build_network(run.teacher, SPEC) if run.teacher is not None else None
-    training = Training(run, SPEC, Shared(torch.device("cpu")).images(run, PARTS), teacher)
-    tensors = [tensor.clone() for tensor in training.network.parameters() if tensor.unique().numel() > 1]
+    images = Shared(torch.device("cpu")).images(run, PARTS)
+    teacher = Teacher.of(run, build_network(run.teacher, SPEC), images) if run.teacher is not None else None
+    training = Training(run, SPEC, images, teacher)
+    tensors = [tensor.clone() for tensor in training.member.network.parameters() if tensor.unique().numel() > 1]
     training.begin_epoch()
-    return tensors, training._order, training._drawn
+    return tensors, training.one_step.order, training.one_step.drawn
 
 
 def test_a_student_of_its_teachers_architecture_has_streams_of_its_own():

@@ -17,10 +17,10 @@ from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize, ResizedCrop
 from lskd.engine import Interrupted, Outcome, Shared, run_bytes, train
 from lskd.engine.average import Average
-from lskd.engine.loop import evaluate
+from lskd.engine.member import build_network
 from lskd.engine.memory import CUDA_WORKSPACE
 from lskd.engine.seeds import generator_for
-from lskd.engine.training import Training, build_network
+from lskd.engine.training import Training
 from lskd.errors import InputError
 from lskd.methods import METHODS
 from lskd.models import Arch, CifarResNetArch, MLPArch
@@ -179,7 +179,7 @@ def test_a_step_sees_the_views_that_were_drawn(photographs):
     run = streamed_run(PLAIN, epochs=1, ema=0.0)
     shared = Shared(CPU, workers=2)
     outcome = train(run, spec, parts, shared=shared)
-    stream = shared.images(run, parts).views
+    stream = shared.images(run, parts).train
     order = torch.randperm(22, generator=generator_for(2, "shuffle", 0))
     views = stream.draw(generator_for(2, "augment", 0))
     pixels = stream.take(order, views[order]).contiguous()
@@ -240,7 +240,7 @@ def test_a_teacher_of_streamed_images_is_asked_at_every_step(photographs):
     assert outcome.result["teacher_evaluated"] == "every step"
     assert_identical(teacher.state_dict(), before)  # in eval mode: its running statistics have not moved
 
-    stream, everything = shared.images(taught, parts).views, torch.arange(22)
+    stream, everything = shared.images(taught, parts).train, torch.arange(22)
     pixels = stream.take(everything, stream.draw(generator_for(2, "augment", 0)))
     probs = taught.method.settings.teacher_probs(teacher(pixels / 127.5 - 1))
     gamma = (1 - probs[everything, parts["train"].labels].mean()) * 4 / 3  # Müller's, over the first epoch's views
@@ -252,10 +252,9 @@ def test_evaluation_does_not_depend_on_its_batches(photographs):
     images = Shared(CPU).images(streamed_run(), parts)
     training = Training(streamed_run(), spec, images)
     stream = images.held_out["test"].images
-    logits = evaluate(training, stream)
-    network = training.trained.eval()
-    one_by_one = torch.cat([training.forward(network, image) for image in stream.split(1)])
-    torch.testing.assert_close(logits, one_by_one.detach(), rtol=1e-4, atol=1e-5)
+    logits = training.member.evaluate(stream.evaluation())
+    one_by_one = training.member.evaluate(stream.plain(torch.tensor([row])) for row in range(len(stream)))
+    torch.testing.assert_close(logits, one_by_one, rtol=1e-4, atol=1e-5)
     assert logits.shape == (12, 4) and not torch.allclose(logits[0], logits[1])
 
 

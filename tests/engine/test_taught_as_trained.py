@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from lskd.data import Dataset, Part, Spec
-from lskd.data.augment import Augment, Normalize, Normalizer
+from lskd.data.augment import Augment, Normalize
+from lskd.data.images import Normalizer
 from lskd.engine import Shared, run_probes, train
+from lskd.engine.member import build_network
 from lskd.engine.seeds import generator_for
-from lskd.engine.training import build_network, forward
+from lskd.engine.teacher import forward
 from lskd.methods import METHODS, Method
 from lskd.methods.kd import KD
 from lskd.models import CifarResNetArch
@@ -108,7 +110,7 @@ def test_features_are_those_of_a_teacher_fed_as_it_was_trained():
 def test_statistics_are_those_of_the_teachers_own_images():
     normalize = KINDS["dataset"]
     run = make_run(normalize, normalize, dataset=Dataset("dark"))
-    network, views = make_teacher(run), Shared(torch.device("cpu")).images(run, PARTS).views
+    network, views = make_teacher(run), Shared(torch.device("cpu")).images(run, PARTS).train
     pixels = views.take(torch.arange(12), views.draw(generator_for(run.stream_seed, "augment", 0)))
     logits = forward(network.eval(), pixels, Normalizer(normalize, DARK["train"].images), "fp32")
     expected = equivalent_smoothing(logits.softmax(-1), PARTS["train"].labels).double().mean().item()
@@ -140,11 +142,11 @@ def test_an_observer_sees_the_same_teacher_in_training_and_afterwards():
     assert readings[0]["student"] != readings[1]["student"]
 
 
-def test_students_of_other_normalisations_share_one_table():
+def test_students_of_other_normalisations_share_one_cache():
     shared = Shared(torch.device("cpu"))
-    tables = set()
+    caches = set()
     for student in KINDS.values():
         run = make_run(student, KINDS["dataset"])
-        with shared.table(run, shared.images(run, PARTS).views, 4) as table:
-            tables.add(id(table))
-    assert len(tables) == 1
+        with shared.logit_cache(run, shared.images(run, PARTS).train, 4) as cache:
+            caches.add(id(cache))
+    assert len(caches) == 1

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from lskd.data import Dataset, Part, Spec
 from lskd.engine import Shared, train
+from lskd.engine.member import build_network
 from lskd.engine.seeds import generator_for, seed_for
-from lskd.engine.training import build_network
 from lskd.errors import InputError
 from lskd.methods import METHODS, Batch, Pair
 from lskd.methods.modules.regressor import regressor

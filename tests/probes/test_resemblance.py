@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lskd.data import DATASETS, Dataset, Part, Spec
 from lskd.data.sets.cifar100 import SUPERCLASSES
 from lskd.engine import Shared, run_probes, train
-from lskd.engine.training import build_network
+from lskd.engine.member import build_network
 from lskd.errors import InputError
 from lskd.losses import label_loss, soft_cross_entropy
 from lskd.methods import METHODS

@@ -15,9 +15,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from lskd.config_groups import Conf
-from lskd.report import figures, render, tables, write
+from lskd.report import figures, layout, render, write
 from lskd.report.characters import plain, tex
 from lskd.tables.experiment import load_experiment
+from lskd.tables.metric import known
 from lskd.tables.table import load_table
 
 CONF = Conf()
@@ -32,20 +33,25 @@ def texts() -> list[str]:
         table = load_table(name, CONF)
         lines = [*table.rows.values(), *table.columns.values()]
         found += [table.title, table.source, *(line.label for line in lines), *(line.over for line in lines)]
+        found += [reason for of_row in table.skip.values() for reason in of_row.values()]
+        found += [number.source for row, column in table.keys() for number in table.replicated(row, column)]  # noqa: SIM118
     for name in CONF.names("experiment"):
         found.append(load_experiment(CONF.load("experiment", name)).shortened)
     return found
 
 
 def test_pdflatex_gets_ascii_for_all_that_is_shipped():
-    for text in [*texts(), *tables.METRIC_TITLES.values(), *tables.EPOCHS.values(), LETTERS]:
-        assert tex(text).isascii(), text
-        assert tex(text).count("$") % 2 == tex(text).count(r"\$") % 2, text
+    """A character of conf/table that there is no command for fails here, not in somebody's paper."""
+    for text in [*texts(), *(quantity.title for _, quantity, _ in known()), *layout.EPOCHS.values(), LETTERS]:
+        assert tex(text, unknown="fail").isascii(), text
     characters = set(LETTERS) - {" "}
     assert len({tex(character) for character in characters}) > 0.9 * len(characters), "they stay apart"
     assert not any(tex(character).strip("{} ") == "" for character in characters)
-    assert tex("σ é ½ x² _%") == r"$\sigma$ \'{e} 1/2 x$^2$ \_\%"
+    assert tex("σ é x² _% a|b") == r"\ensuremath{\sigma} \'e x{\texttwosuperior} \_\% a\ensuremath{|}b"
+    assert tex("e\u0301\n") == r"\'e", "composed, on one line"
     assert tex("日") == "日", "there is no command for it"
+    with pytest.raises(ValueError, match="日"):
+        tex("日", unknown="fail")
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
@@ -91,6 +97,6 @@ def test_odd_labels_in_a_figure(lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     paths = write(render(lab.plan(planned), lab.store), tmp_path)
-    assert [path.suffix for path in paths][-2:] == [".png", ".svg"]
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [" _small $\nope$"]
+    assert [path.suffix for path in paths][-3:] == [".png", ".pdf", ".svg"]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [" _small $ ope$"]
     assert figures.STYLE["text.parse_math"] is False

@@ -81,6 +81,18 @@ def test_tables_are_printed_and_written(filled: Any, own: Path, capsys: Any) -> 
     assert "`quickstart`" in index
 
 
+def test_a_paper_gets_a_folder_of_its_own_and_the_best_in_bold_if_it_likes(filled: Any, own: Path, capsys: Any) -> None:
+    root = filled.store.root
+    asked = ["fiction", "--results", str(root), "--config-dir", str(own)]
+    assert main(asked) == 0
+    assert not (root / "paper").exists() and "textbf" not in (root / "tables/fiction/fiction.tex").read_text()
+    assert main([*asked, "--paper", "--bold"]) == 0
+    path = root / "paper" / "fiction" / "fiction.tex"
+    assert f"wrote {path}" in capsys.readouterr().out
+    assert r"hard targets & \textbf{92.00} \ensuremath{\pm} 1.00 \\" in path.read_text()
+    assert path.read_text() == (root / "tables/fiction/fiction.tex").read_text()
+
+
 def test_each_record_is_read_once(filled: Any, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For all tables, figures and pages of all experiments together: here of two that share their runs."""
     (own / "experiment" / "twin.yaml").write_text("title: The same\ntables: [fiction]\n")
@@ -108,10 +120,7 @@ def test_out_and_all_experiments(filled: Any, own: Path, tmp_path: Path, capsys:
     assert main(["--results", str(filled.store.root), "--config-dir", str(own), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "| hard targets" in printed
-    lines = [
-        line for line in printed.splitlines() if line.startswith(f"none of their runs is in {filled.store.root}: ")
-    ]
-    assert len(lines) == 1 and lines[0].endswith(": quickstart")
+    assert "quickstart" not in printed, "none of its runs is here, and nobody asked for it"
     assert {path.name for path in (out / "tables").iterdir()} == {"README.md", "claims.md", "fiction"}, (
         "nothing unrelated"
     )
@@ -154,7 +163,7 @@ def test_files_are_whole_or_not_there(lab: Any, monkeypatch: pytest.MonkeyPatch)
     planned = lab.figure()
     lab.fill(planned, "small/0", [90.0, 91.0, 92.0])
     written = report.write(report.render(lab.plan(planned), lab.store), lab.store.root)
-    assert {path.suffix for path in written} == {".md", ".csv", ".tex", ".png", ".svg"}
+    assert {path.suffix for path in written} == {".md", ".csv", ".tex", ".png", ".pdf", ".svg"}
     contents = {path: path.read_bytes() for path in written}
     lab.fill(planned, "large/0", [80.0, 81.0, 82.0])
 
@@ -186,7 +195,22 @@ def test_nothing_here_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("LSKD_RESULTS", raising=False)
     assert main(["quickstart"]) == 0
     assert capsys.readouterr().out.startswith("quickstart: none of its ")
+    assert main([]) == 0
+    assert (
+        capsys.readouterr().out
+        == "no finished run is in results; lskd-run experiment=quickstart trains some in a minute\n"
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_no_table_are_counted_and_told_of(filled: Any, capsys: Any) -> None:
+    root = str(filled.store.root)
+    assert main(["--results", root]) == 0  # without the configuration directory that has their experiment
+    printed = capsys.readouterr().out
+    assert (
+        printed
+        == f"6 finished runs are in no experiment's table; all runs as one: lskd-report --runs --results {root}\n"
+    )
 
 
 def failure(capsys: Any, *words: str) -> str:

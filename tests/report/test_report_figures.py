@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
+from lskd.config_groups import Conf, shipped_conf
 from lskd.errors import InputError
 from lskd.plan import TablePlan
-from lskd.report import figures, render, write
+from lskd.report import figures, render, write, write_for_paper
 from lskd.report.filled import FilledTable
+from lskd.tables.table import load_table
 
 
 @pytest.fixture
@@ -30,25 +37,74 @@ def filled_of(lab: Any, planned: TablePlan, **experiment: Any) -> FilledTable:
 def test_files_are_written_and_deterministic(lab: Any, planned: TablePlan, tmp_path: Path) -> None:
     filled = filled_of(lab, planned)
     first, second = (figures.write(filled, tmp_path / place) for place in ("here", "there"))
-    assert [path.name for path in first] == ["made_up_figure.png", "made_up_figure.svg"]
+    assert [path.name for path in first] == ["made_up_figure.png", "made_up_figure.pdf", "made_up_figure.svg"]
     for one, other in zip(first, second, strict=True):
         assert one.stat().st_size > 1000
         assert one.read_bytes() == other.read_bytes()
     assert first[0].read_bytes().startswith(b"\x89PNG")
-    assert b"<dc:date>" not in first[1].read_bytes()
+    assert b"Date" not in first[1].read_bytes() and b"<dc:date>" not in first[2].read_bytes()
 
 
-def test_series_stand_at_their_means_with_whiskers_to_the_extremes(lab: Any, planned: TablePlan) -> None:
-    axes = figures.draw(filled_of(lab, planned)).axes[0]
+def drawn(filled: FilledTable) -> Axes:
+    axes: Axes = figures.picture(filled)[0].axes[0]
+    return axes
+
+
+def whiskers(series: Any) -> list[list[float]]:
+    """(low, high) of each point's; those of points without one are left out."""
+    segments = series.lines[2][0].get_segments()
+    return [list(segment[:, 1]) for segment in segments if segment.size and not np.isnan(segment).any()]
+
+
+def test_series_stand_at_their_means_with_intervals(lab: Any, planned: TablePlan) -> None:
+    filled = filled_of(lab, planned)
+    axes = drawn(filled)
     small, large = axes.containers
     assert list(small.lines[0].get_xdata()) == pytest.approx([0.0, 0.2, 0.4])
     assert list(small.lines[0].get_ydata()) == pytest.approx([92 + 0.1 / 3, 91 + 0.1 / 3, 90 + 0.1 / 3])
-    whisker = small.lines[2][0].get_segments()[0]
-    assert list(whisker[:, 1]) == pytest.approx([91.7, 92.4])
+    assert whiskers(small) == [pytest.approx(cell.interval) for cell in filled.cells[:3]], "as the claims' (values.py)"
+    assert whiskers(small)[0][1] - 92 - 0.1 / 3 == pytest.approx(4.3026527 * (0.37 / 3) ** 0.5 / 3**0.5)
     assert (small.lines[0].get_color(), large.lines[0].get_color()) == figures.COLORS[:2]
     assert (large.lines[0].get_linestyle(), large.lines[0].get_marker()) == ("--", "s")
     assert [container.get_label() for container in axes.containers] == ["small network", "large network"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("equivalent label smoothing γ", "top-1 accuracy (%)")
+    assert figures.caption(filled).startswith("Mean over seeds; whiskers: the 95 % interval of the mean")
+
+
+def test_whiskers_are_the_extremes_where_the_papers_are(lab: Any) -> None:
+    planned = lab.figure(whiskers="extremes")
+    lab.fill(planned, "small/0", [92.0, 92.4, 91.7])
+    filled = filled_of(lab, planned)
+    assert whiskers(drawn(filled).containers[0]) == [pytest.approx([91.7, 92.4])]
+    assert "whiskers from minimum to maximum, as in the paper" in figures.caption(filled)
+    with pytest.raises(InputError, match="whiskers = 'extremes': must be given in a figure only"):
+        lab.table(whiskers="extremes")
+
+
+def test_two_runs_have_no_interval(lab: Any) -> None:
+    planned = lab.figure()
+    lab.fill(planned, "small/0", [92.0, 92.4])
+    filled = filled_of(lab, planned)
+    assert whiskers(drawn(filled).containers[0]) == []
+    assert figures.caption(filled).startswith("Mean over seeds, without intervals: no point has 3 runs.")
+    lab.fill(planned, "large/0", [92.0, 92.4, 92.1])
+    assert "(none of fewer than 3 runs)" in figures.caption(filled_of(lab, planned))
+
+
+def test_series_over_one_setting_stand_side_by_side_where_they_are(lab: Any, planned: TablePlan) -> None:
+    """Moved on the page, not in their numbers; the axis reaches all."""
+    filled = filled_of(lab, replace(planned, table=replace(planned.table, x=None)))
+    filled = replace(filled, cells=tuple(replace(cell, x=float(cell.cell.column)) for cell in filled.cells))
+    axes = drawn(filled)
+    axes.figure.draw_without_rendering()
+    small, large = (container.lines[0] for container in axes.containers)
+    assert list(small.get_xdata()) == list(large.get_xdata()) == [0.0, 0.2, 0.4]
+    assert small.get_transform().transform((0.2, 92))[0] < large.get_transform().transform((0.2, 92))[0]
+    low, high = axes.get_ylim()
+    assert low < min(cell.interval[0] for cell in filled.cells) and high > max(
+        cell.interval[1] for cell in filled.cells
+    )
+    assert -0.1 < axes.get_xlim()[0] < 0 and 0.4 < axes.get_xlim()[1] < 0.5
 
 
 def test_missing_points_are_left_out_and_counted(lab: Any) -> None:
@@ -57,8 +113,50 @@ def test_missing_points_are_left_out_and_counted(lab: Any) -> None:
     lab.fill(planned, "small/0.4", [93.0], gamma=0.4)
     filled = filled_of(lab, planned)
     assert figures.caption(filled).endswith("4 of 18 runs. 4 of 6 points are missing.")
-    (series,) = figures.draw(filled).axes[0].containers
+    (series,) = drawn(filled).containers
     assert list(series.lines[0].get_xdata()) == [0.0, 0.4]
+
+
+def test_a_papers_images_have_no_text_but_their_axes_and_fit_its_columns(lab: Any, planned: TablePlan) -> None:
+    filled = filled_of(lab, planned, shortened="three steps")
+    for form, width in ((figures.PAPER["column"], 3.25), (figures.PAPER["page"], 6.75)):
+        figure, text = figures.picture(filled, form)
+        assert figure.get_figwidth() == width
+        assert figure.get_suptitle() == figure.axes[0].get_title() == figure.get_supxlabel() == ""
+        assert text == figures.caption(filled)
+
+
+def test_what_an_image_does_not_say_its_float_says(lab: Any, planned: TablePlan, tmp_path: Path) -> None:
+    files = write_for_paper(render(lab.plan(planned, shortened="three steps"), lab.store), tmp_path)
+    assert sorted(path.name for path in files) == [
+        "made_up_figure.tex", "made_up_figure_column.pdf", "made_up_figure_column.tex", "made_up_figure_page.pdf",
+        "made_up_figure_page.tex",
+    ]  # fmt: skip
+    folder = tmp_path / "paper" / "fiction"
+    column, page = (folder / f"made_up_figure_{name}.tex" for name in ("column", "page"))
+    assert r"\includegraphics[width=\columnwidth]{made_up_figure_column.pdf}" in column.read_text()
+    assert r"\begin{figure*}" in page.read_text() and r"\textwidth" in page.read_text()
+    assert r"\caption{Shortened: three steps. Not the paper" in column.read_text()
+    assert "whiskers: the 95 \\% interval" in column.read_text()
+    for image in folder.glob("*.pdf"):  # letters are TrueType (Type 42), not drawings (Type 3), which publishers refuse
+        content = image.read_bytes()
+        assert b"/CIDFontType2" in content and b"/FontFile2" in content and b"/Type3" not in content
+    if shutil.which("pdflatex"):
+        inputs = r"\input{made_up_figure_page}\input{made_up_figure_column}"
+        packages = r"\documentclass[twocolumn]{article}\usepackage{booktabs,graphicx}"
+        (folder / "all.tex").write_text(rf"{packages}\begin{{document}}{inputs}\end{{document}}")
+        done = subprocess.run(["pdflatex", "-halt-on-error", "all.tex"], cwd=folder, check=True, capture_output=True)
+        assert b"Overfull" not in done.stdout
+
+
+def test_series_of_shipped_figures_differ_in_grey() -> None:
+    conf = Conf()
+    paths = [path for path in (shipped_conf() / "table").glob("*.yaml") if "kind: figure" in path.read_text()]
+    assert len(paths) > 5
+    for table in (load_table(path.stem, conf) for path in paths):
+        styles = [line.style or figures.STYLES[i] for i, line in enumerate(table.rows.values())]
+        assert len(set(styles)) == len(styles), table.name
+    assert len(set(figures.STYLES)) == len(figures.STYLES) == len(figures.COLORS)
 
 
 def test_nothing_run_is_no_figure(lab: Any, tmp_path: Path) -> None:
@@ -77,8 +175,8 @@ def test_the_page_shows_the_figure(lab: Any, planned: TablePlan, tmp_path: Path)
 
 
 def test_a_shortened_figure_says_so_itself(lab: Any, planned: TablePlan) -> None:
-    figure = figures.draw(filled_of(lab, planned, shortened="three steps"))
-    assert figure.axes[0].get_title().startswith("Shortened: three steps. Not the paper's protocol")
+    axes = drawn(filled_of(lab, planned, shortened="three steps"))
+    assert axes.get_title().startswith("Shortened: three steps. Not the paper's protocol")
 
 
 def test_a_wrong_style_is_an_input_error(lab: Any) -> None:
@@ -86,16 +184,16 @@ def test_a_wrong_style_is_an_input_error(lab: Any) -> None:
     planned = lab.figure(rows=rows)
     lab.fill(planned, "only/0", [90.0, 91.0, 92.0])
     with pytest.raises(InputError, match=r"rows\.only\.style = 'zigzag'"):
-        figures.draw(filled_of(lab, planned))
+        drawn(filled_of(lab, planned))
 
 
 # ---- reliability diagrams -----------------------------------------------------------------------------------------
 
 
 def calibrated(shift: float, empty: int) -> dict[str, Any]:
-    """15 bins of 10 examples, each as accurate as it is sure less `shift`; one is empty."""
+    """15 bins of 10 examples, each as accurate as it is sure less `shift`; one is empty, and the first nearly so."""
     bins = [[10, (i + 0.5) / 15, max(0.0, (i + 0.5) / 15 - shift)] for i in range(15)]
-    bins[empty] = [0]
+    bins[empty], bins[0] = [0], [1, 0.05, 1.0]
     return {"test": {"reliability": bins, "scaled": {"test": {"temperature": 2.0, "ece15": 0.01, "reliability": bins}}}}
 
 
@@ -107,25 +205,32 @@ def test_a_table_may_draw_the_reliability_of_its_calibration_errors(lab: Any, tm
         "top1": {"label": "accuracy"},
     }
     rows = {"net": {"label": "network"}}
-    planned = lab.table(columns=columns, rows=rows, diagram="reliability")
+    planned = lab.table(columns=columns, rows=rows, diagram="reliability", seeds=[0, 1, 2, 3])
     assert figures.write(filled_of(lab, planned), tmp_path) == []
     runs = planned.cell("net", "plain").runs
-    for run, shift in zip(runs, (0.1, 0.2), strict=False):  # one of three seeds is missing
+    for run, shift in zip(runs, (0.1, 0.2, 0.3), strict=False):  # one of four seeds is missing
         lab.store.directory(run).mkdir(parents=True)
         lab.store.begin(run, {})
         record = {"last": {"test": {"top1": 90.0, "ece15": shift}}, "best": {}, "train": {}, "gamma": 0.0}
         lab.store.finish(run, {**record, "calibration": calibrated(shift, empty=int(10 * shift))})
     filled = filled_of(lab, planned)
-    axes = figures.draw_reliability(filled).axes[0]
+    figure, text = figures.picture(filled)
+    axes, below = figure.axes
     labels = [container.get_label() for container in axes.containers]
-    assert labels == ["as it is (n = 2)", "scaled (n = 2)"]
+    assert labels == ["as it is (n = 3)", "scaled (n = 3)"]
     xs, means = axes.containers[0].lines[0].get_data()
-    assert xs == pytest.approx([(i + 0.5) / 15 for i in range(15)])
-    assert means[10] == pytest.approx(10.5 / 15 - 0.15)
-    assert means[1] == pytest.approx(0.0) and means[2] == pytest.approx(2.5 / 15 - 0.1)  # alone in its bin
-    whisker = axes.containers[0].lines[2][0].get_segments()[10]
-    assert list(whisker[:, 1]) == pytest.approx([10.5 / 15 - 0.2, 10.5 / 15 - 0.1])
-    assert [path.suffix for path in figures.write(filled, tmp_path)] == [".png", ".svg"]
+    assert xs == pytest.approx([(i + 0.5) / 15 for i in range(1, 15)]), "the first has too few examples for the line"
+    assert means[9] == pytest.approx(10.5 / 15 - 0.2)
+    assert means[1] == pytest.approx(2.5 / 15 - 0.1) or means[1] < 2.5 / 15, "of the two runs that have the bin"
+    assert whiskers(axes.containers[0])[9] == [
+        pytest.approx(10.5 / 15 - 0.2 + sign * 4.3026527 * 0.1 / 3**0.5) for sign in (-1, 1)
+    ]  # fmt: skip
+    faint = next(line for line in axes.lines if line.get_fillstyle() == "none")
+    assert list(faint.get_xdata()) == pytest.approx([0.05]) and list(faint.get_ydata()) == [1.0]
+    assert "less than 1 % of the images" in text
+    shares = below.patches[0].get_data().values
+    assert sum(shares) == pytest.approx(100) and shares[1] < shares[10]
+    assert [path.suffix for path in figures.write(filled, tmp_path)] == [".png", ".pdf", ".svg"]
 
 
 def test_only_tables_have_diagrams(lab: Any) -> None:

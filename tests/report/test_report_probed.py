@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
+from matplotlib.figure import Figure
 
 from lskd.errors import InputError
 from lskd.plan import TablePlan
+from lskd.probes.probe import panels
 from lskd.report import figures, frame, render, text, write
 from lskd.report.filled import FilledTable
 from lskd.report.values import Values
@@ -91,27 +95,45 @@ def test_a_record_of_something_else_is_left_out_and_named(lab: Any) -> None:
     assert (hard.n, hard.mean) == (2, pytest.approx(0.515))
 
 
-def test_the_projection_is_drawn_once_a_column_in_two_panels_of_one_scale(lab: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [3.0, 10.0])
+def test_the_projection_is_drawn_once_a_column_in_two_panels(lab: Any, times: float) -> None:
     planned = plane_table(lab)
-    see(lab, planned, "spread/hard", 0.5, scale=10.0)
+    see(lab, planned, "spread/hard", 0.5, scale=times)
     see(lab, planned, "spread/ls", 0.2)
     filled = filled_of(lab, planned)
-    axes = figures.draw_seen(filled).axes
+    figure, said = figures.picture(filled)
+    axes = figure.axes
     assert [a.get_title() for a in axes] == [
         "hard targets\ntrain part, seed 0",
         "hard targets\ntest part, seed 0",
         "LS\ntrain part, seed 0",
         "LS\ntest part, seed 0",
     ]
+    one_scale = times < 4  # beyond it one would be a dot
+    assert len({a.get_xlim() for a in axes}) == len({a.get_ylim() for a in axes}) == (1 if one_scale else 2)
+    assert ("One scale for all." in said) is one_scale
     assert axes[0].get_xlim() == axes[1].get_xlim()
-    assert axes[2].get_xlim() != axes[0].get_xlim()
-    drawn = [points.get_offsets().tolist() for points in axes[2].collections]
-    assert drawn == [[[x, y], [x + 1, y]] for x, y in CORNERS]
-    assert [points.get_label() for points in axes[0].collections] == ["0", "1", "7"]
-    files = write(render(lab.plan(planned), lab.store), tmp_path)
-    assert [path.suffix for path in files] == [".md", ".csv", ".tex", ".png", ".svg"]
-    shortened = figures.draw_seen(filled_of(lab, planned, shortened="three steps"))
+    points = [[list(point) for point in line.get_xydata()] for line in axes[2].lines]
+    assert points == [[[x, y], [x + 1, y]] for x, y in CORNERS]
+    assert [line.get_label() for line in axes[0].lines] == ["0", "1", "7"]
+    assert len({line.get_marker() for line in axes[0].lines}) == 3, "in grey, too"
+    shortened, _ = figures.picture(filled_of(lab, planned, shortened="three steps"))
     assert "Shortened: three steps" in shortened.get_supxlabel()
+
+
+def test_panels_stand_in_as_many_rows_as_the_width_asks_for() -> None:
+    for form, rows in ((figures.SCREEN, 2), (figures.PAPER["page"], 1), (figures.PAPER["column"], 2)):
+        with matplotlib.rc_context(form.style):
+            figure = Figure(figsize=(form.width, form.width), layout="constrained")
+            axes = panels(figure, 4, together=2)
+            for one in axes:
+                one.set_title("label smoothing (α = 0.1)\nvalidation part, seed 0", fontsize="small")
+                one.set_aspect("equal")
+            figure.draw_without_rendering()
+            boxes = [one.get_tightbbox() for one in axes]
+            assert len({round(box.y0) for box in boxes}) == rows
+            overlap = [a.overlaps(b) for a, b in itertools.combinations(boxes, 2)]
+            assert not any(overlap)
 
 
 OVER_STEPS = {"label": "hard", "over": "step", "values": [0, 10, 20]}
@@ -145,7 +167,7 @@ def test_a_series_over_steps_is_one_run_seen_several_times(lab: Any) -> None:
     filled = filled_of(lab, planned)
     assert [cell.mean for cell in filled.cells] == pytest.approx([0.01, 1.11, 2.21])
     assert filled.findings[0].verdict == "reproduced"
-    axes = figures.draw(filled).axes[0]
+    axes = figures.picture(filled)[0].axes[0]
     assert list(axes.containers[0].lines[0].get_xdata()) == [0, 10, 20]
     assert [line.get_ydata() for line in axes.lines if list(line.get_ydata()) == [0.6931] * 2]
     assert "log 2" in [annotation.get_text() for annotation in axes.texts]
@@ -160,8 +182,8 @@ def test_a_series_over_steps_is_one_run_seen_several_times(lab: Any) -> None:
         ({"probe": {**INFORMATION, "classes": ["0", "x"]}}, r"hard/0: probe.classes = 'x': allowed: 0, 1, 2"),
         ({"probe": {**INFORMATION, "class": []}}, r"probe.class = \[\]: unknown key; did you mean 'classes'"),
         ({"probe": {**INFORMATION, "draws": 1}}, r"probe.draws = 1: must be >= 2"),
-        ({"metric": {"name": "mutual_information", "epoch": "best_on_test"}}, r"'best_on_test': must be last"),
-        ({"metric": {"name": "top1", "step": 10}}, r"metric.step = 10: must be given with .*cluster_spread"),
+        ({"metric": {"name": "mutual_information", "epoch": "best_on_test"}}, r"'best_on_test': must be left out"),
+        ({"metric": {"name": "top1", "step": 10}}, r"metric.step = 10: must be left out .* cluster_spread"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_seen_is_an_error_of_the_plan(lab: Any, table: dict[str, Any], message: str) -> None:

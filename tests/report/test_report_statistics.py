@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lskd.report import statistics
+from lskd.report import orders, statistics
 
 
 def test_one_sample_by_hand() -> None:
@@ -120,9 +120,9 @@ def test_equal_spread_is_brown_and_forsythes() -> None:
 def test_orders_are_pages_and_jonckheeres() -> None:
     rows = [[1.0, 2.0, 4.0], [2.0, 1.0, 3.0], [0.0, 5.0, 6.0]]
     # L = 1·4 + 2·5 + 3·9 = 41. By hand: of the 6³ orders 1 has 42, and 6 have 41 (one seed with one of two swaps).
-    assert statistics.page_trend(rows) == (41.0, pytest.approx(7 / 216))
+    assert orders.page_trend(rows) == (41.0, pytest.approx(7 / 216))
     samples = [[1.0, 4.0], [2.0, 5.0, 7.0], [3.0, 6.0]]
-    j, p = statistics.jonckheere(samples)
+    j, p = orders.jonckheere(samples)
     flat = sorted(x for sample in samples for x in sample)
 
     def count(order: Sequence[float]) -> float:
@@ -133,8 +133,8 @@ def test_orders_are_pages_and_jonckheeres() -> None:
     assert j == count([1, 4, 2, 5, 7, 3, 6])
     assert p == pytest.approx(sum(c >= j for c in counts) / len(counts))
     mann_whitney = scipy.stats.mannwhitneyu([4.0, 9.0, 5.0], [1.0, 3.0, 6.0, 2.0], alternative="greater")
-    assert statistics.jonckheere([[1.0, 3.0, 6.0, 2.0], [4.0, 9.0, 5.0]])[1] == pytest.approx(mann_whitney.pvalue)
-    tied, _ = statistics.jonckheere([[1.0, 2.0], [2.0, 3.0]])
+    assert orders.jonckheere([[1.0, 3.0, 6.0, 2.0], [4.0, 9.0, 5.0]])[1] == pytest.approx(mann_whitney.pvalue)
+    tied, _ = orders.jonckheere([[1.0, 2.0], [2.0, 3.0]])
     assert tied == 3.5
 
 
@@ -188,3 +188,13 @@ def test_power_is_that_of_the_noncentral_t() -> None:
         half = scipy.stats.t.ppf(0.95, n - 1) * draws.std(1, ddof=1) / math.sqrt(n)
         simulated = float((abs(draws.mean(1)) + half < 0.5).mean())
         assert statistics.power_of_equality(0.5, 0.36 / math.sqrt(n), n - 1) == pytest.approx(simulated, abs=0.01)
+
+
+def test_a_ratio_of_equal_counts_is_the_mean_of_its_runs_and_of_others_is_weighted() -> None:
+    equal, mean = statistics.ratio([8, 9, 7], [10, 10, 10]), statistics.one_sample([0.8, 0.9, 0.7])
+    assert (equal.mean, equal.error, equal.df) == pytest.approx((mean.mean, mean.error, mean.df))
+    rare = statistics.ratio([8, 9, 7, 1], [10, 10, 10, 1])
+    assert rare.mean == pytest.approx(25 / 31)
+    residuals = [8 - 250 / 31, 9 - 250 / 31, 7 - 250 / 31, 1 - 25 / 31]
+    assert rare.error == pytest.approx((4 / 3 * sum(r**2 for r in residuals)) ** 0.5 / 31)
+    assert statistics.ratio([1], [2]).error is None

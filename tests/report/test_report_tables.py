@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lskd.plan import Plan, TablePlan
-from lskd.report import render, tables, text, write
+from lskd.report import frames, latex, layout, markdown, render, text, write
 from lskd.report.filled import FilledTable
 from lskd.tables.metric import Metric
 
@@ -32,21 +32,6 @@ MARKDOWN = """\
 | label smoothing (α = 0.1) | ours  | 90.93 ± 0.95 (3) | – (0/3 seeds, 1 diverged) |
 |                           | paper |              n/a |                          95 |
 |                           | Δ     |              n/a |                           – |
-"""
-
-LATEX = r"""
-\begin{tabular}{llrr}
-\toprule
- &  & small & large \\
-\midrule
-hard targets & ours & 92.00 $\pm$ 1.00 (3) & 95.50 $\pm$ 0.71 (2/3 seeds) \\
- & paper & 91.9 $\pm$ 0.2 & 96.0 \\
- & $\Delta$ & +0.10 inside & $-$0.50 inside \\
-\addlinespace
-label smoothing ($\alpha$ = 0.1) & ours & 90.93 $\pm$ 0.95 (3) & -- (0/3 seeds, 1 diverged) \\
- & paper & n/a & 95 \\
- & $\Delta$ & n/a & -- \\
-\bottomrule
 """
 
 
@@ -74,7 +59,7 @@ def squeezed(table: str) -> list[str]:
 
 
 def test_markdown(lab: Any, planned: TablePlan) -> None:
-    filled = tables.markdown(filled_of(lab, planned), runs="../../runs")
+    filled = markdown.page(filled_of(lab, planned), runs="../../runs")
     shown = "\n".join(line for line in filled.splitlines() if line.startswith("|"))
     assert squeezed(shown) == squeezed(MARKDOWN)
     assert filled.startswith(
@@ -99,15 +84,8 @@ def test_columns_of_a_table_line_up(lab: Any, planned: TablePlan) -> None:
     assert len({len(line) for line in lines}) == 1
 
 
-def test_latex(lab: Any, planned: TablePlan) -> None:
-    rendered = tables.latex(filled_of(lab, planned))
-    assert LATEX.strip() in rendered
-    assert r"(\%)" in rendered
-    rendered.encode("ascii")  # pdfLaTeX takes it as it is
-
-
 def test_csv_has_every_number_of_every_cell(lab: Any, planned: TablePlan) -> None:
-    records = list(csv.DictReader(io.StringIO(tables.to_csv(filled_of(lab, planned)))))
+    records = list(csv.DictReader(io.StringIO(frames.to_csv(filled_of(lab, planned)))))
     assert [(record["row"], record["column"]) for record in records] == [
         ("hard", "small"), ("hard", "large"), ("ls", "small"), ("ls", "large")
     ]  # fmt: skip
@@ -128,16 +106,16 @@ def test_csv_has_every_number_of_every_cell(lab: Any, planned: TablePlan) -> Non
 def test_one_seed_has_no_spread(lab: Any) -> None:
     planned = lab.table(seeds=[0], paper={"hard": {"small": 92.0}})
     lab.fill(planned, "hard/small", [91.0])
-    filled = tables.markdown(filled_of(lab, planned), runs="runs")
+    filled = markdown.page(filled_of(lab, planned), runs="runs")
     assert " 91.00 (1) |" in filled
     assert " −1.00 |" in filled  # neither inside nor outside of an interval that there is not
-    record = next(csv.DictReader(io.StringIO(tables.to_csv(filled_of(lab, planned)))))
+    record = next(csv.DictReader(io.StringIO(frames.to_csv(filled_of(lab, planned)))))
     assert (record["mean"], record["sd"], record["ci_low"], record["within"]) == ("91.0", "", "", "")
 
 
 def test_no_paper_columns_where_the_paper_prints_nothing(lab: Any) -> None:
     filled = filled_of(lab, lab.table())
-    assert "paper" not in tables.markdown(filled, runs="runs") + tables.to_csv(filled) + tables.latex(filled)
+    assert "paper" not in markdown.page(filled, runs="runs") + frames.to_csv(filled) + latex.environment(filled)
 
 
 def test_a_shortened_experiment_is_never_set_beside_the_paper(lab: Any, planned: TablePlan) -> None:
@@ -146,23 +124,23 @@ def test_a_shortened_experiment_is_never_set_beside_the_paper(lab: Any, planned:
         "Shortened: three steps instead of 64,000. Not the paper's protocol; "
         "its numbers must not be compared with the paper's."
     )
-    for rendered in (tables.markdown(filled, runs="runs"), tables.compact(filled, "there")):
+    for rendered in (markdown.page(filled, runs="runs"), markdown.compact(filled, "there")):
         assert rendered.startswith(f"> **{warning}**\n")
         assert "- C9: at this shortened recipe: **agrees**." in rendered
         assert "91.9" not in rendered.replace("91.9]", "") and "inside" not in rendered
-    assert rf"\caption{{{warning}" in tables.latex(filled)
-    assert "paper" not in tables.to_csv(filled)
+    assert rf"\caption{{{warning}" in latex.environment(filled)
+    assert "paper" not in frames.to_csv(filled)
 
 
 def test_settings_laid_over_an_experiment_are_said(lab: Any, planned: TablePlan) -> None:
-    rendered = tables.markdown(filled_of(lab, planned, settings={"recipe.epochs": 3}), runs="runs")
+    rendered = markdown.page(filled_of(lab, planned, settings={"recipe.epochs": 3}), runs="runs")
     assert rendered.index('**Settings laid over every cell: {"recipe.epochs": 3}**') < rendered.index("| hard targets")
 
 
 def test_selection_on_the_test_part_is_said_loudly(lab: Any) -> None:
     planned = lab.table(metric={"epoch": "best_on_test"})
     lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
-    rendered = tables.markdown(filled_of(lab, planned), runs="runs")
+    rendered = markdown.page(filled_of(lab, planned), runs="runs")
     assert "93.00 ± 1.00 (3)" in rendered  # the best epoch is one point better
     assert rendered.index("**Selected on the test part") < rendered.index("| hard targets")
     assert "EPOCH WITH THE BEST TOP-1 ON THE TEST PART" in rendered
@@ -176,7 +154,7 @@ def test_metrics_that_differ_by_column_are_named(lab: Any) -> None:
     }
     planned = lab.table(columns=columns)
     lab.fill(planned, "hard/nll", [91.0, 92.0, 93.0])
-    rendered = tables.markdown(filled_of(lab, planned), runs="runs")
+    rendered = markdown.page(filled_of(lab, planned), runs="runs")
     assert "“NLL”: negative log-likelihood (nats) on the test part, last epoch; “top-5”: " in rendered
     assert "0.500 ± 0.000 (3)" in rendered
     assert "not recorded (3)" in rendered  # the runs are there, without this number
@@ -191,14 +169,14 @@ def test_runs_that_are_one_and_the_same_count_once(lab: Any) -> None:
     planned = lab.table(base=base, columns=columns, rows={"kd": {"label": "KD"}})
     lab.fill(planned, "kd/teacher", [91.0])
     lab.fill(planned, "kd/student", [90.0, 90.5, 91.0])
-    assert "| KD | 91.00 (1) | 90.50 ± 0.50 (3) |" in " ".join(tables.markdown(filled_of(lab, planned), "runs").split())
+    assert "| KD | 91.00 (1) | 90.50 ± 0.50 (3) |" in " ".join(markdown.page(filled_of(lab, planned), "runs").split())
 
 
 def test_a_wide_table_is_broken_into_blocks(lab: Any) -> None:
     columns = {f"w{n}": {"label": f"{n} hidden units", "run": {"arch.hidden": [n]}} for n in range(1, 14)}
     planned = lab.table(columns=columns, paper={"hard": {"w1": 50.0}})
     lines = [line for line in text(render(lab.plan(planned), lab.store)).splitlines() if line.startswith("|")]
-    assert max(map(len, lines)) <= tables.WIDTH
+    assert max(map(len, lines)) <= markdown.WIDTH
     headers = [line for line in lines if "hidden units" in line]
     assert len(headers) > 1
     assert sum(line.count("hidden units") for line in headers) == 13
@@ -208,9 +186,7 @@ def test_a_figure_is_a_table_of_its_points(lab: Any) -> None:
     planned = lab.figure(seeds=[0, 1])
     lab.fill(planned, "small/0", [90.0, 91.0], gamma=0.0)
     lab.fill(planned, "small/0.2", [92.0], gamma=0.2)
-    lines = [
-        line for line in tables.markdown(filled_of(lab, planned), runs="runs").splitlines() if line.startswith("|")
-    ]
+    lines = [line for line in markdown.page(filled_of(lab, planned), runs="runs").splitlines() if line.startswith("|")]
     assert [" ".join(line.split()) for line in lines[:1] + lines[2:6]] == [
         "| series | setting | gamma | mean ± sd | min | max | n |",
         "| small network | alpha = 0 | 0.000 | 90.50 ± 0.71 | 90.00 | 91.00 | 2 |",
@@ -218,18 +194,18 @@ def test_a_figure_is_a_table_of_its_points(lab: Any) -> None:
         "| | alpha = 0.4 | – | – | – | – | 0/2 |",
         "| large network | alpha = 0 | – | – | – | – | 0/2 |",
     ]
-    records = list(csv.DictReader(io.StringIO(tables.to_csv(filled_of(lab, planned)))))
+    records = list(csv.DictReader(io.StringIO(frames.to_csv(filled_of(lab, planned)))))
     assert (records[1]["x"], records[1]["mean"], records[2]["x"]) == ("0.2", "92.0", "")
 
 
 def test_recipes_are_printed_with_their_origin(lab: Any) -> None:
     planned = lab.table(base={"dataset": "mnist", "arch": "mlp", "recipe": "muller_mnist"})
     recipe = planned.cells[0].runs[0].recipe
-    rendered = tables.markdown(filled_of(lab, planned), runs="runs")
+    rendered = markdown.page(filled_of(lab, planned), runs="runs")
     assert "### Recipe muller_mnist (mlp)\n\nAs run (what is not named is at its default): lr 1.0, " in rendered
     for line in (*recipe.provenance, *recipe.deviations):
         assert f"\n- {line}" in rendered
-    assert recipe.deviations and recipe.deviations[0] not in tables.compact(filled_of(lab, planned), "there")
+    assert recipe.deviations and recipe.deviations[0] not in markdown.compact(filled_of(lab, planned), "there")
 
 
 def test_a_page_depends_on_nothing_but_the_results(lab: Any, planned: TablePlan, tmp_path: Any) -> None:
@@ -269,4 +245,4 @@ def test_text_points_to_the_page(lab: Any, planned: TablePlan) -> None:
 )
 def test_a_table_says_where_a_temperature_was_chosen(lab: Any, metric: dict[str, Any], expected: str) -> None:
     run = lab.table().cell("hard", "small").runs[0]
-    assert tables.describe(Metric(**metric), run) == expected
+    assert layout.describe(Metric(**metric), run) == expected

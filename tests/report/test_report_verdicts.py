@@ -12,7 +12,7 @@ import pytest
 
 from lskd.errors import InputError
 from lskd.plan import Cell, TablePlan
-from lskd.report import render, statistics, tables, text, write_index
+from lskd.report import frames, latex, markdown, render, statistics, text, write_index
 from lskd.report.claims import evaluate
 from lskd.report.power import lines
 from lskd.report.values import Values
@@ -93,7 +93,7 @@ def test_the_survivors_of_divergence_decide_nothing(lab: Any) -> None:
 
 
 def test_runs_without_the_number_are_named(lab: Any) -> None:
-    error = {"name": "nll", "unit": ""}
+    error = {"name": "nll", "digits": 2}
     planned = lab.table(claims=[claim({**LESS, "metric": error})], seeds=range(4))
     lab.fill(planned, "hard/small", HARD[:4])
     lab.fill(planned, "ls/small", LS[:3])
@@ -150,7 +150,7 @@ def test_an_association_is_taken_within_seeds(lab: Any) -> None:
 
 def test_a_peak_is_each_runs_own(lab: Any) -> None:
     """The largest of a series, wherever it is, above its end by more than a bound."""
-    falls = {"test": "above", "of": "max(small) - small/0.4", "within": 1.0, "margin": "ours"}
+    falls = {"test": "above", "of": "max(small) - small/0.4", "than": 1.0, "margin": "ours"}
     planned = lab.figure(claims=[claim(falls)])
     for column, numbers in (("0", [95.0, 90.0, 94.1]), ("0.2", [94.0, 95.0, 90.0]), ("0.4", [92.0, 92.1, 91.0])):
         lab.fill(planned, f"small/{column}", numbers)
@@ -195,7 +195,7 @@ def test_a_spread_is_not_pooled_where_it_differs(lab: Any) -> None:
 
 def test_the_plan_says_what_can_be_seen(lab: Any) -> None:
     same = {"test": "equal", "of": "ls/small", "than": "hard/small", "within": 0.5, "margin": "ours"}
-    loss = {**LESS, "metric": {"name": "nll", "unit": ""}}
+    loss = {**LESS, "metric": {"name": "nll", "digits": 2}}
     claims = [claim(LESS), claim(same, id="E"), claim(loss, id="L")]
     planned = lab.table(seeds=range(5), claims=claims)
     difference = statistics.smallest_difference(0.3 * (2 / 5) ** 0.5, 4)
@@ -261,7 +261,7 @@ def test_numbers_of_others_have_a_line_of_their_own(lab: Any) -> None:
     planned = lab.table(paper=paper, replications=replications, paper_runs=4)
     lab.fill(planned, "hard/small", [91.0, 92.0, 93.0])
     filled = render(lab.plan(planned), lab.store).tables[0]
-    rendered = tables.markdown(filled, runs="runs")
+    rendered = markdown.page(filled, runs="runs")
     shown = [" ".join(line.split()) for line in rendered.splitlines() if line.startswith("|")]
     assert shown[2:6] == [
         "| hard targets | ours | 92.00 ± 1.00 (3) | – (0/3 seeds) |",
@@ -272,10 +272,10 @@ def test_numbers_of_others_have_a_line_of_their_own(lab: Any) -> None:
     assert "- [1] Somebody 2022\n- [2] X" in rendered
     assert "95 % prediction interval for what it reports, a mean of 4 runs." in rendered
     # m ± t(0.975, 2) · s √(1/3 + 1/4)
-    [record, *_] = tables.frame(filled).to_dict("records")
+    [record, *_] = frames.frame(filled).to_dict("records")
     assert record["pi_high"] == pytest.approx(92 + 4.3026527 * (1 / 3 + 1 / 4) ** 0.5)
     assert (record["paper_runs"], record["others"]) == (4, "91.5 ± 0.1 (3) [1]; 92 [2]")
-    assert "others" in tables.latex(filled)
+    assert "others" in latex.environment(filled)
 
 
 def test_a_quoted_table_has_spreads_and_others_too(lab: Any) -> None:
@@ -283,13 +283,13 @@ def test_a_quoted_table_has_spreads_and_others_too(lab: Any) -> None:
     others = {"ls": {"large": {"value": 2, "source": "Somebody 2022"}}}
     planned = lab.table(seeds=[], kind="reference", base={}, paper=paper, replications=others)
     filled = render(lab.plan(planned), lab.store).tables[0]
-    shown = [" ".join(line.split()) for line in tables.markdown(filled, runs="runs").splitlines() if line[:1] == "|"]
+    shown = [" ".join(line.split()) for line in markdown.page(filled, runs="runs").splitlines() if line[:1] == "|"]
     assert shown[2:] == [
         "| hard targets | 1.5 ± 0.25 | 7.0 / 6.7 |",
         "| label smoothing (α = 0.1) | n/a | n/a |",
         "| others | – | 2 [1] |",
     ]
-    record = tables.frame(filled).to_dict("records")[0]
+    record = frames.frame(filled).to_dict("records")[0]
     assert (record["paper"], record["paper_sd"], record["paper_runs"]) == (1.5, 0.25, 5)
 
 
@@ -327,7 +327,7 @@ def test_an_unknown_held_out_part_widens_the_interval(lab: Any) -> None:
             lab.store.finish(run, {"last": part, "best": {}, "train": {}, "gamma": 0.0})
         filled = render(lab.plan(planned), lab.store).tables[0]
         assert filled.cells[0].within is inside
-        assert ("the binomial share of two random held-out parts" in tables.markdown(filled, runs="runs")) is inside
+        assert ("the binomial share of two random held-out parts" in markdown.page(filled, runs="runs")) is inside
 
 
 # ---- how often verdicts err ------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from lskd.plan import TablePlan
 from lskd.probes.resemblance import superclass_order
 from lskd.report import figures, render, text
 from lskd.report.filled import FilledTable
-from lskd.tables.table import Printed, load_table
+from lskd.tables.line import Printed
+from lskd.tables.table import load_table
 
 TAUGHT = {
     "dataset": "digits", "arch": "mlp", "recipe": "quickstart", "method": "kd_wsl", "teacher": {"arch": "mlp"}
@@ -71,9 +72,9 @@ def test_a_cell_shows_what_the_method_watched_in_the_last_epoch(lab: Any) -> Non
     [
         ({"base": {**TAUGHT, "method": "kd"}}, r"hard/share: metric.name = rs: method=kd .* watches nothing"),
         ({"metric": {"name": "weight"}, "columns": {"share": {"label": ""}}}, r"metric.name = weight: .* watches rs"),
-        ({"metric": {"name": "top1", "total": True}}, r"metric.total = True: must be given with rs, weight only"),
-        ({"metric": {"name": "rs", "epoch": "best_on_test"}}, r"metric.epoch = 'best_on_test': must be last"),
-        ({"metric": {"name": "gamma", "at_epoch": 3}}, r"metric.at_epoch = 3: must be given with what is logged"),
+        ({"metric": {"name": "top1", "total": True}}, r"metric.total = True: must be left out .* goes with rs, weight"),
+        ({"metric": {"name": "rs", "epoch": "best_on_test"}}, r"metric.epoch = 'best_on_test': must be left out"),
+        ({"metric": {"name": "gamma", "at_epoch": 3}}, r"metric.at_epoch = 3: must be left out .* goes with top1"),
         ({"metric": {"name": "top1", "at_epoch": 31}, "columns": {"a": {"label": ""}}}, "epoch = 31: .* from 1 to 30"),
     ],
 )  # fmt: skip
@@ -111,7 +112,7 @@ def test_a_series_over_epochs_is_the_log_of_one_run(lab: Any) -> None:
     filled = filled_of(lab, planned)
     assert [cell.mean for cell in filled.cells[:3]] == pytest.approx([0, 50, 300])  # epochs are counted from 1
     assert {finding.claim.id: finding.verdict for finding in filled.findings} == {"R": "reproduced", "G": "not run"}
-    axes = figures.draw(filled).axes[0]
+    axes = figures.picture(filled)[0].axes[0]
     assert list(axes.containers[0].lines[0].get_xdata()) == [1, 5, 30]
     assert list(axes.containers[0].lines[0].get_ydata()) == pytest.approx([0, 50, 300])
 
@@ -199,13 +200,15 @@ def test_the_matrix_is_drawn_by_superclass_without_its_diagonal(lab: Any) -> Non
         lab.store.write_readings(run, planned.probe, [reading], "00")
     filled = filled_of(lab, planned)
     assert filled.cells[0].mean == 0.75
-    groups, drawn = (axes.images[0].get_array() for axes in figures.draw_seen(filled).axes)
+    axes = figures.picture(filled)[0].axes
+    groups, drawn = (panel.images[0].get_array() for panel in axes[:2])
     names = list(DATASETS["cifar100"].spec.class_names)
     beaver, dolphin, trout = (names.index(name) for name in ("beaver", "dolphin", "trout"))
     assert superclass_order()[:2] == ["beaver", "dolphin"] and superclass_order()[9] == "trout"
     assert drawn[0, 1] == matrix[beaver, dolphin] and drawn[9, 0] == matrix[trout, beaver]  # the first seed
     assert np.ma.getmaskarray(drawn)[range(100), range(100)].all() and not np.ma.getmaskarray(drawn)[0, 1:].any()
     assert (groups[0, 1:6].tolist(), groups[5, 6]) == ([1, 1, 1, 1, 0], 1)
+    assert len(axes) == 3, "and the scale of the colours"
 
 
 def test_resemblance_needs_a_teacher_in_eval_mode(lab: Any) -> None:

@@ -345,7 +345,8 @@ def test_curves_are_where_their_points_are():
 
 def test_a_drawn_figure_is_part_of_the_page(made):
     filled = made.reports[0].tables[1]
-    svg = drawn.figure(filled, "here")
+    svg, said = drawn.figure(filled, "here")
+    assert "runs" in said
     assert svg.startswith('<svg class="drawn" role="img" aria-label="Made-up accuracies over γ" viewBox=')
     assert "var(--ink)" in svg or "var(--quiet)" in svg
     assert "#ffffff" not in svg and "<metadata" not in svg

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from lskd.bench.floor import LAYOUTS, Floor, Machine, Work, timed, work_of
 from lskd.bench.reference import UsualLoop
 from lskd.data import Part, Spec
-from lskd.data.augment import Normalize, Normalizer, Views
+from lskd.data.augment import Normalize
 from lskd.engine import Shared, device_bytes, run_bytes
 from lskd.engine import teacher as of_teacher
 from lskd.engine.capture import WARM_UP as EAGER
 from lskd.engine.capture import Captured, new_stream, on_stream
-from lskd.engine.loop import evaluate
-from lskd.engine.shared import Images, Table, teacher_normalizer
-from lskd.engine.teacher import EVALUATION_BATCH, Teacher, placed
-from lskd.engine.training import Training, build_network, set_precision
+from lskd.engine.member import build_network
+from lskd.engine.shared import Images, LogitCache
+from lskd.engine.teacher import Teacher, placed
+from lskd.engine.training import Training, set_precision
 from lskd.environment import available_cores
 from lskd.methods import METHODS, Batch, Method
 from lskd.methods.kd import KD
@@ -83,7 +83,7 @@ class Case:
     fleet: int
     work: Callable[[int], int]  # this many steps of each run -> the images they took
     settle: int  # steps before each window
-    members: Sequence[Member] = ()
+    runners: Sequence[Runner] = ()
     memory: dict[str, float] = field(default_factory=dict)
     steps: int = 0  # of a window
     rates: list[float] = field(default_factory=list)
@@ -94,7 +94,7 @@ class Case:
     @property
     def captured(self) -> bool | None:
         """Whether all steps are replayed; None where nothing is (on a CPU, in the usual loop)."""
-        each = [member.captured for member in self.members]
+        each = [runner.captured for runner in self.runners]
         return None if None in each or not each else all(each)
 
 
@@ -109,7 +109,7 @@ def measure(
 ) -> dict[str, Any]:
     """The record of a pair: `run` is the student's, with its teacher; without one only CE is measured. `on_turn` gets
     what there is of it after every turn."""
-    # The learning rate changes nothing here, and a table of it for every step of a long training takes time.
+    # The learning rate changes nothing here, and its factors for every step of a long training take time.
     run = at_precision(replace(run, recipe=replace(run.recipe, schedule=Schedule(), epochs=None, steps=STEPS)), "fp32")
     works = count_works(run, spec, options)
     with laid_out(options.layout), Pair(run, spec, device, options) as pair:
@@ -200,19 +200,16 @@ class Pair:
         self.parts = synthetic(spec, examples)
         shared = Shared(device, teacher_memory=device_bytes(device)[0] / 2)
         self.images: Images = shared.images(run, self.parts)
-        self.table: Table | None = None
+        self.cache: LogitCache | None = None
         self.teacher: nn.Module | None = None
-        self.normalizer: Normalizer | None = None
         if run.teacher is not None:
             self.teacher = build_network(run.teacher, spec)
-            self.normalizer = teacher_normalizer(run, self.images, self.parts["train"].images)
-            assert isinstance(self.images.views, Views)  # parts made up here are never streamed
-            self.table = self.stack.enter_context(shared.table(run, self.images.views, spec.num_classes))
-            if self.table is None:
+            self.cache = self.stack.enter_context(shared.logit_cache(run, self.images.train, spec.num_classes))
+            if self.cache is None:
                 self.notes.append(f"{FILLING}, {CACHED}: skipped, half of the free memory does not hold the logits")
             else:  # as after many epochs: all is known
-                self.table.logits.normal_()
-                self.table.known.fill_(True)
+                self.cache.logits.normal_()
+                self.cache.known.fill_(True)
 
     def __enter__(self) -> Pair:
         return self
@@ -233,9 +230,9 @@ class Pair:
                 continue
             if 1 in self.options.fleets:
                 live = replace(run, teacher_mode="batch_stats")
-                member, memory = self.member(live)
-                cases.append(Case(LIVE, precision, 1, side_by_side([member]), 1, [member], memory))
-            if self.table is not None:
+                runner, memory = self.runner(live)
+                cases.append(Case(LIVE, precision, 1, side_by_side([runner]), 1, [runner], memory))
+            if self.cache is not None:
                 cached = self.fleets(CACHED, run)
                 cases += cached
                 if 1 in self.options.fleets:
@@ -280,50 +277,52 @@ class Pair:
         return cases
 
     def fleets(self, name: str, run: Run) -> list[Case]:
-        """One case for each size of fleet. They share their members: fleet 2 is the first two of fleet 4."""
-        cases, members, memory = [], list[Member](), dict[str, float]()
+        """One case for each size of fleet. They share their runners: fleet 2 is the first two of fleet 4."""
+        cases, runners, memory = [], list[Runner](), dict[str, float]()
         predicted = run_bytes(run, self.spec, "cuda") / 1e6 if self.device.type == "cuda" else 0.0
         for size in sorted(self.options.fleets):
             try:
-                while len(members) < size:
-                    member, more = self.member(run)
-                    members.append(member)
+                while len(runners) < size:
+                    runner, more = self.runner(run)
+                    runners.append(runner)
                     memory = {key: memory.get(key, 0.0) + value for key, value in more.items()}
             except torch.OutOfMemoryError:
-                self.notes.append(f"{name}, {run.recipe.precision}: the device's memory holds {len(members)} runs")
+                self.notes.append(f"{name}, {run.recipe.precision}: the device's memory holds {len(runners)} runs")
                 break
             of_all = {**memory, "predicted_mb": size * predicted} if memory else {}
-            fleet = members[:size]
+            fleet = runners[:size]
             cases.append(Case(name, run.recipe.precision, size, side_by_side(fleet), 1, fleet, of_all))
         return cases
 
-    def member(self, run: Run) -> tuple[Member, dict[str, float]]:
+    def runner(self, run: Run) -> tuple[Runner, dict[str, float]]:
         """A training, warmed up, and what memory that took on a GPU: its own, not what trainings share."""
         before = allocated(self.device)
-        table = self.table if run.teacher is not None and run.teacher_mode == "eval" else None
-        member = Member(run, self.spec, self.images, self.teacher_of(run), table, self.normalizer)
-        self.stack.callback(member.close)
-        return member, memory_since(self.device, before)
+        runner = Runner(run, self.spec, self.images, self.taught_by(run))
+        self.stack.callback(runner.close)
+        return runner, memory_since(self.device, before)
 
     def teacher_of(self, run: Run) -> nn.Module | None:
         """A copy for each, as every run of `lskd-run` loads its own."""
         return copy.deepcopy(self.teacher) if run.teacher is not None else None
 
+    def taught_by(self, run: Run) -> Teacher | None:
+        """It, as it teaches."""
+        network, cache = self.teacher_of(run), self.cache if run.logits_by_view else None
+        if network is None:
+            return None
+        return Teacher.of(run, network, self.images, self.parts["train"].images, cache)
+
     def evaluation(self, precision: str) -> Callable[[int], int]:
-        """Each step: the teacher looks at views that are not in its table yet, as it does ahead of an epoch."""
-        images, table = self.images, self.table
-        assert table is not None and self.normalizer is not None
-        teacher = Teacher(
-            self.teacher_on_device(), images.views, self.normalizer, precision=precision, mode="eval", table=table,
-        )  # fmt: skip
-        assert isinstance(images.views, Views)
-        count = min(4 * teacher.batch, len(images.labels))
+        """Each step: the teacher looks at views that are not in its cache yet, as it does ahead of an epoch."""
+        source, cache, teacher = self.images.train, self.cache, self.taught_by(at_precision(self.run, precision))
+        assert cache is not None and teacher is not None and source.views is not None
+        count = min(4 * teacher.batch, len(source))
         views = torch.zeros(count, dtype=torch.int64, device=self.device)
-        rows = torch.arange(count, device=self.device) * images.views.count
+        rows = torch.arange(count, device=self.device) * source.views
 
         def work(steps: int) -> int:
             for _ in range(steps):
-                table.known[rows] = False
+                cache.known[rows] = False
                 teacher.epoch(views)
             return steps * count
 
@@ -340,24 +339,24 @@ class Pair:
     def phases(self) -> dict[str, float]:
         """Milliseconds of each phase of a step in fp32, timed apart (on CUDA captured, as they are within a step)."""
         switch("fp32", self.options)
-        member, _ = self.member(without_teacher(self.run))
+        runner, _ = self.runner(without_teacher(self.run))
 
         def measured() -> dict[str, float]:
-            times = {"whole step (CE)": self.milliseconds(lambda size: member.training.step())}
-            for name, act in self.phases_of(member.training).items():
+            times = {"whole step (CE)": self.milliseconds(lambda size: runner.training.step())}
+            for name, act in self.phases_of(runner.training).items():
                 step = ignoring_size(act)
                 if self.device.type == "cuda":
-                    step = Captured(step, member.training.generator)
+                    step = Captured(step, runner.training.member.generator)
                 times[name] = self.milliseconds(step)
             return times
 
-        return member.do(measured)
+        return runner.do(measured)
 
     def kernels(self, precision: str) -> dict[str, dict[str, float]]:
         """The kernels of a step (CE) on a GPU, by name: milliseconds, and how often they run; the longest first."""
         switch(precision, self.options)
-        member, _ = self.member(without_teacher(at_precision(self.run, precision)))
-        work = side_by_side([member])
+        runner, _ = self.runner(without_teacher(at_precision(self.run, precision)))
+        work = side_by_side([runner])
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
             timed(self.device, lambda: work(KERNEL_STEPS))
         found = {
@@ -368,13 +367,13 @@ class Pair:
         return dict(sorted(found.items(), key=lambda item: -item[1]["ms"]))
 
     def phases_of(self, training: Training) -> dict[str, Callable[[], Any]]:
-        images, network, optimizer = self.images, training.network, training.optimizer
+        images, network, optimizer = self.images, training.member.network, training.member.optimizer
         indices = torch.arange(training.run.recipe.batch_size, device=self.device) % len(images.labels)
         views, labels = torch.zeros_like(indices), images.labels[indices]
         targets = smooth_labels(labels, self.spec.num_classes, 0.0)
 
         def augmented() -> Tensor:
-            pixels = images.normalizer(images.views.take(indices, views))
+            pixels = images.normalizer(images.train.take(indices, views))
             return pixels.contiguous(memory_format=of_teacher.LAYOUT)
 
         def forward_backward() -> None:
@@ -406,7 +405,7 @@ class Pair:
         return 1e3 * min(timed(self.device, lambda: work(steps))[1] for _ in range(2)) / steps
 
 
-class Member:
+class Runner:
     """One training, as `engine.train` runs it: in a thread of its own, on CUDA on a stream of its own. The thread stays
     as long as the training: cuDNN finds its algorithms for each thread."""
 
@@ -415,14 +414,12 @@ class Member:
         run: Run,
         spec: Spec,
         images: Images,
-        teacher: nn.Module | None = None,
-        table: Table | None = None,
-        normalizer: Normalizer | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         device = images.labels.device
         self.lane = ThreadPoolExecutor(1, thread_name_prefix="run")
         self.stream = new_stream(device)
-        self.training = self.do(lambda: Training(run, spec, images, teacher, table, normalizer))
+        self.training = self.do(lambda: Training(run, spec, images, teacher))
         self.do(self.warm_up)
         if self.stream is not None:  # which takes memory, too
             self.do(self.evaluate)
@@ -446,20 +443,18 @@ class Member:
         self.steps(WARM_UP[training.device.type])
         if training.examples % training.run.recipe.batch_size:
             for _ in range(EAGER + 1):  # the one after them is captured
-                training.step_number = training.steps_per_epoch - 1  # the last batch of an epoch is smaller
-                training._step.fill_(training.step_number)
+                training.go_to(training.steps_per_epoch - 1)  # the last batch of an epoch is smaller
                 self.steps(1)
 
     def evaluate(self) -> None:
-        training = self.training
-        size = EVALUATION_BATCH[training.device.type]
-        evaluate(training, training.images.views.take(*torch.zeros(2, size, dtype=torch.int64, device=training.device)))
-        training.network.train()
+        member, source = self.training.member, self.training.images.train
+        member.evaluate([source.plain(torch.zeros(source.at_once, dtype=torch.int64, device=source.device))])
+        member.train_mode()
 
     @property
     def captured(self) -> bool | None:
         """Whether steps of all sizes are replayed; None where no step is (on a CPU)."""
-        step = self.training.run_step
+        step = self.training.one_step.run_step
         if not isinstance(step, Captured):
             return None
         batch_size = self.training.run.recipe.batch_size
@@ -481,21 +476,21 @@ class Member:
         return images
 
 
-def side_by_side(members: Sequence[Member]) -> Callable[[int], int]:
+def side_by_side(runners: Sequence[Runner]) -> Callable[[int], int]:
     """So many steps of each, every one in its own thread; CPU threads are shared out among them."""
 
     def work(steps: int) -> int:
         threads = torch.get_num_threads()
-        share = max(1, threads // len(members))
+        share = max(1, threads // len(runners))
 
-        def steps_of(member: Member) -> int:
-            if member.stream is None and torch.get_num_threads() != share:  # each thread has a number of its own
+        def steps_of(runner: Runner) -> int:
+            if runner.stream is None and torch.get_num_threads() != share:  # each thread has a number of its own
                 torch.set_num_threads(share)
-            with on_stream(member.stream):
-                return member.steps(steps)
+            with on_stream(runner.stream):
+                return runner.steps(steps)
 
         try:
-            return sum([job.result() for job in [member.lane.submit(steps_of, member) for member in members]])
+            return sum([job.result() for job in [runner.lane.submit(steps_of, runner) for runner in runners]])
         finally:
             torch.set_num_threads(threads)
 
@@ -596,14 +591,13 @@ def warm_step(run: Run, spec: Spec) -> Callable[[], None]:
     """A step of `run` on the CPU, not the first one; of an eval-mode teacher the logits are at hand."""
     size = run.recipe.batch_size
     run = replace(run, recipe=replace(run.recipe, epochs=None, steps=STEPS))
-    teacher = build_network(run.teacher, spec) if run.teacher is not None else None
-    parts = synthetic(spec, size)
+    parts, teacher = synthetic(spec, size), None
     images = Shared(torch.device("cpu")).images(run, parts)
-    normalizer = teacher_normalizer(run, images, parts["train"].images) if teacher is not None else None
-    training = Training(run, spec, images, teacher, normalizer=normalizer)
-    if training.teacher is not None and training.teacher.ahead:
-        training.hold_logits(torch.zeros(size, spec.num_classes))
-    training.network.train()
+    if run.teacher is not None:
+        teacher = Teacher.of(run, build_network(run.teacher, spec), images, parts["train"].images)
+        teacher.hold(torch.zeros(size, spec.num_classes))
+    training = Training(run, spec, images, teacher)
+    training.member.train_mode()
     training.step()  # what comes into being at the first is not counted
     return training.step
 

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
-from lskd.data.augment import Augment, Normalizer, Views
+from lskd.data.augment import Augment
+from lskd.data.images import ImageSource, Normalizer
 from lskd.engine.seeds import generator_for
 from lskd.errors import require
 from lskd.methods.ce import CE
@@ -149,12 +150,12 @@ def accuracies(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 # ---- data ---------------------------------------------------------------------------------------------------------
 
 
-def draws_of(run: Run, views: Views) -> Draws:
-    """What lskd's own loop draws for `run` on the images of `views`."""
+def draws_of(run: Run, source: ImageSource) -> Draws:
+    """What lskd's own loop draws for `run` on the images of `source`."""
 
     def draw(epoch: int) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(len(views.images), generator=generator_for(run.stream_seed, "shuffle", epoch))
-        return order, views.draw(generator_for(run.stream_seed, "augment", epoch)).cpu()
+        order = torch.randperm(len(source), generator=generator_for(run.stream_seed, "shuffle", epoch))
+        return order, source.draw(generator_for(run.stream_seed, "augment", epoch))
 
     return draw
 
@@ -195,7 +196,7 @@ def random_view(augment: Augment, images: Tensor) -> list[Any]:
 
 
 def chosen_view(image: Image.Image, augment: Augment, number: int) -> Image.Image:
-    """`image` through the view `number`, as `lskd.data.augment.Views` numbers them."""
+    """`image` through the view `number`, as `lskd.data.images.Resident` numbers them."""
     width, height = image.size
     corner, flipped = divmod(number, 2 if augment.flip else 1)
     crop_width = augment.crop or width

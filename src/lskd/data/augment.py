@@ -1,27 +1,18 @@
-"""Augmentation and normalisation: exact, vectorised, on the device, in pixel space before normalisation.
+"""Augmentation and normalisation as a recipe has them. (`lskd.data.images` carries them out.)
 
 A training image is seen through one of finitely many *views*: where its crop starts, and whether it is flipped. Views
-are numbered, drawn for a whole epoch at once, and applied to a batch by one gather. The numbering is what lets a frozen
-teacher be evaluated once per view (`lskd.engine.teacher`).
-
-Images of a streamed data set have various sizes, and are seen through `ResizedCrop`, whose views are too many to count:
-there a view's number is the seed of its crop (`lskd.data.stream`).
+are numbered. That is what lets a frozen teacher be evaluated once per view (`lskd.engine.teacher`). Images of a
+streamed data set have various sizes, and are seen through `ResizedCrop`, whose views are too many to count.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lskd.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
@@ -122,84 +113,9 @@ class Augment:
         columns = width + 2 * self.pad - (self.crop or width) + 1
         return rows, columns, 2 if self.flip else 1
 
-
-class Views:
-    """The views of a set of images (N, C, H, W) uint8 on their device.
-
-    View number = (row · columns + column) · (2 if flip else 1) + flipped, with row and column the crop's start in the
-    padded image. `plain` is the view that evaluation takes.
-    """
-
-    def __init__(self, images: Tensor, augment: Augment) -> None:
-        height, width = images.shape[-2:]
-        augment.check(height, width)
-        self.channels, self.height, self.width = images.shape[1], augment.crop or height, augment.crop or width
-        self.rows, self.columns, self.flips = augment.shape(height, width)
-        self.count = self.rows * self.columns * self.flips
-        self.identity = self.count == 1
-        self.plain = ((self.rows - 1) // 2 * self.columns + (self.columns - 1) // 2) * self.flips  # see `centre`
-        self.images = pad(images, augment)
-        if not self.identity:
-            # A pixel's channels side by side: a view is so many pixels of an image, by their places in it.
-            self.images = self.images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-            self._places = self._places_of_views()
-
-    def _places_of_views(self) -> Tensor:
-        """Where in its padded image each pixel of each view is: (views, h · w) int64."""
-        import torch
-
-        device, width = self.images.device, self.images.shape[-1]
-        views = torch.arange(self.count, device=device)[:, None, None]
-        corner, flipped = views.div(self.flips, rounding_mode="floor"), views % self.flips
-        row, column = corner.div(self.columns, rounding_mode="floor"), corner % self.columns
-        across = torch.arange(self.width, device=device)
-        across = torch.where(flipped == 1, self.width - 1 - across, across)
-        down = torch.arange(self.height, device=device)[:, None]
-        return ((row + down) * width + column + across).flatten(1)
-
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """A uniform view for each image, (N,) int64 on the images' device. Drawn on the CPU: the same everywhere."""
-        import torch
-
-        return torch.randint(self.count, (len(self.images),), generator=generator).to(self.images.device)
-
-    def take(self, indices: Tensor, views: Tensor) -> Tensor:
-        """Images `indices` (B,) through `views` (B,): (B, C, h, w) uint8."""
-        if self.identity:
-            return self.images[indices]
-        images, channels = self.images, self.channels
-        held = (images.untyped_storage().nbytes() - images.storage_offset()) // channels
-        pixels = images.as_strided((held, channels), (channels, 1))
-        places = (indices * (images.stride(0) // channels))[:, None] + self._places[views]  # (B, h · w)
-        taken = pixels.index_select(0, places.flatten()).view(len(views), self.height, self.width, channels)
-        return taken.permute(0, 3, 1, 2).contiguous()
-
-
-def pad(images: Tensor, augment: Augment) -> Tensor:
-    """`images` (N, C, H, W) uint8 with `augment.pad` more pixels on every side."""
-    import torch
-    from torch.nn import functional as F
-
-    if not augment.pad:
-        return images
-    sides = (augment.pad,) * 4
-    if augment.padding == "zero":
-        return F.pad(images, sides)
-    # Reflection is not defined for integers; exact in float32 for 0..255, in pieces to bound the memory.
-    return torch.cat([F.pad(piece.float(), sides, mode="reflect").to(torch.uint8) for piece in images.split(4096)])
-
-
-def centre(images: Tensor, augment: Augment) -> Tensor:
-    """The centre window of `images` (N, C, H, W), padded where the crop is larger than they are, for evaluation.
-
-    An odd margin leaves the extra pixel at the bottom right, as TensorFlow's central crop does.
-    """
-    if augment.crop > min(images.shape[-2:]):
-        images = pad(images, augment)
-    height, width = images.shape[-2:]
-    size = augment.crop or max(height, width)
-    top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
-    return images[..., top : top + size, left : left + size]
+    def views(self, height: int, width: int) -> int | None:
+        """The number of views of an image; None where they are too many to count."""
+        return None if self.resized is not None else math.prod(self.shape(height, width))
 
 
 @dataclass(frozen=True)
@@ -224,46 +140,3 @@ class Normalize:
             raise InputError(f"mean = {list(self.mean)}, std = {list(self.std)}: only kind=fixed takes them")
         if any(value <= 0 for value in self.std):
             raise InputError(f"std = {list(self.std)}: must be > 0")
-
-
-class Normalizer:
-    """Normalisation of uint8 batches (B, C, H, W), with the constants on `device`, else that of `train`, the training
-    images. `known`: the mean and std of the training part by channel, where they are known without its images."""
-
-    def __init__(
-        self,
-        normalize: Normalize,
-        train: Tensor,
-        device: torch.device | None = None,
-        known: tuple[Sequence[float], Sequence[float]] | None = None,
-    ) -> None:
-        import torch
-
-        channels = train.shape[1]
-        self.per_image = normalize.kind == "per_image"
-        if normalize.kind == "fixed" and len(normalize.mean) != channels:
-            raise InputError(f"mean = {list(normalize.mean)}: the images have {channels} channels")
-        mean, std = torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64)
-        if normalize.kind == "fixed":
-            mean, std = torch.tensor(normalize.mean).double(), torch.tensor(normalize.std).double()
-        elif normalize.kind == "dataset" and known is not None:
-            mean, std = (torch.tensor(values, dtype=torch.float64) for values in known)
-        elif normalize.kind == "dataset":
-            # From the counts of the 256 values: exact, so the same on every device.
-            counts = torch.stack([torch.bincount(train[:, c].flatten(), minlength=256) for c in range(channels)])
-            values, counts = torch.arange(256, dtype=torch.float64) / 255, counts.cpu().double()
-            mean = (counts * values).sum(1) / counts.sum(1)
-            std = ((counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)).sqrt()
-            std[std < 1e-12] = 1.0  # a constant channel becomes 0
-        self.mean, self.std = mean.tolist(), std.tolist()
-        scale, shift = 1 / (255 * std), -mean / std
-        self.scale, self.shift = (x.float().view(1, -1, 1, 1).to(device or train.device) for x in (scale, shift))
-
-    def __call__(self, images: Tensor) -> Tensor:
-        x = images.float()
-        if not self.per_image:
-            return x * self.scale + self.shift
-        n = x[0].numel()
-        mean = x.mean((1, 2, 3), keepdim=True)
-        std = (x - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
-        return (x - mean) / std.clamp_min(n**-0.5)

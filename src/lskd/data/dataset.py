@@ -53,7 +53,7 @@ class Spec:
 
     shape is (channels, height, width), with height = width = 0 where images have various sizes and are streamed:
     decoded while the network trains, from files that stay where they are. train, test and validation (0 unless the data
-    has such a part of its own) are numbers of images; digest is `lskd.data.cache.digest` or, streamed, that of
+    has such a part of its own) are numbers of images; digest is that of `lskd.data.arrays` or, streamed, of
     `lskd.data.index`; empty where nothing is known to compare with.
     """
 
@@ -83,7 +83,7 @@ class Spec:
 
 class Part(NamedTuple):
     """Images and labels of one part of a data set: a tensor (N, C, H, W) uint8 or, of a streamed data set, N `Files`
-    (on a device: a `Stream` of them)."""
+    (on a device, as a recipe sees them: an `lskd.data.images.ImageSource`)."""
 
     images: Any
     labels: torch.Tensor  # (N,) int64

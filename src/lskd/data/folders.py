@@ -13,7 +13,7 @@ import re
 import stat
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -69,6 +69,15 @@ class Notes:
     def log(self, path: object) -> None:
         for kind, places in self.places.items():
             _log.warning("%s: %d %s: %s", path, len(places), kind, some(sorted(places), most=3))
+
+
+def note_duplicates(parts: Mapping[str, Iterable[tuple[bytes, str]]], notes: Notes) -> None:
+    """Note the images of other parts that are equal to one of "train". `parts`: digest and place of each image."""
+    train = dict(parts["train"])
+    for part, images in parts.items():
+        for digest, place in images if part != "train" else ():
+            if digest in train:
+                notes.add(f"{part} images equal to a training image", f"{place} = {train[digest]}")
 
 
 def some(items: Iterable[str], most: int = 10) -> str:

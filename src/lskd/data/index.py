@@ -15,17 +15,28 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from lskd.data.dataset import Spec
-from lskd.data.folders import Listing, Notes, draw_test, find_layout, look_again, refuse, scan, some, system_path
-from lskd.data.sources import note_duplicates, open_image
+from lskd.data.folders import (
+    Listing,
+    Notes,
+    draw_test,
+    find_layout,
+    look_again,
+    note_duplicates,
+    refuse,
+    scan,
+    some,
+    system_path,
+)  # fmt: skip
+from lskd.data.sources import open_image
 from lskd.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -56,6 +67,15 @@ class Files:
     def __getitem__(self, rows: np.ndarray) -> Files:
         return Files(self.folder, self.names[rows])
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, C, 0, 0): images of various sizes."""
+        return len(self.names), 3, 0, 0
+
+    def to(self, device: object) -> Files:
+        """They stay where they are."""
+        return self
+
     def path(self, row: int) -> str:
         return os.path.join(self.folder, system_path(self.names[row]))
 
@@ -83,11 +103,76 @@ class Index(NamedTuple):
         """The paths of all files, one part after the other, below the root."""
         return [os.path.join(part.folder, name) for part in self.parts.values() for name in part.names]
 
-    def save(self, folder: Path) -> None:
+    def labelled(self) -> dict[str, tuple[Files, np.ndarray]]:
+        """Files and labels of each part."""
+        return {name: (Files(self.root / part.folder, part.names), part.labels) for name, part in self.parts.items()}
+
+    def canonical(self) -> Index:
+        """It is sorted by path."""
+        return self
+
+    def describe(self, name: str) -> Spec:
+        """Its `Spec`. Images have various sizes, and three channels once decoded."""
+        sha = hashlib.sha256()
+        for part, listing in self.parts.items():
+            sha.update(f"{part} {len(listing.names)}\n{_text(listing)}".encode("utf-8", "surrogateescape"))
+        if self.content:
+            sha.update(f"content {self.content}\n".encode())
+        counts = {part: len(listing.names) for part, listing in self.parts.items()}
+        return Spec(
+            name=name,
+            title=name,
+            num_classes=len(self.class_names),
+            shape=(3, 0, 0),
+            class_names=self.class_names,
+            digest=sha.hexdigest(),
+            **counts,
+        )
+
+    def inspect(self, name: str, *, built_in: bool) -> None:
+        """Decode every image. Raises `InputError` naming all that cannot be used; says what is odd and equal."""
+        check_images(self)
+
+    def changes(self) -> str:
+        """What is no longer as it was indexed, in words."""
+        changes = find_changes(self)
+        return f"{self.root}: not the images that were indexed: {changes.describe(self)}" if changes else ""
+
+    # ---- in the cache ---------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write the files that `file_names` names. Returns what else meta.json needs to say: where the images are.
+        `InputError` as by `stamp`."""
+        stamps = (self if self.stamps is not None else stamp(self)).stamps
         for name, part in self.parts.items():
             (folder / f"{name}.tsv").write_bytes(_text(part).encode("utf-8", "surrogateescape"))
-        if self.stamps is not None:
-            np.savez(folder / STAMPS, **self.stamps._asdict())
+        if stamps is not None:
+            np.savez(folder / STAMPS, **stamps._asdict())
+        parts = {name: part.folder for name, part in self.parts.items()}
+        return {"root": str(self.root.absolute()), "parts": parts, "content": self.content}
+
+    @staticmethod
+    def file_names(spec: Spec, meta: Mapping[str, Any]) -> list[str]:
+        """The names of its files. Indexes of older versions have no stamps."""
+        str(meta["root"]), [meta["parts"][part] for part in spec.parts]
+        return [f"{part}.tsv" for part in spec.parts] + [STAMPS] * (STAMPS in meta["files"])
+
+    @staticmethod
+    def read(folder: Path, spec: Spec, meta: Mapping[str, Any], root: Path) -> Index:
+        """The index in `folder`, of images below `root`."""
+        listings = {}
+        for part in sorted(meta["parts"], key=ORDER.index):
+            text = (folder / f"{part}.tsv").read_bytes().decode("utf-8", "surrogateescape")
+            rows = [line.split("\t", 2) for line in text.split("\n")[:-1]]
+            names = np.array([name.replace("\0", "\n") for _, _, name in rows], dtype=object)
+            labels, sizes = (np.array([int(row[column]) for row in rows], dtype=np.int64) for column in (0, 1))
+            times = np.zeros(len(rows), dtype=np.int64)
+            listings[part] = Listing(meta["parts"][part], names, labels, sizes, times)
+        stamps = None
+        if (folder / STAMPS).is_file():
+            with np.load(folder / STAMPS, allow_pickle=False) as arrays:
+                stamps = Stamps(**arrays)
+        return Index(root, listings, spec.class_names, stamps, meta.get("content", ""))
 
 
 def _text(part: Listing) -> str:
@@ -259,38 +344,3 @@ def check_images(index: Index) -> None:
     note_duplicates(parts, notes)
     notes.log(index.root)
     refuse(index.root, bad, len(files), most=None)
-
-
-def describe(name: str, index: Index) -> Spec:
-    """The `Spec` of an index. Images have various sizes, and three channels once decoded."""
-    sha = hashlib.sha256()
-    for part, listing in index.parts.items():
-        sha.update(f"{part} {len(listing.names)}\n{_text(listing)}".encode("utf-8", "surrogateescape"))
-    if index.content:
-        sha.update(f"content {index.content}\n".encode())
-    counts = {part: len(listing.names) for part, listing in index.parts.items()}
-    return Spec(
-        name=name,
-        title=name,
-        num_classes=len(index.class_names),
-        shape=(3, 0, 0),
-        class_names=index.class_names,
-        digest=sha.hexdigest(),
-        **counts,
-    )
-
-
-def read(folder: Path, root: Path, parts: dict[str, str], class_names: tuple[str, ...], content: str) -> Index:
-    """The index in `folder`, of images below `root`; `parts` says in which folder there each part is."""
-    listings = {}
-    for part in sorted(parts, key=ORDER.index):
-        text = (folder / f"{part}.tsv").read_bytes().decode("utf-8", "surrogateescape")
-        rows = [line.split("\t", 2) for line in text.split("\n")[:-1]]
-        names = np.array([name.replace("\0", "\n") for _, _, name in rows], dtype=object)
-        labels, sizes = (np.array([int(row[column]) for row in rows], dtype=np.int64) for column in (0, 1))
-        listings[part] = Listing(parts[part], names, labels, sizes, np.zeros(len(rows), dtype=np.int64))
-    stamps = None
-    if (folder / STAMPS).is_file():
-        with np.load(folder / STAMPS, allow_pickle=False) as arrays:
-            stamps = Stamps(**arrays)
-    return Index(root, listings, class_names, stamps, content)

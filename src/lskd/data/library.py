@@ -26,21 +26,15 @@ def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
     import torch
 
     from lskd.data import cache as disk
-    from lskd.data.index import Files
     from lskd.data.splits import class_balanced
 
-    known = spec(dataset.name, cache)
-    check(dataset, known)
+    check(dataset, spec(dataset.name, cache))
     folder = folder_of(cache, dataset.name)
     if not folder.exists():
         prepare(dataset.name, data=data, cache=cache)
-    found: dict[str, tuple[Any, np.ndarray]]
-    if known.streamed:
-        index = disk.check_index(folder, data)
-        found = {name: (Files(index.root / part.folder, part.names), part.labels) for name, part in index.parts.items()}
-    else:
-        arrays = disk.read(folder)
-        found = {name: (getattr(arrays, f"{name}_images"), getattr(arrays, f"{name}_labels")) for name in known.parts}
+    content = disk.read(folder, data)
+    disk.check_changes(folder, content)
+    found: dict[str, tuple[Any, np.ndarray]] = {**content.labelled()}
 
     images, labels = found.pop("train")
     if dataset.holdout:
@@ -51,10 +45,7 @@ def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
         chosen, _ = class_balanced(labels, dataset.limit, dataset.holdout_seed)
         images, labels = images[chosen], labels[chosen]
     found["train"] = images, labels
-    return {
-        name: Part(images if known.streamed else torch.from_numpy(images), torch.from_numpy(labels))
-        for name, (images, labels) in found.items()
-    }
+    return {name: Part(images, torch.from_numpy(labels)) for name, (images, labels) in found.items()}
 
 
 def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force: bool = False) -> Spec:
@@ -65,7 +56,6 @@ def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force:
     `InputError` if the data cannot be had or is not the original data, pixel by pixel.
     """
     from lskd.data import cache as disk
-    from lskd.data.index import Index, stamp
     from lskd.data.scratch import clear
 
     known, folder = spec(name, cache), folder_of(cache, name)
@@ -73,15 +63,11 @@ def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force:
         raise InputError(f"{name}: is not built in, so there is nothing to decode it from again; import it again")
     clear(folder.parent)
     if folder.exists() and not force:
-        if disk.check_files(folder).streamed:
-            disk.check_index(folder, data)  # the images must be there, too
+        disk.check_changes(folder, disk.read(folder, data))
         return disk.read_spec(folder)
     content, source = DATASETS[name].read(known, data=data, download=download)
-    if not isinstance(content, Index):
-        content = disk.canonical(content)
+    content = content.canonical()
     known = replace(known, digest=disk.check_content(known, content, source).digest)
-    if isinstance(content, Index):
-        content = stamp(content)
     disk.write(folder, known, content, source=source, replace=force)
     return known
 
@@ -90,26 +76,23 @@ def verify(name: str, *, cache: Path, data: Path | None = None) -> Spec:
     """Check a data set in the cache: its files, and its content against the digest. Raises `InputError` if damaged.
     Of a streamed one (a built-in one is in `data`) every image is decoded, and the error names all that cannot be."""
     from lskd.data import cache as disk
-    from lskd.data.index import check_images
     from lskd.data.scratch import clear
 
-    known, folder = spec(name, cache), folder_of(cache, name)
+    known, folder, problems = spec(name, cache), folder_of(cache, name), list[str]()
     clear(folder.parent)
-    if known.streamed:
-        found, problems = disk.read_index(folder, data or default_data_root(cache)), []
-        for problem in (check_images, partial(disk.check_changes, folder)):
-            try:
-                problem(found)
-            except InputError as error:
-                problems.append(str(error))
-        if problems:
-            raise InputError("; ".join(problems))
-        return disk.read_spec(folder)
-    arrays = disk.read(folder)
-    disk.check_content(known, arrays, str(folder))
-    if name not in DATASETS:
-        disk.note_equal_rows(name, arrays)
-    return known
+    content = disk.read(folder, data or default_data_root(cache))
+    for problem in (
+        partial(disk.check_content, known, content, str(folder)),
+        partial(content.inspect, name, built_in=name in DATASETS),
+        partial(disk.check_changes, folder, content),
+    ):
+        try:
+            problem()
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("; ".join(problems))
+    return disk.read_spec(folder)
 
 
 def import_folder(
@@ -139,9 +122,8 @@ def import_folder(
     """
     from lskd.data import cache as disk
     from lskd.data import index, sources
-    from lskd.data.index import Index
     from lskd.data.scratch import clear
-    from lskd.data.sources import Arrays, Columns
+    from lskd.data.sources import Columns
 
     check_new_name(name)
     if size is not None and size < 1:
@@ -155,18 +137,17 @@ def import_folder(
     drawn = None if split is None else (split, seed)
     folder = folder_of(cache, name)
     clear(folder.parent)
-    content: Arrays | Index
+    content: disk.Content
     if stream:
         if image_column or label_column or sources.has_shards(path):
             raise InputError(f"{path}: parquet files cannot be streamed: they hold their images; leave out --stream")
         sources.check_is_folder(path, drawn)
         content, is_stale = disk.follow(folder, index.make(path, split=drawn))
         source, force = f"image folder {path}{sources.tell_split(drawn)}", force or is_stale
-        new = index.describe(name, content)
     else:
         content, source = sources.read_folder(path, size, Columns(image_column, label_column), drawn)
-        content = disk.canonical(content)
-        new = disk.describe(name, content)
+        content = content.canonical()
+    new = content.describe(name)
     disk.write(folder, new, content, source=source, replace=force)
     # `write` keeps what is there already, which is right only if it is the same data.
     if (old := disk.check_files(folder)).digest != new.digest:

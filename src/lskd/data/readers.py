@@ -18,8 +18,8 @@ from lskd.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from lskd.data.arrays import Arrays
     from lskd.data.index import Index
-    from lskd.data.sources import Arrays
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +89,8 @@ class Torchvision:
         import numpy as np
         import torchvision
 
-        from lskd.data.sources import Arrays, in_one_line, to_nchw
+        from lskd.data.arrays import Arrays
+        from lskd.data.sources import in_one_line, to_nchw
 
         _log.info("%s: reading %s", spec.name, root / self.layout)
 

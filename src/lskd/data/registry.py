@@ -16,8 +16,8 @@ from lskd.program import shipped_conf
 from lskd.registry import Registry
 
 if TYPE_CHECKING:
+    from lskd.data.arrays import Arrays
     from lskd.data.index import Index
-    from lskd.data.sources import Arrays
 
 _log = logging.getLogger(__name__)
 

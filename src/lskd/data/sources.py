@@ -5,18 +5,18 @@ Each `read_…` returns `Arrays` in the order of its source, or raises `InputErr
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lskd.data.arrays import Arrays, image_digests
 from lskd.data.folders import (
     HELD_OUT,
     TEST,
@@ -25,6 +25,7 @@ from lskd.data.folders import (
     check_class_names,
     draw_test,
     find_layout,
+    note_duplicates,
     refuse,
     scan,
     shown,
@@ -38,22 +39,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _log = logging.getLogger(__name__)
-
-
-class Arrays(NamedTuple):
-    """A whole data set in memory."""
-
-    train_images: np.ndarray  # (N, C, H, W) uint8
-    train_labels: np.ndarray  # (N,) int64
-    test_images: np.ndarray  # (M, C, H, W) uint8
-    test_labels: np.ndarray  # (M,) int64
-    class_names: tuple[str, ...]  # (K,)
-    validation_images: np.ndarray | None = None  # (L, C, H, W) uint8: a part of the data's own
-    validation_labels: np.ndarray | None = None  # (L,) int64
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return ("train", "test") if self.validation_images is None else ("train", "test", "validation")
 
 
 class Rows(NamedTuple):
@@ -360,15 +345,6 @@ def _assemble(
     return Arrays(*parts["train"][:2], *parts["test"][:2], names, *validation)
 
 
-def note_duplicates(parts: Mapping[str, Iterable[tuple[bytes, str]]], notes: Notes) -> None:
-    """Note the images of other parts that are equal to one of "train". `parts`: digest and place of each image."""
-    train = dict(parts["train"])
-    for part, images in parts.items():
-        for digest, place in images if part != "train" else ():
-            if digest in train:
-                notes.add(f"{part} images equal to a training image", f"{place} = {train[digest]}")
-
-
 def open_image(file: Path | str | io.BytesIO, where: str, notes: Notes | None = None) -> Image.Image:
     """An image, decoded; of an animation the first frame, and never turned by its EXIF orientation, as torchvision does
     it. `InputError`, saying `where` it was, if it cannot be decoded, or has more than 8 bits a channel."""
@@ -446,11 +422,6 @@ class _Decoder:
         """(N, C, H, W), once all images have been decoded: resized ones keep one channel if all of them are grey."""
         stacked = to_nchw(np.stack(images))
         return stacked[:, :1] if self._size is not None and self._all_grey else stacked
-
-
-def image_digests(images: np.ndarray) -> list[bytes]:
-    """The SHA-256 of each image's bytes."""
-    return [hashlib.sha256(image).digest() for image in np.ascontiguousarray(images, dtype=np.uint8)]
 
 
 def to_nchw(images: np.ndarray) -> np.ndarray:

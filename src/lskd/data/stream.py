@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -18,34 +19,25 @@ from PIL import Image
 from torch import Tensor
 
 from lskd.data.augment import Augment
+from lskd.data.images import Feed, ImageSource, Resident, centre
 from lskd.data.index import Files
 from lskd.data.sources import open_image
 
-LARGEST = 128  # images of an evaluation's batch: large ones need no more to fill a device
 AHEAD = 128  # images that are being decoded while a batch is used, or two batches if they are more
 NO_VIEW = -1  # the view of an evaluation
 
 
-class Stream:
-    """A part of a streamed data set, as a recipe sees it: uint8 (B, C, h, w) in channels_last, on `device`.
+class Streamed(ImageSource):
+    """Images that stay in their files, and are decoded as they are needed: (B, C, h, w) in channels_last.
 
-    The number of a view seeds its crop: whoever draws the same numbers sees the same pixels. `batches` and `take` are
-    for training, `split` for evaluation.
+    The number of a view seeds its crop, of which there are too many to count.
     """
 
-    def __init__(self, files: Files, augment: Augment, device: torch.device, pool: ThreadPoolExecutor | None) -> None:
+    def __init__(self, files: Files, augment: Augment, device: torch.device, pool: ThreadPoolExecutor) -> None:
         assert augment.resized is not None
-        self.files, self.augment, self.resized, self.device, self.pool = files, augment, augment.resized, device, pool
+        self.files, self.augment, self.resized, self.pool = files, augment, augment.resized, pool
         self.size = augment.crop
-        self.channels, self.height, self.width = 3, self.size, self.size
-        self.plain = NO_VIEW
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """A view for each image, (N,) int64 on the CPU."""
-        return torch.randint(2**63 - 1, (len(self),), generator=generator)
+        super().__init__(len(files), (3, self.size, self.size), None, device, plain_view=NO_VIEW)
 
     def buffer(self, batch: int, device: torch.device | None = None) -> Tensor:
         """Room for a batch: (B, C, h, w)."""
@@ -55,18 +47,14 @@ class Stream:
         return pixels.permute(0, 3, 1, 2)
 
     def take(self, indices: Tensor, views: Tensor) -> Tensor:
-        """Images `indices` (B,) through `views` (B,)."""
         return next(self.batches(indices, views, len(indices)))
 
-    def split(self, size: int) -> Iterator[Tensor]:
-        """All images as they are evaluated, in batches of `size` or `LARGEST`. Each is valid until the next."""
-        everything = torch.arange(len(self))
-        return self.batches(everything, torch.full_like(everything, NO_VIEW), min(size, LARGEST))
+    def feed(self, size: int, eager: Callable[[], AbstractContextManager[None]]) -> Feed:
+        return Ahead(self, size, eager)
 
     def batches(self, indices: Tensor, views: Tensor, size: int, into: Tensor | None = None) -> Iterator[Tensor]:
-        """Images `indices` through `views`, `size` at a time (the last: what remains), each batch in the same place:
-        `into` (B, C, h, w) on the device. The next ones are decoded meanwhile."""
-        assert self.pool is not None
+        """As of any source, each batch in the same place: `into` (B, C, h, w) on the device. The next ones are decoded
+        meanwhile."""
         into = self.buffer(size) if into is None else into
         waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
         free: list[tuple[Tensor, Callable[[], None]]] = []  # host memory, and what to wait for before it is filled
@@ -93,7 +81,6 @@ class Stream:
                     future.cancel()
 
     def _decode(self, host: Tensor, rows: list[int], views: list[int]) -> list[Future[None]]:
-        assert self.pool is not None
         pixels = host.permute(0, 2, 3, 1).numpy()  # (B, h, w, C), the memory of `host`
         jobs = zip(pixels, rows, views, strict=False)
         return [self.pool.submit(self.look, pixels, row, view) for pixels, row, view in jobs]
@@ -124,7 +111,36 @@ class Stream:
         pixels[...] = seen[:, ::-1] if flipped else seen
 
 
+class Ahead(Feed):
+    """Batches that are decoded ahead of the steps, and put where these find them."""
+
+    def __init__(self, source: Streamed, size: int, eager: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(source)
+        self.images, self.size, self.eager = source, size, eager
+        self.pixels = source.buffer(size)
+        self.left: Iterator[Tensor] = iter(())
+
+    def begin(self, indices: Tensor, views: Tensor) -> None:
+        self.left = self.images.batches(indices, views[indices], self.size, self.pixels)
+
+    def advance(self) -> None:
+        with self.eager():
+            next(self.left)
+
+    def take(self, indices: Tensor, views: Tensor) -> Tensor:
+        return self.pixels[: len(indices)]
+
+
+def source_of(
+    images: Tensor | Files, augment: Augment, device: torch.device, pool: ThreadPoolExecutor, *, trained: bool
+) -> ImageSource:
+    """The images of a part as they are trained on or, with trained=False, as they are evaluated alone."""
+    if isinstance(images, Files):
+        return Streamed(images, augment, device, pool)
+    return Resident(images, augment) if trained else Resident(centre(images, augment), Augment())
+
+
 def decoders(workers: int) -> ThreadPoolExecutor:
-    """Threads that decode; 0 = one for each core that this process may use."""
+    """Threads that decode, begun as they are needed; 0 = one for each core that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return ThreadPoolExecutor(workers or cores, thread_name_prefix="decode")

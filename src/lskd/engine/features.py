@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from weakref import WeakKeyDictionary
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,40 +40,51 @@ def run_tapped(
     return logits, {name: value.float() for name, value in seen.items()}
 
 
-SHAPES: WeakKeyDictionary[nn.Module, dict[str, tuple[int, ...]]] = WeakKeyDictionary()  # of features seen, by tap
-
-
-@torch.no_grad()
-def shapes(network: nn.Module, taps: Iterable[Taps], pixels: Tensor, who: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of the features that `taps` name, without the batch, for images like `pixels` (1, C, H, W), which are
-    always of one size for one network: what it has shown once is known.
-
-    `InputError`, which begins with `who`, for a tap that the network does not have. It is in eval mode afterwards.
-    """
+@contextlib.contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Inside, `network` is in eval mode; afterwards each of its modules is in the mode that it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
     try:
-        names = list(dict.fromkeys(name for one in taps for name in tapped(network, one)))
-        known = SHAPES.setdefault(network, {})
-        network.eval()
-        if not known.keys() >= set(names):
-            everything = list(dict.fromkeys([*taps_of(network), *names]))
-            _, features = run_tapped(network, everything, lambda: network(pixels))
-            known.update((name, tuple(feature.shape[1:])) for name, feature in features.items())
-    except InputError as error:
-        raise InputError(f"{who}: {error}") from None
-    return {name: known[name] for name in names}
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
-def make_pair(
-    method: Method, student: nn.Module, teacher: nn.Module | None, pixels: Tensor, labels: Tensor, classes: int
-) -> Pair:
+class Shapes:
+    """The shapes of the features of a network, without the batch: those of images like `pixels` (1, C, H, W), which it
+    is shown when they are first asked for."""
+
+    def __init__(self, network: nn.Module, pixels: Tensor) -> None:
+        self.network, self._pixels = network, pixels
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    @torch.no_grad()
+    def at(self, taps: Iterable[Taps], who: str) -> dict[str, tuple[int, ...]]:
+        """Those that `taps` name. `InputError`, which begins with `who`, for a tap that the network does not have."""
+        network = self.network
+        try:
+            names = list(dict.fromkeys(name for one in taps for name in tapped(network, one)))
+            if not self._known.keys() >= set(names):
+                everything = list(dict.fromkeys([*taps_of(network), *names]))
+                with eval_mode(network):
+                    _, features = run_tapped(network, everything, lambda: network(self._pixels))
+                self._known.update((name, tuple(feature.shape[1:])) for name, feature in features.items())
+        except InputError as error:
+            raise InputError(f"{who}: {error}") from None
+        return {name: self._known[name] for name in names}
+
+
+def make_pair(method: Method, student: Shapes, teacher: Shapes | None, labels: Tensor, classes: int) -> Pair:
     """The two networks as `Method.build` is told of them, with the features of all stages."""
     initial = method.initial()
     stages: list[Method | Stage] = [method] if initial is None else [method, initial]
-    of_student = shapes(student, [one.taps for one in stages], pixels, "student")
-    of_teacher = {}
-    if teacher is not None:
-        of_teacher = shapes(teacher, [one.teacher_taps for one in stages], pixels, "teacher")
-    return Pair(of_student, of_teacher, labels, classes, teacher)
+    of_student = student.at([one.taps for one in stages], "student")
+    if teacher is None:
+        return Pair(of_student, {}, labels, classes)
+    of_teacher = teacher.at([one.teacher_taps for one in stages], "teacher")
+    return Pair(of_student, of_teacher, labels, classes, teacher.network)
 
 
 def build_module(method: Method, pair: Pair, seed: int | str) -> nn.Module | None:

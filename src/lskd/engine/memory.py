@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import itertools
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lskd.data import Spec
-from lskd.data.augment import Augment, Normalize, Normalizer, Views, centre
-from lskd.data.index import Files
-from lskd.data.stream import LARGEST, Stream
+from lskd.data.augment import Normalize
+from lskd.data.images import LARGE, ImageSource, Normalizer, at_once
 from lskd.engine.capture import GATE
-from lskd.engine.loop import evaluate
+from lskd.engine.member import build_network
 from lskd.engine.shared import Images
-from lskd.engine.teacher import EVALUATION_BATCH
-from lskd.engine.training import Training, build_network
+from lskd.engine.teacher import Teacher
+from lskd.engine.training import Training
 from lskd.run import Run
 
 # Beside its tensors a training has on CUDA: what cuBLAS keeps for each thread and stream (32 MiB on Hopper, 8 before);
@@ -33,7 +29,7 @@ from lskd.run import Run
 # of the device: 2 MiB for small tensors and 20 for others, once for the captured step and once for all else.
 CUDA_WORKSPACE = (32 + 32 + 2 * (2 + 20)) << 20
 BATCHES = (8, 16)  # what a batch of the recipe's size needs is extrapolated from these
-STREAMED_BATCHES = (2, 4)  # photographs: large images, and large networks
+FEWER = (2, 4)  # for large images, and large networks
 
 
 def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
@@ -45,7 +41,8 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     an evaluation and of a step of the last batch of an epoch, which is captured later. Not counted is what a library's
     kernels take for themselves on a CPU. A run that has finished on the device tells better (`Fleet.learn`).
     """
-    batches = STREAMED_BATCHES if spec.streamed else BATCHES
+    _, height, width = run.recipe.input_shape(spec.shape)
+    batches = BATCHES if height * width <= LARGE else FEWER
     few, more = (_measure(run, spec, batch) for batch in batches)
 
     def at(batch: int, of: str) -> float:
@@ -53,8 +50,7 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
         slope = (more[of] - few[of]) / (batches[1] - batches[0])
         return few[of] + slope * (batch - batches[0])
 
-    evaluated = min(EVALUATION_BATCH[device_type], LARGEST) if spec.streamed else EVALUATION_BATCH[device_type]
-    step, evaluation = at(run.recipe.micro_batch, "step"), at(evaluated, "evaluation")
+    step, evaluation = at(run.recipe.micro_batch, "step"), at(at_once(device_type, height, width), "evaluation")
     if device_type == "cuda":
         last = min(run.recipe.micro_batch, run.dataset.examples(spec) % run.recipe.batch_size)
         return round(few["kept"] + step + max(evaluation, at(last, "step"))) + CUDA_WORKSPACE
@@ -83,58 +79,52 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
         run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None, compile=False
     )
     with Allocations() as memory:
-        # As many images as there will be, of which only the first is looked at: a method may keep something for each.
+        # As many images as there will be: a method may keep something for each.
         examples = max(run.dataset.examples(spec), 4 * size)
-        pixels = torch.zeros(size, *spec.shape, dtype=torch.uint8)
-        views: Views | Black
-        if spec.streamed:
-            views = Black(examples, recipe.augment)
-        else:
-            views = Views(pixels, recipe.augment)
-            views.images = views.images[:1].expand(examples, -1, -1, -1)
-        labels = torch.arange(examples) % spec.num_classes
-        images = Images(views, labels, Normalizer(ours, pixels), held_out={})
-        shared = memory.live
-        teacher = build_network(run.teacher, spec) if run.teacher is not None else None
-        training = Training(
-            dataclasses.replace(run, recipe=recipe), spec, images, teacher, normalizer=Normalizer(its, pixels)
-        )
-        if teacher is not None:
-            training.hold_logits(torch.zeros(batch, spec.num_classes))
+        source = Black(examples, recipe.input_shape(spec.shape), recipe.augment.views(*spec.shape[1:]))
+        rows = torch.arange(batch)
+        pixels = source.plain(rows[:1])  # how many channels they have is all that counts
+        images = Images(source, torch.arange(examples) % spec.num_classes, Normalizer(ours, pixels), held_out={})
+        shared, teacher = memory.live, None
+        if run.teacher is not None:
+            network = build_network(run.teacher, spec)
+            normalizer = Normalizer(its, pixels)
+            teacher = Teacher(network, source, normalizer, precision=recipe.precision, mode=run.teacher_mode)
+            teacher.hold(torch.zeros(batch, spec.num_classes))
+        training = Training(dataclasses.replace(run, recipe=recipe), spec, images, teacher)
+        member = training.member
 
         def work() -> None:
             """A step; of a batch in parts one of them, which are alike, and the update."""
             if in_parts:
-                training.run_step(batch, size)
-                training.run_update()
+                training.one_step.run_step(batch, size)
+                training.one_step.run_update()
             else:
-                training.run_step(batch)
+                training.one_step.run_step(batch)
 
         step = 0
         for _ in range(1 if training.stage is None else 2):
             if step:
                 training.enter(None)
-            training.train_mode()
+            member.train_mode()
             if not in_parts:  # where gradients are there from the beginning
                 work()  # its gradients stay
             kept = memory.live
             step = max(step, memory.most(work) - kept)
-        seen = views.take(torch.arange(batch), torch.zeros(batch, dtype=torch.int64))
-        held_out = seen if spec.streamed else centre(pixels[:batch], recipe.augment)
-        evaluation = memory.most(lambda: evaluate(training, held_out)) - kept
-        if training.teacher is not None:
-            evaluation = max(evaluation, memory.most(lambda: training.teacher.live(seen)) - kept)
+        evaluation = memory.most(lambda: member.evaluate(source.batches(rows, rows, batch))) - kept
+        if (shown := teacher) is not None:
+            evaluation = max(evaluation, memory.most(lambda: shown.live(source.plain(rows))) - kept)
     return {"kept": kept - shared, "step": step, "evaluation": evaluation}
 
 
-class Black(Stream):
-    """So many black images, of which no file is read."""
+class Black(ImageSource):
+    """Black images in the place of those that there will be: they take memory when they are looked at, as others do."""
 
-    def __init__(self, count: int, augment: Augment) -> None:
-        super().__init__(Files(Path(), np.empty(count, dtype=object)), augment, torch.device("cpu"), None)
+    def __init__(self, count: int, shape: tuple[int, int, int], views: int | None) -> None:
+        super().__init__(count, shape, views, torch.device("cpu"))
 
-    def batches(self, indices: Tensor, views: Tensor, size: int, into: Tensor | None = None) -> Iterator[Tensor]:
-        return itertools.repeat(self.buffer(size) if into is None else into)
+    def take(self, indices: Tensor, views: Tensor) -> Tensor:
+        return torch.zeros(len(indices), *self.shape, dtype=torch.uint8)
 
 
 class Allocations(TorchDispatchMode):

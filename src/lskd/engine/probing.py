@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lskd.data import Part, Spec
-from lskd.data.stream import LARGEST, Stream
 from lskd.engine.capture import GATE, own_stream
+from lskd.engine.features import eval_mode
 from lskd.engine.seeds import generator_for
-from lskd.engine.shared import Shared, teacher_normalizer
-from lskd.engine.teacher import EVALUATION_BATCH
+from lskd.engine.shared import Shared
+from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training, set_precision
 from lskd.methods import METHODS
 from lskd.probes import Scene
@@ -44,39 +44,31 @@ class Probing:
     @GATE.eager()
     def measure(self) -> None:
         """Let those who are due look. The network is in eval mode meanwhile, and nothing of the training changes."""
-        network, step = self.training.trained, self.training.step_number
-        was_training = network.training
-        network.eval()
-        for probe in self._due.get(step, []):
-            seen = probe.settings.measure(scene(self.training, probe, self.run))
-            self.readings[probe.key].append({"step": step, **seen})
-        network.train(was_training)
+        step = self.training.step_number
+        with eval_mode(self.training.member.trained):
+            for probe in self._due.get(step, []):
+                seen = probe.settings.measure(scene(self.training, probe, self.run))
+                self.readings[probe.key].append({"step": step, **seen})
 
 
 def scene(training: Training, probe: ProbeSpec, run: Run) -> Scene:
     """What `probe` may see of `training` as it is, the one of `run` or of its trained network alone."""
-    views, held_out = training.images.views, training.images.held_out
-    batch = EVALUATION_BATCH[training.device.type]
-
-    def plain(part: str, indices: Tensor) -> Tensor:
-        images = views if part == "train" else held_out[part].images
-        if isinstance(images, Tensor):
-            return images[indices]
-        return images.take(indices, torch.full_like(indices, images.plain))
+    images, member = training.images, training.member
+    sources = {"train": images.train} | {name: part.images for name, part in images.held_out.items()}
 
     def augmented(indices: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = views.draw(generator)
-        return views.take(indices, drawn[indices.to(drawn.device)])
+        drawn = images.train.draw(generator)
+        return images.train.take(indices, drawn[indices.cpu()].to(indices.device))
 
     return Scene(
-        network=training.trained,
-        forward=lambda pixels: training.forward(training.trained, pixels),
-        batch=min(batch, LARGEST) if isinstance(views, Stream) else batch,  # as in an evaluation
-        labels={"train": training.images.labels, **{name: part.labels for name, part in held_out.items()}},
-        plain=plain,
+        network=member.trained,
+        forward=lambda pixels: member.forward(member.trained, pixels),
+        batch=images.train.at_once,  # as in an evaluation
+        labels={"train": images.labels} | {name: part.labels for name, part in images.held_out.items()},
+        plain=lambda part, indices: sources[part].plain(indices),
         augmented=augmented,
         evaluated=run.dataset.evaluate,
-        class_names=training.class_names,
+        class_names=training.spec.class_names,
         generator=generator_for(run.stream_seed, f"observe {probe.name}", training.step_number),
         teacher=training.teacher.live if training.teacher is not None else None,
     )
@@ -99,15 +91,14 @@ def run_probes(
         # How it was trained does not matter any more.
         recipe, method = replace(run.recipe, ema=0.0), Named("ce", METHODS["ce"])
         alone = replace(run, recipe=recipe, method=method, teacher=None, teacher_mode="eval")
-        images, normalizer = shared.images(run, parts), None
+        images, shown = shared.images(run, parts), None
         if teacher is not None:
-            with GATE.eager():
-                taught_on = parts["train"].images if taught_on is None else taught_on
-                normalizer = teacher_normalizer(run, images, taught_on)
-        training = Training(alone, spec, images, teacher, normalizer=normalizer)
+            taught_on = parts["train"].images if taught_on is None else taught_on
+            shown = Teacher.of(replace(run, teacher_mode="eval"), teacher, images, taught_on)
+        training = Training(alone, spec, images, shown)
         with GATE.eager():
-            training.network.load_state_dict(network.state_dict())
-        training.step_number = training.total_steps
+            training.member.network.load_state_dict(network.state_dict())
+            training.go_to(training.total_steps)
         probing = Probing(probes, training, run)
         probing.measure()
         return probing.readings

@@ -5,50 +5,33 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Hashable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lskd.data import Part
-from lskd.data.augment import Normalizer, Views, centre
-from lskd.data.index import Files
-from lskd.data.stream import Stream, decoders
+from lskd.data.images import ImageSource, Normalizer
+from lskd.data.stream import decoders, source_of
 from lskd.engine.capture import GATE
-from lskd.run import Run, table_bytes
+from lskd.recipe import Recipe
+from lskd.run import Run, logit_cache_bytes
 
 DATA_SETS = 4  # kept on the device at once
 
 
 @dataclass(frozen=True)
 class Images:
-    """A data set on its device, as one recipe sees it: uint8 throughout, the held-out parts cropped for evaluation.
-    Of a streamed data set only the labels are there, and streams take the place of views and of images."""
+    """A data set on its device, as one recipe sees it."""
 
-    views: Views | Stream
+    train: ImageSource
     labels: Tensor  # (N,) of the training part
     normalizer: Normalizer
-    held_out: dict[str, Part]
-
-
-def teacher_normalizer(run: Run, images: Images, taught_on: Tensor | None = None) -> Normalizer:
-    """The normalisation that the teacher of `run` was trained with, for the student's `images`. `taught_on` are its own
-    training images (N, C, H, W) uint8, needed where it is by their statistics, and the student's is not.
-    """
-    assert run.teacher is not None
-    normalize = run.teacher.recipe.normalize
-    by_data = normalize.kind == "dataset"
-    if normalize == run.recipe.normalize and (run.teacher.dataset == run.dataset or not by_data):
-        return images.normalizer
-    if not by_data:
-        taught_on = torch.empty(0, images.views.channels, 1, 1)  # how many channels there are is all that counts
-    assert taught_on is not None
-    return Normalizer(normalize, taught_on, images.labels.device)
+    held_out: dict[str, Part]  # their images are sources, too
 
 
 @dataclass(eq=False)
-class Table:
+class LogitCache:
     """A teacher's logits for every view of every training image, filled as they are needed."""
 
     logits: Tensor  # (N · views, K) fp32
@@ -62,18 +45,18 @@ class Table:
 
 
 class Shared:
-    """One for each device and process. `teacher_memory` bounds the bytes of all tables together; `workers` is the
-    number of threads that decode streamed images, 0 = one a core; `search`: cuDNN tries its algorithms, which only a
-    training that has the device to itself may have it do (`training.set_precision`)."""
+    """One for each device and process. `teacher_memory` bounds the bytes of all caches of teachers' logits together;
+    `workers` is the number of threads that decode streamed images, 0 = one a core; `search`: cuDNN tries its
+    algorithms, which only a training that has the device to itself may have it do (`training.set_precision`)."""
 
     def __init__(
         self, device: torch.device, teacher_memory: float = 4e9, workers: int = 0, *, search: bool = False
     ) -> None:
         self.device, self.teacher_memory, self.workers, self.search = device, teacher_memory, workers, search
-        self._decoders: ThreadPoolExecutor | None = None
+        self._decoders = decoders(workers)
         self._lock = threading.Lock()
         self._images: dict[Hashable, Images] = {}
-        self._tables: dict[Hashable, Table] = {}  # the least recently used first
+        self._caches: dict[Hashable, LogitCache] = {}  # the least recently used first
 
     def images(self, run: Run, parts: Mapping[str, Part]) -> Images:
         """`parts` on the device, as the recipe of `run` sees them."""
@@ -83,8 +66,18 @@ class Shared:
                 while len(self._images) >= DATA_SETS:
                     del self._images[next(iter(self._images))]
                 with self._for_all():
-                    self._images[key] = self._load(run, parts)
+                    self._images[key] = self._load(run.recipe, parts)
             return self._images[key]
+
+    def _load(self, recipe: Recipe, parts: Mapping[str, Part]) -> Images:
+        here = {name: Part(*(one.to(self.device) for one in part)) for name, part in parts.items()}
+        normalizer = Normalizer(recipe.normalize, here["train"].images, self.device)
+        seen = {
+            name: Part(source_of(images, recipe.augment, self.device, self._decoders, trained=name == "train"), labels)
+            for name, (images, labels) in here.items()
+        }
+        train, labels = seen.pop("train")
+        return Images(train, labels, normalizer, seen)
 
     @contextlib.contextmanager
     def _for_all(self) -> Iterator[None]:
@@ -97,63 +90,45 @@ class Shared:
             yield
             torch.cuda.current_stream(self.device).synchronize()  # for the whole device would end a capture
 
-    def _load(self, run: Run, parts: Mapping[str, Part]) -> Images:
-        if isinstance(parts["train"].images, Files):
-            return self._stream(run, parts)
-        here = {name: Part(*(tensor.to(self.device) for tensor in part)) for name, part in parts.items()}
-        images, labels = here.pop("train")
-        augment = run.recipe.augment
-        held_out = {name: Part(centre(part.images, augment), part.labels) for name, part in here.items()}
-        return Images(Views(images, augment), labels, Normalizer(run.recipe.normalize, images), held_out)
-
-    def _stream(self, run: Run, parts: Mapping[str, Part]) -> Images:
-        if self._decoders is None:
-            self._decoders = decoders(self.workers)
-        streams = {
-            name: Part(
-                Stream(part.images, run.recipe.augment, self.device, self._decoders), part.labels.to(self.device)
-            )
-            for name, part in parts.items()
-            if isinstance(part.images, Files)
-        }
-        stream, labels = streams.pop("train")
-        channels = torch.empty(0, 3, 1, 1, device=self.device)
-        return Images(stream, labels, Normalizer(run.recipe.normalize, channels), streams)
-
     @contextlib.contextmanager
-    def table(self, run: Run, views: Views, classes: int) -> Iterator[Table | None]:
-        """The table of the teacher of `run`, over the views that `run` draws; None where memory does not allow one."""
-        assert run.teacher is not None
-        recipe = run.recipe
-        key = (run.teacher.id, run.dataset, recipe.augment, recipe.precision)
-        rows = len(views.images) * views.count
-        with GATE.eager(self._lock):
-            table = self._tables.pop(key, None)
-            if table is None and self._make_room(table_bytes(len(views.images), views.count, classes)):
-                with self._for_all():
-                    table = Table(
-                        torch.empty(rows, classes, device=self.device),
-                        torch.zeros(rows, dtype=torch.bool, device=self.device),
-                    )
-            if table is not None:
-                self._tables[key] = table
-                table.users += 1
+    def logit_cache(self, run: Run, source: ImageSource, classes: int) -> Iterator[LogitCache | None]:
+        """That of the teacher of `run`, over the views of `source`; None where there is no use for one, and where
+        memory does not allow it."""
+        cache = None
+        if run.logits_by_view and source.views is not None:
+            cache = self._take_cache(run, len(source), source.views, classes)
         try:
-            yield table
+            yield cache
         finally:
-            if table is not None:
+            if cache is not None:
                 if self.device.type == "cuda":  # whoever is given its memory next waits for no reader
                     torch.cuda.current_stream(self.device).synchronize()
                 with self._lock:
-                    table.users -= 1
+                    cache.users -= 1
+
+    def _take_cache(self, run: Run, images: int, views: int, classes: int) -> LogitCache | None:
+        assert run.teacher is not None
+        key = (run.teacher.id, run.dataset, run.recipe.augment, run.recipe.precision)
+        with GATE.eager(self._lock):
+            cache = self._caches.pop(key, None)
+            if cache is None and self._make_room(logit_cache_bytes(images, views, classes)):
+                with self._for_all():
+                    cache = LogitCache(
+                        torch.empty(images * views, classes, device=self.device),
+                        torch.zeros(images * views, dtype=torch.bool, device=self.device),
+                    )
+            if cache is not None:
+                self._caches[key] = cache
+                cache.users += 1
+            return cache
 
     def _make_room(self, needed: int) -> bool:
-        """Drop tables that no training uses, the least recently used first, until `needed` more bytes are allowed."""
-        held = sum(table.bytes for table in self._tables.values())
-        for key, table in list(self._tables.items()):
+        """Drop caches that no training uses, the least recently used first, until `needed` more bytes are allowed."""
+        held = sum(cache.bytes for cache in self._caches.values())
+        for key, cache in list(self._caches.items()):
             if held + needed <= self.teacher_memory:
                 break
-            if not table.users:
-                held -= table.bytes
-                del self._tables[key]
+            if not cache.users:
+                held -= cache.bytes
+                del self._caches[key]
         return held + needed <= self.teacher_memory

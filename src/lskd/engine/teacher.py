@@ -1,22 +1,22 @@
-"""The frozen teacher: its logits for what the student is about to see."""
+"""The frozen teacher: what it says to what the student is about to see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lskd.data.augment import Normalizer, Views
-from lskd.data.stream import Stream
+from lskd.data.images import ImageSource, Normalizer
 from lskd.engine.capture import GATE
+from lskd.engine.features import run_tapped, tapped
 from lskd.engine.optimizer import BATCH_NORMS
-from lskd.engine.shared import Table
+from lskd.engine.shared import Images, LogitCache
+from lskd.methods import Method, Stage
+from lskd.run import Run
 
-# Images evaluated at once, without gradients. On a CPU, activations of more would not stay in its caches (ResNets and
-# WRNs: a thousand at once take up to 2.5 times as long).
-EVALUATION_BATCH = {"cpu": 128, "cuda": 1000}
+STATISTICS_BATCH = 1000  # images that share their statistics where all are shown to a batch-statistics teacher
 
 # Of networks and of what they see. On a CPU 1.2 to 1.4 times as fast as contiguous; on CUDA it suits tensor cores, and
 # in fp32 it may be the slower one: not measured.
@@ -39,75 +39,137 @@ def forward(network: Callable[[Tensor], Tensor], pixels: Tensor, normalizer: Nor
 class Teacher:
     """A network that only teaches: no gradient, weights and buffers unchanged.
 
-    It sees the student's views, normalised as in its own training (`normalizer`, `shared.teacher_normalizer`), which
-    may not be the student's way. `precision` is the student's: that of all that a run computes.
+    It sees the student's views of the images in `source`, normalised as in its own training, which may not be the
+    student's way. `precision` is the student's: that of all that a run computes.
 
-    In mode "eval" its logits are a function of the view alone. They are evaluated an epoch ahead, in large batches;
-    with a `table`, which all students of the teacher share, each view of each image once. In mode "batch_stats" batch
-    norm uses each batch's own statistics, so the teacher must see the student's batches: `live`. So it does with
-    streamed images, lest they be decoded twice.
+    In mode "eval" its logits are a function of the view alone. Where they are all that is asked of it, they are
+    evaluated an epoch ahead, in large batches; with a `cache`, which all students of the teacher share, each view of
+    each image once. Else it sees the student's batches in every step: in mode "batch_stats", where batch norm uses each
+    batch's own statistics; for its features; and with streamed images, lest they be decoded twice.
     """
 
+    @GATE.eager()
     def __init__(
         self,
         network: nn.Module,
-        views: Views | Stream,
+        source: ImageSource,
         normalizer: Normalizer,
         *,
         precision: str,
         mode: str,
-        table: Table | None,
+        cache: LogitCache | None = None,
     ) -> None:
-        self.network = network.requires_grad_(False).eval()
-        self.normalizer, self.precision, self.table = normalizer, precision, table
-        self.ahead = False
-        if isinstance(views, Views):
-            self.views, self.batch = views, EVALUATION_BATCH[views.images.device.type]
-            self.ahead = mode == "eval"
+        self.network = placed(network, source.device).requires_grad_(False).eval()
+        self.source, self.normalizer, self.precision, self.mode, self.cache = source, normalizer, precision, mode, cache
+        self.by_view = mode == "eval" and source.views is not None  # whether logits can be had for each view, ahead
+        self.use, self.taps = "none", list[str]()
+        self.batch = source.at_once  # of views that are evaluated ahead
+        self._taught: Tensor | None = None  # (N, K), of the views of this epoch
         if mode == "batch_stats":
             for module in network.modules():
                 if isinstance(module, BATCH_NORMS):
                     module.train()
                     module.track_running_stats = False  # neither read nor changed; the buffers stay in the state
 
+    @classmethod
+    @GATE.eager()
+    def of(
+        cls, run: Run, network: nn.Module, images: Images, taught_on: Any = None, cache: LogitCache | None = None
+    ) -> Teacher:
+        """The teacher of `run`, whose student sees `images`. `taught_on` are its own training images, a tensor
+        (N, C, H, W) uint8 or files: needed unless it was trained with the student's normalisation."""
+        assert run.teacher is not None
+        normalizer, normalize = images.normalizer, run.teacher.recipe.normalize
+        same_images = run.teacher.dataset == run.dataset or normalize.kind != "dataset"
+        if normalize != run.recipe.normalize or not same_images:
+            normalizer = Normalizer(normalize, taught_on, images.train.device)
+        precision, mode = run.recipe.precision, run.teacher_mode
+        return cls(network, images.train, normalizer, precision=precision, mode=mode, cache=cache)
+
+    # ---- in a training --------------------------------------------------------------------------------------------
+
+    def enter(self, lesson: Method | Stage) -> None:
+        """From now on, what `lesson` declares is asked of it."""
+        self.use, self.taps = lesson.teacher_use, tapped(self.network, lesson.teacher_taps)
+
     @property
-    def how(self) -> str:
+    def ahead(self) -> bool:
+        """Whether it is evaluated before each epoch, and not in its steps."""
+        return self.by_view and self.use == "logits"
+
+    @property
+    def evaluated(self) -> str:
         """How often its logits are computed, for the record of the run."""
-        return "every step" if not self.ahead else "every epoch" if self.table is None else "once a view"
+        if self.ahead:
+            return "every epoch" if self.cache is None else "once a view"
+        return "never" if self.use == "none" else "every step"
+
+    def begin_epoch(self, drawn: Tensor) -> None:
+        """The steps to come show each image through the view `drawn` (N,) for it."""
+        if self.ahead:
+            self.hold(self.epoch(drawn))
+
+    @GATE.eager()
+    def hold(self, logits: Tensor) -> None:
+        """What it says to the views of this epoch, (N, K), is kept where a step, recorded once, looks it up."""
+        if self._taught is None:
+            self._taught = logits
+        else:
+            self._taught.copy_(logits)
+
+    def teach(self, indices: Tensor, pixels: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Its logits (B, K) for the images `indices` of this epoch, which look like `pixels`, and its tapped features:
+        as much of them as is asked for."""
+        if self.ahead:
+            assert self._taught is not None
+            return self._taught[indices], {}
+        return (None, {}) if self.use == "none" else run_tapped(self.network, self.taps, lambda: self.live(pixels))
+
+    # ---- its logits -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def live(self, pixels: Tensor) -> Tensor:
         """Logits (B, K) for one batch (B, C, H, W) uint8."""
         return forward(self.network, pixels, self.normalizer, self.precision)
 
+    def everything(self, drawn: Tensor) -> Iterator[Tensor]:
+        """Logits of all images, in order and piece by piece, each through the view `drawn` (N,) for it."""
+        if self.by_view:
+            yield self.epoch(drawn)
+            return
+        size = STATISTICS_BATCH if self.mode == "batch_stats" else self.source.at_once
+        with GATE.eager():
+            yield from map(self.live, self.source.batches(torch.arange(len(drawn)), drawn, size))
+
     @torch.no_grad()
     def epoch(self, drawn: Tensor) -> Tensor:
-        """Logits (N, K) of every training image through the view `drawn` (N,) for it. For mode "eval"."""
-        table = self.table
-        with GATE.eager(None if table is None else table.lock):
-            rows = torch.arange(len(drawn), device=drawn.device) * self.views.count + drawn
-            if table is None:
-                return self._evaluate(rows)
-            missing = rows[~table.known[rows]]
+        """Logits (N, K) of every training image through the view `drawn` (N,) for it, where views are numbered."""
+        cache, views, device = self.cache, self.source.views, self.source.device
+        assert views is not None
+        with GATE.eager(None if cache is None else cache.lock):
+            rows = torch.arange(len(drawn), device=device) * views + drawn.to(device)
+            if cache is None:
+                return self._evaluate(rows, views)
+            missing = rows[~cache.known[rows]]
             if len(missing):
-                table.logits[missing] = self._evaluate(missing)
-                table.known[missing] = True
-            if drawn.is_cuda:
+                cache.logits[missing] = self._evaluate(missing, views)
+                cache.known[missing] = True
+            if device.type == "cuda":
                 torch.cuda.current_stream().synchronize()  # other students read it on streams of their own
-            return table.logits[rows]
+            return cache.logits[rows]
 
-    def _evaluate(self, rows: Tensor) -> Tensor:
+    def _evaluate(self, rows: Tensor, views: int) -> Tensor:
         """Logits of views numbered image · views + view.
 
         The last bits of a product may depend on its shape and on the place of a row in it. So all batches are of one
         size, and an image always stands at the same place: what a student sees does not depend on who asked before.
         """
-        place = (rows // self.views.count) % self.batch
+        place = (rows // views) % self.batch
         order = place.argsort(stable=True)
         counts = place.bincount(minlength=self.batch)
         number = torch.empty_like(rows)  # of the batch that each is in: its rank among those at its place
         number[order] = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[place[order]]
         batches = rows[0].repeat(int(counts.max()), self.batch)
         batches[number, place] = rows
-        logits = [self.live(self.views.take(batch // self.views.count, batch % self.views.count)) for batch in batches]
+        logits = [self.live(self.source.take(batch // views, batch % views)) for batch in batches]
         return torch.stack(logits)[number, place]

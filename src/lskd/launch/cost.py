@@ -71,10 +71,10 @@ def all_steps(run: Run, examples: int) -> int:
     return before + run.recipe.total_steps(examples)
 
 
-def teacher_table(run: Run, conf: Conf) -> tuple[int, int, int] | None:
-    """(images, views, classes) of the table that a run's teacher fills; None where there is no use for one."""
-    looked_up = run.method.settings.teacher_use == "logits" and run.teacher_mode == "eval"
-    if run.teacher is None or not looked_up or run.recipe.augment.resized is not None:
+def logit_cache(run: Run, conf: Conf) -> tuple[int, int, int] | None:
+    """(images, views, classes) of the cache that a run's teacher fills; None where there is no use for one."""
+    if not run.logits_by_view:
         return None
     spec = conf.spec(run.dataset.name)
-    return training_examples(run, conf), math.prod(run.recipe.augment.shape(*spec.shape[1:])), spec.num_classes
+    views = run.recipe.augment.views(*spec.shape[1:])
+    return None if views is None else (training_examples(run, conf), views, spec.num_classes)

@@ -15,8 +15,8 @@ from torch import nn
 from lskd import data
 from lskd.data import Part
 from lskd.engine import Shared, run_probes, train
+from lskd.engine.member import build_network
 from lskd.engine.probing import Readings
-from lskd.engine.training import build_network
 from lskd.environment import environment
 from lskd.errors import InputError
 from lskd.files import write_atomically
@@ -58,12 +58,15 @@ def train_run(
     probes: Sequence[ProbeSpec] = (),
     fleet: int = 1,
     on_step: Callable[[int, int], None] = lambda step, total: None,
+    on_epoch: Callable[[list[dict[str, Any]]], None] = lambda records: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """Train `run`, or go on where it was interrupted, and finish it in the store. The caller holds its claim. Returns
     its record. Of a finished run, make the `probes` that are missing: of its weights where they are here and
     suffice, and then nothing is trained, and None returned.
     `fleet` is the number of runs that may be training on the device of `shared` meanwhile, for the record.
+    `on_epoch` gets the records of the epochs since its last call; at its first one also those from before, of a run
+    that goes on.
 
     Raises `engine.Diverged`, `engine.Interrupted`, and whatever else goes wrong; the store then has no result.
     """
@@ -87,6 +90,15 @@ def train_run(
 
     done = store.result(run) is not None  # what is recorded stays meanwhile
     rebuilding = done and not again  # for weights that were not kept: and it stays
+    told = 0
+
+    def note(epochs: list[dict[str, Any]]) -> None:
+        nonlocal told
+        if not done:
+            write_log(store.log(run), epochs)
+        on_epoch(epochs[told:])
+        told = len(epochs)
+
     store.begin(run, {**environment(shared.device, fleet), "code": run.code})
     if run.dataset.digest:
         store.describe(spec)
@@ -97,7 +109,7 @@ def train_run(
         probes=missing,
         checkpoint=store.checkpoint(run),
         checkpoint_seconds=runtime.checkpoint_seconds,
-        on_epoch=lambda epochs: None if done else write_log(store.log(run), epochs),
+        on_epoch=note,
         on_step=on_step,
         stop=stop,
     )  # fmt: skip

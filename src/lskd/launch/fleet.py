@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from lskd.config_groups import Conf
 from lskd.errors import InputError, one_line
-from lskd.launch.cost import teacher_table
+from lskd.launch.cost import logit_cache
 from lskd.plan import Probes
-from lskd.run import Run, table_bytes
+from lskd.run import Run, logit_cache_bytes
 from lskd.runtime import Runtime
 from lskd.store import Store
 
@@ -52,16 +52,16 @@ class Fleet:
         if device.type == "cpu":
             torch.set_num_threads(self.threads)
         free, total = device_bytes(device)
-        tables = min(free / 2, total / 4 if runtime.teacher_cache_gb is None else runtime.teacher_cache_gb * 1e9)
-        self.shared = Shared(device, tables, runtime.workers, search=self.size == 1)
-        largest = max((table_bytes(*table) for run in runs if (table := teacher_table(run, conf))), default=0)
-        if largest > tables:
+        caches = min(free / 2, total / 4 if runtime.teacher_cache_gb is None else runtime.teacher_cache_gb * 1e9)
+        self.shared = Shared(device, caches, runtime.workers, search=self.size == 1)
+        largest = max((logit_cache_bytes(*cache) for run in runs if (cache := logit_cache(run, conf))), default=0)
+        if largest > caches:
             print(
-                f"lskd-run: runtime.teacher_cache_gb: {tables / 1e9:.3g} GB are for teachers' logits, and all views of "
+                f"lskd-run: runtime.teacher_cache_gb: {caches / 1e9:.3g} GB are for teachers' logits, and all views of "
                 f"one take {largest / 1e9:.3g} GB: they are evaluated once an epoch instead, with the same numbers",
                 file=sys.stderr,
             )
-        self.memory = 0.9 * free - (tables if any(run.teacher for run in runs) else 0.0)
+        self.memory = 0.9 * free - (caches if any(run.teacher for run in runs) else 0.0)
         self.training: dict[str, Run] = {}
         self._bytes: dict[str, int] = {}
         self._told = False

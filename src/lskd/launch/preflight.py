@@ -10,11 +10,12 @@ from torch import nn
 
 from lskd import data
 from lskd.engine.compiled import missing_compiler
-from lskd.engine.features import build_module, make_pair
+from lskd.engine.features import Shapes, build_module, make_pair
+from lskd.engine.member import build_network
 from lskd.engine.memory import failure_at
 from lskd.engine.optimizer import decayed_parameters, lr_factors
-from lskd.engine.training import build_network
 from lskd.errors import InputError, one_line
+from lskd.models.dropout import Random
 from lskd.run import Run
 
 GLOBAL_DROPOUT = (nn.modules.dropout._DropoutNd, nn.RReLU)  # torch's modules that draw random numbers
@@ -43,7 +44,8 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
             continue
         checked.add(kind)
         try:
-            network = blank_network(run, data.spec(run.dataset.name, cache))
+            spec = data.spec(run.dataset.name, cache)
+            network = blank(run, spec, recipe.input_shape(spec.shape)).network
         except InputError as error:
             raise InputError(f"arch = {run.arch.name}: cannot be built for {run}: {error}") from None
         for name, module in network.named_modules():
@@ -52,7 +54,7 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
                     f"arch = {run.arch.name}: {name} is {type(module).__name__}, which draws from torch's global "
                     "generator, so that runs side by side would change one another; use lskd.models.dropout.Dropout"
                 )
-            if recipe.compile and hasattr(module, "generator"):
+            if recipe.compile and isinstance(module, Random):
                 raise InputError(
                     f"recipe.compile = true: must be false with arch={run.arch.name}, whose {name} "
                     f"({type(module).__name__}) draws random numbers: compiled code would draw others"
@@ -76,17 +78,17 @@ def unsuitable(run: Run, cache: Path) -> str | None:
         return None
     spec = data.spec(run.dataset.name, cache)
     try:
-        student, teacher = blank_network(run, spec), None
+        seen = run.recipe.input_shape(spec.shape)
+        student, teacher = blank(run, spec, seen), None
         if run.teacher is not None:
-            teacher = blank_network(run.teacher, data.spec(run.teacher.dataset.name, cache))
-        pixels = torch.empty(1, *run.recipe.input_shape(spec.shape), device="meta")
+            teacher = blank(run.teacher, data.spec(run.teacher.dataset.name, cache), seen)
     except InputError:
         return None  # no network, and no matter of the method
     labels = torch.arange(run.dataset.examples(spec)) % spec.num_classes
     names = f"{run.network} from {run.teacher.network}" if run.teacher else run.network
     shapes = ""
     try:
-        pair = make_pair(method, student, teacher, pixels, labels, spec.num_classes)
+        pair = make_pair(method, student, teacher, labels, spec.num_classes)
         shapes = f" (student: {show_shapes(pair.student)}; teacher: {show_shapes(pair.teacher)})"
         with torch.device("meta"):
             build_module(method, pair, run.stream_seed)
@@ -117,15 +119,16 @@ def lone_image(run: Run, cache: Path) -> str | None:
     )
 
 
-BLANK: dict[Hashable, nn.Module] = {}  # an experiment has the same few networks hundreds of times
+BLANK: dict[Hashable, Shapes] = {}  # an experiment has the same few networks hundreds of times
 
 
-def blank_network(run: Run, spec: data.Spec) -> nn.Module:
-    """The run's network without memory for its weights. It is kept, and not to be changed."""
-    kind = run.arch, spec, run.recipe.augment.crop
+def blank(run: Run, spec: data.Spec, seen: tuple[int, int, int]) -> Shapes:
+    """The run's network without memory for its weights, and the shapes of its features of images of the shape `seen`.
+    It is kept, and not to be changed."""
+    kind = run.arch, spec, run.recipe.augment.crop, seen
     if kind not in BLANK:
         with torch.device("meta"):
-            BLANK[kind] = build_network(run, spec)
+            BLANK[kind] = Shapes(build_network(run, spec), torch.empty(1, *seen))
     return BLANK[kind]
 
 

@@ -124,7 +124,7 @@ def chosen_again(runs: Iterable[Run], asked: bool | Sequence[str]) -> list[Run]:
 
 def by_teacher(runs: Sequence[Run]) -> list[Run]:
     """Teachers first, so that nothing waits for them at the end; then the students of one teacher together, because
-    they share its table of logits. Otherwise in the order given."""
+    they share its cache of logits. Otherwise in the order given."""
     teaching = {_teacher_id(run) for run in runs}
     first: dict[str, int] = {}
     for place, run in enumerate(runs):

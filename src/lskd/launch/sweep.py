@@ -26,6 +26,7 @@ from lskd.plan import Probes
 from lskd.run import Run
 from lskd.runtime import Runtime
 from lskd.store import ClaimLost, Store
+from lskd.trackers import Tracking, check_trackers
 
 if TYPE_CHECKING:
     from lskd.launch.workers import Workers
@@ -58,6 +59,7 @@ def carry_out(
 ) -> Outcomes:
     """Train what is missing of `runs`, and make the `probes` of them. Bad input is an `InputError` before any
     training; a run that fails or diverges is recorded and the others go on."""
+    check_trackers(runtime.tracker)
     pending = to_train(runs, store, probes)
     damaged = [run for run in runs if store.state(run) == "damaged"]
     if not pending:
@@ -81,8 +83,13 @@ def carry_out(
 
     fleet = Fleet(runs, runtime, device, conf)
     shown = Progress(pending, store, conf, fleet.size, device.type, show=runtime.progress)
-    with fleet.workers(pending, store, runtime, probes) as workers, stopping() as stop, shown as progress:
-        sweep = Sweep(store, runtime, fleet, workers, stop, progress, probes, Outcomes(damaged=damaged))
+    with (  # workers are forked first: trackers and the display have threads
+        fleet.workers(pending, store, runtime, probes) as workers,
+        Tracking(runtime.tracker, store) as tracking,
+        stopping() as stop,
+        shown as progress,
+    ):
+        sweep = Sweep(store, runtime, fleet, workers, stop, progress, tracking, probes, Outcomes(damaged=damaged))
         return sweep.carry_out(pending)
 
 
@@ -97,6 +104,7 @@ class Sweep:
     workers: Workers
     stop: Stop
     progress: Progress
+    tracking: Tracking
     probes: Probes = field(default_factory=dict)
     outcomes: Outcomes = field(default_factory=Outcomes)
     lost: set[str] = field(default_factory=set)  # ids of runs that this process will not see done
@@ -170,16 +178,21 @@ class Sweep:
         from lskd.launch.execute import UnusableWeights, train_run
 
         begun, fleet, again = time.perf_counter(), self.fleet.size, False
+
+        def on_epoch(records: list[dict[str, Any]]) -> None:
+            self.progress.epoch(run, records[-1])
+            self.tracking.epochs(run, records)
+
         try:
             on_step, result = self.progress.started(run), None
             with self.workers.one(run) as worker:
                 if worker is not None:
-                    worker.train_run(run, fleet=fleet, on_step=on_step, stop=lambda: self.stop.asked)
+                    worker.train_run(run, fleet=fleet, on_step=on_step, on_epoch=on_epoch, stop=lambda: self.stop.asked)
                 else:
                     result = train_run(
                         run, self.store, self.runtime, self.fleet.shared,
                         probes=self.probes.get(run.id, ()),
-                        fleet=fleet, on_step=on_step, stop=lambda: self.stop.asked,
+                        fleet=fleet, on_step=on_step, on_epoch=on_epoch, stop=lambda: self.stop.asked,
                     )  # fmt: skip
         except Interrupted:
             return "over"
@@ -197,6 +210,8 @@ class Sweep:
                 message = one_line(error)
                 failure = {"reason": "failed", "message": message, "traceback": traceback.format_exc()}
                 return self.fail(run, message, failure)
+        finally:
+            self.tracking.end(run)
         if again:  # not in the handler: an error keeps all that the run held
             release(self.fleet.shared.device)
             return "again"

@@ -69,8 +69,6 @@ class Failure(Exception):
 
 def is_small(run: Run, spec: Spec) -> bool:
     """Whether a step of `run` is more Python than arithmetic: its own network's step, and its teacher's."""
-    if spec.streamed:
-        return False
     of_teacher = run.teacher is None or is_small(run.teacher, spec)
     shape = run.recipe.input_shape(spec.shape)
     return of_teacher and run.recipe.micro_batch * multiplications(run.arch, shape, spec.num_classes) <= SMALL
@@ -106,7 +104,7 @@ class Workers:
     def __init__(self, count: int, jobs: Jobs, store: Store, runtime: Runtime, shared: Shared) -> None:
         self.jobs, self.free = jobs, SimpleQueue[Worker]()
         self.all: list[Worker] = []
-        memory = shared.teacher_memory / max(count, 1)  # each has tables of its own of what teachers say
+        memory = shared.teacher_memory / max(count, 1)  # each has caches of its own of teachers' logits
         if count:
             # With the first one torch imports its compiler, a second's work: once, and not in each worker.
             torch.optim.SGD([torch.zeros(())], lr=0.0)
@@ -144,8 +142,8 @@ class Worker:
 
     To the worker goes the id of a run, followed by the open file of its claim. The worker holds the claim from then on,
     too: were the sweep killed, the run would be free only when the worker has ended. While it trains, anything to read
-    in its pipe, and the pipe's end, mean that it is to stop. From it come steps, log records, and at last how the run
-    ended.
+    in its pipe, and the pipe's end, mean that it is to stop. From it come steps, epochs, log records, and at last how
+    the run ended.
     """
 
     def __init__(
@@ -164,8 +162,16 @@ class Worker:
             self.process.start()
         theirs.close()
 
-    def train_run(self, run: Run, *, fleet: int, on_step: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
-        """As `lskd.run.train_run`, in the worker: it raises here what was raised there. The caller holds the claim."""
+    def train_run(
+        self,
+        run: Run,
+        *,
+        fleet: int,
+        on_step: Callable[[int, int], None],
+        on_epoch: Callable[[list[dict[str, Any]]], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """As `execute.train_run`, in the worker: it raises here what was raised there. The caller holds the claim."""
         asked = False
         try:
             self.pipe.send((run.id, fleet))
@@ -175,6 +181,8 @@ class Worker:
                     kind, *content = self.pipe.recv()
                     if kind == "step":
                         on_step(*content)
+                    elif kind == "epoch":
+                        on_epoch(*content)
                     elif kind == "log":
                         logging.getLogger(content[0].name).handle(content[0])
                     else:
@@ -232,6 +240,10 @@ def _train(
             with contextlib.suppress(OSError):
                 pipe.send(("step", step, total))
 
+    def on_epoch(records: list[dict[str, Any]]) -> None:
+        with contextlib.suppress(OSError):
+            pipe.send(("epoch", records))
+
     def stop() -> bool:
         nonlocal looked, stopped
         now = time.perf_counter()
@@ -241,7 +253,10 @@ def _train(
 
     try:
         with store.lent_claim(run, file):
-            training.train_run(run, store, runtime, shared, probes=probes, fleet=fleet, on_step=on_step, stop=stop)
+            training.train_run(
+                run, store, runtime, shared,
+                probes=probes, fleet=fleet, on_step=on_step, on_epoch=on_epoch, stop=stop,
+            )  # fmt: skip
     except Exception as error:
         return _raised(error)
     return ("over",)

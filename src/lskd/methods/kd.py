@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from lskd.errors import require
 from lskd.losses import cross_entropy, regularization_samples, soft_cross_entropy, soft_kl
 from lskd.methods.method import Batch, Method, register
+from lskd.quantity import Quantity
 from lskd.targets import soften
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class KD(Method):
     """
 
     needs_teacher: ClassVar[bool] = True
-    watches: ClassVar[Mapping[str, str]] = {"rs": "regularization samples"}
+    watches: ClassVar[Mapping[str, Quantity]] = {"rs": Quantity("regularization samples")}
 
     temperature: float = 4.0
     beta: float = 0.9

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lskd.errors import require
+from lskd.quantity import Quantity
 from lskd.registry import Registry
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Stage:
     runs in every step, in eval mode like all that is not trained.
     """
 
+    teacher_use: ClassVar[Literal["features"]] = "features"  # as `Method.teacher_use`
+
     name: str
     epochs: int
     loss: Callable[[Batch], Mapping[str, Tensor]]  # as `Method.loss`
@@ -98,8 +101,8 @@ class Method:
     whole_batch: ClassVar[bool] = False
     # Settings with which it can be trained on a few tiny images: the tests train every method at this size.
     small: ClassVar[Mapping[str, Any]] = {}
-    # The quantities that `watch` may give, by the name that a table's metric has, and what each is, in words.
-    watches: ClassVar[Mapping[str, str]] = {}
+    # The quantities that `watch` may give, by the name that a table's metric has.
+    watches: ClassVar[Mapping[str, Quantity]] = {}
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         """The terms of the loss by name, each (B,) and already weighted. The loop minimises the mean of their sum."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from lskd.losses import label_loss
 from lskd.methods.kd import KD
 from lskd.methods.method import Batch, register
+from lskd.quantity import Quantity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,10 @@ class WSL(KD):
     w, whose argument it does not print: `weighting` has the candidates.
     """
 
-    watches: ClassVar[Mapping[str, str]] = {**KD.watches, "weight": "weight of the soft term"}
+    watches: ClassVar[Mapping[str, Quantity]] = {
+        **KD.watches,
+        "weight": Quantity("weight of the soft term"),
+    }
 
     beta: float = 2.25
     weights: Literal["complement", "add"] = "add"

@@ -1,4 +1,4 @@
-"""Dropout that draws from a generator of its own training."""
+"""Networks that are random while they train, and dropout, which most of them have it from."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import torch
 from torch import Tensor, nn
 
 
-class Dropout(nn.Module):
-    """Zero each input with chance p while training, and divide the others by 1 - p.
+class Random(nn.Module):
+    """A module that draws random numbers while it trains: from `generator`, which its training gives it.
 
-    The loop sets `generator`, as it does for any module with that attribute. `nn.Dropout` draws from torch's global
-    generator, which trainings side by side would take numbers from in turn: a run would depend on its companions.
+    torch's global generator, from which `nn.Dropout` draws, would give numbers to trainings side by side in turn: a run
+    would depend on its companions.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator: torch.Generator | None = None
+
+
+class Dropout(Random):
+    """Zero each input with chance p while training, and divide the others by 1 - p."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:

@@ -8,9 +8,10 @@ Adding one: a file here with a frozen dataclass that has a `measure` (see `lskd.
 from __future__ import annotations
 
 from lskd.probes.probe import PROBES, Probe, Scene, Seen, register
+from lskd.quantity import Quantity
 from lskd.registry import import_files
 
-__all__ = ["PROBES", "Probe", "Scene", "Seen", "register"]
+__all__ = ["PROBES", "Probe", "Quantity", "Scene", "Seen", "register"]
 
 import_files(__name__)
 PROBES.ship()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lskd.errors import InputError
 from lskd.probes.probe import Probe, Scene, check_classes, members, register
+from lskd.quantity import Quantity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,11 +26,17 @@ class MutualInformation(Probe):
     The estimates are those of `estimate`; the paper leaves open which draw y_x is, so all readings are recorded.
     """
 
-    gives: ClassVar[Mapping[str, str]] = {
-        "mutual_information": "mutual information of image and logit difference, y a draw of its own",
-        "mutual_information_reused": "mutual information of image and logit difference, y one of the L draws",
-        "mutual_information_sums": "its estimate without the factors 1/N, y a draw of its own",
-        "mutual_information_sums_reused": "its estimate without the factors 1/N, y one of the L draws",
+    gives: ClassVar[Mapping[str, Quantity]] = {
+        "mutual_information": Quantity("mutual information of image and logit difference, y a draw of its own", "nats"),
+        "mutual_information_reused": Quantity(
+            "mutual information of image and logit difference, y one of the L draws", "nats"
+        ),
+        "mutual_information_sums": Quantity(
+            "its estimate without the factors 1/N, y a draw of its own", "nats", digits=0
+        ),
+        "mutual_information_sums_reused": Quantity(
+            "its estimate without the factors 1/N, y one of the L draws", "nats", digits=0
+        ),
     }
 
     classes: tuple[str, ...] = ("airplane", "dog")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lskd.errors import InputError
-from lskd.probes.probe import Probe, Scene, Seen, check_classes, members, register
+from lskd.probes.probe import Probe, Scene, Seen, check_classes, members, panels, register
+from lskd.quantity import Quantity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,11 +37,17 @@ class Penultimate(Probe):
       where they form an arc around it (claim C5, about two similar classes and a third).
     """
 
-    gives: ClassVar[Mapping[str, str]] = {
-        "cluster_spread": "spread within classes of projected penultimate activations over the templates' distance",
-        "cluster_overlap": "spread within classes of projected penultimate activations over the class means' distance",
-        "projection_scale": "root mean squared distance of projected penultimate activations from their mean",
-        "arc_thickness": "spread of the first two classes away from the third's mean over that along the arc around it",
+    gives: ClassVar[Mapping[str, Quantity]] = {
+        "cluster_spread": Quantity(
+            "spread within classes of projected penultimate activations over the templates' distance"
+        ),
+        "cluster_overlap": Quantity(
+            "spread within classes of projected penultimate activations over the class means' distance"
+        ),
+        "projection_scale": Quantity("root mean squared distance of projected penultimate activations from their mean"),
+        "arc_thickness": Quantity(
+            "spread of the first two classes away from the third's mean over that along the arc around it"
+        ),
     }
 
     pictures: ClassVar[tuple[str, ...]] = ("projection",)
@@ -84,28 +91,37 @@ class Penultimate(Probe):
 
     def draw(self, picture: str, figure: Figure, seen: Sequence[Seen]) -> str:
         """The points of each run (Müller 2019, Figure 1): a panel for the training part and one for the evaluated part.
-        The two have one scale, and different runs scales of their own."""
+        All have one scale, unless those of the runs differ so much that one would show nothing of the other."""
         import numpy as np
+        from matplotlib import rcParams
 
-        figure.set_size_inches(6.2 * len(seen), 4.6)
-        panels = figure.subplots(1, 2 * len(seen), squeeze=False)[0]
-        for (label, seed, reading), pair in zip(seen, panels.reshape(-1, 2), strict=True):
-            parts = sorted((part for part in reading if part != "step"), key=lambda part: part != "train")
-            everything = np.concatenate([np.array(points) for part in parts for points in reading[part]["points"]])
-            middle = (everything.min(0) + everything.max(0)) / 2
-            reach = 1.05 * (everything.max(0) - everything.min(0)).max() / 2
-            for axes, part in zip(pair, parts, strict=True):
-                for i, points in enumerate(reading[part]["points"]):
-                    xs, ys = np.array(points).T
-                    style = {"marker": "o^s"[i], "color": f"C{i}", "label": self.classes[i]}
-                    axes.scatter(xs, ys, s=12, linewidths=0, alpha=0.7, **style)
-                axes.set(xlim=middle[0] + [-reach, reach], ylim=middle[1] + [-reach, reach], aspect="equal")
-                axes.set_title(f"{label}\n{part} part, seed {seed}", fontsize=10)
-                axes.set_xlabel("first coordinate", fontsize=9)
-                axes.tick_params(labelsize=9)
-            pair[0].set_ylabel("second coordinate", fontsize=9)
-        panels[0].legend(fontsize=9)
-        return f"Coordinates in the plane through the three class templates; {self.examples} images a class."
+        parts = sorted((part for part in seen[0].reading if part != "step"), key=lambda part: part != "train")
+        clouds = [[[np.array(points) for points in one.reading[part]["points"]] for part in parts] for one in seen]
+        every = [np.concatenate([points for cloud in of_run for points in cloud]) for of_run in clouds]  # (N, 2)
+        reaches = [float((points.max(0) - points.min(0)).max()) for points in every]
+        one_scale = max(reaches) < 4 * min(reaches)
+        if one_scale:
+            every = [np.concatenate(every)] * len(seen)
+        axes = panels(figure, len(seen) * len(parts), together=len(parts))
+        places = [(i, j) for i in range(len(seen)) for j in range(len(parts))]
+        for panel, (i, j) in zip(axes, places, strict=True):
+            for k, points in enumerate(clouds[i][j]):
+                size = 0.6 * float(rcParams["lines.markersize"])
+                panel.plot(
+                    *points.T, "o^s"[k], color=f"C{k}", markersize=size, markeredgewidth=0.5, alpha=0.7,
+                    fillstyle="none" if k == 1 else "full", label=self.classes[k],
+                )  # fmt: skip
+            low, high = every[i].min(0), every[i].max(0)
+            middle, reach = (low + high) / 2, 0.525 * float((high - low).max())
+            panel.set(xlim=middle[0] + [-reach, reach], ylim=middle[1] + [-reach, reach], aspect="equal")
+            panel.set_title(f"{seen[i].label}\n{parts[j]} part, seed {seen[i].seed}", fontsize="small")
+            panel.tick_params(labelsize="small")
+        axes[-1].legend(fontsize="small")
+        scale = "One scale for all." if one_scale else "Each run has a scale of its own: they differ fourfold or more."
+        return (
+            f"Coordinates (first to the right, second upwards) in the plane through the three class templates; "
+            f"{self.examples} images a class. {scale}"
+        )
 
 
 def project(activations: Tensor, templates: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lskd.errors import require
 from lskd.probes.probe import Probe, Scene, register
+from lskd.quantity import Quantity
 
 if TYPE_CHECKING:
     import numpy
@@ -33,9 +34,9 @@ class Predictions(Probe):
     many would show: cells that are compared should have as many runs.
     """
 
-    gives: ClassVar[Mapping[str, str]] = {
-        "variance_term": "variance of the predictions over seeds, KL(mean ‖ prediction)",
-        "bias_term": "loss of the mean prediction over seeds, the bias term",
+    gives: ClassVar[Mapping[str, Quantity]] = {
+        "variance_term": Quantity("variance of the predictions over seeds, KL(mean ‖ prediction)", "nats", 4, "lower"),
+        "bias_term": Quantity("loss of the mean prediction over seeds, the bias term", "nats", 4, "lower"),
     }
     lines: ClassVar[tuple[str, ...]] = ("surprise",)  # a line an image: JSON would have a line a number
     over_runs: ClassVar[bool] = True

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lskd.errors import InputError, unknown
+from lskd.quantity import Quantity
 from lskd.registry import Registry
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
@@ -51,8 +54,8 @@ class Probe:
     """
 
     version: ClassVar[int] = 1  # of the code, as `lskd.methods.method.Method.version`
-    # The numbers that a reading gives, by the name that a table's metric has, and what each is, in words.
-    gives: ClassVar[Mapping[str, str]] = {}
+    # The numbers that a reading gives, by the name that a table's metric has.
+    gives: ClassVar[Mapping[str, Quantity]] = {}
     needs_teacher: ClassVar[bool] = False  # whether `measure` shows images to the teacher, too
     lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
     pictures: ClassVar[tuple[str, ...]] = ()  # which of them `draw` makes; a table asks for one as its `diagram`
@@ -73,9 +76,10 @@ class Probe:
         raise TypeError(f"{type(self).__name__} does not define numbers(name, readings)")
 
     def draw(self, picture: str, figure: Figure, seen: Sequence[Seen]) -> str:
-        """(pictures) Draw the picture of that name on an empty `figure`, whose size it sets. What is shown, in words.
+        """(pictures) Draw the picture of that name on an empty `figure` of the width that it has, and set its height
+        (see `panels`). What is shown, in words: they stand below the picture, or in its caption in a paper.
 
-        Colours are those of the figure's style: "C0", "C1", ...
+        Colours are those of the style: "C0", "C1", ...; sizes of letters, too: "medium", "small".
         """
         raise TypeError(f"{type(self).__name__} does not define draw(picture, figure, seen)")
 
@@ -96,3 +100,21 @@ def check_classes(name: str, classes: tuple[str, ...], spec: Spec) -> None:
 def members(labels: Tensor, number: int, most: int) -> Tensor:
     """Indices of the first `most` examples of class `number`; of all where there are fewer."""
     return (labels == number).nonzero().squeeze(1)[:most]
+
+
+def panels(figure: Figure, count: int, together: int = 1) -> list[Axes]:
+    """Square axes for a probe's picture, in rows that fill the width of `figure`, whose height is set: as many in a row
+    as have room for a title of two words a line, and those that belong `together` in one."""
+    from matplotlib import rcParams
+
+    letter = float(rcParams["font.size"]) / 72
+    most = max(1, int(figure.get_figwidth() / (13 * letter * together)))  # groups in a row
+    groups = math.ceil(count / together)
+    rows = math.ceil(groups / most)
+    across = together * math.ceil(groups / rows)
+    # A little too low for what stands around them: axes that have to shrink in height are arranged badly.
+    figure.set_figheight(rows * (figure.get_figwidth() / across + 2 * letter))
+    grid = figure.subplots(rows, across, squeeze=False)
+    for empty in grid.flat[count:]:
+        empty.set_axis_off()
+    return list(grid.flat[:count])

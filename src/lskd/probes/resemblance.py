@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lskd.data.sets.cifar100 import CLASSES, SUPERCLASSES
 from lskd.errors import InputError, require
-from lskd.probes.probe import Probe, Scene, Seen, members, register
+from lskd.probes.probe import Probe, Scene, Seen, members, panels, register
+from lskd.quantity import Quantity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,10 +35,10 @@ class Resemblance(Probe):
     - resemblance_within, resemblance_between: the mean over classes of c's own superclass, and over all others.
     """
 
-    gives: ClassVar[Mapping[str, str]] = {
-        "resemblance_auc": "chance that a class of the same superclass resembles more than one of another",
-        "resemblance_within": "mean resemblance of classes of one superclass",
-        "resemblance_between": "mean resemblance of classes of different superclasses",
+    gives: ClassVar[Mapping[str, Quantity]] = {
+        "resemblance_auc": Quantity("chance that a class of the same superclass resembles more than one of another"),
+        "resemblance_within": Quantity("mean resemblance of classes of one superclass", digits=5),
+        "resemblance_between": Quantity("mean resemblance of classes of different superclasses", digits=5),
     }
     pictures: ClassVar[tuple[str, ...]] = ("matrix",)
     needs_teacher: ClassVar[bool] = True
@@ -74,27 +75,37 @@ class Resemblance(Probe):
         """The matrix of each run (Zhou et al. 2021, Figure 4), classes ordered by superclass, beside the superclasses
         themselves. The diagonal, a class with itself, is left out."""
         import numpy as np
+        from matplotlib import rcParams
 
         order = [CLASSES.index(name) for name in superclass_order()]
         groups = np.repeat(np.arange(len(SUPERCLASSES)), [len(group) for group in SUPERCLASSES.values()])
-        drawn = [("superclasses", (groups[:, None] == groups).astype(float))]
+        drawn = [("superclasses\n", (groups[:, None] == groups).astype(float))]
         for label, seed, reading in seen:
-            drawn.append((f"{label}, seed {seed}", np.array(reading["train"]["matrix"])[np.ix_(order, order)]))
-        figure.set_size_inches(4.6 * len(drawn), 5.6)
-        panels = figure.subplots(1, len(drawn), squeeze=False)[0]
-        for axes, (title, matrix) in zip(panels, drawn, strict=True):
+            drawn.append((f"{label}\nseed {seed}", np.array(reading["train"]["matrix"])[np.ix_(order, order)]))
+        for _, matrix in drawn:
             np.fill_diagonal(matrix, np.nan)
-            # Colours reach the percentiles 2 and 98: a few pairs of classes would make all others look alike.
-            low, high = np.nanpercentile(matrix, [2, 98])
-            axes.imshow(matrix, cmap="viridis", vmin=low, vmax=high, interpolation="none")
-            axes.set_title(title, fontsize=10)
-            axes.set_xlabel("class k, by superclass", fontsize=9)
-            axes.tick_params(labelsize=8)
-            axes.grid(False)
-            places = [int(np.mean(np.nonzero(groups == group))) for group in range(len(SUPERCLASSES))]
-            axes.set_yticks(places, SUPERCLASSES if axes is panels[0] else [], fontsize=7)
-        panels[0].set_ylabel("class c of the images", fontsize=9)
-        return "Mean of −∂(L_kd − L_ce)/∂z_k over training images of class c; brighter: k resembles c."
+        # One scale of colours for all runs. It reaches the percentiles 2 and 98: a few pairs of classes would make all
+        # others look alike.
+        low, high = np.nanpercentile([matrix for _, matrix in drawn[1:]], [2, 98])
+        axes = panels(figure, len(drawn))
+        # The names of the superclasses stand where there is room for them.
+        width = figure.get_figwidth() / len({panel.get_position().x0 for panel in axes})
+        named = width > len(SUPERCLASSES) * float(rcParams["font.size"]) / 72
+        places = [int(np.mean(np.nonzero(groups == group))) for group in range(len(SUPERCLASSES))]
+        for i, (panel, (title, matrix)) in enumerate(zip(axes, drawn, strict=True)):
+            ends = {"vmin": low, "vmax": high} if i else {"vmin": 0, "vmax": 1}
+            image = panel.imshow(matrix, cmap="viridis", interpolation="none", **ends)
+            panel.set_title(title, fontsize="small")
+            panel.set_xlabel("class k", fontsize="small")
+            panel.tick_params(labelsize="small")
+            panel.grid(False)
+            if named:
+                panel.set_yticks(places, [] if i else SUPERCLASSES, fontsize="xx-small")
+        bar = figure.colorbar(image, ax=axes, location="bottom", extend="both", shrink=0.6, aspect=40)
+        bar.ax.tick_params(labelsize="small")
+        axes[0].set_ylabel("class c of the images", fontsize="small")
+        shown = "Mean of −∂(L_kd − L_ce)/∂z_k over training images of class c; brighter: k resembles c"
+        return f"{shown}. All runs have one scale."
 
 
 def superclass_order() -> list[str]:

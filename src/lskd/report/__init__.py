@@ -4,9 +4,10 @@ The report looks runs up by the identity that a plan gives them; it never collec
 torch: all numbers are in the records of the runs.
 
     <out>/tables/<experiment>/<table>.md, .csv, .tex
-    <out>/figures/<experiment>/<table>.png, .svg
+    <out>/figures/<experiment>/<table>.png, .svg, .pdf
     <out>/tables/README.md                              the index of all experiments
     <out>/tables/claims.md                              what became of each claim of each paper
+    <out>/paper/<experiment>/                           for a paper's source: .tex, and .pdf as wide as a column or page
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING
 from lskd.errors import InputError
 from lskd.files import write_atomically
 from lskd.plan import Plan
-from lskd.report import index, tables
+from lskd.report import frames, index, latex, markdown
+from lskd.report.characters import plain
 from lskd.report.filled import FilledTable, fill
 from lskd.report.values import Values
 from lskd.store import Store
@@ -28,7 +30,7 @@ from lskd.store import Store
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FilledTable", "Report", "frame", "render", "text", "write", "write_index"]
+__all__ = ["FilledTable", "Report", "frame", "render", "text", "write", "write_for_paper", "write_index"]
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,11 @@ def render(plan: Plan, store: Store) -> Report:
     return Report(plan, tables, done, values)
 
 
-def text(report: Report, out: Path | None = None) -> str:
-    """The tables and verdicts for a terminal; what is `write`n to `out` (default: the store) has the rest."""
+def text(report: Report, out: Path | None = None, columns: int | None = None) -> str:
+    """The tables and verdicts for a terminal of so many `columns` (None: for a file or a pipe); what is `write`n to
+    `out` (default: the store) has the rest."""
     folder = (out or report.root) / "tables" / report.plan.experiment.name
-    lines = [tables.compact(filled, str(folder / f"{filled.table.name}.md")) for filled in report.tables]
+    lines = [markdown.compact(filled, str(folder / f"{filled.table.name}.md"), columns) for filled in report.tables]
     return "\n".join([*lines, *(f"left out: {reason}" for reason in report.damaged)])
 
 
@@ -71,12 +74,13 @@ def frame(report: Report) -> pandas.DataFrame:
     """Every cell of the experiment with all its numbers, one row each, for a notebook: the CSV files as one frame."""
     import pandas
 
-    frames = {filled.table.name: tables.frame(filled) for filled in report.tables}
-    return pandas.concat(frames, names=["table"]).reset_index("table").reset_index(drop=True)
+    by_table = {filled.table.name: frames.frame(filled) for filled in report.tables}
+    return pandas.concat(by_table, names=["table"]).reset_index("table").reset_index(drop=True)
 
 
-def write(report: Report, out: Path) -> list[Path]:
-    """Write the tables and figures of an experiment below `out`; the files written."""
+def write(report: Report, out: Path, *, bold: bool = False) -> list[Path]:
+    """Write the tables and figures of an experiment below `out`; the files written. `bold`: of LaTeX tables the best
+    mean of each column is bold (`layout.best`)."""
     from lskd.report import figures  # half a second of matplotlib, which a table does not need
 
     name = report.plan.experiment.name
@@ -88,15 +92,37 @@ def write(report: Report, out: Path) -> list[Path]:
             images = figures.write(filled, figure_folder)
             figure = _link(images[-1], table_folder) if images else ""
             contents = {
-                "md": tables.markdown(filled, runs=_link(report.root / "runs", table_folder), figure=figure),
-                "csv": tables.to_csv(filled),
-                "tex": tables.latex(filled),
+                "md": markdown.page(filled, runs=_link(report.root / "runs", table_folder), figure=figure),
+                "csv": frames.to_csv(filled),
+                "tex": latex.environment(filled, bold=bold),
             }
             for suffix, content in contents.items():
                 path = table_folder / f"{filled.table.name}.{suffix}"
                 _write(path, content)
                 written.append(path)
             written += images
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+    return written
+
+
+def write_for_paper(report: Report, out: Path, *, bold: bool = False) -> list[Path]:
+    r"""Write what a paper's source \input's into one folder below `out`; the files written. Images have no titles and
+    notes, which are in the captions of their floats: <table>_column.tex and <table>_page.tex."""
+    from lskd.report import figures
+
+    folder = out / "paper" / report.plan.experiment.name
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for filled in report.tables:
+            floats = {filled.table.name: latex.environment(filled, bold=bold)}
+            images, text = figures.write_for_paper(filled, folder)
+            for image in images:
+                floats[image.stem] = latex.figure(filled, image.name, text, wide=image.stem.endswith("_page"))
+            for name, content in floats.items():
+                _write(folder / f"{name}.tex", content)
+            written += [*images, *(folder / f"{name}.tex" for name in floats)]
     except OSError as error:
         raise _cannot_write(out, error) from None
     return written
@@ -112,12 +138,12 @@ def write_index(reports: Sequence[Report], out: Path) -> list[Path]:
         for filled in report.tables:
             table = filled.table.name
             files = [folder / name / f"{table}.{suffix}" for suffix in ("md", "csv", "tex")]
-            files += [out / "figures" / name / f"{table}.{suffix}" for suffix in ("png", "svg")]
+            files += [out / "figures" / name / f"{table}.{suffix}" for suffix in ("png", "svg", "pdf")]
             links = " ".join(f"[{path.suffix[1:]}]({_link(path, folder)})" for path in files if path.is_file())
             experiment = report.plan.experiment
             shortened = " (shortened)" if experiment.shortened else " (own protocol)" if experiment.own else ""
             runs = f"{filled.done}/{len(filled.runs)}" if filled.table.has_cells else "none"
-            cells = [f"`{name}`{shortened}", tables.plain(filled.table.title), runs, filled.verdicts(), links]
+            cells = [f"`{name}`{shortened}", plain(filled.table.title), runs, filled.verdicts(), links]
             lines.append(f"| {' | '.join(cells)} |")
     header = ["# Tables", "", "| experiment | table | runs | claims | files |", "|---|---|---|---|---|"]
     contents = {

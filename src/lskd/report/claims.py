@@ -28,15 +28,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from lskd.plan import Cell, TablePlan
-from lskd.report import statistics
-from lskd.report.statistics import LEAST, LEVEL, MARGIN_LEVEL, BySeed, Contrast, Estimate, Pool
+from lskd.plan import TablePlan
+from lskd.report import orders, statistics
+from lskd.report.evidence import LIMIT, Evidence
+from lskd.report.statistics import LEAST, LEVEL, MARGIN_LEVEL, Estimate
 from lskd.report.values import Values
-from lskd.tables.claim import ASSOCIATIONS, ORDERS, Claim, Operand, Statement, Term, Test
-from lskd.tables.metric import Metric
+from lskd.report.words import counted, show, show_interval, with_p
+from lskd.tables import statements
+from lskd.tables.claim import Claim, Statement, Test
 
 Outcome = Literal["holds", "fails", "undecided", "not run"]
 WORDS = {
@@ -49,13 +51,6 @@ VERDICTS = (
     "undecided",
     "not run",
 )  # fmt: skip
-
-LIMIT = 1 - LEVEL
-
-SIGNS = {
-    "less": "<", "smallest": "<", "greater": ">", "largest": ">", "equal": "=", "below": "<", "above": ">",
-    "not_rising": "<", "not_falling": ">",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ class Part:
 
     @property
     def statement(self) -> str:
-        return in_words(self.about)
+        return str(self.about)
 
 
 @dataclass(frozen=True)
@@ -196,123 +191,6 @@ def _count(k: int, parts: list[Part]) -> Count:
     return Count(k, outcomes.count("holds"), outcomes.count("fails"), len(parts), mean)
 
 
-# ---- the numbers --------------------------------------------------------------------------------------------------
-
-
-class Evidence:
-    """The numbers that statements are about, from the cells of a table."""
-
-    def __init__(self, planned: TablePlan, values: Values) -> None:
-        self.planned, self.values = planned, values
-        self._pools: dict[Metric, Pool | None] = {}
-
-    def cells(self, statement: Statement) -> list[Cell]:
-        """All that a statement looks at, those of `of` first."""
-        return [self.planned.cell(row, column) for row, column in self.planned.table.places(statement)]
-
-    def numbers(self, cell: Cell, metric: Metric | None = None) -> dict[int, float]:
-        return self.values.of(self.planned, cell, metric)
-
-    def any_done(self, cell: Cell) -> bool:
-        return any(self.values.done(run, self.planned.probe) for run in cell.runs)
-
-    def gaps(self, cells: list[Cell], metric: Metric | None) -> tuple[str, str]:
-        """Which cells have diverged runs, and which have finished runs without the number, in words."""
-        diverged, without = [], []
-        for cell in cells:
-            runs = list({run.id: run for run in cell.runs}.values())
-            name = f"`{cell.row}/{cell.column}`"
-            if count := self.values.diverged(runs):
-                diverged.append(f"{count} of {len(runs)} runs of {name} diverged")
-            done = sum(self.values.done(run, self.planned.probe) for run in runs)
-            if count := done - len(self.numbers(cell, metric)):
-                without.append(f"{count} of {done} finished runs of {name} have no such number")
-        return _some(diverged), _some(without)
-
-    def term(self, term: Term, beside: Operand, metric: Metric | None) -> tuple[BySeed, str]:
-        """The numbers of a term by seed, and what is wrong with them. `beside` has the cell whose x is asked for."""
-        if term.kind == "cell":
-            return self.numbers(self.planned.cell(term.row, term.column), metric), ""
-        series = [cell for cell in self.planned.cells if cell.row == term.row]
-        if term.kind == "x":
-            [at] = (self.planned.cell(other.row, other.column) for other in beside if other.kind == "cell")
-            return self._interpolate(series, at, metric)
-        columns = [self.numbers(cell, metric) for cell in series]
-        extreme = max if term.kind == "max" else min
-        return {s: extreme(column[s] for column in columns) for s in statistics.shared_seeds(columns)}, ""
-
-    def _interpolate(self, series: list[Cell], at: Cell, metric: Metric | None) -> tuple[BySeed, str]:
-        """The metric of `series` at the x of the cell `at`, seed by seed: linear between points; beyond the ends the
-        nearest, which decides nothing.
-
-        Only seeds of which every point of the series is there: a gap would change what is interpolated.
-        """
-        import numpy as np
-
-        points = [(self.values.x(self.planned, cell), self.numbers(cell, metric)) for cell in series]
-        numbers, outside = {}, 0
-        for seed, x in self.values.x(self.planned, at).items():
-            if all(seed in xs and seed in ys for xs, ys in points):
-                known_x, known_y = zip(*sorted((xs[seed], ys[seed]) for xs, ys in points), strict=True)
-                numbers[seed] = float(np.interp(x, known_x, known_y))
-                outside += not known_x[0] <= x <= known_x[-1]
-        row = series[0].row
-        return numbers, f"extrapolated: beyond the ends of `{row}` in {_seeds(outside)}" if outside else ""
-
-    def estimate(self, statement: Statement) -> tuple[Estimate | None, str, str]:
-        """`of` - `than` as the table's spread says (`Table.spread`), how that was, and what is wrong with it."""
-        metric, terms = statement.test.metric, statement.terms
-        found = {term: self.term(term, terms, metric) for term in statement.coefficients}
-        wrong = _some([fault for _, fault in found.values() if fault])
-        contrast = [(c, found[term][0]) for term, c in statement.coefficients.items()]
-        if not all(numbers for _, numbers in contrast):
-            return None, "", wrong
-        linear = all(term.kind == "cell" for term in terms)
-        estimate, how = self.contrast(contrast, metric or self.cells(statement)[0].metric, linear=linear)
-        return estimate, how, wrong
-
-    def contrast(self, contrast: Contrast, metric: Metric, *, linear: bool = True) -> tuple[Estimate | None, str]:
-        """Σ cᵢ mᵢ by the table's model of the spread, and which one it was where that is not the declared one."""
-        declared = self.planned.table.spread
-        if len(contrast) == 1:
-            return statistics.paired(contrast), ""
-        if declared == "independent" and linear:
-            return statistics.independent(contrast), "independent"
-        if not statistics.by_seed(contrast):  # a teacher with a seed of its own, for instance
-            return (statistics.independent(contrast), "independent: no seed is shared") if linear else (None, "")
-        if declared == "paired":
-            return statistics.paired(contrast), ""
-        if not linear or not math.isclose(sum(c for c, _ in contrast), 0.0, abs_tol=1e-9):
-            return statistics.paired(contrast), f"paired, not {declared}: no contrast of cells"
-        common, estimate = self.pool(metric), statistics.paired(contrast)
-        if common is None or not common.large_enough or estimate.n[0] < common.n:
-            return estimate, "paired, not pooled: fewer than 3 cells or seeds"
-        if common.equal <= LIMIT:
-            return estimate, f"paired, not pooled: the spreads of the cells differ, {show_p(common.equal)}"
-        if (p := common.covers(contrast)) <= statistics.COVERED:
-            return estimate, f"paired, not pooled: these cells spread more than the others, {show_p(p)}"
-        return common.estimate(contrast), f"spread pooled over {common.k} cells, df {common.df}"
-
-    def alike(self, metric: Metric) -> list[Cell]:
-        """The different cells of the table that show this metric; those of the same runs count once."""
-        cells = [cell for cell in self.planned.cells if _number(cell.metric) == _number(metric)]
-        return list({tuple(run.id for run in cell.runs): cell for cell in cells}.values())
-
-    def pool(self, metric: Metric) -> Pool | None:
-        """The spread that they share."""
-        key = _number(metric)
-        if key not in self._pools:
-            samples = [numbers for numbers in map(self.numbers, self.alike(metric)) if numbers]
-            most = max((len(numbers) for numbers in samples), default=0)
-            self._pools[key] = statistics.pool([numbers for numbers in samples if len(numbers) == most])
-        return self._pools[key]
-
-
-def _number(metric: Metric) -> Metric:
-    """The metric without what is only its printing."""
-    return replace(metric, digits=0, unit="")
-
-
 # ---- one part -----------------------------------------------------------------------------------------------------
 
 
@@ -320,17 +198,10 @@ def _part(statement: Statement, evidence: Evidence, correction: float, *, final:
     cells = evidence.cells(statement)
     if not all(evidence.any_done(cell) for cell in cells):
         return Part(statement, "not run", "not run", "")
-    metric = statement.test.metric or cells[0].metric
+    metric = evidence.metric(statement)
     diverged, without = evidence.gaps(cells, statement.test.metric)
-    chance = None
-    if statement.test.test in ORDERS:
-        tested = _order(statement, cells, evidence)
-    elif statement.test.test in ASSOCIATIONS:
-        tested = _association(statement, evidence)
-    else:
-        tested = _comparison(statement, evidence)
-        chance = _improvement(statement, evidence)
-    effect, p, against, text, wrong = tested
+    chance = _improvement(statement, evidence) if statement.test.kind.number == "difference" else None
+    effect, p, against, text, wrong = NUMBERS[statement.test.kind.number](statement, evidence)
     if effect is None:
         reasons = [diverged, without, wrong, "no seed has all the numbers that this needs"]
         return Part(statement, "undecided", "undecided", "; ".join(filter(None, reasons)))
@@ -355,23 +226,13 @@ def _part(statement: Statement, evidence: Evidence, correction: float, *, final:
 Tested = tuple[Estimate | None, float | None, float | None, str, str]  # effect, p, against, in words, what is wrong
 
 
-def region(test: Test) -> tuple[float, float]:
-    """The open interval in which a comparison says that the number lies."""
-    bound = test.within or 0.0
-    if test.test == "equal":
-        return -bound, bound
-    if test.test == "not_falling":
-        return -bound, math.inf
-    return (-math.inf, bound) if SIGNS[test.test] == "<" else (bound, math.inf)
-
-
 def p_values(test: Test, effect: Estimate) -> tuple[float | None, float | None]:
     """That the number lies in the region of `test`, and that it lies outside."""
-    low, high = region(test)
+    low, high = test.region
     above, below = effect.p_above(low), effect.p_below(high)  # of an infinite end: 0
     if above is None or below is None:
         return None, None
-    sides = 1 if test.test in ("equal", "not_rising", "not_falling") else 2
+    sides = 1 if test.kind.margin else 2
     outside = [effect.p_below(low) or 0.0] if math.isfinite(low) else []
     outside += [effect.p_above(high) or 0.0] if math.isfinite(high) else []
     return min(1.0, sides * max(above, below)), min(1.0, 2 * min(outside))
@@ -383,55 +244,53 @@ def _comparison(statement: Statement, evidence: Evidence) -> Tested:
     if effect is None:
         return None, None, None, "", wrong
     p, against = p_values(test, effect)
-    metric = test.metric or evidence.cells(statement)[0].metric
-    number, one_sided = effect.mean, test.test in ("equal", "not_rising", "not_falling")
+    metric, number, one_sided = evidence.metric(statement), effect.mean, test.kind.margin
     interval = effect.interval(MARGIN_LEVEL if one_sided else LEVEL)
     pairwise = len(statement.terms) > 1
     if pairwise and number < 0:  # "0.17 lower", with the interval of how much lower
         number, interval = -number, (-interval[1], -interval[0]) if interval else None
-    text = _show(number, metric.digits)
+    text = show(number, metric.digits)
     text += (" lower" if effect.mean < 0 else " higher") if pairwise else ""
     if interval is not None:
-        label = "90 %: " if one_sided else ""
-        text += f" [{label}{_show(interval[0], metric.digits)}, {_show(interval[1], metric.digits)}]"
-    text += f" over {_counted(effect.n, evidence)}" + (f" ({how})" if how else "")
-    return effect, p, against, text + _p(p), wrong
+        text += show_interval(interval, metric.digits, "90 %: " if one_sided else "")
+    text += f" over {counted(effect.n, evidence.wanted)}" + (f" ({how})" if how else "")
+    return effect, p, against, text + with_p(p), wrong
 
 
 def _improvement(statement: Statement, evidence: Evidence) -> float | None:
     """Of two cells: the chance that a run of the first is better than one of the second, as the test has it."""
-    sign = SIGNS[statement.test.test]
-    if len(statement.of) != 1 or len(statement.than) != 1 or statement.test.test == "equal":
+    direction = statement.test.kind.direction
+    if len(statement.of) != 1 or len(statement.than) != 1 or not direction:
         return None
     numbers = [evidence.term(term, statement.terms, statement.test.metric)[0] for term in statement.terms]
     if not all(numbers):
         return None
     chance = statistics.improvement(numbers[0].values(), list(numbers[1].values()))
-    return chance if sign == ">" else 1 - chance
+    return chance if direction == "up" else 1 - chance
 
 
-def _order(statement: Statement, cells: list[Cell], evidence: Evidence) -> Tested:
+def _order(statement: Statement, evidence: Evidence) -> Tested:
     """Page's test (Jonckheere's of independent cells) of the whole row, if no step contradicts it; the effect is the
     difference of its ends. It fails where the row has the opposite order, or where a step goes the other way, corrected
     for the number of these."""
-    test, metric = statement.test, statement.test.metric or cells[0].metric
-    samples = [evidence.numbers(cell, test.metric) for cell in cells]
+    test, metric = statement.test, evidence.metric(statement)
+    samples = [evidence.numbers(cell, test.metric) for cell in evidence.shown(statement)]
     seeds = statistics.shared_seeds(samples)
     independent = evidence.planned.table.spread == "independent"
     if not seeds and not independent:
         return None, None, None, "", ""
-    sign = 1.0 if test.test == "rising" else -1.0
+    sign = 1.0 if test.kind.direction == "up" else -1.0
     steps = [
         evidence.contrast([(sign, later), (-sign, earlier)], metric)[0]
         for earlier, later in itertools.pairwise(samples)
     ]
     effect, how = evidence.contrast([(1.0, samples[-1]), (-1.0, samples[0])], metric)
     if effect is None or min(effect.n) < LEAST:
-        return effect, None, None, f"ends differ by {_show(effect.mean, metric.digits) if effect else '?'}", ""
+        return effect, None, None, f"ends differ by {show(effect.mean, metric.digits) if effect else '?'}", ""
     rows = [[sign * sample[seed] for sample in samples] for seed in seeds]
     if independent:
         rows = [[sign * x for x in sample.values()] for sample in samples]
-    trend = statistics.jonckheere if independent else statistics.page_trend
+    trend = orders.jonckheere if independent else orders.page_trend
     value, up = trend(rows)
     _, down = trend([[-x for x in row] for row in rows])
     wrong_way = [2 * p for step in steps if step is not None and (p := step.p_below(0.0)) is not None]
@@ -440,17 +299,17 @@ def _order(statement: Statement, cells: list[Cell], evidence: Evidence) -> Teste
     right = sum(step is not None and step.mean > 0 for step in steps)
     name = "Jonckheere’s J" if independent else "Page’s L"
     text = f"{name} = {value:g}, {right} of {len(steps)} steps {test.test} on average, ends differ by "
-    text += _show(effect.mean, metric.digits)
+    text += show(effect.mean, metric.digits)
     if interval := effect.interval():
-        text += f" [{_show(interval[0], metric.digits)}, {_show(interval[1], metric.digits)}]"
-    text += f" over {_counted(effect.n, evidence)}" + (f" ({how})" if how else "")
-    return effect, p, against, text + _p(p), ""
+        text += show_interval(interval, metric.digits)
+    text += f" over {counted(effect.n, evidence.wanted)}" + (f" ({how})" if how else "")
+    return effect, p, against, text + with_p(p), ""
 
 
 def _association(statement: Statement, evidence: Evidence) -> Tested:
     """Spearman's ρ over the cells, within each seed, and its mean over seeds."""
     test, (of,), (than,) = statement.test, statement.of, statement.than
-    keys = evidence.planned.table.paired_keys(of, than, test)
+    keys = statements.paired_keys(evidence.planned.table, of, than, test)
     cells = [[evidence.planned.cell(term.at(k).row, term.at(k).column) for k in keys] for term in (of, than)]
     xs, ys = ([evidence.numbers(cell, test.metric) for cell in side] for side in cells)
     seeds = statistics.shared_seeds(xs + ys)
@@ -458,59 +317,12 @@ def _association(statement: Statement, evidence: Evidence) -> Tested:
         return None, None, None, "", ""
     rhos = [statistics.rank_correlation([x[s] for x in xs], [y[s] for y in ys]) for s in seeds]
     effect, above, below = statistics.association(rhos, len(keys))
-    p, against = (above, below) if test.test == "correlated" else (below, above)
-    text = f"mean rank correlation {_show(effect.mean, 2)}"
+    p, against = (above, below) if test.kind.direction == "up" else (below, above)
+    text = f"mean rank correlation {show(effect.mean, 2)}"
     if effect.has_spread and (interval := effect.interval()):
-        text += f" [{_show(interval[0], 2)}, {_show(interval[1], 2)}]"
+        text += show_interval(interval, 2)
     p, against = min(1.0, 2 * p), min(1.0, 2 * against)
-    return effect, p, against, f"{text} of {len(keys)} cells, over {_counted(effect.n, evidence)}{_p(p)}", ""
+    return effect, p, against, f"{text} of {len(keys)} cells, over {counted(effect.n, evidence.wanted)}{with_p(p)}", ""
 
 
-# ---- in words -----------------------------------------------------------------------------------------------------
-
-
-def in_words(statement: Statement) -> str:
-    """What is tested, such as `ls/student > hard/student`."""
-    test = statement.test
-    of, than = (" - ".join(map(str, operand)) for operand in (statement.of, statement.than))
-    if test.test in ORDERS:
-        return f"{of} {test.test}" + (f" through {test.through[-1]:g}" if test.through else "")
-    if test.test in ASSOCIATIONS:
-        return f"{of} {test.test} with {than}"
-    bound = f"{test.within:g}" if test.within is not None else ""
-    whose = {"paper": "the paper's", "ours": "ours"}.get(test.margin, "")
-    sign = SIGNS[test.test]
-    if test.test == "equal":
-        return f"{of} {sign} {than} ± {bound} ({whose})"
-    if test.test in ("not_rising", "not_falling"):
-        return f"{of} {sign} {than} {'+' if sign == '<' else '-'} {bound} ({whose})"
-    return f"{of} {sign} {than or f'{bound} ({whose})'}"
-
-
-def _show(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def _p(p: float | None) -> str:
-    return "" if p is None else f", {show_p(p)}"
-
-
-def show_p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def _seeds(n: int) -> str:
-    return f"{n} seed" + ("" if n == 1 else "s")
-
-
-def _counted(n: tuple[int, ...], evidence: Evidence) -> str:
-    """ "3 of 5 seeds", or of independent cells "5 and 4 seeds"."""
-    wanted = len(evidence.planned.declared_seeds)
-    if len(set(n)) > 1:
-        return f"{' and '.join(map(str, n))} of {wanted} seeds"
-    return f"{n[0]} of {wanted} seeds" if n[0] < wanted else _seeds(n[0])
-
-
-def _some(words: list[str], most: int = 2) -> str:
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more
+NUMBERS = {"difference": _comparison, "trend": _order, "correlation": _association}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from lskd.config_groups import Conf, no_such_file, shipped_conf
 from lskd.errors import InputError
 from lskd.plan import make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
-from lskd.program import VERSION, fail, guarded, user_path
+from lskd.program import VERSION, fail, guarded, terminal_columns, user_path
 from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
@@ -23,6 +24,7 @@ examples:
   lskd-report                               all experiments of which there are results
   lskd-report muller_mnist                  one experiment
   lskd-report --results /data/runs --out .  results from elsewhere; files into ./tables and ./figures
+  lskd-report muller_mnist --paper --bold   for a paper, too: LaTeX and PDF into results/paper/muller_mnist
   lskd-report --html                        all of it as a site for people: site/index.html, beside the tables
   lskd-report --html lskd.html              the same in one file, to mail
   lskd-report --runs dataset=mnist --group  the runs themselves, filtered, as means over seeds; --csv for a file
@@ -54,6 +56,9 @@ def _run(args: argparse.Namespace) -> int:
     for name in ("csv", "group", "by", "columns"):
         if getattr(args, name):
             raise InputError(f"--{name}: is for --runs")
+    for name in ("paper", "bold"):
+        if getattr(args, name) and args.html is not None:
+            raise InputError(f"--{name}: is not for --html")
     if args.experiments[:1] == ["show"]:
         return _show(args, store)
     directories = _directories(args)
@@ -69,43 +74,63 @@ def _run(args: argparse.Namespace) -> int:
     else:
         _check_writable(out, f"--out = {str(out)!r}")
 
-    # All is written before anything is printed, to whomever may stop reading.
-    code, reports, texts, elsewhere = 0, [], [], []
+    code, reports = 0, []
     for name in dict.fromkeys(args.experiments or names):
         try:
-            plan = make_plan(load_experiment(conf.load("experiment", name), name), conf)
-            result = report.render(plan, store)
-            reports.append(result)
-            # What is only quoted from a paper is written if it was asked for once.
-            wanted = bool(args.experiments or plan.runs) or (out / "tables" / name).is_dir()
-            if args.html is not None:
-                continue
-            if wanted and plan.runs and not result.done:
-                elsewhere.append(result)
-            elif wanted:
-                written = report.write(result, out)
-                texts.append("\n".join([report.text(result, out), *(f"wrote {path}" for path in written), ""]))
-        except InputError as error:  # the others are printed all the same
+            reports.append(report.render(make_plan(load_experiment(conf.load("experiment", name), name), conf), store))
+        except InputError as error:  # the others are written all the same
             code = _fail(error)
+    # All is written before anything is printed, to whomever may stop reading.
+    if args.html is not None:
+        texts, failed = _site(args, reports, conf, store, place)
+    else:
+        texts, failed = _tables(args, reports, store, out)
     for reason in dict.fromkeys(reason for r in reports for reason in r.damaged):
         print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
         code = code or 1
-    if args.html is not None:
-        from lskd.report import site
+    print("\n".join(texts))
+    return failed or code
 
-        try:
-            first, *others = site.write(reports, store, conf, place, whole=not args.experiments)
-            texts.append(f"wrote {first}" + (f" and {len(others)} files beside it" if others else ""))
-        except InputError as error:
-            code = _fail(error)
-    elif not args.experiments and any(r.done for r in reports):  # the index is of all experiments
+
+def _site(
+    args: argparse.Namespace, reports: Sequence[report.Report], conf: Conf, store: Store, place: Path
+) -> tuple[list[str], int]:
+    """`lskd-report --html`: what there is to print, and the exit code."""
+    from lskd.report import site
+
+    try:
+        first, *others = site.write(reports, store, conf, place, whole=not args.experiments)
+    except InputError as error:
+        return [], _fail(error)
+    return [f"wrote {first}" + (f" and {len(others)} files beside it" if others else "")], 0
+
+
+def _tables(
+    args: argparse.Namespace, reports: Sequence[report.Report], store: Store, out: Path
+) -> tuple[list[str], int]:
+    """The tables and figures: what there is to print, and the exit code."""
+    code, texts, elsewhere = 0, [], []
+    for result in reports:
+        plan = result.plan
+        # What is only quoted from a paper is written if it was asked for once.
+        wanted = bool(args.experiments or plan.runs) or (out / "tables" / plan.experiment.name).is_dir()
+        if wanted and plan.runs and not result.done:
+            elsewhere.append(result)
+        elif wanted:
+            try:
+                written = report.write(result, out, bold=args.bold)
+                written += report.write_for_paper(result, out, bold=args.bold) if args.paper else []
+                text = report.text(result, out, terminal_columns())
+                texts.append("\n".join([text, *(f"wrote {path}" for path in written), ""]))
+            except InputError as error:
+                code = _fail(error)
+    if not args.experiments and any(r.done for r in reports):  # the index is of all experiments
         try:
             written = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
             texts += [f"wrote {path}" for path in written]
         except InputError as error:
             code = _fail(error)
-    print("\n".join([*texts, *_not_here(elsewhere, store, named=bool(args.experiments))]))
-    return code
+    return texts + (_not_here(elsewhere) if args.experiments else _in_no_table(reports, store, args.results)), code
 
 
 def _show(args: argparse.Namespace, store: Store) -> int:
@@ -162,18 +187,22 @@ def _check_writable(out: Path, given: str) -> None:
         raise InputError(f"{given}: cannot be written: {there}: {reason}")
 
 
-def _not_here(reports: Sequence[report.Report], store: Store, *, named: bool) -> list[str]:
-    """Lines about experiments without a finished run: one each for those that were asked for by name."""
-    names = [r.plan.experiment.name for r in reports]
-    if named:
-        runs = [len(r.plan.runs) for r in reports]
-        return [
-            f"{name}: none of its {count} runs is here; lskd-run experiment={name}"
-            for name, count in zip(names, runs, strict=True)
-        ]
-    if not names:
-        return []
-    return [f"none of their runs is in {store.root}: {', '.join(names)}"]
+def _not_here(reports: Sequence[report.Report]) -> list[str]:
+    """Lines about experiments that were asked for and have no finished run."""
+    named = {r.plan.experiment.name: len(r.plan.runs) for r in reports}
+    return [f"{name}: none of its {count} runs is here; lskd-run experiment={name}" for name, count in named.items()]
+
+
+def _in_no_table(reports: Sequence[report.Report], store: Store, results: str) -> list[str]:
+    """What to do about finished runs that are in no table, such as those of one's own sweep. `results`: as given."""
+    ids = set(store.ids())
+    if not ids:
+        return [f"no finished run is in {store.root}; lskd-run experiment=quickstart trains some in a minute"]
+    if left := len(ids.difference(run.id for r in reports for run in r.plan.runs)):
+        where = f" --results {shlex.quote(results)}" if results else ""
+        runs = "1 finished run is" if left == 1 else f"{left} finished runs are"
+        return [f"{runs} in no experiment's table; all runs as one: lskd-report --runs{where}"]
+    return []
 
 
 def _fail(error: InputError) -> int:
@@ -209,6 +238,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.html",
         help="instead of tables a site for people, in DIR/site; or all of it in FILE.html",
     )
+    parser.add_argument(
+        "--paper", action="store_true", help="write paper/, too: LaTeX and PDF files, images without titles and notes"
+    )
+    parser.add_argument("--bold", action="store_true", help="the best mean of each column of a LaTeX table in bold")
     parser.add_argument("--config-dir", type=user_path, metavar="DIR", help="experiments and tables of your own")
     of_plugin = "a Python file or module of parts of your own, as for lskd-run; may be given several times"
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help=of_plugin)

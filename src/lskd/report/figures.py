@@ -1,13 +1,18 @@
-"""Figures as PNG and SVG: of a figure each series' mean over seeds, with whiskers from minimum to maximum; of a table
-with a `diagram` the reliability of its cells, or what a probe saw of them.
+"""Figures as PNG, SVG and PDF: of a figure each series' mean over seeds with whiskers; of a table with a `diagram` the
+reliability of its cells, or what a probe saw of them.
 
+For a page on a screen an image has its title and notes within; for a paper it has neither, and is as wide as a column
+or a page. Series differ by colours that colour-blind readers tell apart, and by markers and lines, for print in grey.
 The files depend on the numbers alone (no dates, fixed ids in the SVG), so that unchanged results are unchanged files.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +21,62 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from lskd.errors import InputError
 from lskd.files import write_atomically
 from lskd.probes import Seen
+from lskd.report import statistics
 from lskd.report.filled import FilledTable
-from lskd.report.tables import banner, metric_title
+from lskd.report.layout import banner
+from lskd.report.statistics import LEAST
 from lskd.report.values import Summary
+from lskd.tables.metric import Metric
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("o-", "s--", "D-.", "^:", "v-", "P--", "X-.")  # of series that say none
+HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---")  # of bars
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lskd",
+    "pdf.fonttype": 42,  # whole letters (TrueType), which publishers ask for, not drawings of letters (Type 3)
     "text.parse_math": False,  # a label is text, with whatever $ is in it
-    "font.size": 11,
-    "legend.fontsize": 10,
+    "legend.fontsize": "medium",
+    "legend.frameon": False,
+    "axes.labelsize": "medium",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.prop_cycle": cycler(color=COLORS),
     "grid.alpha": 0.3,
-    "lines.markersize": 6,
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an image is for: its width in inches, how large its letters are in points, and whether its title and what is
+    to be said of it stand within."""
+
+    width: float
+    letters: float
+    notes: bool
+
+    @property
+    def style(self) -> dict[Any, Any]:
+        size = self.letters / 11
+        return {**STYLE, "font.size": self.letters, "lines.markersize": 6 * size, "lines.linewidth": 1.5 * size}
+
+
+SCREEN = Form(7.5, 11, notes=True)
+# The columns and the page of most two-column papers; \textwidth of article lies between them.
+PAPER = {"column": Form(3.25, 8, notes=False), "page": Form(6.75, 8, notes=False)}
+
+# No dates and no versions.
+METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 
 
@@ -49,131 +88,156 @@ def drawable(filled: FilledTable) -> bool:
 
 
 def write(filled: FilledTable, folder: Path) -> list[Path]:
-    """`folder`/NAME.png and .svg; nothing where no point has been run."""
+    """`folder`/NAME.png, .pdf and .svg, for a page on a screen; nothing where no point has been run."""
     if not drawable(filled):
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    png, svg = folder / f"{filled.table.name}.png", folder / f"{filled.table.name}.svg"
-    with matplotlib.rc_context(STYLE):
-        figure = DRAW.get(filled.table.diagram, draw_seen)(filled)
-        _save(figure, png, dpi=150, metadata={"Software": None})
-        _save(figure, svg, metadata={"Date": None})
-    return [png, svg]
+    paths = [folder / f"{filled.table.name}.{suffix}" for suffix in ("png", "pdf", "svg")]
+    _save(filled, SCREEN, paths)
+    return paths
 
 
-def _save(figure: Figure, path: Path, **how: Any) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], **how))
+def write_for_paper(filled: FilledTable, folder: Path) -> tuple[list[Path], str]:
+    """`folder`/NAME_column.pdf and NAME_page.pdf, without titles and notes, and what is to be said of them below; no
+    files where no point has been run."""
+    if not drawable(filled):
+        return [], ""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{filled.table.name}_{name}.pdf" for name in PAPER}
+    [text] = {_save(filled, form, [paths[name]]) for name, form in PAPER.items()}
+    return list(paths.values()), text
 
 
-def draw(filled: FilledTable) -> Figure:
+def _save(filled: FilledTable, form: Form, paths: Sequence[Path]) -> str:
+    """The image, in files; what is to be said of it."""
+    with matplotlib.rc_context(form.style):
+        figure, text = picture(filled, form)
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+        figure.set_layout_engine("none")  # arranged once, not for each file
+        for path in paths:
+            kind = path.suffix[1:]
+            how: dict[str, Any] = {"format": kind, "dpi": 150, "metadata": METADATA[kind]}
+            write_atomically(path, lambda temporary, how=how: figure.savefig(temporary, **how))  # type: ignore[misc]
+    return text
+
+
+def picture(filled: FilledTable, form: Form = SCREEN) -> tuple[Figure, str]:
+    """The image, and what is to be said of it."""
     # A Figure of its own, without pyplot: no display, no global state.
-    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    figure = Figure(figsize=(form.width, form.width), layout="constrained")
+    text = DRAW.get(filled.table.diagram, draw_seen)(figure, filled)
+    if form.notes:
+        _title(figure, filled, text)
+    return figure, text
+
+
+# ---- series -------------------------------------------------------------------------------------------------------
+
+
+def draw_series(figure: Figure, filled: FilledTable) -> str:
+    """Each series' mean over seeds, with whiskers. (Whatever draws does so on an empty figure of the width that it has,
+    sets its height, and gives what is shown in words.)"""
+    table = filled.table
     axes: Axes = figure.add_subplot()
-    for i, row in enumerate(filled.table.rows):
-        _draw_series(axes, filled, row, i)
-    axes.set_xlabel(filled.table.x_label or _x_title(filled))
-    axes.set_ylabel(filled.table.y_label or _titled(filled.table.metric.name, filled.table.metric.unit))
-    _title(figure, axes, filled, caption(filled))
-    for label, level in (filled.table.levels or {}).items():
-        axes.axhline(level, linestyle=":", linewidth=1, color="#404040", zorder=1)
-        axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
-    columns = 1 if max(len(line.label) for line in filled.table.rows.values()) > 35 else 2
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
-    return figure
-
-
-def draw_reliability(filled: FilledTable) -> Figure:
-    """Accuracy over confidence, bin by bin, of the cells that show a calibration error (Guo 2017, Figure 1)."""
-    figure = Figure(figsize=(6.5, 6.8), layout="constrained")
-    axes: Axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], "--", color="#808080", linewidth=1, label="perfectly calibrated")
-    cells = [cell for cell in filled.cells if cell.diagrams]
-    for i, cell in enumerate(cells):
-        pooled = [_pooled([bins[number] for bins in cell.diagrams.values()]) for number in range(_bins(cell))]
-        points = [entry for entry in pooled if entry is not None]
-        xs, means, lowest, highest = np.array(points).T
-        label = filled.column_label(cell)
-        if len(filled.table.rows) > 1:
-            label = f"{filled.row_label(cell.cell.row)}, {label}"
-        axes.errorbar(
-            xs, means, yerr=[means - lowest, highest - means], fmt=f"{'osD^v'[i % 5]}-", color=COLORS[i % len(COLORS)],
-            label=f"{label} (n = {len(cell.diagrams)})", elinewidth=1, capsize=3 + 1.5 * i,
-        )  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
-    counted = f"{_bins(cells[0])} bins; all runs of a cell pooled, whiskers from the lowest run to the highest."
-    _title(figure, axes, filled, f"Reliability: {counted}")
-    figure.legend(loc="outside lower center", ncols=1, frameon=False)
-    return figure
-
-
-def draw_seen(filled: FilledTable) -> Figure:
-    """What a probe saw of each cell's first seed, as the probe draws it. Cells of the same runs are drawn once."""
-    probe = filled.planned.probe
-    assert probe is not None  # see `tables.table.Table`
-    cells = {tuple(cell.ids.values()): cell for cell in filled.cells if cell.last_readings}.values()
-    seen = [Seen(filled.column_label(cell), *min(cell.last_readings.items())) for cell in cells]
-    figure = Figure(layout="constrained")
-    text = probe.settings.draw(filled.table.diagram, figure, seen)
-    _title(figure, None, filled, text)
-    return figure
-
-
-DRAW = {"": draw, "reliability": draw_reliability}  # other diagrams are pictures of probes
-
-
-def _bins(cell: Summary) -> int:
-    return len(next(iter(cell.diagrams.values())))
-
-
-def _pooled(entries: list[list[float]]) -> tuple[float, float, float, float] | None:
-    """One bin of several runs, each [examples, confidence, accuracy] or [0]: (confidence, accuracy, and the lowest and
-    highest accuracy of a run); None where it is empty in all of them."""
-    filled = np.array([entry for entry in entries if entry[0]])
-    if not len(filled):
-        return None
-    count, confidence, accuracy = filled.T
-    mean = float(np.average(accuracy, weights=count))
-    return float(np.average(confidence, weights=count)), mean, float(accuracy.min()), float(accuracy.max())
-
-
-def _title(figure: Figure, axes: Axes | None, filled: FilledTable, text: str) -> None:
-    """The table's title above, and the warning and `text` below it, over `axes` or (of several) over all."""
-    width = figure.get_figwidth()
-    title = textwrap.fill(filled.table.title, round(11.4 * width))
-    below_title = "\n".join(textwrap.fill(line, round(12.7 * width)) for line in (banner(filled), text) if line)
-    style: dict[str, Any] = {"fontsize": 9, "color": "#B00000" if filled.experiment.shortened else "#404040"}
-    figure.suptitle(title, fontsize=12)
-    if axes is not None:
-        axes.set_title(below_title, **style)
-    else:
-        figure.supxlabel(below_title, **style)
+    rows = [row for row in table.rows if any(cell.cell.row == row and _is_point(cell) for cell in filled.cells)]
+    corners: list[tuple[float, float]] = []
+    for i, row in enumerate(table.rows):
+        if row in rows:
+            # Series over one setting share their x: their points stand side by side.
+            beside = 0.0 if table.x is not None or table.draw != "lines" else rows.index(row) - (len(rows) - 1) / 2
+            corners += _draw_series(axes, filled, row, i, beside)
+    if table.draw == "lines":  # whose markers may be moved, and then do not set the limits
+        axes.dataLim.update_from_data_xy(corners, ignore=True)
+        axes.autoscale_view()
+    if table.x_axis == "log":
+        axes.set_xscale("log")
+    elif table.x_axis == "category":
+        axes.set_xticks(list(table.positions.values()), list(table.positions))
+    axes.set_xlabel(_broken(table.x_label or _x_title(filled), figure))
+    axes.set_ylabel(_broken(table.y_label or _titled(table.metric), figure, 0.4))
+    for label, level in (table.levels or {}).items():
+        axes.axhline(level, linestyle=(0, (1, 3)), linewidth=1, color="#404040", zorder=1)
+        place = {"ha": "right", "va": "bottom", "fontsize": "small"}
+        axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), **place)  # type: ignore[arg-type]
+    lines = _legend(figure, axes)
+    figure.set_figheight(0.58 * figure.get_figwidth() + lines * 1.5 * _letters())
+    return caption(filled)
 
 
 def caption(filled: FilledTable) -> str:
     """What whiskers are, and how much of the figure is there."""
-    points = sum(not _is_point(cell) for cell in filled.cells)
-    text = f"Mean over seeds; whiskers from minimum to maximum. {filled.done} of {len(filled.runs)} runs."
-    return f"{text} {points} of {len(filled.cells)} points are missing." if points else text
+    counts = [cell.n for cell in filled.cells if _is_point(cell)]
+    if filled.table.draw == "points":
+        sentences = ["A point a run."]
+    elif filled.table.whiskers == "extremes":
+        sentences = ["Mean over seeds; whiskers from minimum to maximum, as in the paper."]
+    elif max(counts, default=0) < LEAST:
+        sentences = [f"Mean over seeds, without intervals: no point has {LEAST} runs."]
+    else:
+        none = f" (none of fewer than {LEAST} runs)" if min(counts) < LEAST else ""
+        sentences = [f"Mean over seeds; whiskers: the 95 % interval of the mean, by Student's t{none}."]
+        if filled.table.claims and filled.table.spread != "independent":
+            sentences.append("Claims are tested on differences seed by seed, which these whiskers do not show.")
+    missing = sum(not _is_point(cell) for cell in filled.cells)
+    sentences.append(f"{filled.done} of {len(filled.runs)} runs.")
+    if missing:
+        sentences.append(f"{missing} of {len(filled.cells)} points are missing.")
+    return " ".join(sentences)
 
 
-def _draw_series(axes: Axes, filled: FilledTable, row: str, i: int) -> None:
+def _draw_series(axes: Axes, filled: FilledTable, row: str, i: int, beside: float) -> list[tuple[float, float]]:
+    """Draw the row's points; where they and the ends of their whiskers are."""
     line = filled.table.rows[row]
-    color = line.color or COLORS[i % len(COLORS)]
     cells = [cell for cell in filled.cells if cell.cell.row == row and _is_point(cell)]
-    if not cells:
-        return
     xs, means = np.array([cell.x for cell in cells], float), np.array([cell.mean for cell in cells], float)
-    lowest = np.array([min(cell.values.values()) for cell in cells])
-    highest = np.array([max(cell.values.values()) for cell in cells])
+    ends = np.array([_whisker(cell, filled.table.whiskers) for cell in cells], float).T
+    style, color = line.style or STYLES[i % len(STYLES)], line.color or COLORS[i % len(COLORS)]
+    label = re.sub("^_", " _", line.label)
     try:
-        axes.errorbar(
-            xs, means, yerr=[means - lowest, highest - means],
-            fmt=line.style, color=color, label=re.sub("^_", " _", line.label), elinewidth=1,
-            capsize=3 + 1.5 * i,  # series often share their x: the caps tell their whiskers apart
-        )  # fmt: skip
+        if filled.table.draw == "bars":
+            place, width = _bar(filled, i)
+            axes.bar(
+                xs + place, means, width, yerr=abs(ends - means), color=color, label=label,
+                hatch=HATCHES[i % len(HATCHES)], edgecolor="white", error_kw={"capsize": 2.5, "elinewidth": 0.8},
+            )  # fmt: skip
+        elif filled.table.draw == "points":
+            points = [(cell.xs[seed], y) for cell in cells for seed, y in cell.values.items() if seed in cell.xs]
+            axes.plot(*np.array(points).T, style.rstrip("-:.") or "o", color=color, label=label)
+            return points
+        else:
+            axes.errorbar(
+                xs, means, yerr=abs(ends - means), fmt=style, color=color, label=label,
+                elinewidth=0.8, capsize=2.5 if beside else 2.5 + i, transform=_moved(axes, beside),
+            )  # fmt: skip
     except ValueError as error:
         where = f"table.{filled.table.name}.rows.{row}"
         raise InputError(f"{where}.style = {line.style!r}, color = {line.color!r}: {error}") from None
+    return [(x, y) for x, *ys in zip(xs, means, *ends, strict=True) for y in ys if not np.isnan(y)]
+
+
+def _whisker(cell: Summary, kind: str) -> tuple[float, float]:
+    """The ends of a point's whisker: of the interval that a claim about the cell uses, where one would be decided."""
+    nothing = float("nan"), float("nan")
+    if kind == "extremes":
+        return (min(cell.values.values()), max(cell.values.values())) if cell.n > 1 else nothing
+    return cell.interval or nothing if cell.n >= LEAST else nothing
+
+
+def _moved(axes: Axes, beside: float) -> Transform:
+    """The data's coordinates, moved to the right on the page by so many steps, a little less than a marker each."""
+    inches = beside * 0.6 * matplotlib.rcParams["lines.markersize"] / 72
+    shift = ScaledTranslation(inches, 0, axes.figure.dpi_scale_trans)
+    return axes.transData + shift
+
+
+def _bar(filled: FilledTable, i: int) -> tuple[float, float]:
+    """Where the bars of series number `i` stand beside an x, and how wide they are: side by side, over four fifths of
+    the space between two x."""
+    xs = sorted({cell.x for cell in filled.cells if cell.x is not None})
+    step = min((later - earlier for earlier, later in itertools.pairwise(xs)), default=1.0)
+    width = 0.8 * step / len(filled.table.rows)
+    return (i - (len(filled.table.rows) - 1) / 2) * width, width
 
 
 def _is_point(cell: Summary) -> bool:
@@ -184,9 +248,137 @@ def _x_title(filled: FilledTable) -> str:
     """The metric on the horizontal axis, or the setting that the series vary."""
     x = filled.table.x
     if x is not None:
-        return _titled(x.name, x.unit)
+        return _titled(x)
     return ", ".join(dict.fromkeys(line.over for line in filled.table.rows.values()))
 
 
-def _titled(metric: str, unit: str) -> str:
-    return metric_title(metric) + (f" ({unit})" if unit else "")
+def _titled(metric: Metric) -> str:
+    return metric.quantity.title + (f" ({metric.unit})" if metric.unit else "")
+
+
+# ---- reliability --------------------------------------------------------------------------------------------------
+
+COUNTED = 0.01  # of the images: a bin with fewer is drawn small, for in it chance decides
+
+
+def draw_reliability(figure: Figure, filled: FilledTable) -> str:
+    """Accuracy over confidence, bin by bin, of the cells that show a calibration error (Guo 2017, Figure 1), over the
+    shares of the images that are in the bins."""
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    axes.plot([0, 1], [0, 1], color="#808080", linewidth=0.8, label="perfectly calibrated")
+    cells = [cell for cell in filled.cells if cell.diagrams]
+    for i, cell in enumerate(cells):
+        color, style = COLORS[i % len(COLORS)], STYLES[i % len(STYLES)]
+        label = filled.column_label(cell)
+        if len(filled.table.rows) > 1:
+            label = f"{filled.row_label(cell.cell.row)}, {label}"
+        bins = [_bin(entries) for entries in zip(*cell.diagrams.values(), strict=True)]
+        total = sum(one.examples for one in bins if one is not None)
+        points = [one for one in bins if one is not None and one.examples >= COUNTED * total]
+        xs, means, low, high = np.array([[p.confidence, p.accuracy, *p.interval] for p in points]).T
+        axes.errorbar(
+            xs, means, yerr=[means - low, high - means], fmt=style, color=color, elinewidth=0.8, capsize=2,
+            label=f"{label} (n = {len(cell.diagrams)})", clip_on=False,
+        )  # fmt: skip
+        rest = [one for one in bins if one is not None and one.examples < COUNTED * total]
+        axes.plot(
+            [p.confidence for p in rest], [p.accuracy for p in rest], style[0], color=color, fillstyle="none",
+            markersize=0.6 * matplotlib.rcParams["lines.markersize"], markeredgewidth=0.7, alpha=0.7, clip_on=False,
+        )  # fmt: skip
+        shares = [100 * one.examples / total if one is not None else 0.0 for one in bins]
+        dashes = {"linestyle": style[1:], "color": color, "linewidth": 1}
+        below.stairs(shares, np.linspace(0, 1, len(bins) + 1), **dashes)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    below.set(xlabel="confidence", ylabel="images (%)", yscale="log", yticks=[0.1, 1, 10, 100])
+    below.set_yticks([], minor=True)
+    below.set_yticklabels(["0.1", "1", "10", "100"])
+    lines = _legend(figure, axes)
+    figure.set_figheight(0.85 * figure.get_figwidth() + lines * 1.5 * _letters())
+    few = f" (none of fewer than {LEAST})" if any(len(cell.diagrams) < LEAST for cell in cells) else ""
+    return (
+        f"Reliability in {_bins(cells[0])} bins, all runs of a cell pooled; whiskers: 95 % interval over runs{few}. "
+        f"Small open markers: bins with less than {100 * COUNTED:g} % of the images. Below: their share in each bin."
+    )
+
+
+@dataclass(frozen=True)
+class _Bin:
+    """One bin of a cell's runs, pooled."""
+
+    examples: float
+    confidence: float
+    accuracy: float
+    interval: tuple[float, float]  # of the accuracy, at 95 % over runs; not numbers where there is none
+
+
+def _bin(entries: Sequence[Sequence[float]]) -> _Bin | None:
+    """Of several runs, each [examples, confidence, accuracy] or [0]; None where it is empty in all of them."""
+    whole = np.array([[*entry, 0.0, 0.0][:3] for entry in entries])
+    count, confidence, accuracy = whole.T
+    if not count.sum():
+        return None
+    estimate = statistics.ratio(list(count * accuracy), list(count))
+    interval = estimate.interval() if len(whole) >= LEAST else None
+    nothing = float("nan"), float("nan")
+    return _Bin(
+        examples=count.sum(),
+        confidence=float(np.average(confidence, weights=count)),
+        accuracy=estimate.mean,
+        interval=nothing if interval is None else (max(0.0, interval[0]), min(1.0, interval[1])),
+    )
+
+
+def _bins(cell: Summary) -> int:
+    return len(next(iter(cell.diagrams.values())))
+
+
+# ---- what a probe saw ---------------------------------------------------------------------------------------------
+
+
+def draw_seen(figure: Figure, filled: FilledTable) -> str:
+    """What a probe saw of each cell's first seed, as the probe draws it. Cells of the same runs are drawn once."""
+    probe = filled.planned.probe
+    assert probe is not None  # see `tables.table.Table`
+    cells = {tuple(cell.ids.values()): cell for cell in filled.cells if cell.last_readings}.values()
+    seen = [Seen(filled.column_label(cell), *min(cell.last_readings.items())) for cell in cells]
+    text: str = probe.settings.draw(filled.table.diagram, figure, seen)
+    return text
+
+
+DRAW = {"": draw_series, "reliability": draw_reliability}
+
+
+# ---- text ---------------------------------------------------------------------------------------------------------
+
+
+def _letters() -> float:
+    """How large letters are, in inches."""
+    return float(matplotlib.rcParams["font.size"]) / 72
+
+
+def _broken(text: str, figure: Figure, share: float = 0.85) -> str:
+    """`text` in lines within that share of the figure's width. (A letter is about half as wide as high.)"""
+    return textwrap.fill(text, round(share * figure.get_figwidth() / (0.53 * _letters())))
+
+
+def _legend(figure: Figure, axes: Axes) -> int:
+    """The legend, below; how many lines it has."""
+    handles, labels = axes.get_legend_handles_labels()
+    room = figure.get_figwidth() / (0.53 * _letters())  # in letters
+    columns = 2 if 2 * max(map(len, labels)) + 16 < room else 1
+    broken = [textwrap.fill(label, max(20, round(room / columns - 8))) for label in labels]
+    figure.legend(handles, broken, loc="outside lower center", ncols=columns)
+    return sum(text.count("\n") + 1 for text in broken) // columns + 1
+
+
+def _title(figure: Figure, filled: FilledTable, text: str) -> None:
+    """The table's title above; the warning and `text` below it, or of several panels below them. The figure grows."""
+    title = _broken(filled.table.title, figure, 0.75)
+    notes = "\n".join(_broken(line, figure, 1.05) for line in (banner(filled), text) if line)
+    figure.set_figheight(figure.get_figheight() + _letters() * (1.6 * title.count("\n") + notes.count("\n") + 4))
+    style: Mapping[str, Any] = {"fontsize": "small", "color": "#B00000" if filled.experiment.shortened else "#404040"}
+    figure.suptitle(title, fontsize="large")
+    if figure.axes[0].get_title():
+        figure.supxlabel(notes, **style)
+    else:
+        figure.axes[0].set_title(notes, **style)

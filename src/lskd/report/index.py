@@ -13,10 +13,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from lskd.report.claims import Finding, show_p
+from lskd.report.characters import plain
+from lskd.report.claims import Finding
 from lskd.report.filled import FilledTable
+from lskd.report.layout import MISSING, number
 from lskd.report.statistics import LEVEL, holm
-from lskd.report.tables import MISSING, number, plain
+from lskd.report.words import show_p
 
 HEAD = """\
 # Claims

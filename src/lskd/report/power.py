@@ -16,8 +16,8 @@ from lskd.plan import TablePlan
 from lskd.report import statistics
 from lskd.report.claims import Evidence
 from lskd.report.statistics import LEAST, LEVEL, MARGIN_LEVEL, POWER
-from lskd.report.values import RATES, Values
-from lskd.tables.claim import ASSOCIATIONS, ORDERS, Claim, Statement
+from lskd.report.values import Values
+from lskd.tables.claim import Claim, Statement
 
 ASSUMED = 0.3  # points: the spread of accuracies over seeds that this field prints most
 
@@ -40,16 +40,16 @@ def _decides(claim: Claim, evidence: Evidence) -> str:
         correction = len(statements) - (test.at_least or len(statements)) + 1
         for statement in statements:
             spread, whence = _spread(statement, evidence)
-            metric = test.metric or evidence.cells(statement)[0].metric
+            metric, kind = evidence.metric(statement), test.kind
             spreads[metric.name] = f"sd {metric.name} {whence}"
-            if spread is None or test.test in ASSOCIATIONS:
+            if spread is None or kind.number == "correlation" or not evidence.of_runs(statement):
                 untold += 1
                 continue
             error, df = _error(statement, evidence, spread, n)
-            if test.test == "equal":
+            if kind.margin and not kind.direction:
                 level = (1 - MARGIN_LEVEL) / correction
                 chances.append(statistics.power_of_equality(test.within or 0.0, error, df, level))
-            elif test.test in ("not_rising", "not_falling"):
+            elif kind.margin:
                 level = (1 - MARGIN_LEVEL) / correction
                 chances.append(statistics.power(test.within or 0.0, error, df, level))
             else:
@@ -68,7 +68,7 @@ def _decides(claim: Claim, evidence: Evidence) -> str:
 
 def _spread(statement: Statement, evidence: Evidence) -> tuple[float | None, str]:
     """The standard deviation over seeds of one cell, and where it comes from."""
-    metric = statement.test.metric or evidence.cells(statement)[0].metric
+    metric = evidence.metric(statement)
     found = [list(evidence.numbers(cell, statement.test.metric).values()) for cell in evidence.cells(statement)]
     found = [numbers for numbers in found if len(numbers) >= LEAST]
     if found:
@@ -78,12 +78,12 @@ def _spread(statement: Statement, evidence: Evidence) -> tuple[float | None, str
             return spread, f"{spread:.2g} of {sum(map(len, found))} runs"
     if metric.name in evidence.planned.table.sd:
         return evidence.planned.table.sd[metric.name], f"{evidence.planned.table.sd[metric.name]:.2g} declared"
-    return (ASSUMED, f"{ASSUMED} assumed") if metric.name in RATES else (None, "not known")
+    return (ASSUMED, f"{ASSUMED} assumed") if metric.rate else (None, "not known")
 
 
 def _error(statement: Statement, evidence: Evidence, spread: float, n: int) -> tuple[float, float]:
     """The standard error of the number that is tested, and its degrees of freedom, at n seeds."""
-    if statement.test.test in ORDERS:
+    if statement.test.kind.number == "trend":
         k = len(evidence.cells(statement))
         weights = [j - (k - 1) / 2 for j in range(k)]
         squares = (k - 1) ** 2 / sum(w**2 for w in weights)
@@ -93,7 +93,7 @@ def _error(statement: Statement, evidence: Evidence, spread: float, n: int) -> t
     if linear and evidence.planned.table.spread == "independent":
         df = len(counts) * (n - 1)
     if linear and evidence.planned.table.spread == "pooled":
-        df = (n - 1) * (max(len(evidence.alike(evidence.cells(statement)[0].metric)), 2) - 1)
+        df = (n - 1) * (max(len(evidence.alike(evidence.shown(statement)[0].metric)), 2) - 1)
     return spread * math.sqrt(sum(c**2 for c in counts) / n), df
 
 

@@ -79,7 +79,7 @@ def frame(store: Store) -> tuple[pandas.DataFrame, list[str]]:
     import pandas
 
     settings, rows, damaged = Settings(), [], []
-    for id in store.ids():
+    for id in store.all_ids():
         try:
             if (record := store.record(id)) is not None:
                 rows.append(_row(record, settings))

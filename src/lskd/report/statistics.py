@@ -1,4 +1,4 @@
-"""What a handful of seeds says of a mean, a difference, an order, an association, and a number that somebody printed.
+"""What a handful of seeds says of a mean, a difference, an association, and a number that somebody printed.
 
 The rule, in short (docs/statistics.md has the reasons and the references):
 
@@ -9,8 +9,7 @@ The rule, in short (docs/statistics.md has the reasons and the references):
   seed), *independent* (each cell's own) or *pooled* (one spread for all cells of a table).
 - Superiority is two-sided at 95 %; equality is two one-sided tests (TOST) at 5 % each, which is a 90 % interval within
   the margin. p-values are on one scale: at most 0.05 where, and only where, the statement holds.
-- An order is Page's L test within seeds (Jonckheere's of independent samples), an association Spearman's ρ within
-  seeds.
+- An order is tested by `lskd.report.orders`, an association by Spearman's ρ within seeds.
 - What a paper prints is compared with a prediction interval, because it has an error of its own.
 """
 
@@ -105,6 +104,17 @@ def one_sample(values: Sequence[float]) -> Estimate:
     if s is None:
         return Estimate(mean(values), None, None, (n,))
     return Estimate(mean(values), s / math.sqrt(n), n - 1, (n,))
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
+    """R = Σ kᵢ / Σ nᵢ of runs i that count kᵢ of nᵢ examples, with the error √( N/(N - 1) · Σ (kᵢ - R nᵢ)² ) / Σ nᵢ on
+    N - 1 degrees of freedom (Cochran 1977, section 6.4): where all nᵢ are equal, that of the mean of kᵢ/nᵢ."""
+    total, runs = math.fsum(denominators), len(denominators)
+    found = math.fsum(numerators) / total
+    if runs == 1:
+        return Estimate(found, None, None, (1,))
+    squares = math.fsum((k - found * n) ** 2 for k, n in zip(numerators, denominators, strict=True))
+    return Estimate(found, math.sqrt(squares * runs / (runs - 1)) / total, runs - 1, (runs,))
 
 
 # ---- contrasts of cells: Σ cᵢ mᵢ, as (cᵢ, numbers by seed) ----------------------------------------------------------
@@ -215,72 +225,7 @@ def equal_spread(samples: Sequence[Sequence[float]]) -> float:
     return float(fdtrc(k - 1, total - k, between / within))
 
 
-# ---- orders and associations --------------------------------------------------------------------------------------
-
-
-def page_trend(rows: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """(L, one-sided p) of Page's (1963) test that the columns rise, against no order within the rows (one a seed).
-
-    L = Σⱼ j · (sum of column j's ranks within the rows); the p-value is exact for few rows and columns, else normal.
-    """
-    import scipy.stats
-
-    found = scipy.stats.page_trend_test(rows)
-    return float(found.statistic), float(found.pvalue)
-
-
-def jonckheere(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """(J, one-sided p) of Jonckheere's (1954) test that independent samples rise in their order.
-
-    J = number of pairs (x from an earlier sample, y from a later) with y > x, ties as one half. Without ties the
-    p-value is exact: J is a sum of independent Mann-Whitney counts. With ties it is normal.
-    """
-    j = 0.0
-    for i, later in enumerate(samples):
-        for earlier in samples[:i]:
-            j += sum((y > x) + (y == x) / 2 for x in earlier for y in later)
-    sizes = [len(sample) for sample in samples]
-    flat = [x for sample in samples for x in sample]
-    if len(set(flat)) == len(flat):
-        counts = _orders_by_j(tuple(sizes))
-        return j, sum(counts[round(j) :]) / sum(counts)
-    from scipy.special import ndtr
-
-    total = sum(sizes)
-    expected = (total**2 - sum(n**2 for n in sizes)) / 4
-    variance = (total**2 * (2 * total + 3) - sum(n**2 * (2 * n + 3) for n in sizes)) / 72
-    return j, float(ndtr(-(j - expected) / math.sqrt(variance)))
-
-
-@functools.cache
-def _orders_by_j(sizes: tuple[int, ...]) -> list[int]:
-    """In how many of the orders of different numbers J has each value from 0 on."""
-    counts = [1]
-    for i, size in enumerate(sizes[1:], 1):
-        counts = _convolve(counts, _mann_whitney(sum(sizes[:i]), size))
-    return counts
-
-
-@functools.cache
-def _mann_whitney(m: int, n: int) -> tuple[int, ...]:
-    """In how many of the orders of m + n different numbers U has each value 0 … mn."""
-    if m == 0 or n == 0:
-        return (1,)
-    shifted, other = _mann_whitney(m - 1, n), _mann_whitney(m, n - 1)
-    counts = [0] * (m * n + 1)
-    for u, count in enumerate(shifted):  # the largest number is of the first sample: none of the second is above it
-        counts[u] += count
-    for u, count in enumerate(other):  # it is of the second: it is above all m of the first
-        counts[u + m] += count
-    return tuple(counts)
-
-
-def _convolve(a: Sequence[int], b: Sequence[int]) -> list[int]:
-    out = [0] * (len(a) + len(b) - 1)
-    for i, x in enumerate(a):
-        for j, y in enumerate(b):
-            out[i + j] += x * y
-    return out
+# ---- associations ------------------------------------------------------------------------------------------------
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:

@@ -10,17 +10,18 @@ from lskd.errors import InputError
 from lskd.files import RESTORE
 from lskd.plan import Cell, TablePlan
 from lskd.probes import PROBES
+from lskd.quantity import Better, merit
 from lskd.records import wrong_numbers
 from lskd.report import statistics
+from lskd.report.statistics import BySeed
 from lskd.run import ProbeSpec, Run
 from lskd.snapshot import Snapshot
 from lskd.store import Store
+from lskd.tables.derived import DERIVED, Groups
+from lskd.tables.line import Printed
 from lskd.tables.metric import Metric, probed
-from lskd.tables.table import Printed
 
 T = TypeVar("T")
-
-RATES = ("top1", "error", "top5")  # metrics that are rates of images, in percent
 
 
 class Values:
@@ -79,6 +80,8 @@ class Values:
 
         A cell whose teacher has a fixed seed holds one run several times; by seed it counts once.
         """
+        if cell.derive is not None:
+            return self._derived(planned, cell, metric)
         metric = metric or cell.metric
         probe = probed().get(metric.name)
         if probe is not None and PROBES[probe].over_runs:
@@ -89,7 +92,7 @@ class Values:
             if record is not None:
                 try:
                     if probe is not None:
-                        assert planned.probe is not None  # see `plan.check_probed`
+                        assert planned.probe is not None  # see `tables.recorded`
                         number = metric.probed(run, self.readings(run, planned.probe))
                     elif metric.at_epoch is not None:
                         number = metric.logged(run, record, self.epochs(run))
@@ -105,9 +108,27 @@ class Values:
                     numbers[run.seed] = number
         return numbers
 
+    def _derived(self, planned: TablePlan, cell: Cell, metric: Metric | None) -> dict[int, float]:
+        """The numbers of a cell that follows from others."""
+        assert cell.derive is not None
+        kind = DERIVED[cell.derive.kind]
+
+        def directed(one: Cell) -> BySeed:
+            numbers = self.of(planned, one, metric)
+            return _merits(one.better(metric), numbers) if kind.directed else numbers
+
+        groups = [[directed(one) for one in group] for group in cell.made_of]
+        firsts = [group[0] for group in cell.made_of]
+        return derive(kind.number, groups, self.choice(planned, firsts) if kind.chooses else [])
+
+    def choice(self, planned: TablePlan, cells: Sequence[Cell]) -> list[BySeed]:
+        """Of each cell the numbers by which the table selects, as more is better."""
+        select = planned.table.select
+        return [_merits(cell.better(select), self.of(planned, cell, select)) for cell in cells]
+
     def _over_runs(self, planned: TablePlan, cell: Cell, metric: Metric) -> dict[int, float]:
         """The numbers that follow from readings of all runs of the cell; none of fewer than two. Computed once."""
-        assert planned.probe is not None  # see `plan.check_probed`
+        assert planned.probe is not None  # see `tables.recorded`
         key = (tuple(run.id for run in cell.runs), planned.probe.key, metric.name, metric.part, metric.step)
         if key not in self._joint:
             readings: dict[int, Any] = {}
@@ -134,20 +155,38 @@ class Values:
     def diagrams(self, cell: Cell) -> dict[int, list[list[float]]]:
         """The reliability bins of each finished run of a cell that shows a calibration error, by its seed."""
         records = {run.seed: (run, self.record(run)) for run in cell.runs}
+        if cell.derive is not None:
+            return {}
         bins = {seed: cell.metric.reliability(run, record) for seed, (run, record) in records.items() if record}
         return {seed: diagram for seed, diagram in bins.items() if diagram is not None}
 
     def last_readings(self, planned: TablePlan, cell: Cell) -> dict[int, dict[str, Any]]:
         """The last reading by the table's probe of each finished run of the cell, by its seed."""
         assert planned.probe is not None  # see `Table`
-        readings = {run.seed: self.readings(run, planned.probe) for run in cell.runs if self.done(run)}
+        runs = cell.runs if cell.derive is None else ()
+        readings = {run.seed: self.readings(run, planned.probe) for run in runs if self.done(run)}
         return {seed: seen[-1] for seed, seen in readings.items() if seen}
 
     def x(self, planned: TablePlan, cell: Cell) -> dict[int, float]:
         """Where the cell's runs stand on the horizontal axis of a figure, by seed."""
-        if planned.table.x is not None:
-            return self.of(planned, cell, planned.table.x)
+        if planned.table.x is not None:  # a derived point stands where the first of its cells does
+            return self.of(planned, cell.plain[0], planned.table.x)
         return {} if cell.x is None else {run.seed: cell.x for run in cell.runs}
+
+
+def derive(
+    number: Callable[[Groups, Sequence[float]], float], groups: Sequence[Sequence[BySeed]], choice: Sequence[BySeed]
+) -> dict[int, float]:
+    """`number` (see `lskd.tables.derived.Kind`) of each seed that all cells have."""
+    everything = [one for group in groups for one in group] + list(choice)
+    return {
+        seed: number([[one[seed] for one in group] for group in groups], [one[seed] for one in choice])
+        for seed in statistics.shared_seeds(everything)
+    }
+
+
+def _merits(better: Better, numbers: BySeed) -> BySeed:
+    return {seed: merit(better, value) for seed, value in numbers.items()}
 
 
 @dataclass(frozen=True)
@@ -157,8 +196,9 @@ class Summary:
     cell: Cell
     values: Mapping[int, float]  # by seed; only of finished runs that have the number
     x: float | None  # figures: mean over the seeds
-    ids: Mapping[int, str]  # the ids of the finished runs, by seed
-    wanted: int  # different runs that the cell needs
+    xs: Mapping[int, float]  # and by seed
+    ids: Mapping[int, str]  # the ids of the finished runs, by seed; none of a derived cell, which has none of its own
+    wanted: int  # different runs that the cell needs, or seeds, if it is derived
     diverged: int
     printed: Printed | None = None  # by the paper; None where the protocol is not the paper's
     replications: Sequence[Printed] = ()  # by others
@@ -198,7 +238,7 @@ class Summary:
         """What a held-out part that the paper does not name adds to the variance of its number less ours: of a rate of
         right answers; of other metrics that is not known, and 0 here."""
         metric, data = self.cell.metric, self.cell.runs[0].dataset
-        if not self.unknown_split or self.mean is None or self.sd is None or metric.name not in RATES:
+        if not self.unknown_split or self.mean is None or self.sd is None or not metric.rate:
             return 0.0
         return 100**2 * statistics.split_variance(self.mean / 100, data.holdout, self.sd / 100)
 
@@ -207,7 +247,7 @@ class Summary:
         """Whether the numbers are of a held-out part, drawn by us: which images were in the paper's is not known."""
         metric, data = self.cell.metric, self.cell.runs[0].dataset
         part = data.evaluate if metric.part == "evaluate" else metric.part
-        return data.holdout > 0 and part == "validation"
+        return data.holdout > 0 and part == "validation" and self.cell.derive is None
 
     @property
     def predicted(self) -> tuple[float, float] | None:
@@ -228,15 +268,17 @@ class Summary:
 
 def summarize(planned: TablePlan, cell: Cell, values: Values, *, with_paper: bool) -> Summary:
     table = planned.table
-    xs = list(values.x(planned, cell).values()) if table.x is not None else []
-    runs = {run.id: run for run in cell.runs}
+    xs = values.x(planned, cell)
+    runs, numbers = {run.id: run for run in cell.runs}, values.of(planned, cell)
+    own = () if cell.derive is not None else runs.values()
     drawn_by_probe = planned.probe.settings.pictures if planned.probe is not None else ()
     return Summary(
         cell=cell,
-        values=values.of(planned, cell),
-        x=statistics.mean(xs) if xs else None if table.x is not None else cell.x,
-        ids={run.seed: run.id for run in runs.values() if values.done(run, planned.probe)},
-        wanted=len(runs),
+        values=numbers,
+        x=cell.x if table.x is None else statistics.mean(xs.values()) if xs else None,
+        xs=xs,
+        ids={run.seed: run.id for run in own if run.seed in numbers or values.done(run, planned.probe)},
+        wanted=min(len({run.id for run in one.runs}) for one in cell.plain),
         diverged=values.diverged(runs.values()),
         printed=table.printed(cell.row, cell.column) if with_paper else None,
         replications=table.replicated(cell.row, cell.column) if with_paper else (),

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lskd.errors import require, unknown
+from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS
+from lskd.metrics import METRICS, Binned, Fitted, Measured
 from lskd.probes import PROBES
+from lskd.quantity import Quantity
 from lskd.run import Run
 
-METRICS = ("top1", "error", "top5", "nll", "ece15", "gap", "least_gap", "gamma", "temperature")
-
-
-BINNED = ("gap", "least_gap")  # what follows from a record's reliability diagram
-
-
-SCALED = ("nll", "ece15", "temperature", *BINNED)  # what a record has of temperature-scaled outputs
+# Where a number is found: in the evaluations of a run, in its calibration, in its record as a whole, among what its
+# method watches while it trains, or in a probe's readings. And which choices there are of it there.
+Source = Literal["evaluation", "calibration", "run", "training", "probe"]
+CHOICES: Mapping[Source, tuple[str, ...]] = {
+    "evaluation": ("part", "epoch", "at_epoch", "scaled_on"),
+    "calibration": ("part", "scaled_on"),
+    "run": (),
+    "training": ("at_epoch", "total"),
+    "probe": ("part", "step"),
+}
 
 
 def probed() -> dict[str, str]:
@@ -25,29 +32,48 @@ def probed() -> dict[str, str]:
     return {name: probe for probe, settings in PROBES.items() for name in settings.gives}
 
 
-def watched() -> dict[str, str]:
-    """What methods may watch while they train (`Method.watches`), by name, in words."""
-    return {name: words for method in METHODS.values() for name, words in method.watches.items()}
+def known() -> Iterator[tuple[str, Quantity, Source]]:
+    """Every number that a cell can show: its name, what it is, and where it is found."""
+    for name, quantity in METRICS.items():
+        if isinstance(quantity, Measured):
+            yield name, quantity, "evaluation"
+        else:
+            yield name, quantity, "calibration" if isinstance(quantity, (Binned, Fitted)) else "run"
+    for method in METHODS.values():
+        yield from ((name, _declared(method, name, one), "training") for name, one in method.watches.items())
+    for probe in PROBES.values():
+        yield from ((name, _declared(probe, name, one), "probe") for name, one in probe.gives.items())
 
 
-def gap(bins: Sequence[Sequence[float]]) -> float:
-    """Mean confidence less accuracy, from the bins of a reliability diagram (`metrics.reliability`): above 0 where a
-    network is over-confident. The calibration error is the mean over the bins of its size, this one of it as it is."""
-    filled = [entry for entry in bins if entry[0]]
-    return sum(n * (confidence - accuracy) for n, confidence, accuracy in filled) / sum(n for n, *_ in filled)
+def _declared(by: object, name: str, quantity: object) -> Quantity:
+    """What a part, perhaps a plug-in's, declares that it watches or gives."""
+    if not isinstance(quantity, Quantity):
+        raise InputError(f"{type(by).__name__}: {name} = {quantity!r}: must be a Quantity: Quantity({quantity!r})")
+    return quantity
 
 
-def least_gap(bins: Sequence[Sequence[float]], share: float = 0.01) -> float:
-    """The least gap of a bin that holds at least `share` of the examples: above 0 where a network is over-confident at
-    every confidence. (In a bin of a few examples, chance decides.)"""
-    least = share * sum(entry[0] for entry in bins)
-    return min(entry[1] - entry[2] for entry in bins if entry[0] and entry[0] >= least)
+def find(name: str) -> tuple[Quantity, Source]:
+    """What the number of this name is, and where it is found."""
+    for key, quantity, source in known():
+        if key == name:
+            return quantity, source
+    raise unknown("name", name, {key for key, *_ in known()})
+
+
+def goes_with(choice: str) -> list[str]:
+    """The numbers of which there is this choice."""
+    return list(dict.fromkeys(name for name, quantity, source in known() if _has(choice, quantity, source)))
+
+
+def _has(choice: str, quantity: Quantity, source: Source) -> bool:
+    plain = choice == "scaled_on" and isinstance(quantity, Measured) and not quantity.scaled
+    return choice in CHOICES[source] and not plain
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Which number of a run's record a cell shows, or which that its method watches while it trains (`Method.watches`),
-    or that a probe gives (`lskd.probes`).
+    """Which number of a run a cell shows: one of `METRICS`, or one that its method watches while it trains
+    (`Method.watches`), or that a probe gives (`Probe.gives`).
 
     epoch: "last" (the default of every paper unless it says otherwise), or the best one by top-1 on the validation part
     or on the test part ("best_on_test" only where the paper did so: the table's header then says it).
@@ -57,6 +83,7 @@ class Metric:
     step: of a probe's numbers, those at this step; None = at the end of the training.
     at_epoch: the number of this epoch, counted from 1, from the run's log; None = of the one that `epoch` says.
     total: of what a method watches, the sum over the training images, as often as an epoch shows them; else the mean.
+    digits, unit: those of the registry, unless they are given; a `total` has no decimals.
     """
 
     name: str = "top1"
@@ -66,50 +93,63 @@ class Metric:
     step: int | None = None
     at_epoch: int | None = None
     total: bool = False
-    digits: int = 2
-    unit: str = "%"
+    digits: int = None  # type: ignore[assignment]  # a number after `__post_init__`
+    unit: str = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        of_method, of_probe = watched(), probed()
-        if self.name not in METRICS and self.name not in of_probe and self.name not in of_method:
-            raise unknown("name", self.name, [*METRICS, *of_probe, *of_method])
-        if self.name in of_probe:
-            require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}; a probe has steps")
-        if self.name in of_method:  # a record keeps it of the last epoch alone
-            require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}")
-        require(not self.total or self.name in of_method, "total", True, f"given with {', '.join(of_method)} only")
-        if self.at_epoch is not None:
-            logged = self.name not in ("gamma", *of_probe, *BINNED) and not self.scaled_on and self.epoch == "last"
-            require(logged, "at_epoch", self.at_epoch, "given with what is logged in each epoch, and epoch=last, only")
-        fits = self.step is None or self.name in of_probe
-        require(fits, "step", self.step, f"given with {', '.join(of_probe)} only")
-        if self.scaled_on:
-            require(self.name in SCALED, "name", self.name, f"one of {', '.join(SCALED)} with scaled_on")
-            plain = self.epoch == "last" and self.part != "train"
-            require(plain, "scaled_on", self.scaled_on, "empty but for the last epoch and held-out parts")
-        if self.name in BINNED:
-            require(self.epoch == "last", "epoch", self.epoch, f"last with name={self.name}")
-            require(self.part != "train", "part", self.part, f"a held-out part with name={self.name}")
-        require(self.name != "temperature" or bool(self.scaled_on), "scaled_on", "", "given with name=temperature")
-        require(self.digits >= 0, "digits", self.digits, ">= 0")
-        if self.part == "train":  # a record keeps the training part of the last epoch alone
+        quantity, source = find(self.name)
+        for field in dataclasses.fields(self):
+            choice, value = field.name, getattr(self, field.name)
+            if choice not in ("name", "digits", "unit") and value != field.default:
+                allowed = f"left out with name={self.name}; it goes with {', '.join(goes_with(choice))}"
+                require(_has(choice, quantity, source), choice, value, allowed)
+        if self.part == "train":  # of which a record keeps the last epoch, as it is
+            require(source != "calibration", "part", self.part, f"a held-out part with name={self.name}")
             require(self.epoch == "last", "epoch", self.epoch, "last with part=train")
+            require(not self.scaled_on, "scaled_on", self.scaled_on, "left out with part=train")
+        for choice in ("scaled_on", "at_epoch"):
+            require(not getattr(self, choice) or self.epoch == "last", "epoch", self.epoch, f"last with {choice}")
+        both = bool(self.scaled_on) and self.at_epoch is not None
+        require(not both, "at_epoch", self.at_epoch, "left out with scaled_on")
+        fitted = isinstance(quantity, Fitted)
+        require(not fitted or bool(self.scaled_on), "scaled_on", "", f"given with name={self.name}")
+        if self.digits is None:
+            object.__setattr__(self, "digits", 0 if self.total else quantity.digits)
+        if self.unit is None:
+            object.__setattr__(self, "unit", quantity.unit)
+        require(self.digits >= 0, "digits", self.digits, ">= 0")
+
+    @functools.cached_property
+    def quantity(self) -> Quantity:
+        """What it is: title, unit, decimals, direction."""
+        return find(self.name)[0]
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """Where it is found."""
+        return find(self.name)[1]
+
+    @property
+    def rate(self) -> bool:
+        """Whether it is a percentage of the examples, counted right or wrong."""
+        return isinstance(self.quantity, Measured) and self.quantity.rate
 
     def of(self, run: Run, result: Mapping[str, Any]) -> float | None:
-        """The value in `result`, the record of `run`; None where the record has no such number."""
-        if self.name == "gamma":
-            return result.get("gamma")
-        if self.name in watched():
+        """The value in `result`, the record of `run`; None where it has no such number. (A probe's: `probed`.)"""
+        quantity = self.quantity
+        if self.source == "run":
+            return result.get(self.name)
+        if self.source == "training":
             mean = result["train"].get(self.name)
             return mean * result["examples"] if self.total and mean is not None else mean
-        part = run.dataset.evaluate if self.part == "evaluate" else self.part
-        if self.name in BINNED:
+        if isinstance(quantity, Binned):
             bins = self._calibration(run, result).get("reliability")
-            return None if bins is None else {"gap": gap, "least_gap": least_gap}[self.name](bins)
+            return None if bins is None else quantity.of(bins)
         if self.scaled_on:
             return self._calibration(run, result).get(self.name)
-        if part == "train":
+        if self.part == "train":
             return result["train"].get(self.name)
+        part = run.dataset.evaluate if self.part == "evaluate" else self.part
         if self.epoch == "last":
             return result["last"].get(part, {}).get(self.name)
         best = result["best"].get(self.epoch.removeprefix("best_on_"), {})

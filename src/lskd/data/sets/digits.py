@@ -10,7 +10,7 @@ from lskd.data.dataset import Spec
 from lskd.data.registry import register
 
 if TYPE_CHECKING:
-    from lskd.data.sources import Arrays
+    from lskd.data.arrays import Arrays
 
 CLASSES = tuple("0123456789")
 
@@ -34,7 +34,7 @@ def read(spec: Spec, *, data: Path, download: bool) -> tuple[Arrays, str]:
     import numpy as np
     from sklearn.datasets import load_digits
 
-    from lskd.data.sources import Arrays
+    from lskd.data.arrays import Arrays
     from lskd.data.splits import class_balanced
 
     digits = load_digits()

@@ -30,7 +30,7 @@ from lskd import __version__
 from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.files import write_atomically
-from lskd.report import Report, tables
+from lskd.report import Report, layout
 from lskd.report.site import content, drawn
 from lskd.report.site.content import Library
 from lskd.report.site.links import Address, Links, anchor
@@ -185,7 +185,7 @@ class Site:
                 SimpleNamespace(
                     id=content.table_id(filled),
                     filled=filled,
-                    selected_on_test=content.selected_on_test(filled),
+                    selected_on_test=layout.selected_on_test(filled),
                     figure=drawn.figure(filled, anchor(experiment.name, filled.table.name)),
                     groups=content.groups(filled) if filled.table.kind != "figure" else [],
                     points=content.points(filled) if filled.table.kind == "figure" else None,
@@ -263,7 +263,7 @@ def _rest(entries: Sequence[Any]) -> str:
 
 
 def _number(value: Any, digits: int) -> str:
-    return tables.MISSING if value is None else tables.number(value, digits)
+    return layout.MISSING if value is None else layout.number(value, digits)
 
 
 def _bound(text: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,26 +17,26 @@ from lskd.commands import Commands
 from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.methods import METHODS, Method
+from lskd.metrics import METRICS, Measured
+from lskd.quantity import Quantity
 from lskd.recipe import Recipe
-from lskd.report import Report, tables
-from lskd.report.claims import Finding, Part, region, show_p
+from lskd.report import Report, layout
+from lskd.report.claims import Finding, Part
 from lskd.report.filled import FilledTable
 from lskd.report.index import Entry
 from lskd.report.site import charts
 from lskd.report.site.charts import Axis, Bar, Series
 from lskd.report.site.links import anchor
 from lskd.report.statistics import LEAST, LEVEL, holm
-from lskd.report.values import RATES, Summary, Values
+from lskd.report.values import Summary, Values
+from lskd.report.words import show_p
 from lskd.run import Run, without_code
 from lskd.schema import flat, identity, show, unfolded
 from lskd.snapshot import Snapshot
 from lskd.store import Store
-from lskd.tables.claim import ASSOCIATIONS, ORDERS
+from lskd.tables import statements
 
 NOBODY = "Questions of our own"  # where a paper's name would stand
-
-METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "error": "error (%)", "nll": "NLL (nats)", "ece15": "ECE"}
-DIGITS = {"top1": 2, "top5": 2, "error": 2, "nll": 4, "ece15": 4}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Place:
 
     @property
     def label(self) -> str:
-        return f"{self.filled.row_label(self.cell.cell.row)} / {self.filled.column_label(self.cell)}"
+        return place_of(self.filled, self.cell)
 
 
 def name_of(entry: Entry) -> str:
@@ -74,6 +74,11 @@ def cell_id(filled: FilledTable, cell: Summary) -> str:
 
 def claim_id(filled: FilledTable, finding: Finding) -> str:
     return anchor("claim", filled.experiment.name, filled.table.name, finding.claim.id)
+
+
+def evaluated() -> dict[str, Quantity]:
+    """What every evaluation of a network measures."""
+    return {name: quantity for name, quantity in METRICS.items() if isinstance(quantity, Measured)}
 
 
 class Library:
@@ -167,13 +172,13 @@ class ForestRow:
 
     @property
     def effect(self) -> str:
-        return tables.MISSING if self.bar is None else tables.number(self.bar.mean, self.part.digits)
+        return layout.MISSING if self.bar is None else layout.number(self.bar.mean, self.part.digits)
 
     @property
     def interval(self) -> str:
         if self.bar is None or self.bar.interval is None:
             return ""
-        low, high = (tables.number(end, self.part.digits) for end in self.bar.interval)
+        low, high = (layout.number(end, self.part.digits) for end in self.bar.interval)
         return f"[{low}, {high}]"
 
     @property
@@ -202,34 +207,31 @@ class Panel:
 
 
 def row_of(entry: Entry, part: Part) -> ForestRow:
-    effect, test = part.effect, part.about.test
+    effect = part.effect
     if effect is None:
         return ForestRow(entry, part, None)
-    if test.test in ORDERS:
-        where = (0.0, math.inf) if test.test == "rising" else (-math.inf, 0.0)
-    elif test.test in ASSOCIATIONS:
-        where = (0.0, math.inf) if test.test == "correlated" else (-math.inf, 0.0)
-    else:
-        where = region(test)
-    return ForestRow(entry, part, Bar(effect.mean, effect.interval(LEVEL), where))
+    return ForestRow(entry, part, Bar(effect.mean, effect.interval(LEVEL), part.about.test.region))
 
 
 def words_of(filled: FilledTable, part: Part) -> list[tuple[str, str]]:
     """The words of a statement, those that are cells with the anchor of their runs."""
-    anchors = {f"{cell.cell.row}/{cell.cell.column}": cell_id(filled, cell) for cell in filled.cells if cell.ids}
+    anchors = {f"{cell.cell.row}/{cell.cell.column}": cell_id(filled, cell) for cell in filled.cells if has_runs(cell)}
     return [(word, anchors.get(word, "")) for word in part.statement.split(" ")]
 
 
 def unit(entry: Entry, part: Part) -> str:
     """What the effect of a part is counted in."""
     test, planned = part.about.test, entry.filled.planned
-    if test.test in ASSOCIATIONS:
+    if test.kind.number == "correlation":
         return "rank correlation"
-    row, column = planned.table.places(part.about)[0]
-    metric = test.metric or planned.cell(row, column).metric
-    if metric.name in RATES:
-        return "percentage points"
-    return tables.metric_title(metric.name) + (f" ({metric.unit})" if metric.unit else "")
+    metric = test.metric or planned.cell(*statements.places(planned.table, part.about)[0]).metric
+    return "percentage points" if metric.rate else titled(metric.quantity, metric.unit)
+
+
+def titled(quantity: Quantity, unit: str | None = None) -> str:
+    """Such as "top-1 accuracy (%)"."""
+    unit = quantity.unit if unit is None else unit
+    return quantity.title + (f" ({unit})" if unit else "")
 
 
 def panels(title: str, rows: Iterable[ForestRow]) -> list[Panel]:
@@ -318,7 +320,7 @@ def claim_lines(entries: Sequence[Entry]) -> dict[str, list[ClaimLine]]:
                 ClaimLine(
                     entry,
                     None if weakest is None else row_of(entry, weakest),
-                    _p(entry.p) if decided else tables.MISSING,
+                    _p(entry.p) if decided else layout.MISSING,
                     entry.p if decided else None,
                     _p(adjusted) if decided and section == "final" else "",
                 )
@@ -435,108 +437,101 @@ class Group:
 
 def ours(filled: FilledTable, cell: Summary | None) -> Number:
     if cell is None:
-        return Number(tables.NOT_AT_HAND, kind="absent")
-    text, _, n = tables.ours(cell).partition(" (")
-    here = cell_id(filled, cell) if cell.ids else ""
+        return Number(layout.NOT_AT_HAND, kind="absent")
+    text, _, n = layout.ours(cell).partition(" (")
+    here = cell_id(filled, cell) if has_runs(cell) else ""
     return Number(text, cell.mean, f"({n}", here, "" if cell.mean is not None else "absent")
 
 
-def groups(filled: FilledTable) -> list[Group]:
-    """rows × columns: ours, the paper's, others', and Δ."""
-    table = filled.table
-    by_place = {(cell.cell.row, cell.cell.column): cell for cell in filled.cells}
-    several = filled.has_paper or filled.has_replications
-    found = []
-    for row in table.rows:
-        lines = []
-        cells = [by_place.get((row, column)) for column in table.columns]
-        if table.has_cells:
-            lines.append(Line("ours" if several else "", [ours(filled, cell) for cell in cells]))
-        printed = [table.printed(row, column) for column in table.columns]
-        if filled.has_paper:
-            values = [p.value if p is not None and isinstance(p.value, (int, float)) else None for p in printed]
-            texts = [tables._as_printed(p) for p in printed]
-            absent = tables.NOT_AT_HAND
-            numbers = [
-                Number(text, value, kind="absent" if text == absent else "printed")
-                for text, value in zip(texts, values, strict=True)
-            ]
-            lines.append(Line("paper" if table.has_cells or filled.has_replications else "", numbers))
-        if filled.has_replications and row in table.replications:
-            found_by = [tables._others(filled, table.replicated(row, column)) for column in table.columns]
-            lines.append(Line("others", [Number(text, kind="printed") for text in found_by]))
-        if filled.has_paper and table.has_cells:
-            lines.append(Line("Δ", [delta(cell) for cell in cells]))
-        found.append(Group(filled.row_label(row), lines))
-    return found
+def has_runs(cell: Summary) -> bool:
+    """Whether there are runs behind it; behind a derived one, other cells."""
+    return bool(cell.ids or cell.values)
 
 
 def delta(cell: Summary | None) -> Number:
     if cell is None:
-        return Number("", kind="absent")
-    text, _, where = tables.delta(cell).partition(" ")
+        return Number(layout.NOT_AT_HAND, kind="absent")
+    text, _, where = layout.delta(cell).partition(" ")
     return Number(text, cell.delta, where, kind=where or "absent")
 
 
+def plain(text: str) -> Number:
+    """What somebody else printed."""
+    absent = text in (layout.NOT_AT_HAND, layout.MISSING)
+    try:
+        value = float(text.split(" ")[0].replace("−", "-"))
+    except ValueError:
+        value = None
+    return Number(text, value, kind="absent" if absent else "printed")
+
+
+def groups(filled: FilledTable) -> list[Group]:
+    """rows × columns: ours, the paper's, others', and Δ."""
+    table, by_place = filled.table, {(cell.cell.row, cell.cell.column): cell for cell in filled.cells}
+    _, lines = layout.grid(filled)
+    labels, found = layout.label_columns(filled), []
+    for row, of_row in itertools.groupby(lines, key=lambda line: line.row):
+        cells = [by_place.get((row, column)) for column in table.columns]
+        own = {"ours": [ours(filled, cell) for cell in cells], "Δ": [delta(cell) for cell in cells]}
+        shown = [
+            Line(line.kind, own.get(line.kind) or [plain(text) for text in line.texts[labels:]]) for line in of_row
+        ]
+        found.append(Group(filled.row_label(row), shown))
+    return found
+
+
 def points(filled: FilledTable) -> tuple[list[str], list[tuple[list[str], list[Number]]]]:
-    """The points of a figure: headers, and of each (labels, numbers)."""
-    table, lines = filled.table, []
-    for cell in filled.cells:
-        digits = cell.cell.metric.digits
-        numbers = []
-        if table.x is not None:
-            numbers.append(Number(tables.MISSING if cell.x is None else tables.number(cell.x, table.x.digits), cell.x))
-        numbers.append(ours(filled, cell))
-        for extreme in (min, max):
-            value = extreme(cell.values.values(), default=None)
-            numbers.append(Number(tables.MISSING if value is None else tables.number(value, digits), value))
-        if filled.has_paper:
-            absent = cell.printed is None or cell.printed.value is None
-            numbers.append(Number(tables.paper(cell), cell.paper, kind="absent" if absent else "printed"))
-            numbers.append(delta(cell))
-        if filled.has_replications:
-            numbers.append(Number(tables.others(filled, cell), kind="printed"))
-        lines.append(([filled.row_label(cell.cell.row), filled.column_label(cell)], numbers))
-    headers = ["series", "setting", *([table.x.name] if table.x is not None else []), "mean ± sd", "min", "max"]
-    headers += ["paper", "Δ"] if filled.has_paper else []
-    return headers + (["others"] if filled.has_replications else []), lines
+    """The points of a figure: headers, and of each (labels, numbers). Its number of seeds stands with its mean."""
+    headers, lines = layout.grid(filled)
+    labels, found = layout.label_columns(filled), []
+    kept = [i for i, header in enumerate(headers) if i >= labels and header != "n"]
+    for cell, line in zip(filled.cells, lines, strict=True):
+        own = {"mean ± sd": ours(filled, cell), "Δ": delta(cell)}
+        numbers = [own.get(headers[i]) or plain(line.texts[i]) for i in kept]
+        found.append(([filled.row_label(cell.cell.row), *line.texts[1:labels]], numbers))
+    return [*headers[:labels], *(headers[i] for i in kept)], found
 
 
 @dataclass(frozen=True)
 class CellRuns:
-    """The runs behind a number."""
+    """The runs behind a number, or of a derived one the cells that it follows from."""
 
     id: str
     row: str
     column: str
-    runs: list[tuple[int, str, str]]  # seed, number, id of the run
+    runs: list[tuple[int, str, str]]  # seed, number, id of the run ("" of a derived number)
+    cells: list[tuple[str, str]]  # label, anchor ("" where there is nothing yet)
 
 
 def cell_runs(filled: FilledTable) -> list[CellRuns]:
-    found = []
-    for cell in filled.cells:
-        if cell.ids:
-            digits = cell.cell.metric.digits
-            shown = [
-                (seed, tables.number(cell.values[seed], digits) if seed in cell.values else "not recorded", id)
-                for seed, id in cell.ids.items()
-            ]
-            label = filled.row_label(cell.cell.row), filled.column_label(cell)
-            found.append(CellRuns(cell_id(filled, cell), *label, shown))
+    by_place, found = {(cell.cell.row, cell.cell.column): cell for cell in filled.cells}, []
+    for cell in filter(has_runs, filled.cells):
+        digits = cell.cell.metric.digits
+        shown = [
+            (
+                seed,
+                layout.number(cell.values[seed], digits) if seed in cell.values else "not recorded",
+                cell.ids.get(seed, ""),
+            )
+            for seed in (cell.ids or cell.values)
+        ]
+        behind = [by_place[one.row, one.column] for one in cell.cell.plain] if cell.cell.derive is not None else []
+        cells = [(place_of(filled, one), cell_id(filled, one) if has_runs(one) else "") for one in behind]
+        label = filled.row_label(cell.cell.row), filled.column_label(cell)
+        found.append(CellRuns(cell_id(filled, cell), *label, shown, cells))
     return found
 
 
+def place_of(filled: FilledTable, cell: Summary) -> str:
+    return f"{filled.row_label(cell.cell.row)} / {filled.column_label(cell)}"
+
+
 def notes(filled: FilledTable) -> list[str]:
-    skipped = [re.sub(r"\\(.)", r"\1", line) for line in tables._skipped(filled)]
-    return [*filled.table.notes, *tables._sources(filled), *skipped, *tables._seen_again(filled)]
-
-
-def selected_on_test(filled: FilledTable) -> bool:
-    return any(cell.cell.metric.epoch == "best_on_test" for cell in filled.cells)
+    return [*filled.table.notes, *layout.legend(filled, str)]
 
 
 def conventions(filled: FilledTable) -> str:
-    return re.sub(r"\\(.)", r"\1", tables._conventions(filled)) if filled.table.has_cells else ""
+    return layout.conventions(filled) if filled.table.has_cells else ""
 
 
 def recipes_of(library: Library, filled: FilledTable) -> list[tuple[str, list[str], list[str]]]:
@@ -592,14 +587,15 @@ def _given(name: str, own: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Results:
     """The numbers of a run's record: a line for each part and epoch."""
 
     names: list[str]
     lines: list[tuple[str, list[str]]]
 
 
-def measured(record: Mapping[str, Any]) -> Measured:
+def measured(record: Mapping[str, Any]) -> Results:
+    known = evaluated()
     found: dict[str, Mapping[str, Any]] = {}
     for part, numbers in record["last"].items():
         found[f"{part} part, last epoch"] = numbers
@@ -610,22 +606,22 @@ def measured(record: Mapping[str, Any]) -> Measured:
     for part, calibration in record.get("calibration", {}).items():
         for on, scaled in calibration.get("scaled", {}).items():
             label = f"{part} part, scaled by T = {scaled['temperature']:.3g} (chosen on the {on} part)"
-            found[label] = {key: value for key, value in scaled.items() if key in METRICS}
-    found["training part, last epoch"] = {key: value for key, value in record["train"].items() if key in METRICS}
-    names = [name for name in METRICS if any(name in numbers for numbers in found.values())]
+            found[label] = {key: value for key, value in scaled.items() if key in known}
+    found["training part, last epoch"] = {key: value for key, value in record["train"].items() if key in known}
+    names = [name for name in known if any(name in numbers for numbers in found.values())]
     lines = [
-        (label, [_shown(numbers.get(name), DIGITS[name]) for name in names])
+        (label, [_shown(numbers.get(name), known[name].digits) for name in names])
         for label, numbers in found.items()
         if numbers
     ]
-    return Measured(names, lines)
+    return Results([titled(known[name]) for name in names], lines)
 
 
 def training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a run's record says of its training, in words. (Old ones say less.)"""
     found = []
     if (gamma := record.get("gamma")) is not None:
-        found.append(("equivalent label smoothing γ", tables.number(gamma, 4)))
+        found.append(("equivalent label smoothing γ", layout.number(gamma, 4)))
     units = {"steps": "steps", "epochs": "epochs", "examples": "images", "parameters": "parameters"}
     words = [f"{record[key]:,} {unit}" for key, unit in units.items() if key in record]
     words += [f"{record['seconds']:,.1f} s"] if "seconds" in record else []
@@ -633,7 +629,7 @@ def training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _shown(value: Any, digits: int) -> str:
-    return tables.number(value, digits) if isinstance(value, (int, float)) else ""
+    return layout.number(value, digits) if isinstance(value, (int, float)) else ""
 
 
 def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
@@ -659,7 +655,8 @@ def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
         ("Accuracy", "top-1 (%)", series("top1", parts)),
         ("Loss on held-out parts", "NLL (nats)", series("nll", [part for part in parts if part != "train"])),
     ]
-    terms = list(dict.fromkeys(name for line in proper for name in line.get("train", {}) if name not in METRICS))
+    known = evaluated()
+    terms = list(dict.fromkeys(name for line in proper for name in line.get("train", {}) if name not in known))
     by_term = [
         Series(term, [(line["epoch"] + 1, line["train"][term]) for line in proper if term in line.get("train", {})])
         for term in terms
@@ -829,7 +826,7 @@ class MethodPage:
     source: str  # the first paragraph of its module's: whose it is
     knobs: list[Setting]
     needs: list[str]
-    watches: dict[str, str]
+    watches: dict[str, str]  # in words
     code: str  # the file
 
 
@@ -850,7 +847,9 @@ def method_page(name: str, method: Method) -> MethodPage:
     code = kind.__module__.replace(".", "/") + ".py"
     heading = said_of.pop(0).lines[0] if said_of and said_of[0].kind == "text" else ""
     whose = source[0].lines[0] if source else ""
-    return MethodPage(name, heading, said_of, whose, knobs, needs, dict(method.watches), code)
+    return MethodPage(
+        name, heading, said_of, whose, knobs, needs, {name: one.title for name, one in method.watches.items()}, code
+    )
 
 
 @dataclass(frozen=True)

@@ -13,23 +13,23 @@ from lskd.report.filled import FilledTable
 COLORS = {"#ffffff": "var(--paper)", "#000000": "var(--ink)", "#404040": "var(--quiet)", "#b00000": "var(--fails)"}
 
 
-def figure(filled: FilledTable, prefix: str) -> Markup:
-    """The figure as an SVG element; empty where there is nothing to draw. `prefix` keeps its ids apart from others'."""
+def figure(filled: FilledTable, prefix: str) -> tuple[Markup, str] | None:
+    """The figure as an SVG element, and what is to be said of it; None where there is nothing to draw. `prefix` keeps
+    its ids apart from others'."""
     drawable = any(cell.values or cell.diagrams or cell.last_readings for cell in filled.cells)
     if not drawable or not (filled.table.kind == "figure" or filled.table.diagram):
-        return Markup("")  # without a second of matplotlib
+        return None  # without a second of matplotlib
     import matplotlib
 
     from lskd.report import figures
 
     if not figures.drawable(filled):
-        return Markup("")
-    text = io.StringIO()
-    with matplotlib.rc_context({**figures.STYLE, "svg.fonttype": "none", "font.family": "sans-serif"}):
-        drawn = figures.DRAW.get(filled.table.diagram, figures.draw_seen)(filled)
-        drawn.suptitle("")
-        drawn.savefig(text, format="svg", metadata={"Date": None})
-    return Markup(inline(text.getvalue(), filled.table.title, prefix))
+        return None
+    form, text = figures.Form(figures.SCREEN.width, figures.SCREEN.letters, notes=False), io.StringIO()
+    with matplotlib.rc_context({**form.style, "svg.fonttype": "none"}):
+        image, said = figures.picture(filled, form)
+        image.savefig(text, format="svg", metadata=figures.METADATA["svg"])
+    return Markup(inline(text.getvalue(), filled.table.title, prefix)), said
 
 
 def inline(svg: str, title: str, prefix: str) -> str:

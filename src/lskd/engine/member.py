@@ -1,0 +1,143 @@
+"""A network in training, with all that trains with it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lskd.data import Spec
+from lskd.engine.average import Average
+from lskd.engine.casts import Casts
+from lskd.engine.compiled import compiled
+from lskd.engine.counters import Counters
+from lskd.engine.features import Shapes, build_module, make_pair, module_at, run_tapped, tapped
+from lskd.engine.optimizer import SGD
+from lskd.engine.seeds import initial_weights, seed_for
+from lskd.engine.shared import Images
+from lskd.engine.teacher import Teacher, forward, placed
+from lskd.methods import Stage
+from lskd.models.dropout import Random
+from lskd.run import Run
+
+
+class Member:
+    """A network, the method's own modules beside it, the optimizer of both, and the average of the network's weights
+    where the recipe asks for one. `enter` says what is trained, and comes before all else.
+
+    One training usually has one: what networks that train together share is in `Step`.
+    """
+
+    def __init__(self, run: Run, spec: Spec, images: Images, teacher: Teacher | None) -> None:
+        self.recipe, self.method, self.normalizer = run.recipe, run.method.settings, images.normalizer
+        device, classes = images.labels.device, spec.num_classes
+        self.network = placed(build_network(run, spec), device)
+        self.generator = torch.Generator(device).manual_seed(seed_for(run.stream_seed, "dropout"))
+        for part in self.network.modules():
+            if isinstance(part, Random):
+                part.generator = self.generator
+
+        pixels = torch.zeros(1, *images.train.shape, device=device)
+        shapes = None if teacher is None else Shapes(teacher.network, pixels)
+        pair = make_pair(self.method, Shapes(self.network, pixels), shapes, images.labels.cpu(), classes)
+        module = build_module(self.method, pair, run.stream_seed)
+        self.module = None if module is None else placed(module, device)
+        self._parts = [part for part in (self.network, self.module) if part is not None]
+        self._learnable = [p for part in self._parts for p in part.parameters() if p.requires_grad]
+
+        # Compiled code brings kernels together by itself.
+        self._run: Callable[[Tensor], Tensor] = compiled(self.network) if self.recipe.compile else self.network
+        self._counters = Counters() if self.recipe.compile else Counters(*self._parts)
+
+    def enter(self, stage: Stage | None) -> None:
+        """Train from now on what `stage` trains, or (None) everything, with an optimizer that starts afresh."""
+        recipe, own = self.recipe, [] if self.module is None else [self.module]
+        self.stage, self._taps = stage, tapped(self.network, (stage or self.method).taps)
+        self._trained = self._parts
+        if stage is not None:
+            self._trained = [module.get_submodule(name) for module in own for name in stage.modules]
+            if stage.student is not None:
+                self._trained += [module_at(self.network, name) for name in tapped(self.network, stage.student)]
+        trained = {id(parameter) for module in self._trained for parameter in module.parameters()}
+        for parameter in self._learnable:
+            parameter.requires_grad_(id(parameter) in trained)
+        self._casts = Casts(self.network) if recipe.precision == "bf16" and not recipe.compile else None
+        self.optimizer = SGD(self.network, recipe, beside=self.module, lr=stage.lr if stage else None)
+        if recipe.accumulate > 1:
+            self.optimizer.hold_gradients()
+        self.average = Average(self.network, recipe.ema) if recipe.ema and stage is None else None
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network that is evaluated and kept: the average of its weights, where the recipe asks for that."""
+        return self.network if self.average is None else self.average.network
+
+    # ---- in a step ------------------------------------------------------------------------------------------------
+
+    def train_mode(self) -> None:
+        """What is trained is put into train mode, and all else into eval mode."""
+        for part in self._parts:
+            part.eval()
+        for module in self._trained:
+            module.train()
+
+    def counting(self) -> AbstractContextManager[None]:
+        """Inside, batch norms count their batches together."""
+        return self._counters.together()
+
+    def see(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The network's logits (B, K) and tapped features."""
+        if self.stage is not None and self.stage.student is None:
+            return torch.empty(len(pixels), 0, device=pixels.device), {}
+        with contextlib.nullcontext() if self._casts is None else self._casts.together():
+            return run_tapped(self.network, self._taps, lambda: self.forward(self._run, pixels))
+
+    def update(self, loss: Tensor | None, factor: Tensor, step: Tensor) -> None:
+        """Update number `step` from `loss`, or (None) from the gradient that the parts of a batch have left, at
+        `factor` times the learning rate."""
+        if loss is not None:
+            self.optimizer.step(loss, factor)
+        else:
+            self.optimizer.update(factor)
+            self.optimizer.clear()
+        if self.average is not None:
+            self.average.update(step)
+
+    # ---- as it is -------------------------------------------------------------------------------------------------
+
+    def forward(self, network: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> fp32 logits (B, K), normalised and computed as the recipe says."""
+        return forward(network, pixels, self.normalizer, self.recipe.precision)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Tensor]) -> Tensor:
+        """fp32 logits (N, K) of all uint8 images in `batches`, in eval mode."""
+        network = self.trained.eval()
+        return torch.cat([self.forward(network, pixels) for pixels in batches])
+
+    def state(self) -> dict[str, Any]:
+        return ({} if self.module is None else {"module": self.module.state_dict()}) | {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "average": None if self.average is None else self.average.network.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        if self.module is not None:
+            self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        if self.average is not None:
+            self.average.network.load_state_dict(state["average"])
+
+
+def build_network(run: Run, spec: Spec) -> nn.Module:
+    """The run's network with its initial weights, which depend on the seed alone (not on the device)."""
+    with initial_weights(run.stream_seed, "init"):
+        return run.arch.settings.build(run.recipe.input_shape(spec.shape), spec.num_classes)

@@ -1,0 +1,108 @@
+"""The record of a finished training."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lskd import metrics
+from lskd.data import Part
+from lskd.engine.capture import GATE
+from lskd.engine.seeds import generator_for
+from lskd.engine.training import Training
+from lskd.targets import equivalent_smoothing
+
+Outputs = dict[str, tuple[Tensor, Tensor]]  # by held-out part: logits (N, K) and labels (N,)
+
+
+def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs, seconds: float) -> dict[str, Any]:
+    """The record of a finished training, whose `outputs` are those of its last epoch."""
+    run, steps, examples = training.run, training.step_number, training.examples
+    with GATE.eager():
+        calibration = metrics.calibration(outputs)
+    full_epochs, more_steps = divmod(steps, training.steps_per_epoch)
+    images_trained = full_epochs * examples + more_steps * run.recipe.batch_size
+    initial = [record for record in epochs if "stage" in record]
+    proper = seconds - (initial[-1]["seconds"] if initial else 0.0)  # without the stage before
+    held_out = training.images.held_out
+    result: dict[str, Any] = {
+        "run": str(run),
+        "parameters": sum(p.numel() for p in training.member.network.parameters()),
+        "examples": examples,
+        "steps": steps,
+        "epochs": len(epochs) - len(initial),
+        "last": {name: epochs[-1][name] for name in held_out},
+        "best": {name: best_epoch(epochs, name, held_out) for name in held_out},
+        "train": epochs[-1]["train"],
+        "calibration": calibration,
+        "gamma": gamma(training),
+        "seconds": round(seconds, 3),
+        "seconds_per_epoch": round(proper / steps * training.steps_per_epoch, 4),
+        "images_per_second": round(images_trained / max(proper, 1e-9), 1),
+        "peak_memory_mb": peak_memory_mb(training.device),
+    }
+    if replayed := training.one_step.captured:
+        # The sizes of batches (or of parts and their batch; none: the update) whose steps are replayed.
+        result["captured"] = [list(sizes) for step in replayed for sizes in sorted(step.graphs)]
+        if failed := [[*sizes, why] for step in replayed for sizes, why in step.failed.items()]:
+            result["not_captured"] = failed
+    if training.teacher is not None:
+        result["teacher_evaluated"] = training.teacher.evaluated
+    if initial:
+        kept = ("stage", "seconds", "train")
+        result["initial"] = {"epochs": len(initial), **{key: initial[-1][key] for key in kept}}
+    return result
+
+
+def gamma(training: Training) -> float | None:
+    """Müller's γ: the α of a run without a teacher; with one, `equivalent_smoothing` of what the student is shown.
+
+    The mean is over the training set, each image through the view of the first epoch. None for a method that shows the
+    student no distribution.
+    """
+    run, images, teacher = training.run, training.images, training.teacher
+    method, classes = run.method.settings, training.spec.num_classes
+    if teacher is None:
+        return run.smoothing.alpha * (classes / (classes - 1) if run.smoothing.mass == "others" else 1.0)
+    if method.teacher_probs(torch.zeros(1, classes)) is None:  # no need to ask the teacher
+        return None
+    smoothing, begun = list[Tensor](), 0
+    for logits in teacher.everything(images.train.draw(generator_for(run.stream_seed, "augment", 0))):
+        with GATE.eager():
+            probs = method.teacher_probs(logits)
+            if probs is None:
+                return None
+            smoothing.append(equivalent_smoothing(probs, images.labels[begun : begun + len(logits)]).double())
+            begun += len(logits)
+    with GATE.eager():
+        return torch.cat(smoothing).mean().item()
+
+
+def best_epoch(epochs: list[dict[str, Any]], part: str, parts: Mapping[str, Part]) -> dict[str, Any]:
+    """The first epoch with the highest top-1 on `part`, with the metrics of all parts at that epoch."""
+    best = max((record for record in epochs if part in record), key=lambda record: record[part]["top1"])
+    return {"epoch": best["epoch"], **{name: best[name] for name in parts}}
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory of all trainings side by side: on CUDA what torch took of the device (captured steps keep theirs,
+    which torch does not count as allocated between replays), on a CPU that of the whole process."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_reserved(device) / 1e6, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
+
+
+def held_memory_mb(device: torch.device) -> float | None:
+    """What torch holds of a GPU for the training on the current stream alone: its tensors, graphs and workspaces, and
+    what is free between them. Others may give the last back when they capture: ask after an evaluation, in its eager
+    section. None on a CPU."""
+    if device.type != "cuda":
+        return None
+    stream = torch.cuda.current_stream(device)
+    held = (segment["total_size"] for segment in torch.cuda.memory_snapshot()
+            if (segment["device"], segment["stream"]) == (stream.device_index, stream.cuda_stream))  # fmt: skip
+    return round(sum(held) / 1e6, 1)

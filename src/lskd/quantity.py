@@ -1,0 +1,23 @@
+"""What a number is, for whoever prints or compares it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["", "higher", "lower", "zero"]  # zero: the nearer to 0 the better; "": none is
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number: title in words, unit ("" = a pure number), the decimals that a table shows, and which is better."""
+
+    title: str
+    unit: str = ""
+    digits: int = 3
+    better: Better = ""
+
+
+def merit(better: Better, value: float) -> float:
+    """`value` as a number that is the greater the better it is."""
+    return {"higher": value, "lower": -value, "zero": -abs(value)}[better]

@@ -1,0 +1,75 @@
+"""Rows, columns and series of a table, and what others printed in their cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lskd.errors import InputError, require
+from lskd.schema import parse
+from lskd.tables.derived import Derivation
+from lskd.tables.metric import Metric
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row or column of a table, or a series of a figure: a label, and settings laid over the table's base.
+
+    take: the cell is the run that the settings describe, or its teacher, or that one's (`teacher.teacher`), and so on.
+    taught_by: the teacher is the run of this row (of a column: of this column), with all its settings: a generation.
+    derive: instead of settings: the cells follow from those of other rows (of a column: columns).
+    over, values: (figures) the setting that varies along the series, and its values: numbers, or of a categorical axis
+        names; over=step: the steps at which a probe looked at one run; over=epoch: the epochs of one run, from 1.
+    style: (figures) matplotlib's line format, such as "o--"; "" = one by its place among the series.
+    """
+
+    label: str
+    run: dict[str, Any] = field(default_factory=dict)
+    take: str = "run"
+    taught_by: str = ""
+    derive: Derivation | None = None
+    metric: Metric | None = None
+    over: str = ""
+    values: tuple[float | str, ...] = ()
+    style: str = ""
+    color: str = ""
+
+    def __post_init__(self) -> None:
+        allowed = "run, teacher, or teacher.teacher and so on"
+        require(bool(re.fullmatch(r"run|teacher(\.teacher)*", self.take)), "take", self.take, allowed)
+        settings = bool(self.run or self.taught_by or self.metric or self.over or self.values) or self.take != "run"
+        if self.derive is not None and settings:
+            raise InputError("derive: must be given without run, take, taught_by, metric, over and values")
+
+    @property
+    def ancestor(self) -> int:
+        """How many generations above the run that the settings describe the run is that the cell shows."""
+        return 0 if self.take == "run" else self.take.count("teacher")
+
+
+def value_key(value: float | str) -> str:
+    """A value of a series, as the name of its column."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A number that somebody printed: its standard deviation, where given; the number of runs behind it, where stated;
+    and, of a replication, whose it is."""
+
+    value: Any  # as printed: a number, or a string such as "7.0 / 6.7"; None where it is not at hand
+    std: float | None = None
+    runs: int | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        kinds = type(self.value) in (int, float, str) or self.value is None
+        require(kinds, "value", self.value, "a number, a string, or null where it is not at hand")
+        require(self.std is None or self.std >= 0, "std", self.std, ">= 0")
+        require(self.runs is None or self.runs >= 1, "runs", self.runs, ">= 1")
+
+
+def read_printed(given: Any, where: str) -> Printed:
+    return parse(Printed, given, where) if isinstance(given, Mapping) else parse(Printed, {"value": given}, where)
