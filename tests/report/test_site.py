@@ -139,6 +139,24 @@ def test_a_number_leads_to_its_runs(made, tmp_path):
     assert "made_up/hard/small" in files[f"runs/{ids[0]}.html"]  # and back
 
 
+def test_a_derived_number_leads_to_the_cells_it_follows_from(lab, tmp_path):
+    columns = {
+        "small": {"label": "small", "run": {"arch.hidden": [16]}},
+        "large": {"label": "large", "run": {"arch.hidden": [64]}},
+        "gain": {"label": "gain", "derive": {"kind": "difference", "of": "large", "than": "small"}},
+    }
+    table = lab.table(columns=columns)
+    lab.fill(table, "hard/small", [91.0, 92.0, 93.0])
+    lab.fill(table, "hard/large", [92.0, 93.5, 94.0])
+    lab.reports = [report.render(lab.plan(table), lab.store)]
+    page = written(lab, tmp_path)["experiments/fiction.html"]
+    here, large = (anchor("cell", "fiction", "made_up", "hard", name) for name in ("gain", "large"))
+    assert f'<a href="#{here}">1.17 ± 0.29</a>' in page
+    row = page[page.index(f'<tr id="{here}">') :].partition("</tr>")[0]
+    assert f'<a href="#{large}">hard targets / large</a>' in row and "runs/" not in row
+    assert "<small>1</small> 1.50" in row
+
+
 def test_a_table_has_ours_the_papers_and_others(made, tmp_path):
     text = Document(written(made, tmp_path)["experiments/fiction.html"]).text
     assert "hard targets ours 92.00 ± 1.00 (3) – (0/3 seeds) paper 91.5 95.0 others 90.5 [1] – Δ +0.50 inside –" in text
