@@ -20,6 +20,7 @@ from lskd.config_groups import Conf
 from lskd.launch.sweep import carry_out
 from lskd.plan import make_plan
 from lskd.runtime import Runtime
+from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 from lskd.weights import dump, sha256
@@ -98,7 +99,7 @@ def test_a_loaded_network_is_the_one_of_the_record(store: Store) -> None:
     model = lskd.load(STUDENT, device="cpu")
     part = data.load(model.run.dataset, data=Path(), cache=data.default_cache_root())["test"]
     prediction = model.predict(part.images)
-    record = store.record(STUDENT)
+    record = Snapshot.of(store).record(STUDENT)
     assert record is not None
     top1 = 100 * (prediction.labels == part.labels).double().mean().item()
     assert top1 == pytest.approx(record.result["last"]["test"]["top1"], abs=1e-6)

@@ -37,6 +37,7 @@ LAYERS = [
     {"launch"},
     {"report", "bench"},
     {"describe", "api"},
+    {"perform"},
     {"cli"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

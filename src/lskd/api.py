@@ -24,6 +24,7 @@ from lskd.errors import InputError
 from lskd.plugins import load_installed_plugins
 from lskd.run import Run
 from lskd.runtime import Runtime
+from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.weights import read_metadata
 
@@ -63,7 +64,7 @@ def runs(results: str | Path = "") -> pandas.DataFrame:
     from lskd.report.runs import frame
 
     load_installed_plugins()
-    found, damaged = frame(Store.at(str(results)))
+    found, damaged = frame(Snapshot.of(Store.at(str(results))))
     for reason in damaged:
         warnings.warn(f"left out: {reason}", stacklevel=2)
     return found
@@ -87,7 +88,7 @@ def load(run: Run | str, results: str | Path = "", *, device: str = "cpu") -> Mo
     from lskd.launch.execute import load_parts, read_network
 
     load_installed_plugins()
-    store = Store.at(str(results))
+    store = Snapshot.of(Store.at(str(results)))
     if isinstance(run, str):
         record = store.record(store.find(run))
         assert record is not None  # it was found

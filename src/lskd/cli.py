@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,34 +27,30 @@ from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stu
 
 from lskd import program
 from lskd.compose import GROUPS, RUN_KEYS, build_run, normal_form
-from lskd.config_groups import REGISTRIES, Conf, labelled, no_such_file, shipped_conf
+from lskd.config_groups import REGISTRIES, Conf, labelled, merge, no_such_file, shipped_conf
 from lskd.data import Dataset
-from lskd.describe import commands, describe, kinds, settings, summary
+from lskd.describe import commands, kinds, settings
 from lskd.errors import InputError, choices, unknown
-from lskd.launch.queue import damages, to_train
+from lskd.launch.queue import to_train
 from lskd.methods import METHODS
 from lskd.models import ARCHS
+from lskd.perform import again, execute, own_words
 from lskd.plan import Plan, in_order, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
-from lskd.program import VERSION, guarded, terminal_columns, user_path
+from lskd.program import VERSION, guarded, user_path
 from lskd.recipe import Recipe
 from lskd.run import Run
 from lskd.runtime import Runtime
 from lskd.schema import fields, parse, show, unknown_key
-from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 from lskd.trackers import check_trackers
 
 TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin", "tracker"}
-
-
 PLANS = (False, True, "commands", "settings", "fleet")
-
 
 # What Hydra raises for bad input. (Its YAML reader lets PyYAML's errors through.)
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
-
 
 # Hydra copies all that is in this store for each group that it lists, though nobody changes it.
 ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
@@ -98,11 +94,6 @@ def from_words() -> int:
 
 def fail(message: str) -> NoReturn:
     sys.exit(program.fail("lskd-run", own_words(message)))
-
-
-def own_words(message: str) -> str:
-    """A message about data with the names that its options have here; in lskd-data they are --data and --cache."""
-    return re.sub(r"(?<=\s)--(data|cache)\b", r"runtime.\1", message)
 
 
 def flags_last(words: Sequence[str]) -> list[str]:
@@ -237,16 +228,6 @@ def command(config: DictConfig) -> None:
         sys.exit(code)
 
 
-def again(runs: Iterable[Run], runtime: Runtime, *, only_check: bool) -> None:
-    """What `runtime.retrain` asks for of `runs`."""
-    from lskd.launch.queue import chosen_again, retrain
-
-    if not only_check:
-        retrain(runs, Store.at(runtime.results), runtime.retrain)
-    elif chosen := chosen_again(runs, runtime.retrain):
-        print(f"runtime.retrain: of these, {len(chosen)} would be trained again if they are done, or begun anew")
-
-
 class RunsFailed(Exception):
     """Some runs of a job failed or diverged; they have been named."""
 
@@ -279,11 +260,9 @@ def interpret(
         if plan_only == "commands":
             lines = commands(runs, conf, typed_words(hydra_config))
         if plan_only == "settings":
-            said = labelled(form, "command line")
-            for group in GROUPS:
-                if group in said and not any(word.startswith(f"{group}=") for word in hydra_config.overrides.task):
-                    said[group][""] = "conf/config.yaml"
-            lines = settings(runs[-1], form, said, conf)
+            given = {word.partition("=")[0] for word in hydra_config.overrides.task}
+            usual = {group: {"": "conf/config.yaml"} for group in GROUPS if group in form and group not in given}
+            lines = settings(runs[-1], form, merge(labelled(form, "command line"), usual), conf)
         return None, runs, runtime, conf, plan_only, lines
 
     name = hydra_config.runtime.choices.get("experiment")
@@ -366,56 +345,6 @@ def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
         Path(s.path) for s in hydra_config.runtime.config_sources if s.schema == "file" and s.provider == "command-line"
     ]
     return (*own, shipped_conf())
-
-
-def execute(
-    plan: Plan | None, runs: tuple[Any, ...], runtime: Runtime, conf: Conf, plan_only: Any, lines: Sequence[str]
-) -> int:
-    """Show, train what is missing, report. The exit code."""
-    store = Store.at(runtime.results)
-    probes = plan.probes if plan is not None else {}
-    print(describe(plan, runs, store, conf, runtime.device_type, details=bool(plan_only)), flush=True)
-    for reason in damages(runs, store, probes):
-        print(f"lskd-run: DAMAGED and left out: {reason}", file=sys.stderr, flush=True)
-    if plan_only:
-        if plan is None and any(run.method.settings.reads_features for run in runs):
-            from lskd.launch.preflight import check_buildable
-
-            check_buildable(runs, conf.cache)  # of an experiment's many kinds this is left to the training's start
-        if lines:
-            print("\n".join(lines))
-        if plan_only == "fleet":
-            from lskd.environment import resolve_device
-            from lskd.launch.fleet import Fleet
-
-            fleet = Fleet(runs, runtime, resolve_device(runtime.device), conf)
-            print(fleet.describe(to_train(runs, store, probes)))
-        return 0
-    from lskd.launch.sweep import carry_out
-
-    outcomes = carry_out(runs, store, runtime, conf, probes)
-    for run, reason in outcomes.failed:
-        print(f"lskd-run: FAILED {run} ({store.directory(run)}): {own_words(reason)}", file=sys.stderr)
-    for run in outcomes.blocked:
-        damaged = run.teacher is not None and store.state(run.teacher) == "damaged"
-        why = "'s record is damaged" if damaged else " failed"
-        print(f"lskd-run: NOT RUN {run}: its teacher{why}", file=sys.stderr)
-    if outcomes.interrupted:
-        print("lskd-run: interrupted; the same command goes on from here", file=sys.stderr)
-        return outcomes.exit_code
-    if plan is not None:
-        from lskd import report
-
-        # The files show the experiment as its own file has it, whatever seeds or settings were asked for this time.
-        name = plan.experiment.name
-        whole = make_plan(load_experiment(conf.load("experiment", name), name), conf)
-        seen = Snapshot.of(store)
-        written = report.write(report.render(whole, seen), store.root)
-        text = report.text(report.render(plan, seen), columns=terminal_columns())
-        print("\n".join([text, *(f"wrote {path}" for path in written)]))
-    else:
-        print(summary(runs[-1], store))
-    return outcomes.exit_code
 
 
 class CheckSweep(Callback):

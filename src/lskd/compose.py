@@ -23,18 +23,11 @@ from lskd.run import Named, ProbeSpec, Run, Smoothing
 from lskd.schema import convert, fields, parse, show, unknown_key
 
 T = TypeVar("T")
-
-
 GROUPS = ("dataset", "arch", "method", "recipe")
-
-
 TEACHER_LS = 0.1  # what teacher_ls=true means: Müller's and Shen's α
-
 
 # Short names a user may type, and the fields they stand for.
 SHORT = {"alpha": "smoothing.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.smoothing.alpha"}
-
-
 RUN_KEYS = (*GROUPS, "smoothing", "seed", "teacher", "teacher_mode", "streams", *SHORT)
 
 

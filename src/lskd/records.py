@@ -61,9 +61,12 @@ def _is_sound(value: Any, key: str) -> bool:
         low, high = LIMITS.get(key, ANY)
         return math.isfinite(value) and low <= value <= high
     if kind is dict:
-        return all(_is_sound(item, name) for name, item in value.items())
+        for name, item in value.items():
+            if not (_is_sound(item, name) if name in LIMITS or type(item) is not float else math.isfinite(item)):
+                return False
+        return True
     if kind is not list:
         return False
     if {*map(type, value)} <= {int, float}:
         return all(map(math.isfinite, value))
-    return all(_is_sound(item, "") for item in value)
+    return all([_is_sound(item, "") for item in value])

@@ -21,7 +21,6 @@ from lskd.schema import all_fields, flat, identity, parse
 
 T = TypeVar("T")
 
-
 # Of the code that all runs share: losses, targets, augmentation, data order, optimizer, schedule, metrics, the loop. As
 # `Method.version`: raised by 1 where a change makes another number of what a run records.
 ENGINE_VERSION = 1

@@ -26,7 +26,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -38,22 +37,10 @@ from lskd.errors import InputError
 from lskd.files import NO_LOCKS, RESTORE, is_at, locked, read_json, write_json
 from lskd.program import user_path
 from lskd.records import fault, wrong_numbers
-from lskd.run import ProbeSpec, Run, id_of
+from lskd.run import ProbeSpec, Run
 from lskd.schema import parse
 
 State = Literal["done", "diverged", "failed", "started", "missing", "damaged"]
-ID = re.compile("[0-9a-f]{12}")
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a store holds of one run, for who has its id alone."""
-
-    id: str
-    state: State
-    config: dict[str, Any]
-    env: dict[str, Any]
-    result: dict[str, Any]  # empty of a run that has not been done
 
 
 class ClaimLost(Exception):
@@ -107,7 +94,7 @@ class Store:
             return "damaged"
         if (directory / "result.json").is_file() and not (directory / "retrain.json").is_file():
             return "done"
-        return _unfinished(directory, self.failure(run))
+        return unfinished(directory, self.failure(run))
 
     def ready(self, run: Run) -> bool:
         """Whether the run is done and its weights are here: it can teach, and probes can run."""
@@ -138,7 +125,7 @@ class Store:
         if written != run.identity() and (result is not None or written is not None):
             raise InputError(f"{directory}/config.json: is not the configuration of run {run.id}; move it away")
         if result is not None:
-            _check(result, run.id, directory)
+            check_result(result, run.id, directory)
         return result
 
     def weights_sha256(self, run: Run) -> list[str]:
@@ -166,7 +153,7 @@ class Store:
 
     def failure(self, run: Run) -> dict[str, Any] | None:
         """Why the run failed or diverged; None if it did not."""
-        return _failure(self.directory(run))
+        return failure_in(self.directory(run))
 
     def probed(self, run: Run, probe: ProbeSpec) -> dict[str, Any] | None:
         """What a probe saw of the run: `readings`, one a step that it looked at, and `weights_sha256`, the digest
@@ -227,38 +214,6 @@ class Store:
                         yield config, env, result
             except InputError:
                 continue
-
-    def record(self, id: str) -> Record | None:
-        """What is here of the run `id`, whichever it is; None where there is nothing. Damage is an `InputError`."""
-        directory = Path(self.root, "runs", id)
-        config, result = read_json(f"{directory}/config.json"), read_json(f"{directory}/result.json")
-        if config is None and result is None:
-            return None
-        if config is None or id_of(config) != id:
-            raise InputError(f"{directory}/config.json: is not the configuration of run {id}; move it away")
-        env: dict[str, Any] = {}
-        with contextlib.suppress(InputError):  # as in `env`
-            env = read_json(f"{directory}/env.json") or {}
-        if result is not None:
-            _check(result, id, directory)
-            if not os.path.isfile(f"{directory}/retrain.json"):
-                return Record(id, "done", config, env, result)
-        return Record(id, _unfinished(directory, _failure(directory)), config, env, result or {})
-
-    def find(self, begin: str) -> str:
-        """The id that begins so: the first digits are enough where they are those of one run."""
-        found = [id for id in self.all_ids() if id.startswith(begin)] if begin else []
-        if not found:
-            raise InputError(f"id = {begin!r}: is no run in {self.root}; lskd-report --runs lists them")
-        if len(found) > 1:
-            some = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
-            raise InputError(f"id = {begin!r}: {len(found)} runs begin so ({some}); give more digits")
-        return found[0]
-
-    def all_ids(self) -> list[str]:
-        """Of all runs of which there is something in the store, in their order."""
-        runs = self.root / "runs"
-        return sorted(name for name in os.listdir(runs) if ID.fullmatch(name)) if runs.is_dir() else []
 
     def configs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(id, config) of every done run in the store; damaged ones are left out."""
@@ -426,21 +381,21 @@ class Store:
             self.checkpoint(run).unlink(missing_ok=True)
 
 
-def _failure(directory: Path) -> dict[str, Any] | None:
+def failure_in(directory: Path) -> dict[str, Any] | None:
     try:
         return read_json(directory / "failed.json")
     except InputError as error:
         return {"reason": "failed", "message": str(error)}
 
 
-def _unfinished(directory: Path, failure: Mapping[str, Any] | None) -> State:
+def unfinished(directory: Path, failure: Mapping[str, Any] | None) -> State:
     """The state of a run that is not done."""
     if failure is not None:
         return "diverged" if failure.get("reason") == "diverged" else "failed"
     return "started" if (directory / "checkpoint.pt").is_file() else "missing"
 
 
-def _check(result: Mapping[str, Any], id: str, directory: Path) -> None:
+def check_result(result: Mapping[str, Any], id: str, directory: Path) -> None:
     """`InputError` unless `result` is the record of the run `id`, and whole."""
     if result.get("id") != id:
         raise InputError(f"{directory}/result.json: is not the record of run {id}; move it away")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lskd.bench import cli, floor, measure
+from lskd.bench import cli, clock, machine, measure, ways
 from lskd.bench.cli import main
 
 QUICK = ["--pairs=tiny", "--device=cpu", "--seconds=0.01", "--repeats=1", "--examples=100", "--threads=1"]
@@ -90,7 +90,7 @@ def test_ratios_compare_cases_of_one_precision(tiny, tmp_path, capsys):
 def test_a_failure_costs_the_rest_of_its_pair(tiny, tmp_path, capsys, monkeypatch):
     """What was measured in the turns before is written, the other pairs are measured, and the exit code says so."""
     monkeypatch.setitem(cli.PAIRS, "other", cli.PAIRS["least"])
-    window, seen = measure.window, []
+    window, seen = clock.window, []
 
     def fails(case, *rest):
         seen.append(str(case))
@@ -112,9 +112,9 @@ def test_a_failure_costs_the_rest_of_its_pair(tiny, tmp_path, capsys, monkeypatc
 def test_strictly_a_step_that_is_not_captured_is_a_failure(tiny, capsys, monkeypatch):
     """As on a GPU where a capture fails: the step goes on eagerly."""
     assert main([*LEAST, "--no-usual", "--strict"]) == 0  # on a CPU nothing is captured
-    runners: list[measure.Runner] = []
+    runners: list[ways.Runner] = []
     monkeypatch.setattr(
-        measure.Runner, "captured", property(lambda self: (runners.append(self), runners.index(self) != 1)[1])
+        ways.Runner, "captured", property(lambda self: (runners.append(self), runners.index(self) != 1)[1])
     )
     assert main([*LEAST, "--no-usual", "--strict"]) == 1
     line = "NOT CAPTURED, so slower than it should be: least: KD, teacher every step, fp32, fleet 1"
@@ -124,7 +124,7 @@ def test_strictly_a_step_that_is_not_captured_is_a_failure(tiny, capsys, monkeyp
 
 def test_a_share_above_1_is_never_shown_alone(tiny, capsys, monkeypatch):
     """A machine that is said to be slower than the training is."""
-    monkeypatch.setattr(floor.Machine, "fastest", lambda self, precision, fleet=1: floor.Rate(1e6, SLOW))
+    monkeypatch.setattr(machine.Machine, "fastest", lambda self, precision, fleet=1: machine.Rate(1e6, SLOW))
     assert main([*LEAST, "--no-usual"]) == 0
     lines = capsys.readouterr().out.splitlines()
     shown = [line for line in lines if "of the floor, which is therefore none: no kernel that was measured" in line]
@@ -132,7 +132,7 @@ def test_a_share_above_1_is_never_shown_alone(tiny, capsys, monkeypatch):
     assert lines[-1].endswith("computes 1e-06 TFLOP/s in fp32 (a slow one)")
 
 
-SLOW = floor.Kernel("a slow one", 1, lambda: lambda: None)
+SLOW = machine.Kernel("a slow one", 1, lambda: lambda: None)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -177,7 +177,7 @@ def test_without_the_usual_loop(tiny, capsys):
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_measured(words, message, capsys, monkeypatch):
-    monkeypatch.setattr(floor, "Machine", None)
+    monkeypatch.setattr(machine, "Machine", None)
     assert main(words.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from lskd.bench import floor
-from lskd.bench.floor import Call, Kernel, Machine, Rate, Work, convolutions, copies, products, rate, work_of
-from lskd.bench.measure import count_work
+from lskd.bench import machine as rates
+from lskd.bench.floor import Call, Work, work_of
+from lskd.bench.machine import Kernel, Machine, Rate, convolutions, copies, products, rate
+from lskd.bench.work import count_work
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.data import DATASETS
@@ -123,15 +124,15 @@ def test_what_a_step_takes_is_told_by_purpose():
 
 def test_the_machines_rate_is_that_of_its_fastest_kernel(monkeypatch):
     """Of products and convolutions, in the best of their windows, those of later turns among them; and it is named."""
-    monkeypatch.setattr(floor, "SIDES", {"cpu": (8, 16)})
-    monkeypatch.setattr(floor, "COPIES", {"cpu": (64,)})
+    monkeypatch.setattr(rates, "SIDES", {"cpu": (8, 16)})
+    monkeypatch.setattr(rates, "COPIES", {"cpu": (64,)})
     speed = 1.0
 
     def rate(device, kernel, lanes):
         best = "64 channels" in kernel.name and "channels_last, gradient of the weight" in kernel.name
         return speed * (5.0 if best else 3.0) * lanes
 
-    monkeypatch.setattr(floor, "rate", rate)
+    monkeypatch.setattr(rates, "rate", rate)
     found = Machine(CPU, ["fp32"], fleets=(1, 2))
     name = "convolution of 64 channels of 8 × 8, channels_last, gradient of the weight"
     assert (found.fastest("fp32").kernel.name, found.fastest("fp32").per_second) == (name, 5.0)
@@ -168,9 +169,9 @@ def test_the_step_of_a_run():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_kernels(precision, monkeypatch):
     """Each is what its name says, and counts as much work as the operator does; side by side they use own memory."""
-    monkeypatch.setattr(floor, "SIDES", {"cpu": (32,)})
-    monkeypatch.setattr(floor, "CONVOLUTIONS", {"cpu": ((8, 4),)})
-    monkeypatch.setattr(floor, "WINDOWS", 0.0)
+    monkeypatch.setattr(rates, "SIDES", {"cpu": (32,)})
+    monkeypatch.setattr(rates, "CONVOLUTIONS", {"cpu": ((8, 4),)})
+    monkeypatch.setattr(rates, "WINDOWS", 0.0)
     kernels = products(CPU, precision) + convolutions(CPU, precision)
     assert len(kernels) == 1 + 2 * 3
     for kernel in kernels:
@@ -187,7 +188,7 @@ def test_kernels(precision, monkeypatch):
 
 
 def test_a_copy_counts_what_it_reads_and_writes(monkeypatch):
-    monkeypatch.setattr(floor, "COPIES", {"cpu": (2**12, 2**16)})
+    monkeypatch.setattr(rates, "COPIES", {"cpu": (2**12, 2**16)})
     for kernel in copies(CPU):
         assert work_of(kernel.make()).bytes == kernel.amount
         assert 1e6 < rate(CPU, kernel) < 1e13

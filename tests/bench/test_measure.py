@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from lskd.bench import floor, measure
-from lskd.bench.cli import PAIRS
-from lskd.bench.floor import Floor, Machine
-from lskd.bench.measure import (
+from lskd.bench import cases as case_names
+from lskd.bench import clock, machine, measure, records, runs, ways
+from lskd.bench import work as of_work
+from lskd.bench.cases import (
     AS_IT_COMES,
     CACHED,
     CE,
@@ -26,9 +26,12 @@ from lskd.bench.measure import (
     USUAL_KD,
     Case,
     Options,
-    Pair,
 )
+from lskd.bench.cli import PAIRS
+from lskd.bench.floor import Floor
+from lskd.bench.machine import Machine
 from lskd.bench.reference import check
+from lskd.bench.ways import Pair
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.data import DATASETS
@@ -65,9 +68,9 @@ def test_side_by_side_each_member_makes_all_the_steps(pair, monkeypatch):
     threads = []
     runners = [pair.runner(pair.run)[0] for _ in range(2)]
     torch.set_num_threads(2)
-    step = measure.Training.step
-    monkeypatch.setattr(measure.Training, "step", lambda self: (threads.append(torch.get_num_threads()), step(self)))
-    assert measure.side_by_side(runners)(4) == 2 * (64 + 64 + 22 + 64)
+    step = ways.Training.step
+    monkeypatch.setattr(ways.Training, "step", lambda self: (threads.append(torch.get_num_threads()), step(self)))
+    assert ways.side_by_side(runners)(4) == 2 * (64 + 64 + 22 + 64)
     assert [runner.training.step_number for runner in runners] == [7, 7]
     assert threads == 8 * [1]
     assert torch.get_num_threads() == 2
@@ -76,8 +79,8 @@ def test_side_by_side_each_member_makes_all_the_steps(pair, monkeypatch):
 def test_cached_trains_without_the_teacher_and_filling_with_it(pair, monkeypatch):
     """The cache is full; `TEACHER` looks at views that it makes unknown, and leaves it full."""
     seen = []
-    live = measure.Teacher.live
-    monkeypatch.setattr(measure.Teacher, "live", lambda self, pixels: (seen.append(len(pixels)), live(self, pixels))[1])
+    live = ways.Teacher.live
+    monkeypatch.setattr(ways.Teacher, "live", lambda self, pixels: (seen.append(len(pixels)), live(self, pixels))[1])
     pair.runner(pair.run)[0].steps(6)
     assert seen == []
     work = pair.evaluation("fp32")
@@ -95,7 +98,7 @@ def test_cases(pair):
     cases = pair.cases(lambda line: None)
     kinds = [(case.name, case.fleet) for case in cases]
     assert kinds == [(USUAL_CE, 1), (USUAL_KD, 1), (CE, 1), (CE, 2), (LIVE, 1), (CACHED, 1), (CACHED, 2), (TEACHER, 1)]
-    assert all(case.steps >= 2 and measure.window(case, CPU, QUICK) > 0 for case in cases)
+    assert all(case.steps >= 2 and clock.window(case, CPU, QUICK) > 0 for case in cases)
     assert {case.captured for case in cases} == {None}
     assert multiprocessing.active_children() != []
     del cases
@@ -135,7 +138,7 @@ def test_kernels_of_a_step(pair, monkeypatch):
         def __exit__(self, *error: object) -> None: ...
 
         def key_averages(self) -> list[Event]:
-            steps = measure.KERNEL_STEPS
+            steps = of_work.KERNEL_STEPS
             return [
                 Event("relu", 500.0 * steps, 3 * steps),
                 Event("launch", 0.0, 9),
@@ -149,7 +152,7 @@ def test_kernels_of_a_step(pair, monkeypatch):
 
 def test_the_optimizers_phase_is_an_update_from_gradients_at_hand(pair):
     """The same update again, and no gradient is computed."""
-    training = pair.runner(measure.without_teacher(pair.run))[0].training
+    training = pair.runner(runs.without_teacher(pair.run))[0].training
     optimizer = pair.phases_of(training)["optimizer"]
     weight = training.member.network.head.weight
     gradient = weight.grad.clone()
@@ -160,26 +163,26 @@ def test_the_optimizers_phase_is_an_update_from_gradients_at_hand(pair):
 
 
 def test_a_window_takes_about_its_seconds(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(floor.time, "perf_counter", lambda: clock[0])
+    now = [0.0]
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: now[0])
 
     def work(steps: int) -> int:
-        clock[0] += 0.01 * steps
+        now[0] += 0.01 * steps
         return 64 * steps
 
-    assert measure.calibrated(CPU, work, 2.0, most=1000) == 200
-    assert measure.calibrated(CPU, work, 2.0, most=50) == 50
-    assert measure.calibrated(CPU, work, 0.001, most=50) == 2
+    assert clock.calibrated(CPU, work, 2.0, most=1000) == 200
+    assert clock.calibrated(CPU, work, 2.0, most=50) == 50
+    assert clock.calibrated(CPU, work, 0.001, most=50) == 2
     case = Case(CE, "fp32", 1, work, settle=3, steps=10)
-    assert measure.window(case, CPU, QUICK) == pytest.approx(6400)
+    assert clock.window(case, CPU, QUICK) == pytest.approx(6400)
 
 
 def test_no_training_is_asked_for_more_steps_than_it_has():
     """Warm-up, calibration, and all windows of all fleets that a training is in."""
     for repeats in (1, 3, 10):
         for fleets in (1, 2, 5):
-            most = measure.STEPS // (2 * (repeats + 1) * fleets)
-            assert 8 + 3 + fleets * (2 * most + repeats * (most + 1)) <= measure.STEPS
+            most = case_names.STEPS // (2 * (repeats + 1) * fleets)
+            assert 8 + 3 + fleets * (2 * most + repeats * (most + 1)) <= case_names.STEPS
 
 
 def test_records_by_hand():
@@ -191,7 +194,7 @@ def test_records_by_hand():
     def case(name: str, fleet: int, *rates: float) -> Case:
         return Case(name, "fp32", fleet, lambda steps: steps, 1, steps=7, rates=list(rates))
 
-    cases = measure.with_filling(
+    cases = records.with_filling(
         [
             case(USUAL_KD, 1, 100.0, 200.0, 100.0),
             case(CE, 1, 1000.0, 2000.0, 1000.0),
@@ -200,7 +203,7 @@ def test_records_by_hand():
             case(TEACHER, 1, 1000.0, 1000.0, 800.0),
         ]
     )
-    kd, ce, cached, fleet, filling = measure.records(cases, 10, 5000, floors)
+    kd, ce, cached, fleet, filling = records.records(cases, 10, 5000, floors)
     assert ce["images_per_second"] == {"median": 1000.0, "min": 1000.0, "max": 2000.0, "each": [1000.0, 2000.0, 1000.0]}
     assert (ce["ms_per_step"], ce["seconds_per_epoch"], ce["share_of_floor"]) == (10.0, 5.0, 0.2)
     assert (ce["share_of_floor_in_turn"], ce["bound_by"]) == (0.4, "bytes")
@@ -223,7 +226,7 @@ def test_ratios_are_taken_between_cases_of_one_precision():
         case(PUBLIC_KD, AS_IT_COMES, 100.0), case(USUAL_KD, "fp32", 50.0), case(USUAL_KD, "tf32", 125.0),
         case(CACHED, "fp32", 500.0), case(CACHED, "tf32", 1000.0), case(CACHED, "bf16", 2000.0),
     ]  # fmt: skip
-    found = measure.records(cases, 10, 5000, lambda name, precision, fleet: Floor(1e-3, 0.0, 1e-3))
+    found = records.records(cases, 10, 5000, lambda name, precision, fleet: Floor(1e-3, 0.0, 1e-3))
     usual, public = ([case[key] and case[key]["median"] for case in found] for key in ("times_usual", "times_public"))
     assert usual == [None, 1.0, 1.0, 10.0, 8.0, None]
     assert public == [1.0, 0.5, 1.25, 5.0, 10.0, 20.0]
@@ -239,16 +242,16 @@ def test_the_usual_loop_at_each_precision(monkeypatch):
         seen[now] = (*switches, torch.backends.cudnn.benchmark, loop.autocast)
         return 64
 
-    monkeypatch.setattr(measure.UsualLoop, "step", step)
-    loop = measure.UsualLoop.__new__(measure.UsualLoop)
+    monkeypatch.setattr(ways.UsualLoop, "step", step)
+    loop = ways.UsualLoop.__new__(ways.UsualLoop)
     before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     try:
         for now in ("bf16", "tf32", AS_IT_COMES, "fp32"):
-            measure.switch(now, replace(QUICK, search=False))
-            assert measure.usual_work(loop, now)(2) == 128
+            clock.switch(now, replace(QUICK, search=False))
+            assert ways.usual_work(loop, now)(2) == 128
             assert torch.backends.cudnn.benchmark is False
     finally:
-        measure.set_precision("fp32")
+        clock.set_precision("fp32")
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before
     assert seen == {
         "fp32": ("highest", False, True, False),
@@ -261,13 +264,13 @@ def test_the_usual_loop_at_each_precision(monkeypatch):
 def test_every_step_of_a_training_is_taken_in_its_own_thread(pair, monkeypatch):
     """cuDNN finds its algorithms, and a GPU's step is captured, for each thread: so it is the same one from the first
     step on, through all windows and fleets."""
-    step, threads = measure.Training.step, dict[int, set[int]]()
+    step, threads = ways.Training.step, dict[int, set[int]]()
     monkeypatch.setattr(
-        measure.Training,
+        ways.Training,
         "step",
         lambda self: (threads.setdefault(id(self), set()).add(threading.get_ident()), step(self))[1],
     )
-    cases = pair.fleets(CE, measure.without_teacher(pair.run))
+    cases = pair.fleets(CE, runs.without_teacher(pair.run))
     for _ in range(2):
         for case in cases:
             case.work(2)
@@ -282,7 +285,7 @@ def test_steps_of_both_sizes_are_met_before_the_first_window(pair, monkeypatch):
     step = Step._step
     monkeypatch.setattr(Step, "_step", lambda self, size, of=0: (seen.append(size), step(self, size, of))[1])
     runner, _ = pair.runner(pair.run)
-    assert seen.count(64) > measure.EAGER and seen.count(22) > measure.EAGER
+    assert seen.count(64) > ways.EAGER and seen.count(22) > ways.EAGER
     assert runner.training.one_step.number.item() == runner.training.step_number
     assert runner.training.step_number % runner.training.steps_per_epoch == 0
 
@@ -296,7 +299,7 @@ def test_a_step_counts_as_captured_if_those_of_all_sizes_are(pair, monkeypatch):
         graphs: ClassVar = {(64,): None, (22,): None}
         failed = False
 
-    monkeypatch.setattr(measure, "Captured", Replayed)
+    monkeypatch.setattr(ways, "Captured", Replayed)
     runner.training.one_step.run_step = Replayed()
     assert case.captured is True
     monkeypatch.setattr(Replayed, "failed", True)
@@ -308,7 +311,7 @@ def test_a_step_counts_as_captured_if_those_of_all_sizes_are(pair, monkeypatch):
 
 def test_another_layout(pair):
     """The same training with its images and weights in the other layout; the engine's own is back afterwards."""
-    with measure.laid_out("contiguous"):
+    with clock.laid_out("contiguous"):
         runner, _ = pair.runner(pair.run)
     other, _ = pair.runner(pair.run)
     weights = [[p for p in one.training.member.network.parameters() if p.dim() == 4] for one in (runner, other)]
@@ -318,9 +321,9 @@ def test_another_layout(pair):
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_pair_has_a_usual_loop(name):
     run = parse_run(PAIRS[name], Conf())
-    plain = measure.as_public_code(run)
+    plain = runs.as_public_code(run)
     check(plain)
-    check(measure.as_public_code(measure.without_teacher(run)))
+    check(runs.as_public_code(runs.without_teacher(run)))
     assert (plain.arch, plain.recipe.augment, plain.recipe.batch_size) == (
         run.arch,
         run.recipe.augment,
@@ -333,7 +336,7 @@ def test_every_pair_has_a_usual_loop(name):
 
 
 def test_a_pair_whose_logits_find_no_room(monkeypatch):
-    monkeypatch.setattr(measure, "device_bytes", lambda device: (1000, 1000))
+    monkeypatch.setattr(ways, "device_bytes", lambda device: (1000, 1000))
     with Pair(parse_run(WORDS, Conf()), DIGITS, CPU, replace(QUICK, usual=False)) as pair:
         assert [case.name for case in pair.cases(lambda line: None)] == [CE, CE, LIVE]
         assert pair.notes == ["KD, filling, KD, cached: skipped, half of the free memory does not hold the logits"]
@@ -349,7 +352,7 @@ def test_a_fleet_that_finds_no_room(pair, monkeypatch):
         return runners[0]
 
     monkeypatch.setattr(pair, "runner", runner)
-    assert [case.fleet for case in pair.fleets(CE, measure.without_teacher(pair.run))] == [1]
+    assert [case.fleet for case in pair.fleets(CE, runs.without_teacher(pair.run))] == [1]
     assert pair.notes == ["CE, fp32: the device's memory holds 1 runs"]
 
 

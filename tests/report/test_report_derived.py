@@ -78,7 +78,7 @@ def test_a_page_says_what_a_derived_cell_is(lab: Any) -> None:
     assert table.loc[("ls", "mean"), "values"] == "94.0 93.5" and table.loc[("ls", "mean"), "runs"] == ""
     assert "- n/a: hard targets / wins: a cell that it would follow from does not exist, or it is none of" in page
     rows = lab.table(rows=GAIN)
-    assert "“gain”: difference of top-1 accuracy (%)" in text(lab.plan(rows), lab.store)
+    assert "“gain”: difference of top-1 accuracy (%)" in text(render(lab.plan(rows), lab.store))
 
 
 def test_a_claim_about_derived_cells_is_tested_seed_by_seed(lab: Any) -> None:

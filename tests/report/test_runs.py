@@ -20,6 +20,7 @@ from lskd.report import runs
 from lskd.report.cli import main
 from lskd.report.show import plot
 from lskd.run import Run
+from lskd.snapshot import Snapshot
 from lskd.store import Store
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -88,7 +89,7 @@ FILTERS = [
 @pytest.mark.parametrize(("filters", "wanted"), FILTERS)
 def test_filters(made: Any, filters: tuple[str, ...], wanted: list[int]) -> None:
     store, found = made
-    frame, damaged = runs.frame(store)
+    frame, damaged = runs.frame(Snapshot.of(store))
     assert damaged == []
     assert set(runs.chosen(frame, filters)["id"]) == {found[i].id for i in wanted}
 
@@ -227,6 +228,6 @@ def test_many_runs_are_quickly_read(tmp_path: Path) -> None:
         result = {"id": run.id, "last": {"test": {"top1": 90.0}}, "best": {}, "train": {}, "calibration": {"x": bins}}
         (directory / "result.json").write_text(json.dumps(result))
     begun = time.process_time()
-    frame, _ = runs.frame(store)
+    frame, _ = runs.frame(Snapshot.of(store))
     assert time.process_time() - begun < 0.6
     assert len(frame) == 1000 and sorted(frame["seed"]) == list(range(1000))

@@ -94,8 +94,9 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from lskd.bench.floor import Machine
-    from lskd.bench.measure import Options, measure
+    from lskd.bench.cases import Options
+    from lskd.bench.machine import Machine
+    from lskd.bench.measure import measure
     from lskd.engine.capture import STREAMS
     from lskd.environment import check_precision, resolve_device
 

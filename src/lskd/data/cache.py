@@ -28,8 +28,6 @@ from lskd.data.scratch import REPLACED, scratch
 from lskd.errors import InputError
 
 _log = logging.getLogger(__name__)
-
-
 Content = Arrays | Index
 
 

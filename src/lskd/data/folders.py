@@ -33,8 +33,6 @@ HIDDEN = "hidden files or folders passed over"
 LOOKERS = 8  # threads that list folders: on a network's file system they wait most of the time
 
 _IS_UTF8 = sys.getfilesystemencoding() == "utf-8"
-
-
 File = tuple[str, int, int]  # an image's path below its part's folder, bytes, and when it was written (ns)
 
 

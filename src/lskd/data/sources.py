@@ -66,8 +66,6 @@ class Columns(NamedTuple):
 
 
 USUAL = Columns()
-
-
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
 _MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}  # PIL's 8-bit modes: these convert to RGB without surprises

@@ -38,17 +38,9 @@ from lskd.store import Store
 
 # Multiplications of a step's forward pass: so few take a core about a millisecond, the backward pass included.
 SMALL = 3e7
-
-
 TELL_SECONDS = 0.1  # between messages of a worker about the step it is at
-
-
 LOOK_SECONDS = 0.05  # between its looks for a word from the sweep
-
-
 CAN_FORK = sys.platform == "linux"  # elsewhere system libraries do not survive a fork
-
-
 Jobs = Mapping[str, tuple[Run, Sequence[ProbeSpec]]]  # by run id: the run, and its probes
 
 

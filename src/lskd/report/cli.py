@@ -133,7 +133,7 @@ def _tables(
     return texts + (_not_here(elsewhere) if args.experiments else _in_no_table(reports, store, args.results)), code
 
 
-def _show(args: argparse.Namespace, store: Store) -> int:
+def _show(args: argparse.Namespace, store: Snapshot) -> int:
     """`lskd-report show ID …`."""
     from lskd.report.show import show
 
@@ -144,7 +144,7 @@ def _show(args: argparse.Namespace, store: Store) -> int:
     return 0
 
 
-def _runs(args: argparse.Namespace, store: Store) -> int:
+def _runs(args: argparse.Namespace, store: Snapshot) -> int:
     """`lskd-report --runs`: the runs that the filters choose, one a line, or in groups."""
     from lskd.report import runs
 

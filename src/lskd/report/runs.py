@@ -17,7 +17,7 @@ from lskd.compose import SHORT
 from lskd.errors import InputError
 from lskd.run import ENGINE_VERSION, PARTS, described_part, id_of, part_of, settings_of_part
 from lskd.schema import show, unfolded
-from lskd.store import Record, Store
+from lskd.snapshot import Record, Snapshot
 
 if TYPE_CHECKING:
     import pandas
@@ -73,7 +73,7 @@ def _hashable(value: Any) -> Any:
     return show(value) if isinstance(value, Mapping) else value
 
 
-def frame(store: Store) -> tuple[pandas.DataFrame, list[str]]:
+def frame(store: Snapshot) -> tuple[pandas.DataFrame, list[str]]:
     """All runs of the store (see `lskd.runs`), and what of them is damaged and left out, a line each."""
     import numpy as np
     import pandas

@@ -15,12 +15,12 @@ from lskd.report.runs import Settings
 from lskd.run import Run, id_of
 from lskd.schema import show as written
 from lskd.schema import unfolded
-from lskd.store import Record, Store
+from lskd.snapshot import Record, Snapshot
 
 WIDTH, HEIGHT = 60, 10  # of a curve, in characters
 
 
-def show(id: str, store: Store, conf: Conf) -> str:
+def show(id: str, store: Snapshot, conf: Conf) -> str:
     """The page of the run whose id begins so. `InputError` for an id that is none here, or several, and for a record
     that is damaged."""
     record = store.record(store.find(id))
@@ -31,7 +31,7 @@ def show(id: str, store: Store, conf: Conf) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _head(record: Record, store: Store) -> str:
+def _head(record: Record, store: Snapshot) -> str:
     lines = [f"{record.id}  {name(record.config)}  ({record.state})", str(store.root / "runs" / record.id)]
     path = store.root / "runs" / record.id / "model.safetensors"
     return "\n".join([*lines, f"weights: {'here' if path.is_file() else 'not here'}"])
@@ -54,7 +54,7 @@ def _command(record: Record, conf: Conf) -> str:
         return f"again: not by the code that is here: {error}"
 
 
-def _lineage(record: Record, store: Store) -> str:
+def _lineage(record: Record, store: Snapshot) -> str:
     lines: list[str] = []
     config = record.config
     while (taught_by := config.get("teacher")) is not None:
@@ -67,7 +67,7 @@ def _lineage(record: Record, store: Store) -> str:
     return "\n".join(["lineage:", *lines]) if lines else ""
 
 
-def _state(id: str, store: Store) -> str:
+def _state(id: str, store: Snapshot) -> str:
     try:
         record = store.record(id)
     except InputError:
@@ -120,7 +120,7 @@ def _calibration(record: Record) -> str:
     return "\n".join(parts)
 
 
-def _curve(record: Record, store: Store) -> str:
+def _curve(record: Record, store: Snapshot) -> str:
     epochs = [epoch for epoch in store.log_of(record.id) if "stage" not in epoch]
     evaluated = record.config["dataset"].get("evaluate", "test")
     lines = {
