@@ -9,6 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from lskd.commands import Commands
+from lskd.compose import build_run
 from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.report.runs import Settings
@@ -49,7 +50,10 @@ def name(config: Mapping[str, Any]) -> str:
 def _command(record: Record, conf: Conf) -> str:
     """The command that trains the run again, if the code that is here would train the same one."""
     try:
-        return f"again:\n  {Commands(conf).line(Run.of(record.config))}"
+        run, commands = Run.of(record.config), Commands(conf)
+        if build_run(commands.form(run), conf).id != run.id:
+            raise InputError("no words of the command line say all of its settings")
+        return f"again:\n  {commands.line(run)}"
     except InputError as error:
         return f"again: not by the code that is here: {error}"
 
