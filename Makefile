@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help quickstart test tables lint docs wheel clean
+.PHONY: help quickstart test tables report lint docs wheel clean
 .DEFAULT_GOAL := help
 
 help: ## Explain every target
@@ -33,6 +33,9 @@ test: $(INSTALLED) ## Environment, then all fast tests (set LSKD_DATA to include
 
 tables: $(INSTALLED) ## Tables and figures of every experiment, from results/
 	$(BIN)/lskd-report
+
+report: $(INSTALLED) ## The same as a site for people: results/site/index.html, no network needed
+	$(BIN)/lskd-report --html
 
 lint: $(INSTALLED) ## Style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

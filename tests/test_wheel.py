@@ -28,6 +28,8 @@ def test_a_wheel_works_away_from_the_checkout(tmp_path):
         wheel.extractall(tmp_path / "site")
     conf = {f"lskd/conf/{path.relative_to(ROOT / 'conf').as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert "lskd/conf/config.yaml" in conf <= names
+    pages = [path for path in (ROOT / "src/lskd/report/site").rglob("*.*") if path.suffix in (".html", ".css", ".js")]
+    assert len(pages) > 10 and {path.relative_to(ROOT / "src").as_posix() for path in pages} <= names
     assert {"lskd/py.typed", "lskd/trackers/tracker.py"} <= names
     assert not any(name.startswith(("tests", "results", "conf")) for name in names)
 

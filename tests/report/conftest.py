@@ -95,6 +95,12 @@ class Lab:
         return {finding.claim.id: finding for finding in evaluate(planned, Values(self.store))}
 
 
+@pytest.fixture(scope="session")
+def new_lab() -> type[Lab]:
+    """For what several tests of a module look at."""
+    return Lab
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path / "results")

@@ -25,6 +25,8 @@ examples:
   lskd-report muller_mnist                  one experiment
   lskd-report --results /data/runs --out .  results from elsewhere; files into ./tables and ./figures
   lskd-report muller_mnist --paper --bold   for a paper, too: LaTeX and PDF into results/paper/muller_mnist
+  lskd-report --html                        all of it as a site for people: site/index.html, beside the tables
+  lskd-report --html lskd.html              the same in one file, to mail
   lskd-report --runs dataset=mnist --group  the runs themselves, filtered, as means over seeds; --csv for a file
   lskd-report show 36e6e2                   everything about one run, by the first digits of its id
 """
@@ -38,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     # All that may have been mistyped is found before anything is written.
+    if args.html and not args.html.endswith(".html"):  # `--html quickstart`: the experiment, as a site
+        args.experiments, args.html = [args.html, *args.experiments], ""
     load_installed_plugins()
     load_plugins(args.plugin)
     if args.config_dir is not None and not args.config_dir.is_dir():
@@ -46,10 +50,15 @@ def _run(args: argparse.Namespace) -> int:
     if args.results and not store.root.is_dir():
         raise InputError(f"--results = {args.results!r}: is not a directory")
     if args.runs:
+        if args.html is not None:
+            raise InputError("--html: is not for --runs; every run has its page in the site")
         return _runs(args, store)
     for name in ("csv", "group", "by", "columns"):
         if getattr(args, name):
             raise InputError(f"--{name}: is for --runs")
+    for name in ("paper", "bold"):
+        if getattr(args, name) and args.html is not None:
+            raise InputError(f"--{name}: is not for --html")
     if args.experiments[:1] == ["show"]:
         return _show(args, store)
     directories = _directories(args)
@@ -59,38 +68,69 @@ def _run(args: argparse.Namespace) -> int:
         if name not in names:
             raise no_such_file("experiment", name, directories, names)
     out = args.out if args.out is not None else store.root
-    _check_writable(out)
+    place = user_path(args.html) if args.html else out / "site"
+    if args.html:
+        _check_writable(place.parent, f"--html = {args.html!r}")
+    else:
+        _check_writable(out, f"--out = {str(out)!r}")
 
-    # All is written before anything is printed, to whomever may stop reading.
-    code, reports, texts, elsewhere = 0, [], [], []
+    code, reports = 0, []
     for name in dict.fromkeys(args.experiments or names):
         try:
-            plan = make_plan(load_experiment(conf.load("experiment", name), name), conf)
-            result = report.render(plan, store)
-            reports.append(result)
-            # What is only quoted from a paper is written if it was asked for once.
-            wanted = bool(args.experiments or plan.runs) or (out / "tables" / name).is_dir()
-            if wanted and plan.runs and not result.done:
-                elsewhere.append(result)
-            elif wanted:
+            reports.append(report.render(make_plan(load_experiment(conf.load("experiment", name), name), conf), store))
+        except InputError as error:  # the others are written all the same
+            code = _fail(error)
+    # All is written before anything is printed, to whomever may stop reading.
+    if args.html is not None:
+        texts, failed = _site(args, reports, conf, store, place)
+    else:
+        texts, failed = _tables(args, reports, store, out)
+    for reason in dict.fromkeys(reason for r in reports for reason in r.damaged):
+        print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
+        code = code or 1
+    print("\n".join(texts))
+    return failed or code
+
+
+def _site(
+    args: argparse.Namespace, reports: Sequence[report.Report], conf: Conf, store: Store, place: Path
+) -> tuple[list[str], int]:
+    """`lskd-report --html`: what there is to print, and the exit code."""
+    from lskd.report import site
+
+    try:
+        first, *others = site.write(reports, store, conf, place, whole=not args.experiments)
+    except InputError as error:
+        return [], _fail(error)
+    return [f"wrote {first}" + (f" and {len(others)} files beside it" if others else "")], 0
+
+
+def _tables(
+    args: argparse.Namespace, reports: Sequence[report.Report], store: Store, out: Path
+) -> tuple[list[str], int]:
+    """The tables and figures: what there is to print, and the exit code."""
+    code, texts, elsewhere = 0, [], []
+    for result in reports:
+        plan = result.plan
+        # What is only quoted from a paper is written if it was asked for once.
+        wanted = bool(args.experiments or plan.runs) or (out / "tables" / plan.experiment.name).is_dir()
+        if wanted and plan.runs and not result.done:
+            elsewhere.append(result)
+        elif wanted:
+            try:
                 written = report.write(result, out, bold=args.bold)
                 written += report.write_for_paper(result, out, bold=args.bold) if args.paper else []
                 text = report.text(result, out, terminal_columns())
                 texts.append("\n".join([text, *(f"wrote {path}" for path in written), ""]))
-        except InputError as error:  # the others are printed all the same
-            code = _fail(error)
-    for reason in dict.fromkeys(reason for r in reports for reason in r.damaged):
-        print(f"lskd-report: DAMAGED and left out: {reason}", file=sys.stderr)
-        code = code or 1
+            except InputError as error:
+                code = _fail(error)
     if not args.experiments and any(r.done for r in reports):  # the index is of all experiments
         try:
             written = report.write_index(sorted(reports, key=lambda r: r.plan.experiment.name), out)
             texts += [f"wrote {path}" for path in written]
         except InputError as error:
             code = _fail(error)
-    texts += _not_here(elsewhere) if args.experiments else _in_no_table(reports, store, args.results)
-    print("\n".join(texts))
-    return code
+    return texts + (_not_here(elsewhere) if args.experiments else _in_no_table(reports, store, args.results)), code
 
 
 def _show(args: argparse.Namespace, store: Snapshot) -> int:
@@ -139,12 +179,12 @@ def _directories(args: argparse.Namespace) -> tuple[Path, ...]:
     return (*([args.config_dir] if args.config_dir is not None else []), shipped_conf())
 
 
-def _check_writable(out: Path) -> None:
-    """`InputError` unless files can be written below `out`."""
+def _check_writable(out: Path, given: str) -> None:
+    """`InputError` unless files can be written below `out`, which the user has `given`."""
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "is not a directory" if not there.is_dir() else "no permission"
-        raise InputError(f"--out = {str(out)!r}: cannot be written: {there}: {reason}")
+        raise InputError(f"{given}: cannot be written: {there}: {reason}")
 
 
 def _not_here(reports: Sequence[report.Report]) -> list[str]:
@@ -190,6 +230,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", default="", metavar="DIR", help="default: $LSKD_RESULTS, else ./results")
     parser.add_argument(
         "--out", type=user_path, metavar="DIR", help="where tables/ and figures/ go (default: the results)"
+    )
+    parser.add_argument(
+        "--html",
+        nargs="?",
+        const="",
+        metavar="FILE.html",
+        help="instead of tables a site for people, in DIR/site; or all of it in FILE.html",
     )
     parser.add_argument(
         "--paper", action="store_true", help="write paper/, too: LaTeX and PDF files, images without titles and notes"
