@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lskd.commands import Commands
+from lskd.compose import build_run
 from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.methods import METHODS, Method
@@ -90,10 +91,10 @@ class Library:
         self.store, self.conf = Snapshot.of(store), conf
         self.values, self.commands = Values(self.store), Commands(conf)
         self.runs = {run.id: run for report in reports for run in report.plan.runs if self._is_here(run)}
-        planned = {run.id for report in reports for run in report.plan.runs}
+        self.planned = {run.id for report in reports for run in report.plan.runs}
         if whole:
             for id, config in self.store.configs():
-                if id not in planned and (run := _restored(config)) is not None:
+                if id not in self.planned and (run := _restored(config)) is not None:
                     self.runs[id] = run
         self.students: dict[str, list[Run]] = defaultdict(list)
         for run in self.runs.values():
@@ -736,8 +737,10 @@ def environment(env: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def command(library: Library, run: Run) -> str:
-    """The command that repeats a run; "" where no file of conf/ is about a part of it."""
+    """The command that repeats a run; "" of one of no plan where no words say all of its settings."""
     try:
+        if run.id not in library.planned and build_run(library.commands.form(run), library.conf).id != run.id:
+            return ""
         return library.commands.line(run)
     except InputError:
         return ""
