@@ -17,7 +17,9 @@ from lskd import report
 from lskd.commands import Commands
 from lskd.report import site
 from lskd.report.cli import main
-from lskd.report.site import charts, content, drawn
+from lskd.report.site import charts, drawn
+from lskd.report.site import parts as of_parts
+from lskd.report.site import runs as of_runs
 from lskd.report.site.charts import Axis, Bar, Series
 from lskd.report.site.links import Address, Links, anchor
 
@@ -198,7 +200,7 @@ def test_a_run_says_how_it_was_made(lab, tmp_path):
     assert Commands(lab.conf).line(student) in Document(taught).text
     settings = Document(taught[taught.index("<h2>Settings</h2>") :]).text
     assert re.search(r"method name kd temperature .*Default: ", settings) or "temperature" in settings
-    given, default = content.settings(student)["arch"][1], content.settings(student)["arch"][2]
+    given, default = of_runs.settings(student)["arch"][1], of_runs.settings(student)["arch"][2]
     assert (given.name, given.value, given.given) == ("hidden", "[16]", True)
     assert not default.given
     assert "lskd-run &lt;all&gt;" in teacher
@@ -291,7 +293,7 @@ def test_the_command_writes_a_site_or_a_file(made, tmp_path, monkeypatch, capsys
 
 def test_runs_that_differ_in_their_seeds_are_together(made):
     runs = made.reports[0].plan.runs
-    groups = content.grouped([run for run in runs if run.smoothing.alpha == 0.1] + [replace(runs[0], seed=9)])
+    groups = of_runs.grouped([run for run in runs if run.smoothing.alpha == 0.1] + [replace(runs[0], seed=9)])
     names = [(group.label, [run.seed for run in group.runs]) for group in groups]
     assert names == [
         ("mlp(hidden=16) on digits", [9]),
@@ -299,7 +301,7 @@ def test_runs_that_differ_in_their_seeds_are_together(made):
         ("mlp(hidden=64) on digits, α=0.1", [0, 1, 2]),
     ]
     dropped = replace(runs[0], recipe=replace(runs[0].recipe, momentum=0.5))
-    assert [group.own for group in content.grouped([runs[0], dropped])] == [
+    assert [group.own for group in of_runs.grouped([runs[0], dropped])] == [
         ["recipe.momentum=0.5"],
         ["recipe.momentum=0.9"],
     ]
@@ -307,7 +309,7 @@ def test_runs_that_differ_in_their_seeds_are_together(made):
 
 def test_a_docstring_is_paragraphs_lists_and_tables():
     text = "L = a\n  + b\n\n| x | y |\n|---|:-:|\n| 1 | 2 |\n\nWords:\n\n- one\n  and a half\n- two"
-    found = content.blocks(text)
+    found = of_parts.blocks(text)
     assert [block.kind for block in found] == ["text", "table", "text", "list"]
     assert found[0].lines == ["L = a + b"]
     assert found[1].rows == [["x", "y"], ["1", "2"]]

@@ -31,9 +31,15 @@ from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.files import write_atomically
 from lskd.report import Report, layout
-from lskd.report.site import content, drawn
-from lskd.report.site.content import Library
+from lskd.report.site import drawn
+from lskd.report.site import experiments as of_experiments
+from lskd.report.site import library as of_library
+from lskd.report.site import parts as of_parts
+from lskd.report.site import runs as of_runs
+from lskd.report.site import verdicts as of_verdicts
+from lskd.report.site.library import Library
 from lskd.report.site.links import Address, Links, anchor
+from lskd.schema import unfolded
 from lskd.store import Store
 
 MENU = {
@@ -116,26 +122,26 @@ class Site:
     def pages(self) -> Iterator[Page]:
         """Every page of the site, the first one first."""
         library = self.library
-        progress = sorted((content.progress(library, r) for r in library.reports), key=lambda one: one.order)
+        progress = sorted((of_experiments.progress(library, r) for r in library.reports), key=lambda one: one.order)
         yield self._start(progress)
         yield Address("experiments"), "Experiments – lskd", {"progress": progress}
         yield self._claims()
         for one in progress:
             yield self._experiment(one)
-        runs = sorted(library.runs.values(), key=lambda run: (content.label(run), run.seed, run.id))
-        yield Address("runs"), "Runs – lskd", {"lines": [content.run_line(library, run) for run in runs]}
+        runs = sorted(library.runs.values(), key=lambda run: (of_runs.label(run), run.seed, run.id))
+        yield Address("runs"), "Runs – lskd", {"lines": [of_runs.run_line(library, run) for run in runs]}
         for run in runs:
             yield self._run(run)
         yield from self._methods()
         yield from self._recipes()
 
-    def _start(self, progress: list[content.Progress]) -> Page:
+    def _start(self, progress: list[of_experiments.Progress]) -> Page:
         entries = self.library.entries
         of_papers = [entry for entry in entries if not entry.filled.experiment.own]
         own = [entry for entry in entries if entry.filled.experiment.own]
         tally: dict[tuple[str, str], int] = {}
         for entry in of_papers:
-            key = content.mark(entry.finding.outcome, entry.finding.final), entry.finding.verdict
+            key = of_verdicts.sign_of(entry.finding.outcome, entry.finding.final), entry.finding.verdict
             tally[key] = tally.get(key, 0) + 1
         for verdict, sign in (("reproduced", "holds"), ("contradicted", "fails")):
             tally.setdefault((sign, verdict), 0)
@@ -146,8 +152,8 @@ class Site:
             ],
             "undecided": _rest(of_papers),
             "undecided_own": _rest(own),
-            "panels": content.forest(entries),
-            "matrix": content.matrix(entries),
+            "panels": of_verdicts.forest(entries),
+            "matrix": of_verdicts.matrix(entries),
             "legend": [
                 ("holds", "holds"),
                 ("fails", "fails"),
@@ -161,39 +167,39 @@ class Site:
         return Address("start"), "lskd: label smoothing × knowledge distillation", given
 
     def _claims(self) -> Page:
-        titles = {**content.SECTIONS, "not run": "Not run"}
-        given = {"by_section": content.claim_lines(self.library.entries), "titles": titles}
+        titles = {**of_verdicts.SECTIONS, "not run": "Not run"}
+        given = {"by_section": of_verdicts.claim_lines(self.library.entries), "titles": titles}
         return Address("claims"), "Claims – lskd", given
 
-    def _experiment(self, progress: content.Progress) -> Page:
+    def _experiment(self, progress: of_experiments.Progress) -> Page:
         experiment = progress.report.plan.experiment
         views = []
         for filled in progress.report.tables:
             entries = {entry.finding.claim.id: entry for entry in self.library.entries if entry.filled is filled}
             claims = []
             for finding in filled.findings:
-                rows = [content.row_of(entries[finding.claim.id], part) for part in finding.parts]
+                rows = [of_verdicts.row_of(entries[finding.claim.id], part) for part in finding.parts]
                 claims.append(
                     SimpleNamespace(
-                        id=content.claim_id(filled, finding),
+                        id=of_library.claim_id(filled, finding),
                         finding=finding,
                         without=[row for row in rows if row.bar is None and row.part.outcome != "not run"],
-                        panels=content.panels("", [row for row in rows if row.bar is not None]),
+                        panels=of_verdicts.panels("", [row for row in rows if row.bar is not None]),
                     )
                 )
             views.append(
                 SimpleNamespace(
-                    id=content.table_id(filled),
+                    id=of_library.table_id(filled),
                     filled=filled,
                     selected_on_test=layout.selected_on_test(filled),
                     figure=drawn.figure(filled, anchor(experiment.name, filled.table.name)),
-                    groups=content.groups(filled) if filled.table.kind != "figure" else [],
-                    points=content.points(filled) if filled.table.kind == "figure" else None,
-                    conventions=content.conventions(filled),
-                    notes=content.notes(filled),
+                    groups=of_experiments.groups(filled) if filled.table.kind != "figure" else [],
+                    points=of_experiments.points(filled) if filled.table.kind == "figure" else None,
+                    conventions=of_experiments.conventions(filled),
+                    notes=of_experiments.notes(filled),
                     claims=claims,
-                    cell_runs=content.cell_runs(filled),
-                    recipes=content.recipes_of(self.library, filled),
+                    cell_runs=of_experiments.cell_runs(filled),
+                    recipes=of_experiments.recipes_of(self.library, filled),
                 )
             )
         given = {"experiment": experiment, "progress": progress, "tables": views}
@@ -204,17 +210,17 @@ class Site:
         record, env = library.values.record(run), library.store.env(run)
         given = {
             "run": run,
-            "training": [] if record is None else content.training(record),
+            "training": [] if record is None else of_runs.training(record),
             "weights": (record or {}).get("weights_sha256", ""),
             "failure": None if record is not None else library.store.failure(run),
-            "command": content.command(library, run),
+            "command": of_runs.command(library, run),
             "places": library.places.get(run.id, []),
             "students": sorted(library.students.get(run.id, []), key=str),
-            "measured": None if record is None else content.measured(record),
-            "charts": content.learning(library.values.epochs(run)),
-            "calibration": [] if record is None else content.calibration(record),
-            "settings": content.settings(run),
-            "env": content.environment(env),
+            "measured": None if record is None else of_runs.measured(record),
+            "charts": of_runs.learning(library.values.epochs(run)),
+            "calibration": [] if record is None else of_runs.calibration(record),
+            "settings": of_runs.settings(run),
+            "env": of_runs.environment(env),
             "started": env.get("command", ""),
         }
         return Address("run", run.id), f"{run} – lskd", given
@@ -224,15 +230,15 @@ class Site:
         by_method: dict[str, list[Any]] = {name: [] for name in library.methods}
         for run in library.runs.values():
             by_method.setdefault(run.method.name, []).append(run)
-        pages = [content.method_page(name, method) for name, method in library.methods.items()]
+        pages = [of_parts.method_page(name, method) for name, method in library.methods.items()]
         listed = [(page, len(by_method[page.name])) for page in pages]
         yield Address("methods"), "Methods – lskd", {"methods": listed}
         for page in pages:
-            given = {"page": page, "groups": content.grouped(by_method[page.name])}
+            given = {"page": page, "groups": of_runs.grouped(by_method[page.name])}
             yield Address("method", page.name), f"{page.name} – lskd", given
 
     def _recipes(self) -> Iterator[Page]:
-        pages = [content.recipe_page(self.library, name, recipe) for name, recipe in self.library.recipes.items()]
+        pages = [of_parts.recipe_page(self.library, name, recipe) for name, recipe in self.library.recipes.items()]
         yield Address("recipes"), "Recipes – lskd", {"recipes": pages}
         for page in pages:
             yield Address("recipe", page.name), f"{page.name} – lskd", {"page": page}
@@ -248,7 +254,20 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals |= {"content": content, "number": _number}
+    found.globals |= {
+        "NOBODY": of_library.NOBODY,
+        "shown_p": of_verdicts.shown_p,
+        "claim_id": of_library.claim_id,
+        "decided": of_verdicts.decided,
+        "in_words": of_verdicts.in_words,
+        "sign_of": of_verdicts.sign_of,
+        "name_of": of_library.name_of,
+        "said": of_runs.said,
+        "table_id": of_library.table_id,
+        "unfolded": unfolded,
+        "words_of": of_verdicts.words_of,
+        "number": _number,
+    }
     found.filters |= {"bound": _bound, "breakable": _breakable, "coded": _coded, "whole": _whole}
     return found
 
