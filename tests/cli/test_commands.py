@@ -125,7 +125,7 @@ def test_printed_commands_are_the_runs_they_are_printed_with(lskd_run, experimen
     assert [line.split()[0] for line in lines] == [run.id for run in plan.runs]
     labels = [str(run).rpartition(", seed ")[0] for run in plan.runs]
     firsts = [labels.index(label) for label in dict.fromkeys(labels)]  # one seed of each is enough
-    for line in [lines[i] for i in firsts[:: -(-len(firsts) // 3)]]:
+    for line in [lines[i] for i in firsts[:: max(1, -(-len(firsts) // 3))]]:
         expected, program, *words = shlex.split(line)
         assert program == "lskd-run"
         assert run_of(words).id == expected, line
