@@ -108,7 +108,12 @@ class Run:
             raise InputError(f"teacher_mode = {self.teacher_mode}: there is no teacher")
 
     def identity(self) -> dict[str, Any]:
-        """The JSON that is hashed: every setting that can change numbers and is not at its default."""
+        """The JSON that is hashed: every setting that can change numbers and is not at its default. Not to be changed:
+        it is computed once."""
+        return self._identity
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, Any]:
         values: dict[str, Any] = {name: described_part(name, getattr(self, name)) for name in PARTS}
         values["seed"] = self.seed
         if not values["smoothing"]:
