@@ -18,7 +18,7 @@ from lskd.errors import InputError
 from lskd.files import read_json
 from lskd.launch.cost import ENOUGH, Costs
 from lskd.metrics import gap
-from lskd.plan import make_plan, plan_table, reseeded, runs_of_seeds
+from lskd.plan import make_plan, plan_table, runs_of_seeds
 from lskd.run import Run, cost_key, logit_cache_bytes
 from lskd.runtime import Runtime
 from lskd.store import Store
@@ -307,5 +307,5 @@ def test_what_is_asked_again_is_asked_of_new_seeds(first, again, runs):
 def test_the_second_stage_is_the_first_with_other_seeds():
     first, second = (plan_table(load_table(name, CONF), CONF) for name in ("muller_mnist", "muller_mnist_second"))
     for one, other in zip(first.cells, second.cells, strict=True):
-        assert [run.id for run in one.runs] == [reseeded(run, seed).id for seed, run in enumerate(other.runs)]
+        assert [run.id for run in one.runs] == [run.reseeded(seed).id for seed, run in enumerate(other.runs)]
     assert first.table.claims == second.table.claims

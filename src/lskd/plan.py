@@ -306,11 +306,7 @@ def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf) -> 
             return [build_run({"seed": seed, **form}, conf) for seed in seeds]
         level = level.get("teacher")
     first = build_run({"seed": seeds[0], **form}, conf)
-    return [first, *(reseeded(first, seed) for seed in seeds[1:])]
-
-
-def reseeded(run: Run, seed: int) -> Run:
-    return replace(run, seed=seed, teacher=None if run.teacher is None else reseeded(run.teacher, seed))
+    return [first, *(first.reseeded(seed) for seed in seeds[1:])]
 
 
 def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:

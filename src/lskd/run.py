@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from lskd.data import Dataset
@@ -127,6 +127,16 @@ class Run:
         if ENGINE_VERSION != 1:
             values["engine"] = ENGINE_VERSION
         return values
+
+    def reseeded(self, seed: int) -> Run:
+        """The run under another seed, as are its teacher, its teacher's teacher, and so on."""
+        teacher = None if self.teacher is None else self.teacher.reseeded(seed)
+        other = replace(self, seed=seed, teacher=teacher)
+        identity = {**self.identity(), "seed": seed}
+        if teacher is not None:
+            identity["teacher"] = teacher.identity()
+        vars(other)["_identity"] = identity  # nothing else differs: plans have thousands of such runs
+        return other
 
     @staticmethod
     def of(identity: Mapping[str, Any]) -> Run:
