@@ -13,7 +13,7 @@ import lskd.launch.sweep
 import lskd.store
 from lskd.compose import normal_form, parse_run
 from lskd.config_groups import Conf
-from lskd.describe import grouped, teachers
+from lskd.describe import by_seed, teachers
 from lskd.errors import InputError
 from lskd.files import read_json
 from lskd.launch.cost import ENOUGH, Costs
@@ -247,13 +247,13 @@ def test_runs_of_one_label_are_told_apart_by_what_differs_but_the_seed():
         for beta in (0.5, 0.7)
         for seed in (3, 4)
     ]
-    assert list(grouped([*several, *other, *students])) == [
+    assert list(by_seed([*several, *other, *students])) == [
         ("resnet8 on cifar100, recipe.momentum=0.9", several),
         ("resnet8 on cifar100, recipe.momentum=0.5", other),
         ("resnet8 on cifar100, kd T=4 from resnet14, method.beta=0.5", students[:2]),
         ("resnet8 on cifar100, kd T=4 from resnet14, method.beta=0.7", students[2:]),
     ]
-    assert [label for label, _ in grouped(several)] == ["resnet8 on cifar100"]
+    assert [label for label, _ in by_seed(several)] == ["resnet8 on cifar100"]
 
 
 # ---- settings of a cell alone ---------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ _composed_mode = Hydra.get_mode
 def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
     """hydra.mode. Hydra composes everything once more to read it, which is a third of a plan's time, and files of lskd
     never set it: None says so at once, unless a word or a user's own directory may."""
-    known = not any("hydra.mode" in word for word in overrides) and "--config-dir" not in sys.argv
+    known = not any("hydra.mode" in word for word in overrides) and not {"--config-dir", "-cd"} & set(sys.argv)
     return None if known else _composed_mode(hydra, config_name, overrides)
 
 

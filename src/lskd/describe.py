@@ -13,8 +13,9 @@ from lskd.launch.cost import Costs, logit_cache
 from lskd.launch.queue import by_other_code, missing_probes, needs_only_probes, to_train
 from lskd.origins import origins
 from lskd.plan import Plan, TablePlan, training_examples
-from lskd.run import Run, logit_cache_bytes
-from lskd.schema import show
+from lskd.run import Run, grouped, logit_cache_bytes
+from lskd.schema import show, unfolded
+from lskd.snapshot import Snapshot
 from lskd.store import Store
 
 
@@ -44,25 +45,16 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
         yield f"{len(ids)} {'teacher' if len(ids) == 1 else 'teachers, each'} {what}"
 
 
-def grouped(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
+def by_seed(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
     """Runs that differ in their seeds alone, under one label, which says what tells them from others of that label."""
-    groups: dict[str, dict[frozenset[str], list[Run]]] = {}
-    for run in runs:
-        label = str(run).rpartition(", seed ")[0]
-        groups.setdefault(label, {}).setdefault(frozenset(_flat(run.identity())), []).append(run)
-    for label, by_settings in groups.items():
-        common = frozenset.intersection(*by_settings)
-        for settings, group in by_settings.items():
-            yield ", ".join([label, *sorted(settings - common)]), group
 
+    def described(run: Run) -> Iterator[str]:
+        for name, value in unfolded(run.identity()).items():
+            if name.rpartition(".")[2] != "seed":
+                yield f"{name}={value if isinstance(value, str) else show(value)}"
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """{"recipe": {"augment": {"pad": 4}}, "seed": 1} -> "recipe.augment.pad=4"."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif key != "seed":
-            yield f"{prefix}{key}={value if isinstance(value, str) else show(value)}"
+    for label, own, group in grouped(runs, described):
+        yield ", ".join([label, *own]), group
 
 
 def describe(
@@ -78,23 +70,24 @@ def describe(
         if plan.experiment.shortened:
             lines.append(f"  SHORTENED, not the paper's protocol: {plan.experiment.shortened}")
         if details:
+            seen = Snapshot.of(store)  # tables share runs
             for planned in plan.tables:
                 lines.append(
                     f"  {planned.table.kind} {planned.table.name}: {planned.table.title} ({len(planned.cells)} cells)"
                 )
-                lines += [f"    {line}" for line in power(planned, store)]
+                lines += [f"    {line}" for line in power(planned, seen)]
             if plan.experiment.cost:
                 lines.append(f"  cost: {plan.experiment.cost}")
     older = by_other_code(missing, store)
     if details:
         lines.append("")
-        for label, group in grouped(runs):
+        for label, group in by_seed(runs):
             done = sum(store.state(run) == "done" for run in group)
             steps = group[0].recipe.total_steps(training_examples(group[0], conf))
             seeds = ranges(sorted({run.seed for run in group}))
             lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
         lines += [f"  {line}" for line in teachers(runs, conf)]
-        for label, group in grouped(run for run in missing if run.id in older):
+        for label, group in by_seed(run for run in missing if run.id in older):
             ids = ", ".join(id for run in group for id in older[run.id])
             lines.append(f"  trained by other code: {label}, {len(group)} of {len(runs)} runs (as {ids})")
         watched = Counter(one for run in runs for one in probes.get(run.id, ()))

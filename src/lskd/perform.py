@@ -9,7 +9,7 @@ from typing import Any
 
 from lskd.config_groups import Conf
 from lskd.describe import describe, summary
-from lskd.launch.queue import damages, to_train
+from lskd.launch.queue import chosen_again, damages, retrain, to_train
 from lskd.plan import Plan, make_plan
 from lskd.program import terminal_columns
 from lskd.run import Run
@@ -26,8 +26,6 @@ def own_words(message: str) -> str:
 
 def again(runs: Iterable[Run], runtime: Runtime, *, only_check: bool) -> None:
     """What `runtime.retrain` asks for of `runs`."""
-    from lskd.launch.queue import chosen_again, retrain
-
     if not only_check:
         retrain(runs, Store.at(runtime.results), runtime.retrain)
     elif chosen := chosen_again(runs, runtime.retrain):

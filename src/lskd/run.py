@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
@@ -207,6 +207,11 @@ class Run:
         values = {key: "-".join(map(str, value)) if isinstance(value, list) else value for key, value in own.items()}
         return self.arch.name + (f"({', '.join(f'{key}={value}' for key, value in values.items())})" if own else "")
 
+    @property
+    def label(self) -> str:
+        """The run in words, without its seed."""
+        return str(self).rpartition(", seed ")[0]
+
     def __str__(self) -> str:
         text = f"{self.network} on {self.dataset.name}"
         if self.smoothing.alpha:
@@ -259,6 +264,19 @@ def settings_of_part(name: str, part: Any) -> dict[str, Any]:
     """Every setting of a part that counts, with its value, under dotted names: recipe.schedule.kind, arch.name."""
     values = {"name": part.name, **flat(part.settings)} if name in REGISTERED else flat(part)
     return {f"{name}.{key}": value for key, value in values.items()}
+
+
+def grouped(
+    runs: Iterable[Run], described: Callable[[Run], Iterable[str]]
+) -> Iterator[tuple[str, list[str], list[Run]]]:
+    """Runs that are `described` alike together: their label, what they alone have of those of that label, and they."""
+    groups: dict[str, dict[frozenset[str], list[Run]]] = {}
+    for run in runs:
+        groups.setdefault(run.label, {}).setdefault(frozenset(described(run)), []).append(run)
+    for label, by_settings in groups.items():
+        common = frozenset.intersection(*by_settings)
+        for settings, group in by_settings.items():
+            yield label, sorted(settings - common), group
 
 
 def without_code(identity: Mapping[str, Any]) -> dict[str, Any]:

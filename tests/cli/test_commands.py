@@ -26,7 +26,7 @@ from lskd import cli
 from lskd.compose import RUN_KEYS, SHORT
 from lskd.config_groups import Conf, shipped_conf
 from lskd.data import cli as data_cli
-from lskd.describe import grouped
+from lskd.describe import by_seed
 from lskd.environment import published
 from lskd.methods import METHODS
 from lskd.plan import make_plan
@@ -260,7 +260,7 @@ def test_the_settings_of_an_experiment_are_told_for_each_kind_of_run(lskd_run):
     pages = re.split(r"^(?=[0-9a-f]{12}  )", finished.out, flags=re.MULTILINE)[1:]
     conf = Conf()
     plan = make_plan(load_experiment(conf.load("experiment", "quickstart_five"), "quickstart_five"), conf)
-    assert len({page[:12] for page in pages}) == len(pages) == len(list(grouped(plan.runs)))
+    assert len({page[:12] for page in pages}) == len(pages) == len(list(by_seed(plan.runs)))
     told = lines_of_settings(replace(finished, out=next(page for page in pages if "kd T=4" in page)))
     assert told["recipe.epochs"] == ("3", "experiment.settings")
     assert told["teacher.recipe.epochs"] == ("3", "student's")

@@ -293,7 +293,7 @@ def test_the_command_writes_a_site_or_a_file(made, tmp_path, monkeypatch, capsys
 
 def test_runs_that_differ_in_their_seeds_are_together(made):
     runs = made.reports[0].plan.runs
-    groups = of_runs.grouped([run for run in runs if run.smoothing.alpha == 0.1] + [replace(runs[0], seed=9)])
+    groups = of_runs.by_seed([run for run in runs if run.smoothing.alpha == 0.1] + [replace(runs[0], seed=9)])
     names = [(group.label, [run.seed for run in group.runs]) for group in groups]
     assert names == [
         ("mlp(hidden=16) on digits", [9]),
@@ -301,7 +301,7 @@ def test_runs_that_differ_in_their_seeds_are_together(made):
         ("mlp(hidden=64) on digits, α=0.1", [0, 1, 2]),
     ]
     dropped = replace(runs[0], recipe=replace(runs[0].recipe, momentum=0.5))
-    assert [group.own for group in of_runs.grouped([runs[0], dropped])] == [
+    assert [group.own for group in of_runs.by_seed([runs[0], dropped])] == [
         ["recipe.momentum=0.5"],
         ["recipe.momentum=0.9"],
     ]

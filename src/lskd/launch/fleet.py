@@ -74,7 +74,7 @@ class Fleet:
             f"{self.memory / 1e9:.1f} GB for them, {self.shared.teacher_memory / 1e9:.1f} GB for teachers' logits"
         ]
         for run in {run.cost_key: run for run in runs}.values():
-            label = str(run).rpartition(", seed ")[0]
+            label = run.label
             lines.append(f"  {self.bytes(run) / 1e9:6.3f} GB a run  {label}")
         return "\n".join(lines)
 

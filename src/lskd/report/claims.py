@@ -36,7 +36,7 @@ from lskd.report import orders, statistics
 from lskd.report.evidence import LIMIT, Evidence
 from lskd.report.statistics import LEAST, LEVEL, MARGIN_LEVEL, Estimate
 from lskd.report.values import Values
-from lskd.report.words import counted, show, show_interval, with_p
+from lskd.report.words import counted, number, show_interval, with_p
 from lskd.tables import statements
 from lskd.tables.claim import Claim, Statement, Test
 
@@ -244,12 +244,12 @@ def _comparison(statement: Statement, evidence: Evidence) -> Tested:
     if effect is None:
         return None, None, None, "", wrong
     p, against = p_values(test, effect)
-    metric, number, one_sided = evidence.metric(statement), effect.mean, test.kind.margin
+    metric, mean, one_sided = evidence.metric(statement), effect.mean, test.kind.margin
     interval = effect.interval(MARGIN_LEVEL if one_sided else LEVEL)
     pairwise = len(statement.terms) > 1
-    if pairwise and number < 0:  # "0.17 lower", with the interval of how much lower
-        number, interval = -number, (-interval[1], -interval[0]) if interval else None
-    text = show(number, metric.digits)
+    if pairwise and mean < 0:  # "0.17 lower", with the interval of how much lower
+        mean, interval = -mean, (-interval[1], -interval[0]) if interval else None
+    text = number(mean, metric.digits)
     text += (" lower" if effect.mean < 0 else " higher") if pairwise else ""
     if interval is not None:
         text += show_interval(interval, metric.digits, "90 %: " if one_sided else "")
@@ -286,7 +286,7 @@ def _order(statement: Statement, evidence: Evidence) -> Tested:
     ]
     effect, how = evidence.contrast([(1.0, samples[-1]), (-1.0, samples[0])], metric)
     if effect is None or min(effect.n) < LEAST:
-        return effect, None, None, f"ends differ by {show(effect.mean, metric.digits) if effect else '?'}", ""
+        return effect, None, None, f"ends differ by {number(effect.mean, metric.digits) if effect else '?'}", ""
     rows = [[sign * sample[seed] for sample in samples] for seed in seeds]
     if independent:
         rows = [[sign * x for x in sample.values()] for sample in samples]
@@ -299,7 +299,7 @@ def _order(statement: Statement, evidence: Evidence) -> Tested:
     right = sum(step is not None and step.mean > 0 for step in steps)
     name = "Jonckheere’s J" if independent else "Page’s L"
     text = f"{name} = {value:g}, {right} of {len(steps)} steps {test.test} on average, ends differ by "
-    text += show(effect.mean, metric.digits)
+    text += number(effect.mean, metric.digits)
     if interval := effect.interval():
         text += show_interval(interval, metric.digits)
     text += f" over {counted(effect.n, evidence.wanted)}" + (f" ({how})" if how else "")
@@ -318,7 +318,7 @@ def _association(statement: Statement, evidence: Evidence) -> Tested:
     rhos = [statistics.rank_correlation([x[s] for x in xs], [y[s] for y in ys]) for s in seeds]
     effect, above, below = statistics.association(rhos, len(keys))
     p, against = (above, below) if test.kind.direction == "up" else (below, above)
-    text = f"mean rank correlation {show(effect.mean, 2)}"
+    text = f"mean rank correlation {number(effect.mean, 2)}"
     if effect.has_spread and (interval := effect.interval()):
         text += show_interval(interval, 2)
     p, against = min(1.0, 2 * p), min(1.0, 2 * against)

@@ -16,9 +16,9 @@ from tabulate import tabulate
 from lskd.report.characters import plain
 from lskd.report.claims import Finding
 from lskd.report.filled import FilledTable
-from lskd.report.layout import MISSING, number
+from lskd.report.layout import MISSING
 from lskd.report.statistics import LEVEL, holm
-from lskd.report.words import show_p
+from lskd.report.words import bare_p, number
 
 HEAD = """\
 # Claims
@@ -81,8 +81,8 @@ class Entry:
             "verdict": finding.verdict,
             "effect": _effect(finding).replace("|", "\\|"),
             "n": f"{finding.n} of {len(filled.planned.declared_seeds)}",
-            "p": _p(self.p) if decided else MISSING,
-            "Holm's p": _p(corrected) if decided else MISSING,
+            "p": bare_p(self.p) if decided else MISSING,
+            "Holm's p": bare_p(corrected) if decided else MISSING,
             "table": _link(filled, folder),
         }
 
@@ -105,10 +105,6 @@ def _table(section: str, entries: Sequence[Entry], folder: Path) -> str:
     shown = [header for header in lines[0] if header not in LEFT_OUT[section]]
     body = [[line[header] for header in shown] for line in lines]
     return tabulate(body, shown, tablefmt="pipe", disable_numparse=True)
-
-
-def _p(p: float) -> str:
-    return show_p(p).removeprefix("p = ").removeprefix("p ")
 
 
 def _effect(finding: Finding) -> str:

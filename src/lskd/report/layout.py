@@ -16,6 +16,7 @@ from lskd.plan import Cell
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable
 from lskd.report.values import Summary
+from lskd.report.words import number
 from lskd.run import Run
 from lskd.tables.derived import DERIVED, Derivation
 from lskd.tables.line import Printed
@@ -129,10 +130,6 @@ def _points(filled: FilledTable) -> tuple[list[str], list[Line]]:
 
 
 # ---- cells --------------------------------------------------------------------------------------------------------
-
-
-def number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def ours(cell: Summary) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 
-def show(value: float, digits: int) -> str:
+def number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
 def show_interval(interval: tuple[float, float], digits: int, label: str = "") -> str:
-    return f" [{label}{show(interval[0], digits)}, {show(interval[1], digits)}]"
+    return f" [{label}{number(interval[0], digits)}, {number(interval[1], digits)}]"
 
 
 def show_p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def bare_p(p: float) -> str:
+    """ "0.012", "< 0.001": for a column that is headed p."""
+    return show_p(p).removeprefix("p = ").removeprefix("p ")
 
 
 def with_p(p: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import sys
 import threading
@@ -11,7 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from lskd.errors import InputError, one_line, unknown
-from lskd.run import Named, Run
+from lskd.run import Run
 from lskd.schema import show
 from lskd.store import Store
 from lskd.trackers.tracker import TRACKERS, Tracker, Value
@@ -130,19 +129,12 @@ def _numbers(record: Record, before: str) -> Iterator[tuple[str, float]]:
 
 
 def settings(run: Run) -> dict[str, Value]:
-    """Every setting of `run`, defaults too, by its path: arch.name, arch.hidden, teacher.method.temperature …"""
-    return dict(_settings(run, ""))
-
-
-def _settings(value: Any, path: str) -> Iterator[tuple[str, Value]]:
-    if isinstance(value, Named):
-        yield f"{path}.name", value.name
-        value = value.settings
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            if field.metadata.get("identity", True) or field.name == "name":
-                yield from _settings(getattr(value, field.name), f"{path}.{field.name}".lstrip("."))
-    elif isinstance(value, (bool, int, float, str)):
-        yield path, value
-    elif value is not None:
-        yield path, show(value)
+    """Every setting of `run` that has a value (`Run.settings`), and the name of its recipe and of its teachers'; lists
+    and mappings as text."""
+    known, path = dict(run.settings), ""
+    lineage: Run | None = run
+    while lineage is not None:
+        known[f"{path}recipe.name"] = lineage.recipe.name
+        lineage, path = lineage.teacher, f"{path}teacher."
+    plain = {name: value if isinstance(value, Value) else show(value) for name, value in known.items()}
+    return {name: value for name, value in plain.items() if known[name] is not None}

@@ -39,6 +39,7 @@ from lskd.report.site import runs as of_runs
 from lskd.report.site import verdicts as of_verdicts
 from lskd.report.site.library import Library
 from lskd.report.site.links import Address, Links, anchor
+from lskd.report.words import bare_p, number
 from lskd.schema import unfolded
 from lskd.store import Store
 
@@ -128,7 +129,7 @@ class Site:
         yield self._claims()
         for one in progress:
             yield self._experiment(one)
-        runs = sorted(library.runs.values(), key=lambda run: (of_runs.label(run), run.seed, run.id))
+        runs = sorted(library.runs.values(), key=lambda run: (run.label, run.seed, run.id))
         yield Address("runs"), "Runs – lskd", {"lines": [of_runs.run_line(library, run) for run in runs]}
         for run in runs:
             yield self._run(run)
@@ -234,7 +235,7 @@ class Site:
         listed = [(page, len(by_method[page.name])) for page in pages]
         yield Address("methods"), "Methods – lskd", {"methods": listed}
         for page in pages:
-            given = {"page": page, "groups": of_runs.grouped(by_method[page.name])}
+            given = {"page": page, "groups": of_runs.by_seed(by_method[page.name])}
             yield Address("method", page.name), f"{page.name} – lskd", given
 
     def _recipes(self) -> Iterator[Page]:
@@ -256,7 +257,7 @@ def environment() -> Environment:
     )
     found.globals |= {
         "NOBODY": of_library.NOBODY,
-        "shown_p": of_verdicts.shown_p,
+        "bare_p": bare_p,
         "claim_id": of_library.claim_id,
         "decided": of_verdicts.decided,
         "in_words": of_verdicts.in_words,
@@ -282,7 +283,7 @@ def _rest(entries: Sequence[Any]) -> str:
 
 
 def _number(value: Any, digits: int) -> str:
-    return layout.MISSING if value is None else layout.number(value, digits)
+    return layout.MISSING if value is None else number(value, digits)
 
 
 def _bound(text: Any) -> str:

@@ -13,6 +13,7 @@ from lskd.report.site.library import Library, cell_id, has_runs, place_of
 from lskd.report.site.runs import said
 from lskd.report.site.verdicts import sign_of
 from lskd.report.values import Summary
+from lskd.report.words import number
 from lskd.run import Run
 from lskd.schema import flat, identity, show
 from lskd.store import Store
@@ -171,7 +172,7 @@ def cell_runs(filled: FilledTable) -> list[CellRuns]:
         shown = [
             (
                 seed,
-                layout.number(cell.values[seed], digits) if seed in cell.values else "not recorded",
+                number(cell.values[seed], digits) if seed in cell.values else "not recorded",
                 cell.ids.get(seed, ""),
             )
             for seed in (cell.ids or cell.values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,12 @@ from markupsafe import Markup
 
 from lskd.compose import build_run
 from lskd.errors import InputError
-from lskd.report import layout
 from lskd.report.site import charts
 from lskd.report.site.charts import Series
 from lskd.report.site.library import Library, evaluated
 from lskd.report.site.verdicts import titled
-from lskd.run import Run, without_code
+from lskd.report.words import number
+from lskd.run import Run, grouped, without_code
 from lskd.schema import show, unfolded
 
 
@@ -83,7 +83,7 @@ def training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a run's record says of its training, in words. (Old ones say less.)"""
     found = []
     if (gamma := record.get("gamma")) is not None:
-        found.append(("equivalent label smoothing γ", layout.number(gamma, 4)))
+        found.append(("equivalent label smoothing γ", number(gamma, 4)))
     units = {"steps": "steps", "epochs": "epochs", "examples": "images", "parameters": "parameters"}
     words = [f"{record[key]:,} {unit}" for key, unit in units.items() if key in record]
     words += [f"{record['seconds']:,.1f} s"] if "seconds" in record else []
@@ -91,7 +91,7 @@ def training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _shown(value: Any, digits: int) -> str:
-    return layout.number(value, digits) if isinstance(value, (int, float)) else ""
+    return number(value, digits) if isinstance(value, (int, float)) else ""
 
 
 def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
@@ -207,11 +207,6 @@ def command(library: Library, run: Run) -> str:
         return ""
 
 
-def label(run: Run) -> str:
-    """A run without its seed."""
-    return str(run).rpartition(", seed ")[0]
-
-
 @dataclass(frozen=True)
 class RunGroup:
     """Runs that differ in their seeds alone."""
@@ -221,19 +216,17 @@ class RunGroup:
     runs: list[Run]
 
 
-def grouped(runs: Iterable[Run]) -> list[RunGroup]:
+def by_seed(runs: Iterable[Run]) -> list[RunGroup]:
     """Runs that differ in their seeds alone together. Of groups that are called alike each says what it alone has."""
-    found: dict[str, dict[frozenset[str], list[Run]]] = {}
-    for run in runs:
-        described = unfolded(_without_seeds(without_code(run.identity())))
-        key = frozenset(f"{name}={said(value)}" for name, value in described.items())
-        found.setdefault(label(run), {}).setdefault(key, []).append(run)
-    groups = []
-    for name, by_settings in sorted(found.items()):
-        common = frozenset.intersection(*by_settings)
-        for settings, group in sorted(by_settings.items(), key=lambda item: sorted(item[0])):
-            groups.append(RunGroup(name, sorted(settings - common), sorted(group, key=lambda run: run.seed)))
-    return groups
+
+    def described(run: Run) -> Iterator[str]:
+        for name, value in unfolded(_without_seeds(without_code(run.identity()))).items():
+            yield f"{name}={said(value)}"
+
+    found = [
+        RunGroup(label, own, sorted(group, key=lambda run: run.seed)) for label, own, group in grouped(runs, described)
+    ]
+    return sorted(found, key=lambda group: (group.label, group.own))
 
 
 def _without_seeds(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from lskd.report.site import charts
 from lskd.report.site.charts import Axis, Bar
 from lskd.report.site.library import cell_id, has_runs
 from lskd.report.statistics import LEAST, LEVEL, holm
-from lskd.report.words import show_p
+from lskd.report.words import bare_p, number
 from lskd.tables import statements
 
 
@@ -45,13 +45,13 @@ class ForestRow:
 
     @property
     def effect(self) -> str:
-        return layout.MISSING if self.bar is None else layout.number(self.bar.mean, self.part.digits)
+        return layout.MISSING if self.bar is None else number(self.bar.mean, self.part.digits)
 
     @property
     def interval(self) -> str:
         if self.bar is None or self.bar.interval is None:
             return ""
-        low, high = (layout.number(end, self.part.digits) for end in self.bar.interval)
+        low, high = (number(end, self.part.digits) for end in self.bar.interval)
         return f"[{low}, {high}]"
 
     @property
@@ -193,17 +193,13 @@ def claim_lines(entries: Sequence[Entry]) -> dict[str, list[ClaimLine]]:
                 ClaimLine(
                     entry,
                     None if weakest is None else row_of(entry, weakest),
-                    shown_p(entry.p) if decided else layout.MISSING,
+                    bare_p(entry.p) if decided else layout.MISSING,
                     entry.p if decided else None,
-                    shown_p(adjusted) if decided and section == "final" else "",
+                    bare_p(adjusted) if decided and section == "final" else "",
                 )
             )
         found[section] = lines
     return found
-
-
-def shown_p(p: float) -> str:
-    return show_p(p).removeprefix("p = ").removeprefix("p ")
 
 
 def counts(entries: Iterable[Entry]) -> Counter[str]:
