@@ -116,12 +116,12 @@ class Store:
 
     def result(self, run: Run) -> dict[str, Any] | None:
         """The record of a done run, or None. What is damaged, or of another run, is an `InputError`, never used."""
-        directory = self.directory(run)
-        if not directory.is_dir():
+        directory = f"{self.root}/runs/{run.id}"  # a `Path` takes as long as a read, and reports ask for thousands
+        if not os.path.isdir(directory):
             if os.path.lexists(directory):
                 raise InputError(f"{directory}: is not a directory, as that of a run is; move it away")
             return None
-        result, written = read_json(directory / "result.json"), read_json(directory / "config.json")
+        result, written = read_json(f"{directory}/result.json"), read_json(f"{directory}/config.json")
         if written != run.identity() and (result is not None or written is not None):
             raise InputError(f"{directory}/config.json: is not the configuration of run {run.id}; move it away")
         if result is not None:
@@ -148,7 +148,7 @@ class Store:
     def env(self, run: Run) -> dict[str, Any]:
         """Where the run was trained; empty where that is not known."""
         with contextlib.suppress(InputError):  # a damaged one costs nobody's numbers
-            return read_json(self.directory(run) / "env.json") or {}
+            return read_json(f"{self.root}/runs/{run.id}/env.json") or {}
         return {}
 
     def failure(self, run: Run) -> dict[str, Any] | None:
@@ -395,7 +395,7 @@ def unfinished(directory: Path, failure: Mapping[str, Any] | None) -> State:
     return "started" if (directory / "checkpoint.pt").is_file() else "missing"
 
 
-def check_result(result: Mapping[str, Any], id: str, directory: Path) -> None:
+def check_result(result: Mapping[str, Any], id: str, directory: Path | str) -> None:
     """`InputError` unless `result` is the record of the run `id`, and whole."""
     if result.get("id") != id:
         raise InputError(f"{directory}/result.json: is not the record of run {id}; move it away")

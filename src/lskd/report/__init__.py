@@ -25,6 +25,7 @@ from lskd.report import frames, index, latex, markdown
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable, fill
 from lskd.report.values import Values
+from lskd.snapshot import uncollected
 from lskd.store import Store
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Report:
         return self.values.store.root
 
 
+@uncollected()
 def render(plan: Plan, store: Store) -> Report:
     """Read the results of the plan's runs: each record once; from one `Snapshot` of the store once for several plans.
     Damaged records are left out, and named."""
