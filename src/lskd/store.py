@@ -87,14 +87,14 @@ class Store:
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def state(self, run: Run) -> State:
-        if not os.path.lexists(f"{self.root}/runs/{run.id}"):  # at once: a sweep asks it of all that waits, and often
+        directory = f"{self.root}/runs/{run.id}"  # of text: a sweep asks it of all that waits, and often
+        if not os.path.lexists(directory):
             return "missing"
-        directory = self.directory(run)
         if self.damage(run) is not None:
             return "damaged"
-        if (directory / "result.json").is_file() and not (directory / "retrain.json").is_file():
+        if os.path.isfile(f"{directory}/result.json") and not os.path.isfile(f"{directory}/retrain.json"):
             return "done"
-        return unfinished(directory, self.failure(run))
+        return unfinished(self.directory(run), self.failure(run))
 
     def ready(self, run: Run) -> bool:
         """Whether the run is done and its weights are here: it can teach, and probes can run."""
