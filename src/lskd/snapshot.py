@@ -21,7 +21,7 @@ ID = re.compile("[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class Record:
-    """What a store holds of one run, for who has its id alone."""
+    """What a store holds of one run, found by its id alone."""
 
     id: str
     state: State
@@ -32,8 +32,8 @@ class Record:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Inside, nobody looks for cycles in memory: of thousands of records, which have none, that takes a tenth of the
-    time that it takes to read them."""
+    """Inside, Python's garbage collector is off. Records have no cycles, and looking for some among thousands of them
+    takes a tenth of the time of a report."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -45,8 +45,8 @@ def uncollected() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Snapshot(Store):
-    """A store as it is when it is first looked at: each record is read once, however many ask for it. It is for those
-    who report; whoever trains beside others needs a `Store`."""
+    """A store as it was when it was first looked at: each record is read once, however often it is asked for. For
+    reports; a process that trains beside others needs a `Store`."""
 
     _read: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False, compare=False)
 

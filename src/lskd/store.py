@@ -147,7 +147,7 @@ class Store:
 
     def env(self, run: Run) -> dict[str, Any]:
         """Where the run was trained; empty where that is not known."""
-        with contextlib.suppress(InputError):  # a damaged one costs nobody's numbers
+        with contextlib.suppress(InputError):  # no number depends on it
             return read_json(f"{self.root}/runs/{run.id}/env.json") or {}
         return {}
 
@@ -204,7 +204,7 @@ class Store:
         self, wanted: Callable[[dict[str, Any]], bool] = lambda config: True
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
         """(config, env, result) of the done runs in the store whose config is `wanted`, in the order of their ids.
-        Damaged ones are left out. It reads as it goes: who has seen enough stops."""
+        Damaged ones are left out. Records are read one by one, as they are asked for."""
         for directory in self._done():
             try:
                 config = read_json(directory / "config.json")
@@ -353,7 +353,7 @@ class Store:
 
     def ask_again(self, run: Run, request: str) -> None:
         """Have the run trained again from its start, if there is anything of it that can be used. The caller holds the
-        claim. `request` says in whose name: whoever finds it open goes on with it, and makes no other."""
+        claim. `request` names the command that asked: a process that finds it open joins it, and makes no other."""
         directory, state = self.directory(run), self.state(run)
         if state == "damaged":
             return

@@ -41,7 +41,7 @@ class Report:
     plan: Plan
     tables: tuple[FilledTable, ...]  # one a table
     done: int  # finished runs of plan.runs
-    values: Values  # of the runs, from the store: whoever writes a page of a run finds its record here
+    values: Values  # of the runs, from the store; pages of runs find their records here
 
     @property
     def damaged(self) -> tuple[str, ...]:
