@@ -24,6 +24,7 @@ LAYERS = [
     {"methods", "models", "data"},
     {"probes"},
     {"recipe"},
+    {"start"},
     {"run", "runtime"},
     {"config_groups"},
     {"compose"},

@@ -171,7 +171,7 @@ def recipe(**fields: object) -> Recipe:
         ({"batch_size": 0}, "batch_size = 0: must be >= 1"),
         ({"steps": 3}, "epochs = 1, steps = 3: exactly one must be given"),
         ({"epochs": None}, "epochs = None, steps = None: exactly one must be given"),
-        ({"epochs": 0}, "epochs = 0: must be >= 1"),
+        ({"epochs": -1}, "epochs = -1: must be >= 0"),
         ({"epochs": None, "steps": 0}, "steps = 0: must be >= 1"),
         ({"momentum": 1.0}, r"momentum = 1.0: must be in \[0, 1\)"),
         ({"momentum": -0.1}, r"momentum = -0.1: must be in \[0, 1\)"),

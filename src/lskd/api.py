@@ -190,7 +190,7 @@ class Model:
         seen = []
         for image in some:
             part = image.convert("RGB").crop(augment.resized.centre(*image.size))
-            seen.append(part.resize((augment.crop, augment.crop), Image.Resampling.BILINEAR))
+            seen.append(part.resize((augment.evaluated, augment.evaluated), Image.Resampling.BILINEAR))
         return _stacked(seen).contiguous().to(self.device)
 
     def _image(self, image: Any) -> Any:

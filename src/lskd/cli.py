@@ -43,6 +43,7 @@ from lskd.recipe import Recipe
 from lskd.run import Run
 from lskd.runtime import Runtime
 from lskd.schema import fields, parse, show, unknown_key
+from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 from lskd.trackers import check_trackers
@@ -260,7 +261,7 @@ def interpret(
     if content["plugin"]:
         load_plugins(content["plugin"])
     runtime = make_runtime(content.get("runtime", {}), content["tracker"])
-    conf = Conf(search_path(hydra_config), runtime.cache_root)
+    conf = Conf(search_path(hydra_config), runtime.cache_root, find_run=lambda id: finished_run(id, runtime.results))
     plan_only = content["plan"] or False
     if plan_only not in PLANS:
         raise InputError(f"plan = {show(plan_only)}: must be false, true, commands, settings or fleet")
@@ -301,6 +302,15 @@ def interpret(
     if plan_only == "settings":
         lines = list(kinds(plan, conf))
     return plan, plan.runs, runtime, conf, plan_only, lines
+
+
+def finished_run(id: str, results: str) -> Run:
+    """The run of the store in `results` whose id begins so."""
+    store = Snapshot.of(Store.at(results))
+    record = store.record(store.find(id))
+    if record is None or record.state != "done":
+        raise InputError("must be a finished run")
+    return Run.of(record.config)
 
 
 def make_runtime(given: Any, tracker: Any) -> Runtime:

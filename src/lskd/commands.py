@@ -12,8 +12,9 @@ from lskd.config_groups import Conf
 from lskd.data import Dataset
 from lskd.errors import InputError
 from lskd.recipe import Recipe
-from lskd.run import REGISTERED, Run, settings_of_part
+from lskd.run import LINEAGE, REGISTERED, Run, settings_of_part
 from lskd.schema import identity, parse
+from lskd.start import DIGEST, Start
 
 
 class Commands:
@@ -36,18 +37,25 @@ class Commands:
         form["seed"] = run.seed
         if form["method"] == {"": "ce"}:
             del form["method"]
-        if run.teacher is None:
-            return form
-        form["teacher"] = taught = self.form(run.teacher)
-        for key in ("dataset", "recipe", "seed"):
-            if taught[key] == form[key]:
-                del taught[key]
-        if "mass" in form.get("smoothing", {}):  # which is inherited, too
-            taught.setdefault("smoothing", {})["mass"] = run.teacher.smoothing.mass
-        if run.streams == "shared":
+        if run.start != Start():
+            begins = run.start
+            form["start"] = {} if run.started_from is not None else {"": begins.source or f"{DIGEST}{begins.digest}"}
+            form["start"] |= {key: getattr(begins, key) for key in ("head", "prefix") if getattr(begins, key) != getattr(Start, key)}
+        if run.generation and run.streams == "shared":
             form["streams"] = "shared"
-            if run.teacher.teacher is not None:
-                taught["streams"] = run.teacher.streams
+        for name, inherited in (("started_from", ("dataset", "arch", "seed")), ("teacher", ("dataset", "recipe", "seed"))):
+            if (parent := getattr(run, name)) is None:
+                continue
+            form[name] = its = self.form(parent)
+            if name == "teacher" and parent.start.digest:  # without a recipe of its own it would not be trained
+                inherited = ("dataset", "seed")
+            for key in inherited:
+                if its[key] == form[key]:
+                    del its[key]
+            if name == "teacher" and "mass" in form.get("smoothing", {}):  # which is inherited, too
+                its.setdefault("smoothing", {})["mass"] = parent.smoothing.mass
+            if run.streams == "shared" and parent.generation:
+                its["streams"] = parent.streams
         if run.teacher_mode != "eval":
             form["teacher_mode"] = run.teacher_mode
         return form
@@ -115,16 +123,17 @@ def override_words(form: Mapping[str, Any]) -> list[str]:
 
 
 def _words(form: Mapping[str, Any], prefix: str) -> Iterable[str]:
-    order = {key: i for i, key in enumerate(("", *GROUPS, "smoothing", "teacher", "teacher_mode", "streams", "seed"))}
+    known = ("", *GROUPS, "start", "smoothing", *LINEAGE, "teacher_mode", "streams", "seed")
+    order = {key: i for i, key in enumerate(known)}
     for key, value in sorted(form.items(), key=lambda item: order.get(item[0], len(order))):
         where = f"{prefix}.{key}".lstrip(".") if key else prefix
         if where == "smoothing.alpha":
             yield f"alpha={_hydra(value)}"
         elif where == "method.temperature":
             yield f"temperature={_hydra(value)}"
-        elif where == "teacher" and isinstance(value, Mapping):
-            yield f"teacher={_hydra(_nested(value))}"
-        elif isinstance(value, Mapping) and where.split(".")[0] in (*GROUPS, "smoothing") and key != "lr_factors":
+        elif where in LINEAGE and isinstance(value, Mapping):
+            yield f"{where}={_hydra(_nested(value))}"
+        elif isinstance(value, Mapping) and where.split(".")[0] in (*GROUPS, "start", "smoothing") and key != "lr_factors":
             yield from _words(value, where)
         else:
             yield f"{where}={_hydra(value)}"
@@ -134,7 +143,7 @@ def _nested(form: Mapping[str, Any]) -> dict[str, Any]:
     """A teacher's normal form as settings: {"arch": {"": "x", "f": 1}} -> {"arch": "x", "arch.f": 1}."""
     settings: dict[str, Any] = {}
     for key, value in form.items():
-        if key == "teacher" and isinstance(value, Mapping):
+        if key in LINEAGE and isinstance(value, Mapping):
             settings[key] = _nested(value)
         elif isinstance(value, Mapping) and "" in value:
             settings[key] = value[""]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from lskd import data
+from lskd import data, start
 from lskd.config_groups import Conf, merge
 from lskd.data import Dataset, Spec
 from lskd.errors import InputError, require, unknown
@@ -19,8 +19,9 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.probes import PROBES
 from lskd.recipe import Recipe
-from lskd.run import Named, ProbeSpec, Run, Smoothing
+from lskd.run import LINEAGE, Named, ProbeSpec, Run, Smoothing
 from lskd.schema import convert, fields, parse, show, unknown_key
+from lskd.start import Start
 
 T = TypeVar("T")
 GROUPS = ("dataset", "arch", "method", "recipe")
@@ -28,7 +29,9 @@ TEACHER_LS = 0.1  # what teacher_ls=true means: Müller's and Shen's α
 
 # Short names a user may type, and the fields they stand for.
 SHORT = {"alpha": "smoothing.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.smoothing.alpha"}
-RUN_KEYS = (*GROUPS, "smoothing", "seed", "teacher", "teacher_mode", "streams", *SHORT)
+# How a network is shown images is a setting of its recipe; what starts from other weights may say it of these.
+SEEN = {"start.normalize": "normalize", "start.resolution": "normalize.resize"}
+RUN_KEYS = (*GROUPS, "smoothing", "seed", "start", *LINEAGE, "teacher_start", "teacher_mode", "streams", *SHORT)
 
 
 def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -43,7 +46,7 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         raise InputError(f"{path or 'run'} = {show(settings)}: must be a mapping of settings")
     form: dict[str, Any] = {}
     late: list[tuple[str, Any]] = []
-    taught: dict[str, Any] = {}  # settings of the teacher that are given one by one
+    parents: dict[str, dict[str, Any]] = {}  # their settings that are given one by one
     for key, value in settings.items():
         where = f"{path}.{key}".lstrip(".")
         head, _, rest = str(key).partition(".")
@@ -53,16 +56,22 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
             if rest:
                 raise InputError(f"{where} = {show(value)}: {head} has no parts")
             late.append((head, value))
-        elif head == "teacher" and rest:
-            taught[rest] = value
-        elif head == "teacher":
-            _join(form, {"teacher": _teacher_form(value, where)}, path)
+        elif head == "teacher_start":
+            if value is not None:
+                parents.setdefault("teacher", {})[f"start.{rest}".rstrip(".")] = value
+        elif head in LINEAGE and rest:
+            parents.setdefault(head, {})[rest] = value
+        elif head in LINEAGE:
+            _join(form, {head: _parent_form(value, where)}, path)
+        elif head == "start":
+            if value is not None:
+                _join(form, _start_form(rest, value, where), path)
         elif head in GROUPS:
             _join(form, {head: _unfold(rest, value) if rest else _group_form(value, where)}, path)
         else:
             _join(form, {head: _unfold(rest, value) if rest else value}, path)
-    if taught:
-        _join(form, {"teacher": normal_form(taught, f"{path}.teacher".lstrip("."))}, path)
+    for head, given in parents.items():
+        _join(form, {head: normal_form(given, f"{path}.{head}".lstrip("."))}, path)
     for head, value in late:
         if value is not None:
             _apply_short(form, head, value, f"{path}.{head}".lstrip("."))
@@ -100,14 +109,29 @@ def _group_form(value: Any, where: str) -> dict[str, Any]:
     raise InputError(f"{where} = {show(value)}: must be a name{quoted} or a mapping")
 
 
-def _teacher_form(value: Any, where: str) -> dict[str, Any] | None:
+def _start_form(rest: str, value: Any, where: str) -> dict[str, Any]:
+    """What is said of a start, and, of how its network is shown images, of the recipe."""
+    form: dict[str, Any] = {}
+    given = {rest: value} if rest else _group_form(value, where)
+    for key, one in given.items():
+        if key == "normalize" and isinstance(one, Mapping):  # all of it, whatever a recipe says
+            one = {"kind": "fixed" if "mean" in one else "none", "mean": [], "std": [], **one}
+        seen = SEEN.get(f"start.{key.partition('.')[0]}")
+        if seen is not None:
+            _join(form, {"recipe": _unfold(".".join([seen, *key.split(".")[1:]]), one)}, "")
+        else:
+            _join(form, {"start": {key: one}}, "")
+    return form
+
+
+def _parent_form(value: Any, where: str) -> dict[str, Any] | None:
     if value is None:
         return None
     if isinstance(value, str):
         return {"arch": {"": value}}
     if isinstance(value, Mapping):
         return normal_form(value, where)
-    raise InputError(f"{where} = {show(value)}: must be the name of a network, or a mapping of the teacher's settings")
+    raise InputError(f"{where} = {show(value)}: must be the name of a network, or a mapping of the run's settings")
 
 
 def _apply_short(form: dict[str, Any], head: str, value: Any, where: str) -> None:
@@ -161,10 +185,13 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     given = form.get("streams")
     streams = convert(fields(Run)["streams"], "own" if given is None else given, at("streams"))
     teacher = _teacher(form, seed, recipe, spec, conf, path)
-    if teacher is None:  # of the first generation: it has the streams of its seed either way
+    begins, base = _start(form, seed, spec, conf, path)
+    if not recipe.trains:
+        seed = 0  # which then changes nothing
+    if teacher is None and base is None:  # of the first generation: it has the streams of its seed either way
         streams = "shared"
     with located(path):
-        return Run(dataset, arch, method, recipe, smoothing, seed, teacher, mode, streams)
+        return Run(dataset, arch, method, recipe, smoothing, seed, teacher, mode, streams, begins, base)
 
 
 def _is_choice(given: Mapping[str, Any]) -> bool:
@@ -201,7 +228,49 @@ def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, wh
     if recipe.normalize.kind == "fixed":
         mean, channels = list(recipe.normalize.mean), spec.shape[0]
         require(len(mean) == channels, f"{where}.normalize.mean", mean, f"{channels} numbers, one a channel")
-    return recipe
+    return recipe if recipe.trains else recipe.as_is()
+
+
+def _start(form: Mapping[str, Any], seed: int, spec: Spec, conf: Conf, path: str) -> tuple[Start, Run | None]:
+    """Where the weights come from: a file or a tag, or another run."""
+    given = dict(form.get("start") or {})
+    where, word, base = f"{path}.start".lstrip("."), given.pop("", "seed"), None
+    if not isinstance(word, str):
+        raise InputError(f"{where} = {show(word)}: must be seed, a file, run:ID, timm:TAG or torchvision:WEIGHTS")
+    if (own := form.get("started_from")) is not None:
+        base = build_run(started_form({**form, "seed": seed}), conf, f"{path}.started_from".lstrip("."))
+    begins = parse(Start, {key: value for key, value in given.items() if key in ("head", "prefix")}, where)
+    for key, value in given.items():
+        if key not in ("head", "prefix"):
+            raise unknown_key(f"{where}.{key}", value, key, ("head", "prefix", "normalize", "resolution"))
+    if word.startswith(start.RUN):
+        if own is not None:
+            raise InputError(f"{where} = {show(word)}: started_from says otherwise; give one of them")
+        base = conf.run(word.removeprefix(start.RUN), where)
+    elif word != start.SEED:
+        with located(path):
+            begins = replace(start.of(word, begins.prefix), head=begins.head)
+    if begins.prefix and not begins.digest:
+        raise InputError(f"{where}.prefix = {show(begins.prefix)}: is for start=PATH")
+    if base is not None and begins.head != "new":
+        classes = conf.spec(base.dataset.name).num_classes
+        if classes != spec.num_classes:
+            raise InputError(
+                f"{where}: {base.network} on {base.dataset.name} has a head of {classes} classes, not of "
+                f"{spec.num_classes}, as {spec.name} has: start.head=new starts it from the seed"
+            )
+    return begins, base
+
+
+def started_form(form: Mapping[str, Any]) -> dict[str, Any]:
+    """The normal form of the run that the one of `form` starts from: its own settings over data set, network and seed of
+    that; its recipe is its own, or the usual one of its data."""
+    own = form["started_from"]
+    inherited = {key: form[key] for key in ("dataset", "arch", "seed", "streams") if key in form}
+    for group in ("dataset", "arch"):
+        if _is_choice(own.get(group, {})):
+            inherited.pop(group, None)
+    return merge(copy.deepcopy(inherited), own)
 
 
 def _teacher(form: Mapping[str, Any], seed: int, recipe: Recipe, spec: Spec, conf: Conf, path: str) -> Run | None:
@@ -215,6 +284,8 @@ def _teacher(form: Mapping[str, Any], seed: int, recipe: Recipe, spec: Spec, con
         if set(own) == {"smoothing"} and not alpha:
             return None  # teacher_ls=false, and no teacher
         what = f"{where}_ls = {show(alpha)}" if set(own) == {"smoothing"} else where
+        if set(own) <= {"start", "recipe"} and "" in own.get("start", {}):
+            what = f"{where}_start = {show(own['start'][''])}"
         raise InputError(
             f"{what}: the teacher has no network; give teacher=ARCH, one of {', '.join(conf.names('arch'))}"
         )
@@ -225,21 +296,23 @@ def _teacher(form: Mapping[str, Any], seed: int, recipe: Recipe, spec: Spec, con
             f"{where}.dataset = {teacher.dataset.name}: its {teaches} classes do not match "
             f"the {spec.num_classes} of {spec.name}"
         )
-    its, shown = (
-        "×".join(map(str, one.input_shape(of.shape)))
-        for one, of in ((teacher.recipe, data.spec(teacher.dataset.name, conf.cache)), (recipe, spec))
-    )
-    if its != shown:
+    if teacher.recipe.normalize.resize:  # whatever is shown to it becomes of its size
+        return teacher
+    taken = [teacher.recipe.view_shape(conf.spec(teacher.dataset.name).shape, evaluated=one) for one in (False, True)]
+    shown = recipe.view_shape(spec.shape)
+    if shown not in taken:
+        its, ours = ("×".join(map(str, shape)) for shape in (taken[0], shown))
         raise InputError(
             f"{where}.recipe.augment.crop = {teacher.recipe.augment.crop}: the teacher takes images of {its}, and its "
-            f"student's (recipe.augment.crop = {recipe.augment.crop}) are {shown}: must be of one size"
+            f"student's (recipe.augment.crop = {recipe.augment.crop}) are {ours}: must be of one size, unless "
+            f"{where}.start.resolution has them resized"
         )
     return teacher
 
 
 def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:
     """The normal form of the teacher in `form`: its own settings over the student's data set, recipe, seed, streams
-    and mass."""
+    and mass. One that starts from given weights, and says nothing of a training of its own, has none."""
     own = form["teacher"]
     inherited = {key: form[key] for key in ("dataset", "recipe", "seed", "streams") if key in form}
     for group in ("dataset", "recipe"):  # a choice of its own starts afresh; single fields change the student's
@@ -247,6 +320,11 @@ def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:
             inherited.pop(group, None)
     if "mass" in form.get("smoothing", {}):
         inherited["smoothing"] = {"mass": form["smoothing"]["mass"]}
+    trained = own.get("recipe", {})
+    if own.get("start", {}).get("", start.SEED) != start.SEED and not _is_choice(trained):
+        if not {"epochs", "steps"} & trained.keys():  # it teaches as it is, and sees what its student does
+            inherited.setdefault("recipe", {})
+            inherited["recipe"] = {**inherited["recipe"], "epochs": 0, "steps": None}
     return merge(copy.deepcopy(inherited), own)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Conf:
     directories: tuple[Path, ...] = field(default_factory=lambda: (shipped_conf(),))
     cache: Path = field(default_factory=data.default_cache_root)
     specs: Mapping[str, Spec] = field(default_factory=dict)  # of imported data sets that the cache need not have
+    find_run: Callable[[str], Any] | None = None  # the finished run of an id, which start=run:ID names
     _loaded: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def names(self, group: str) -> list[str]:
@@ -44,6 +45,15 @@ class Conf:
             if name in self.specs:
                 return self.specs[name]
             raise
+
+    def run(self, id: str, where: str) -> Any:
+        """The finished run (`lskd.Run`) whose id begins so; `where` is what names it."""
+        try:
+            if self.find_run is None:
+                raise InputError("there are no results here")
+            return self.find_run(id)
+        except InputError as error:
+            raise InputError(f"{where} = 'run:{id}': {error}") from None
 
     def _imported(self) -> dict[str, Spec]:
         return {**self.specs, **data.imported(self.cache)}

@@ -169,13 +169,17 @@ def kinds(plan: Plan, conf: Conf) -> Iterator[str]:
                 seen.add(cell.runs[0].id)
                 form = {**cell.settings, "seed": planned.seeds[0]}
                 said = merge(labelled(form, f"conf/table/{planned.table.name}.yaml"), over_all)
-                for _ in range(_depth(form) - cell.runs[0].generation):  # the table takes the teachers
+                for _ in range(_depth(form) - _teachers_of(cell.runs[0])):  # the table takes the teachers
                     form, said = teacher_form(form), teacher_form(said)
                 yield from settings(cell.runs[0], form, said, conf)
 
 
+def _teachers_of(run: Run) -> int:
+    return 0 if run.teacher is None else 1 + _teachers_of(run.teacher)
+
+
 def _depth(form: Mapping[str, Any]) -> int:
-    """How many ancestors the run of a form has."""
+    """How many teachers above it the run of a form has."""
     return 0 if form.get("teacher") is None else 1 + _depth(form["teacher"])
 
 

@@ -28,10 +28,10 @@ def origins(run: Run, form: Mapping[str, Any], said: Mapping[str, Any], conf: Co
         tree = {} if name is None else conf.origins(group, name)
         merge(tree, words)
         found |= {f"{group}.{key}": origin for key, origin in unfolded({**tree, "name": chosen}).items()}
-    rest = {key: value for key, value in said.items() if key not in (*GROUPS, "teacher")}
+    rest = {key: value for key, value in said.items() if key not in (*GROUPS, "teacher", "started_from")}
     found |= unfolded(rest)
     for key, value in {"recipe.name": run.recipe.name, **run.settings}.items():
-        if not key.startswith("teacher."):
+        if not key.startswith(("teacher.", "started_from.")):
             below = [origin for name, origin in found.items() if name.startswith(f"{key}.")]
             yield key, value, found.get(key) or ", ".join(dict.fromkeys(below)) or DEFAULT
     if run.teacher is not None:

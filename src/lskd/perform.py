@@ -55,15 +55,13 @@ def execute(
             fleet = Fleet(runs, runtime, resolve_device(runtime.device), conf)
             print(fleet.describe(to_train(runs, store, probes)))
         return 0
-    from lskd.launch.sweep import carry_out
+    from lskd.launch.sweep import carry_out, why_blocked
 
     outcomes = carry_out(runs, store, runtime, conf, probes)
     for run, reason in outcomes.failed:
         print(f"lskd-run: FAILED {run} ({store.directory(run)}): {own_words(reason)}", file=sys.stderr)
     for run in outcomes.blocked:
-        damaged = run.teacher is not None and store.state(run.teacher) == "damaged"
-        why = "'s record is damaged" if damaged else " failed"
-        print(f"lskd-run: NOT RUN {run}: its teacher{why}", file=sys.stderr)
+        print(f"lskd-run: NOT RUN {run}: {why_blocked(run, store)}", file=sys.stderr)
     if outcomes.interrupted:
         print("lskd-run: interrupted; the same command goes on from here", file=sys.stderr)
         return outcomes.exit_code

@@ -16,7 +16,8 @@ from lskd.compose import build_run, normal_form, parse_probe
 from lskd.config_groups import Conf, merge
 from lskd.errors import InputError
 from lskd.quantity import Better
-from lskd.run import ProbeSpec, Run
+from lskd.run import LINEAGE, ProbeSpec, Run
+from lskd.start import RUN
 from lskd.tables import statements
 from lskd.tables.cells import Key
 from lskd.tables.derived import DERIVED, Derivation
@@ -141,8 +142,8 @@ def plan_table(
     for key, form in forms_of(table, keys, over_all).items():
         with _in_cell(where, key):
             described[key] = runs_of_seeds(form, seeds, conf, known)
-            if (by := table.taught_by(*key)) is not None:
-                _check_taught(described[key], described[by], by)
+            for name, by in table.parents(*key).items():
+                _check_parents(described[key], name, described[by], by)
             if not table.has(*key):
                 continue
             x, metric = shown(table, *key)
@@ -194,11 +195,14 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
             if rows[row].get("teacher", ...) is None:  # a row without teachers, whatever they are in the columns
                 form["teacher"] = None
                 form.pop("teacher_mode", None)
-        if (by := table.taught_by(row, column)) is not None:
+        given = table.parents(row, column)
+        for name, by in given.items():
             if by[1] not in table.columns_of(by[0]):
-                raise InputError(f"{where}, cell {row}/{column}: taught_by: there is no cell {'/'.join(by)}")
-            form["teacher"] = copy.deepcopy(add(by))
-        left_out = ("teacher",) if by else () if form.get("teacher") is not None else ("teacher", "teacher_mode")
+                raise InputError(f"{where}, cell {row}/{column}: {name}: there is no cell {'/'.join(by)}")
+            form[name] = copy.deepcopy(add(by))
+        left_out = {*given, *(() if form.get("teacher") is not None else ("teacher", "teacher_mode"))}
+        if form.get("started_from") is None:
+            left_out.add("started_from")
         if own := table.cells.get(row, {}).get(column):
             merge(form, normal_form(own, f"{where}.cells.{row}.{column}"))
         forms[key] = merge(form, {key: value for key, value in over_all.items() if key not in left_out})
@@ -210,11 +214,15 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
     return forms
 
 
-def _check_taught(runs: Sequence[Run], teachers: Sequence[Run], by: Key) -> None:
-    for run, teacher in zip(runs, teachers, strict=True):
-        if run.teacher is None or run.teacher.id != teacher.id:
+def _check_parents(runs: Sequence[Run], name: str, parents: Sequence[Run], by: Key) -> None:
+    for run, parent in zip(runs, parents, strict=True):
+        found = getattr(run, name)
+        if found is None or found.id != parent.id:
             why = "settings of its student are laid over it; give a recipe, and smoothing.mass, in both or in the base"
-            raise InputError(f"taught_by: the teacher would not be the run of {'/'.join(by)}: {why}")
+            if name != "teacher":
+                why = "settings are laid over it; give a recipe in both or in the base"
+            what = "taught_by: the teacher" if name == "teacher" else f"{name}: it"
+            raise InputError(f"{what} would not be the run of {'/'.join(by)}: {why}")
 
 
 def _ancestor(run: Run, generations: int) -> Run:
@@ -309,31 +317,35 @@ def check_metrics(planned: TablePlan, conf: Conf) -> None:
 def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf, known: dict[str, Run]) -> list[Run]:
     """The run that `form` describes under each seed. Settings are checked once: the others differ in their seeds alone,
     teachers' included, unless one of those is fixed. For `known`, see `plan_table`."""
-    level: Mapping[str, Any] | None = form
-    while level is not None:
-        if "seed" in level:
-            return [_shared(build_run({"seed": seed, **form}, conf), known) for seed in seeds]
-        level = level.get("teacher")
+    if _is_fixed(form):
+        return [_shared(build_run({"seed": seed, **form}, conf), known) for seed in seeds]
     first = _shared(build_run({"seed": seeds[0], **form}, conf), known)
     return [first, *(first.reseeded(seed) for seed in seeds[1:])]
 
 
+def _is_fixed(form: Mapping[str, Any]) -> bool:
+    """Whether some run of the lineage that `form` describes has a seed of its own, or is named by its id."""
+    named = str((form.get("start") or {}).get("", "")).startswith(RUN)
+    return named or "seed" in form or any(_is_fixed(form[name]) for name in LINEAGE if form.get(name) is not None)
+
+
 def _shared(run: Run, known: dict[str, Run]) -> Run:
-    """The known run that is this one, if there is one; its teacher likewise."""
+    """The known run that is this one, if there is one; its teacher, and what it starts from, likewise."""
     if run.id not in known:
-        teacher = None if run.teacher is None else _shared(run.teacher, known)
-        known[run.id] = run if teacher is run.teacher else replace(run, teacher=teacher)
+        parents = {name: _shared(one, known) for name in LINEAGE if (one := getattr(run, name)) is not None}
+        others = {name: one for name, one in parents.items() if one is not getattr(run, name)}
+        known[run.id] = replace(run, **others) if others else run
     return known[run.id]
 
 
 def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """The runs and all their teachers, each once, teachers first."""
+    """The runs, all their teachers, and what they start from, each once, and these before them."""
     ordered: dict[str, Run] = {}
 
     def add(run: Run) -> None:
         if run.id not in ordered:
-            if run.teacher is not None:
-                add(run.teacher)
+            for parent in run.parents:
+                add(parent)
             ordered[run.id] = run
 
     for run in runs:

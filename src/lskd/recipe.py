@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lskd.data.augment import Augment, Normalize
+from lskd.data.augment import Augment, Normalize, ResizedCrop
 from lskd.errors import InputError, require
 
 # A field with this metadata says something about the run and cannot change its numbers: it is not part of the identity.
@@ -99,6 +99,10 @@ class Recipe:
     own (every part updates the running ones); the gradient is that of the mean over the whole batch.
     ema: decay of a moving average of the weights, which is what is evaluated and kept (see `lskd.engine.average`); 0:
     there is none.
+    trainable: shell patterns of the network's modules, such as head or stage3.*.bn2, that are trained, with all that is
+    in them; all else stays as it is, its batch norms with their running statistics. Empty: everything is trained.
+    epochs = 0: nothing is trained: a network that starts from trained weights (`lskd.start`) is evaluated. Then only
+    `normalize`, `precision` and the window of an evaluation count (`as_is`).
     """
 
     lr: float
@@ -128,6 +132,7 @@ class Recipe:
     compile: bool = False
     accumulate: int = 1
     ema: float = 0.0
+    trainable: tuple[str, ...] = ()
     evaluate_every: int = 1  # epochs; the last epoch is always evaluated
     provenance: tuple[str, ...] = field(default=(), metadata=NOT_IDENTITY)
     deviations: tuple[str, ...] = field(default=(), metadata=NOT_IDENTITY)
@@ -139,7 +144,8 @@ class Recipe:
             raise InputError(f"epochs = {self.epochs}, steps = {self.steps}: exactly one must be given")
         for name in ("epochs", "steps"):
             value = getattr(self, name)
-            require(value is None or value >= 1, name, value, ">= 1")
+            least = 0 if name == "epochs" else 1
+            require(value is None or value >= least, name, value, f">= {least}")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         require(0 <= self.dampening < 1, "dampening", self.dampening, "in [0, 1)")
         if self.nesterov:
@@ -162,10 +168,35 @@ class Recipe:
         """Images that go through the network at once."""
         return self.batch_size // self.accumulate
 
-    def input_shape(self, images: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(C, H, W) of what the network sees of `images` of that shape."""
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return self.epochs != 0
+
+    def as_is(self) -> Recipe:
+        """What of the recipe counts where nothing is trained: the same for all that evaluate alike."""
+        augment, size = self.augment, self.augment.evaluated
+        seen = Augment(crop=size)
+        if augment.resized is not None:
+            seen = replace(seen, resized=ResizedCrop(central=augment.resized.central, square=augment.resized.square))
+        elif size:  # may be larger than the image
+            seen = replace(seen, pad=augment.pad, padding=augment.padding)
+        return Recipe(
+            1.0, 128, "as_is", epochs=0, augment=seen, normalize=self.normalize, precision=self.precision,
+            provenance=self.provenance, deviations=self.deviations,
+        )  # fmt: skip
+
+    def view_shape(self, images: tuple[int, int, int], *, evaluated: bool = False) -> tuple[int, int, int]:
+        """(C, H, W) of a view of `images` of that shape: as they are trained on, or as they are evaluated."""
         channels, height, width = images
-        return channels, self.augment.crop or height, self.augment.crop or width
+        size = self.augment.evaluated if evaluated else self.augment.crop
+        return channels, size or height, size or width
+
+    def input_shape(self, images: tuple[int, int, int], *, evaluated: bool = False) -> tuple[int, int, int]:
+        """(C, H, W) of what the network sees of `images` of that shape."""
+        channels, height, width = self.view_shape(images, evaluated=evaluated)
+        size = self.normalize.resize
+        return channels, size or height, size or width
 
     def steps_per_epoch(self, examples: int) -> int:
         """Steps of one pass over `examples`; the last batch may be smaller."""

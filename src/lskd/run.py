@@ -18,6 +18,7 @@ from lskd.probes import PROBES, Probe
 from lskd.recipe import Recipe
 from lskd.registry import Registry
 from lskd.schema import all_fields, flat, identity, parse
+from lskd.start import Start
 
 T = TypeVar("T")
 
@@ -87,9 +88,13 @@ class Run:
     # starts from the same weights, and every student sees the same views in the same order as its teacher did.
     # (`lskd.compose` makes own the default; here it is shared, which the first runs were trained with.)
     streams: Literal["shared", "own"] = "shared"
+    # Where its weights come from, if not from the seed: a file or a pretrained tag, or the last weights of another run.
+    start: Start = Start()
+    started_from: Run | None = None
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
+        self._check_start()
         name = self.method.name
         if self.method.settings.needs_teacher and self.teacher is None:
             raise InputError(f"method = {name}: needs a teacher; give teacher=ARCH, or use method=ce")
@@ -107,6 +112,35 @@ class Run:
         if self.teacher is None and self.teacher_mode != "eval":
             raise InputError(f"teacher_mode = {self.teacher_mode}: there is no teacher")
 
+    def _check_start(self) -> None:
+        """`InputError` unless its weights come from one place, and something comes of it."""
+        given, base = bool(self.start.digest), self.started_from
+        if given and base is not None:
+            raise InputError("started_from: start says otherwise; give one of them")
+        new = self.start.head == "new"
+        if new and not given and base is None:
+            raise InputError("start.head = new: all weights come from the seed; give start or started_from")
+        if base is not None and base.network != self.network:
+            raise InputError(
+                f"started_from.arch = {base.network}: must be the network of the run, {self.network}, as its weights are"
+            )
+        if self.recipe.trains:
+            return
+        if not given and base is None:
+            raise InputError(
+                "recipe.epochs = 0: without training, weights must come from elsewhere; give start=PATH, such as a "
+                "state dict, or recipe.epochs >= 1"
+            )
+        if new:
+            raise InputError("start.head = new: without training (recipe.epochs = 0) the head would be random")
+        if self.teacher is not None:
+            raise InputError("recipe.epochs = 0: nothing is trained, and so nothing taught; leave teacher and method out")
+
+    @property
+    def parents(self) -> tuple[Run, ...]:
+        """The runs whose weights it needs: that which it starts from, and its teacher."""
+        return tuple(run for run in (self.started_from, self.teacher) if run is not None)
+
     def identity(self) -> dict[str, Any]:
         """The JSON that is hashed: every setting that can change numbers and is not at its default. Not to be changed:
         it is computed once."""
@@ -116,20 +150,23 @@ class Run:
     def _identity(self) -> dict[str, Any]:
         values: dict[str, Any] = {name: described_part(name, getattr(self, name)) for name in PARTS}
         values["seed"] = self.seed
-        if not values["smoothing"]:
-            del values["smoothing"]
-        if self.teacher is not None:
-            values["teacher"] = self.teacher.identity()
+        for name in ("smoothing", "start"):
+            if not values[name]:
+                del values[name]
+        for name in LINEAGE:
+            if (parent := getattr(self, name)) is not None:
+                values[name] = parent.identity()
         if self.teacher_mode != "eval":
             values["teacher_mode"] = self.teacher_mode
-        if self.teacher is not None and self.streams != "shared":
+        if self.generation and self.streams != "shared":
             values["streams"] = self.streams
         if ENGINE_VERSION != 1:
             values["engine"] = ENGINE_VERSION
         return values
 
     def reseeded(self, seed: int) -> Run:
-        """The run under another seed, as are its teacher, its teacher's teacher, and so on. The same one each time."""
+        """The run under another seed, as are its teacher, its teacher's teacher, and so on. The same one each time.
+        (Where nothing is trained the seed changes nothing, and stays.)"""
         if seed not in self._reseeded:
             self._reseeded[seed] = self._under(seed)
         return self._reseeded[seed]
@@ -139,11 +176,12 @@ class Run:
         return {}
 
     def _under(self, seed: int) -> Run:
-        teacher = None if self.teacher is None else self.teacher.reseeded(seed)
-        other = replace(self, seed=seed, teacher=teacher)
-        identity = {**self.identity(), "seed": seed}
-        if teacher is not None:
-            identity["teacher"] = teacher.identity()
+        seed_here = seed if self.recipe.trains else self.seed
+        parents = {name: run.reseeded(seed) for name in LINEAGE if (run := getattr(self, name)) is not None}
+        if seed_here == self.seed and all(getattr(self, name) is run for name, run in parents.items()):
+            return self
+        other = replace(self, seed=seed_here, **parents)
+        identity = {**self.identity(), "seed": seed_here, **{name: run.identity() for name, run in parents.items()}}
         vars(other)["_identity"] = identity  # nothing else differs: plans have thousands of such runs
         return other
 
@@ -151,13 +189,13 @@ class Run:
     def of(identity: Mapping[str, Any]) -> Run:
         """The run of an `identity`, which config.json holds. `InputError` where the code that is here makes another run
         of it: it was trained by another version, or by a plug-in that is not loaded."""
-        kept, teacher = without_code(identity), identity.get("teacher")
+        kept = without_code(identity)
         run = Run(
             **{name: part_of(name, kept.get(name, {})) for name in PARTS},
             seed=kept["seed"],
-            teacher=None if teacher is None else Run.of(teacher),
             teacher_mode=kept.get("teacher_mode", "eval"),
             streams=kept.get("streams", "shared"),
+            **{name: Run.of(identity[name]) for name in LINEAGE if name in identity},
         )
         if run.identity() != identity:
             raise InputError(f"{run}: was trained by other code: {id_of(identity)} is not {run.id}")
@@ -171,8 +209,10 @@ class Run:
         for name in PARTS:
             values |= settings_of_part(name, getattr(self, name))
         values |= {"seed": self.seed, "teacher_mode": self.teacher_mode, "streams": self.streams}
-        taught = self.teacher.settings if self.teacher is not None else {}
-        return values | {f"teacher.{key}": value for key, value in taught.items()}
+        for name in LINEAGE:
+            if (parent := getattr(self, name)) is not None:
+                values |= {f"{name}.{key}": value for key, value in parent.settings.items()}
+        return values
 
     @property
     def code(self) -> dict[str, Any]:
@@ -182,8 +222,8 @@ class Run:
 
     @property
     def generation(self) -> int:
-        """The number of its ancestors: 0 without a teacher, 1 for the student of such a run, and so on."""
-        return 0 if self.teacher is None else 1 + self.teacher.generation
+        """The length of its longest line of `parents`: 0 without a teacher, 1 for the student of such a run, and so on."""
+        return max((1 + parent.generation for parent in self.parents), default=0)
 
     @property
     def logits_by_view(self) -> bool:
@@ -223,6 +263,12 @@ class Run:
 
     def __str__(self) -> str:
         text = f"{self.network} on {self.dataset.name}"
+        if self.started_from is not None:
+            text += f", started from {self.started_from.network} on {self.started_from.dataset.name}"
+        if self.start.digest:
+            text += f", {'started from' if self.recipe.trains else 'as it is in'} {self.start.digest[:12]}"
+        elif not self.recipe.trains:
+            text += ", as it is"
         if self.smoothing.alpha:
             text += f", α={self.smoothing.alpha:g}"
         if self.teacher is not None:
@@ -230,6 +276,8 @@ class Run:
             if (temperature := getattr(self.method.settings, "temperature", None)) is not None:
                 text += f" T={temperature:g}"
             text += f" from {self.teacher.network}"
+            if self.teacher.start.digest:
+                text += f" ({self.teacher.start.digest[:12]})"
             if self.teacher.smoothing.alpha:
                 text += f" (α={self.teacher.smoothing.alpha:g})"
         if self.recipe.precision != "fp32":
@@ -255,8 +303,9 @@ class ProbeSpec(Named[Probe]):
 
 # The parts of a run that have settings of their own: those that are entries of a registry, and those that are not.
 REGISTERED: dict[str, Registry[Any]] = {"arch": ARCHS, "method": METHODS}
-PLAIN: dict[str, type] = {"dataset": Dataset, "recipe": Recipe, "smoothing": Smoothing}
-PARTS = ("dataset", "arch", "method", "recipe", "smoothing")
+PLAIN: dict[str, type] = {"dataset": Dataset, "recipe": Recipe, "smoothing": Smoothing, "start": Start}
+PARTS = ("dataset", "arch", "method", "recipe", "smoothing", "start")
+LINEAGE = ("started_from", "teacher")  # what of a run is another run
 
 
 def described_part(name: str, part: Any) -> dict[str, Any]:
@@ -294,8 +343,9 @@ def without_code(identity: Mapping[str, Any]) -> dict[str, Any]:
     for part in ("arch", "method"):
         if isinstance(of_part := kept.get(part), Mapping):
             kept[part] = {key: value for key, value in of_part.items() if key not in ("version", "code")}
-    if isinstance(teacher := kept.get("teacher"), Mapping):
-        kept["teacher"] = without_code(teacher)
+    for name in LINEAGE:
+        if isinstance(parent := kept.get(name), Mapping):
+            kept[name] = without_code(parent)
     return kept
 
 
@@ -313,6 +363,8 @@ def cost_key(identity: Mapping[str, Any]) -> str:
     kind: dict[str, Any] = {key: identity[key] for key in ("dataset", "arch", "teacher_mode") if key in identity}
     kind["method"] = {key: value for key, value in identity["method"].items() if not key.endswith("temperature")}
     kind["recipe"] = {key: value for key, value in identity["recipe"].items() if key not in _FREE}
+    if identity["recipe"].get("epochs") == 0:
+        kind["trains"] = False
     if teacher := identity.get("teacher"):
         fed = {key: teacher["recipe"].get(key) for key in ("augment", "normalize", "precision")}
         kind["teacher"] = {"arch": teacher["arch"], "recipe": fed}

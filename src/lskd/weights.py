@@ -10,7 +10,8 @@ directory:
     classes        JSON: names of the classes, in the order of the network's outputs
     preprocessing  JSON: `image` (channels, height, width; 0: of any size), uint8; `augment`, of which an evaluation
                    takes the central crop; `normalize`: kind none, fixed or dataset: (x/255 - mean) / std by channel;
-                   per_image: (x - its mean) / max(its standard deviation, 1/√n) over all n values of an image
+                   per_image: (x - its mean) / max(its standard deviation, 1/√n) over all n values of an image; with
+                   `resize`, of pixels that are first resized to it (`lskd.data.augment.Normalize`)
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def metadata(run: Run, spec: Spec, mean: Sequence[float], std: Sequence[float]) 
     normalize: dict[str, Any] = {"kind": run.recipe.normalize.kind}
     if normalize["kind"] != "per_image":
         normalize |= {"mean": list(mean), "std": list(std)}
+    if run.recipe.normalize.resize:
+        normalize["resize"] = run.recipe.normalize.resize
     preprocessing = {"image": spec.shape, "augment": asdict(run.recipe.augment), "normalize": normalize}
     return {
         "format": "pt",

@@ -74,7 +74,8 @@ class Augment:
 
     pad 4, crop 32 (or 0 = the image's size), flip: the usual CIFAR pipeline, equal in distribution to torchvision's
     RandomCrop(32, padding=4) + RandomHorizontalFlip(). pad 2: MNIST shifts in [-2, 2]². crop 24: random 24×24 windows.
-    Evaluation takes the centre window, unflipped.
+    Evaluation takes the centre window, unflipped; of `evaluate`×`evaluate` pixels where that is given (0: of the size
+    of the crop): the resolution of training and of test apart (Touvron et al. 2019, "FixRes").
 
     With `resized` (for streamed data sets, and only for them) the window is instead a part of any size and shape,
     resized to `crop`×`crop`.
@@ -85,9 +86,10 @@ class Augment:
     crop: int = 0
     flip: bool = False
     resized: ResizedCrop | None = None
+    evaluate: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("pad", "crop"):
+        for name in ("pad", "crop", "evaluate"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} = {getattr(self, name)}: must be >= 0")
         if self.resized is not None and (self.pad or not self.crop):
@@ -102,8 +104,10 @@ class Augment:
         if self.resized is not None:
             raise InputError("resized: is for streamed data sets only; leave it out, or null")
         smallest = min(height, width)
-        if self.crop > smallest + 2 * self.pad:
-            raise InputError(f"crop = {self.crop}: must be at most {smallest + 2 * self.pad}, the padded image's size")
+        for name in ("crop", "evaluate"):
+            if getattr(self, name) > smallest + 2 * self.pad:
+                limit = f"{smallest + 2 * self.pad}, the padded image's size"
+                raise InputError(f"{name} = {getattr(self, name)}: must be at most {limit}")
         if self.padding == "reflect" and self.pad >= smallest:
             raise InputError(f"pad = {self.pad}: must be < {smallest}, the image's size, to reflect")
 
@@ -112,6 +116,11 @@ class Augment:
         rows = height + 2 * self.pad - (self.crop or height) + 1
         columns = width + 2 * self.pad - (self.crop or width) + 1
         return rows, columns, 2 if self.flip else 1
+
+    @property
+    def evaluated(self) -> int:
+        """The side of the window of an evaluation; 0: the image's."""
+        return self.evaluate or self.crop
 
     def views(self, height: int, width: int) -> int | None:
         """The number of views of an image; None where they are too many to count."""
@@ -125,13 +134,20 @@ class Normalize:
     none: x/255. fixed: (x/255 - mean)/std by channel, with the paper's constants. dataset: the same with the mean and
     std of the training part. per_image: (x - mean)/max(std, 1/√n) over all n values of the image as augmented
     (TensorFlow's per_image_standardization).
+
+    resize: before that, the pixels of the view become resize×resize by bilinear interpolation with antialiasing, of the
+    values 0 to 255 in fp32, which are not rounded (`torch.nn.functional.interpolate`, align_corners=False); 0: they
+    stay as they are.
     """
 
     kind: Literal["none", "fixed", "dataset", "per_image"] = "none"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    resize: int = 0
 
     def __post_init__(self) -> None:
+        if self.resize < 0:
+            raise InputError(f"resize = {self.resize}: must be >= 0")
         if self.kind == "fixed" and not (self.mean and len(self.mean) == len(self.std)):
             raise InputError(
                 f"mean = {list(self.mean)}, std = {list(self.std)}: kind=fixed needs one of each a channel"

@@ -149,10 +149,10 @@ def centre(images: Tensor, augment: Augment) -> Tensor:
 
     An odd margin leaves the extra pixel at the bottom right, as TensorFlow's central crop does.
     """
-    if augment.crop > min(images.shape[-2:]):
+    if augment.evaluated > min(images.shape[-2:]):
         images = pad(images, augment)
     height, width = images.shape[-2:]
-    size = augment.crop or max(height, width)
+    size = augment.evaluated or max(height, width)
     top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
     return images[..., top : top + size, left : left + size]
 
@@ -170,6 +170,7 @@ class Normalizer:
         known: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         channels = train.shape[1]
+        self.resize = normalize.resize
         self.per_image = normalize.kind == "per_image"
         if normalize.kind == "fixed" and len(normalize.mean) != channels:
             raise InputError(f"mean = {list(normalize.mean)}: the images have {channels} channels")
@@ -189,8 +190,15 @@ class Normalizer:
         scale, shift = 1 / (255 * std), -mean / std
         self.scale, self.shift = (x.float().view(1, -1, 1, 1).to(device or train.device) for x in (scale, shift))
 
+    def seen(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(C, h, w) of the network's input, of pixels of `shape`."""
+        return (shape[0], self.resize, self.resize) if self.resize else shape
+
     def __call__(self, images: Tensor) -> Tensor:
         x = images.float()
+        if self.resize and x.shape[-2:] != (self.resize, self.resize):
+            size = (self.resize, self.resize)
+            x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
         if not self.per_image:
             return x * self.scale + self.shift
         n = x[0].numel()

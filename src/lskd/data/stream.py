@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -136,7 +137,8 @@ def source_of(
 ) -> ImageSource:
     """The images of a part as they are trained on or, with trained=False, as they are evaluated alone."""
     if isinstance(images, Files):
-        return Streamed(images, augment, device, pool)
+        seen = augment if trained else replace(augment, crop=augment.evaluated, evaluate=0)
+        return Streamed(images, seen, device, pool)
     return Resident(images, augment) if trained else Resident(centre(images, augment), Augment())
 
 

@@ -50,6 +50,7 @@ def train(
     teacher_network: nn.Module | None = None,
     *,
     taught_on: Tensor | None = None,
+    begins: Mapping[str, Tensor] | None = None,
     shared: Shared,
     probes: Sequence[ProbeSpec] = (),
     checkpoint: Path | None = None,
@@ -60,7 +61,7 @@ def train(
 ) -> Outcome:
     """Train `run` on `parts` ("train", and what there is of "validation" and "test"), on the device of `shared`.
     `taught_on` are the training images of its teacher, where they are others than the student's and count
-    (`Teacher.of`).
+    (`Teacher.of`). `begins`: what of the network's state is not drawn from the seed, as the training begins.
 
     Several trainings may share the device, each in a thread of its own; their recipes must then agree in `precision`.
     With `checkpoint`, the state is written there every `checkpoint_seconds` and when `stop()` says so, and a state that
@@ -79,7 +80,7 @@ def train(
             teacher = Teacher.of(run, teacher_network, images, taught_on, cache)
 
         def from_the_start() -> tuple[Training, Probing]:
-            training = Training(run, spec, images, teacher)
+            training = Training(run, spec, images, teacher, begins)
             return training, Probing(probes, training, run)
 
         training, probing = from_the_start()
@@ -141,7 +142,12 @@ def train(
                     probing.measure()
             if training.step_number < training.total_steps:
                 checkpoint_if_due()
-        result = summarise(training, epochs, outputs, clock.seconds)
+        if not recipe.trains:
+            with GATE.eager():
+                outputs, found = evaluate(training, "as it is")
+            epochs = [{"epoch": 0, "step": 0, "lr": 0.0, "seconds": round(clock.read(), 3), "train": {}, **found}]
+            on_epoch(epochs)
+        result = summarise(training, epochs, outputs, clock.read() if not recipe.trains else clock.seconds)
         if held is not None:
             result["held_memory_mb"] = held
         with GATE.eager():

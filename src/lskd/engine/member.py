@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from lskd.engine.optimizer import SGD
 from lskd.engine.seeds import initial_weights, seed_for
 from lskd.engine.shared import Images
 from lskd.engine.teacher import Teacher, forward, placed
+from lskd.errors import InputError
 from lskd.methods import Stage
 from lskd.models.dropout import Random
 from lskd.run import Run
@@ -32,17 +34,29 @@ class Member:
     One training usually has one: what networks that train together share is in `Step`.
     """
 
-    def __init__(self, run: Run, spec: Spec, images: Images, teacher: Teacher | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        spec: Spec,
+        images: Images,
+        teacher: Teacher | None,
+        begins: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.recipe, self.method, self.normalizer = run.recipe, run.method.settings, images.normalizer
         device, classes = images.labels.device, spec.num_classes
-        self.network = placed(build_network(run, spec), device)
+        network = build_network(run, spec)
+        if begins is not None:
+            network.load_state_dict({**network.state_dict(), **begins})
+        self.network = placed(network, device)
         self.generator = torch.Generator(device).manual_seed(seed_for(run.stream_seed, "dropout"))
         for part in self.network.modules():
             if isinstance(part, Random):
                 part.generator = self.generator
 
-        pixels = torch.zeros(1, *images.train.shape, device=device)
-        shapes = None if teacher is None else Shapes(teacher.network, pixels)
+        seen, shapes = images.train.shape, None
+        pixels = torch.zeros(1, *self.normalizer.seen(seen), device=device)
+        if teacher is not None:
+            shapes = Shapes(teacher.network, torch.zeros(1, *teacher.normalizer.seen(seen), device=device))
         pair = make_pair(self.method, Shapes(self.network, pixels), shapes, images.labels.cpu(), classes)
         module = build_module(self.method, pair, run.stream_seed)
         self.module = None if module is None else placed(module, device)
@@ -58,6 +72,8 @@ class Member:
         recipe, own = self.recipe, [] if self.module is None else [self.module]
         self.stage, self._taps = stage, tapped(self.network, (stage or self.method).taps)
         self._trained = self._parts
+        if stage is None and recipe.trainable:
+            self._trained = [*trainable(self.network, recipe.trainable), *own]
         if stage is not None:
             self._trained = [module.get_submodule(name) for module in own for name in stage.modules]
             if stage.student is not None:
@@ -135,6 +151,15 @@ class Member:
         self.generator.set_state(state["generator"])
         if self.average is not None:
             self.average.network.load_state_dict(state["average"])
+
+
+def trainable(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """The modules of `network` that `Recipe.trainable` names. `InputError` for a pattern that is of none."""
+    modules = {name: module for name, module in network.named_modules() if name}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in modules):
+            raise InputError(f"recipe.trainable = {pattern!r}: matches no module; there are {', '.join(modules)}")
+    return [module for name, module in modules.items() if any(fnmatchcase(name, one) for one in patterns)]
 
 
 def build_network(run: Run, spec: Spec) -> nn.Module:

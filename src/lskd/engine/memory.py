@@ -41,7 +41,7 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     an evaluation and of a step of the last batch of an epoch, which is captured later. Not counted is what a library's
     kernels take for themselves on a CPU. A run that has finished on the device tells better (`Fleet.learn`).
     """
-    _, height, width = run.recipe.input_shape(spec.shape)
+    _, height, width = run.recipe.input_shape(spec.shape, evaluated=True)
     batches = BATCHES if height * width <= LARGE else FEWER
     few, more = (_measure(run, spec, batch) for batch in batches)
 
@@ -69,7 +69,11 @@ def failure_at(run: Run, spec: Spec, batch: int) -> Exception | None:
 def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     """Bytes that are kept between steps, and the most that a step and an evaluation of `batch` images hold besides."""
     ours, its = (
-        Normalize("per_image" if one is not None and one.recipe.normalize.kind == "per_image" else "none")
+        Normalize("none")
+        if one is None
+        else Normalize(
+            "per_image" if one.recipe.normalize.kind == "per_image" else "none", resize=one.recipe.normalize.resize
+        )
         for one in (run, run.teacher)
     )
     in_parts = run.recipe.accumulate > 1
@@ -81,7 +85,8 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     with Allocations() as memory:
         # As many images as there will be: a method may keep something for each.
         examples = max(run.dataset.examples(spec), 4 * size)
-        source = Black(examples, recipe.input_shape(spec.shape), recipe.augment.views(*spec.shape[1:]))
+        source = Black(examples, recipe.view_shape(spec.shape), recipe.augment.views(*spec.shape[1:]))
+        evaluated = Black(examples, recipe.view_shape(spec.shape, evaluated=True), 1)
         rows = torch.arange(batch)
         pixels = source.plain(rows[:1])  # how many channels they have is all that counts
         images = Images(source, torch.arange(examples) % spec.num_classes, Normalizer(ours, pixels), held_out={})
@@ -103,7 +108,8 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
                 training.one_step.run_step(batch)
 
         step = 0
-        for _ in range(1 if training.stage is None else 2):
+        kept = memory.live
+        for _ in range((1 if training.stage is None else 2) if run.recipe.trains else 0):
             if step:
                 training.enter(None)
             member.train_mode()
@@ -111,7 +117,7 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
                 work()  # its gradients stay
             kept = memory.live
             step = max(step, memory.most(work) - kept)
-        evaluation = memory.most(lambda: member.evaluate(source.batches(rows, rows, batch))) - kept
+        evaluation = memory.most(lambda: member.evaluate(evaluated.batches(rows, rows, batch))) - kept
         if (shown := teacher) is not None:
             evaluation = max(evaluation, memory.most(lambda: shown.live(source.plain(rows))) - kept)
     return {"kept": kept - shared, "step": step, "evaluation": evaluation}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lskd.data import Part
-from lskd.data.images import ImageSource, Normalizer
+from lskd.data.images import ImageSource, Normalizer, at_once
 from lskd.data.stream import decoders, source_of
 from lskd.engine.capture import GATE
 from lskd.recipe import Recipe
@@ -76,6 +76,8 @@ class Shared:
             name: Part(source_of(images, recipe.augment, self.device, self._decoders, trained=name == "train"), labels)
             for name, (images, labels) in here.items()
         }
+        for part in seen.values():  # activations are of what the network sees
+            part.images.at_once = min(part.images.at_once, at_once(self.device.type, *normalizer.seen(part.images.shape)[1:]))
         train, labels = seen.pop("train")
         return Images(train, labels, normalizer, seen)
 

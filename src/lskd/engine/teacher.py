@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lskd.data.images import ImageSource, Normalizer
+from lskd.data.images import ImageSource, Normalizer, at_once
 from lskd.engine.capture import GATE
 from lskd.engine.features import run_tapped, tapped
 from lskd.engine.optimizer import BATCH_NORMS
@@ -63,7 +63,7 @@ class Teacher:
         self.source, self.normalizer, self.precision, self.mode, self.cache = source, normalizer, precision, mode, cache
         self.by_view = mode == "eval" and source.views is not None  # whether logits can be had for each view, ahead
         self.use, self.taps = "none", list[str]()
-        self.batch = source.at_once  # of views that are evaluated ahead
+        self.batch = min(source.at_once, at_once(source.device.type, *normalizer.seen(source.shape)[1:]))  # of views that are evaluated ahead
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
         if mode == "batch_stats":
             for module in network.modules():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lskd.data import Spec
 from lskd.engine.capture import GATE
@@ -28,14 +29,22 @@ class Training:
     """
 
     @GATE.eager()
-    def __init__(self, run: Run, spec: Spec, images: Images, teacher: Teacher | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        spec: Spec,
+        images: Images,
+        teacher: Teacher | None = None,
+        begins: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """`begins`: what of the network's state is not drawn from the seed."""
         self.run, self.spec, self.images, self.teacher = run, spec, images, teacher
         self.device = images.labels.device
         if self.device.type == "cpu":
             keep_freed_memory()
         self.examples = len(images.labels)
         self.steps_per_epoch = run.recipe.steps_per_epoch(self.examples)
-        self.member = Member(run, spec, images, teacher)
+        self.member = Member(run, spec, images, teacher, begins)
         initial = run.method.settings.initial()
         self._initial_steps = 0 if initial is None else initial.epochs * self.steps_per_epoch
         self.enter(initial)

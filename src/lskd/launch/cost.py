@@ -65,10 +65,11 @@ def seconds_per_step(config: Mapping[str, Any], env: Mapping[str, Any], result: 
 
 
 def all_steps(run: Run, examples: int) -> int:
-    """The steps of a run, those of a stage before the training proper among them."""
+    """The steps of a run, those of a stage before the training proper among them; 1, its evaluation, of one that is not
+    trained."""
     initial = run.method.settings.initial()
     before = 0 if initial is None else initial.epochs * run.recipe.steps_per_epoch(examples)
-    return before + run.recipe.total_steps(examples)
+    return before + (run.recipe.total_steps(examples) if run.recipe.trains else 1)
 
 
 def logit_cache(run: Run, conf: Conf) -> tuple[int, int, int] | None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
-from lskd import data
+from lskd import data, start
 from lskd.data import Part
 from lskd.engine import Shared, run_probes, train
 from lskd.engine.member import build_network
@@ -20,8 +20,9 @@ from lskd.engine.probing import Readings
 from lskd.environment import environment
 from lskd.errors import InputError
 from lskd.files import write_atomically
+from lskd.launch.preflight import blank, start_label
 from lskd.launch.queue import needs_only_probes
-from lskd.run import ProbeSpec, Run
+from lskd.run import LINEAGE, ProbeSpec, Run
 from lskd.runtime import Runtime
 from lskd.store import Store
 from lskd.weights import dump, file_sha256, metadata, sha256
@@ -83,10 +84,11 @@ def train_run(
         readings = run_probes(run, spec, parts, load_network(run, store, runtime), missing, shared, teacher, taught_on)
         record_readings(run, store, missing, readings, file_sha256(store.weights(run)))
         return None
-    teacher, taught_by = None, None
-    if run.teacher is not None:
-        teacher = load_network(run.teacher, store, runtime)
-        taught_by = {"id": run.teacher.id, "weights_sha256": file_sha256(store.weights(run.teacher))}
+    teacher = load_network(run.teacher, store, runtime) if run.teacher is not None else None
+    used = {name: {"id": one.id, "weights_sha256": file_sha256(store.weights(one))}
+            for name in LINEAGE if (one := getattr(run, name)) is not None}  # fmt: skip
+    if run.start.digest:
+        used["start"] = {"digest": run.start.digest, "source": run.start.source}
 
     done = store.result(run) is not None  # what is recorded stays meanwhile
     rebuilding = done and not again  # for weights that were not kept: and it stays
@@ -105,6 +107,7 @@ def train_run(
     outcome = train(
         run, spec, parts, teacher,
         taught_on=taught_on,
+        begins=initial_state(run, spec, store, runtime),
         shared=shared,
         probes=missing,
         checkpoint=store.checkpoint(run),
@@ -122,9 +125,7 @@ def train_run(
     normalizer = shared.images(run, parts).normalizer
     content = dump(weights, metadata(run, spec, normalizer.mean, normalizer.std))
     digest = sha256(content)
-    result = {**outcome.result, "weights_sha256": digest}
-    if taught_by is not None:
-        result["teacher"] = taught_by
+    result = {**outcome.result, "weights_sha256": digest, **used}
     # A killed process must not leave other weights than those of a record: a run is done when it has its weights, and
     # weights that are made again come when their digest is known.
     store.weights(run).unlink(missing_ok=True)
@@ -135,6 +136,18 @@ def train_run(
     if rebuilding:
         write_atomically(store.weights(run), lambda path: path.write_bytes(content))
     return result
+
+
+def initial_state(run: Run, spec: data.Spec, store: Store, runtime: Runtime) -> dict[str, Tensor] | None:
+    """What its network begins with, by the names of its state, where not all of that is drawn from the seed: all, or
+    all but a new head."""
+    if run.started_from is not None:
+        found = load_network(run.started_from, store, runtime).state_dict()
+    elif run.start.digest:
+        found = start.entries(run.start)
+    else:
+        return None
+    return start.fitted(found, blank(run, spec).network.state_dict(), run.start, start_label(run))
 
 
 def record_readings(run: Run, store: Store, probes: Sequence[ProbeSpec], readings: Readings, weights: str) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lskd import data
+from lskd import data, start
 from lskd.engine.compiled import missing_compiler
 from lskd.engine.features import Shapes, build_module, make_pair
-from lskd.engine.member import build_network
+from lskd.engine.member import build_network, trainable
 from lskd.engine.memory import failure_at
 from lskd.engine.optimizer import decayed_parameters, lr_factors
 from lskd.errors import InputError, one_line
@@ -24,9 +24,14 @@ GLOBAL_DROPOUT = (nn.modules.dropout._DropoutNd, nn.RReLU)  # torch's modules th
 def check_buildable(runs: Iterable[Run], cache: Path) -> None:
     """Build each kind of network among `runs` without memory, so that one that cannot be built, or has no parameters of
     the names that its recipe gives, or that its method cannot serve, is an error before anything trains."""
-    checked, served, alone = set(), set(), set()
+    checked, served, alone, begun = set(), set(), set(), set()
     for run in runs:
-        taught = repr((run.method, run.arch, run.teacher and run.teacher.arch, run.dataset, run.recipe.augment.crop))
+        begins = run.arch, run.start, run.started_from and run.started_from.id, run.dataset.name, sizes(run)
+        if begins not in begun:
+            check_start(run, cache)
+        begun.add(begins)
+        taught = repr((run.method, run.arch, run.teacher and run.teacher.arch, run.dataset, sizes(run),
+                       run.teacher and sizes(run.teacher)))  # fmt: skip
         if taught not in served and (reason := unsuitable(run, cache)) is not None:
             raise InputError(reason)
         served.add(taught)
@@ -37,15 +42,16 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
             raise InputError(reason)
         alone.add(parts)
         kind = (
-            run.arch, run.dataset.name, recipe.augment.crop, repr(recipe.lr_factors), recipe.weight_decay,
-            recipe.compile,
+            run.arch, run.dataset.name, sizes(run), repr(recipe.lr_factors), recipe.weight_decay, recipe.compile,
+            recipe.trainable,
         )  # fmt: skip
         if kind in checked:
             continue
         checked.add(kind)
         try:
             spec = data.spec(run.dataset.name, cache)
-            network = blank(run, spec, recipe.input_shape(spec.shape)).network
+            network = blank(run, spec).network
+            check_evaluated(run, spec, network)
         except InputError as error:
             raise InputError(f"arch = {run.arch.name}: cannot be built for {run}: {error}") from None
         for name, module in network.named_modules():
@@ -68,6 +74,10 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
             raise InputError(f"recipe.compile = true: needs a C++ compiler and Python's headers: there is no {missing}")
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise InputError(f"arch = {run.arch.name}: has no parameter to train")
+        chosen = trainable(network, recipe.trainable)
+        if recipe.trainable and not any(True for module in chosen for _ in module.parameters()):
+            given = list(recipe.trainable)
+            raise InputError(f"recipe.trainable = {given}: these modules of {run.arch.name} have no parameters")
         lr_factors(dict(network.named_parameters()), recipe.lr_factors)
         decayed_parameters(network, recipe.weight_decay)
 
@@ -83,10 +93,12 @@ def unsuitable(run: Run, cache: Path) -> str | None:
         return None
     spec = data.spec(run.dataset.name, cache)
     try:
-        seen = run.recipe.input_shape(spec.shape)
-        student, teacher = blank(run, spec, seen), None
+        student, teacher = blank(run, spec), None
         if run.teacher is not None:
-            teacher = blank(run.teacher, data.spec(run.teacher.dataset.name, cache), seen)
+            size, shown = run.teacher.recipe.normalize.resize, run.recipe.view_shape(spec.shape)
+            teacher = blank(
+                run.teacher, data.spec(run.teacher.dataset.name, cache), (shown[0], size, size) if size else shown
+            )
     except InputError:
         return None  # no network, and no matter of the method
     labels = torch.arange(run.dataset.examples(spec)) % spec.num_classes
@@ -127,10 +139,51 @@ def lone_image(run: Run, cache: Path) -> str | None:
 BLANK: dict[Hashable, Shapes] = {}  # an experiment has the same few networks hundreds of times
 
 
-def blank(run: Run, spec: data.Spec, seen: tuple[int, int, int]) -> Shapes:
-    """The run's network without memory for its weights, and the shapes of its features of images of the shape `seen`.
-    It is kept, and not to be changed."""
-    kind = run.arch, spec, run.recipe.augment.crop, seen
+def sizes(run: Run) -> tuple[int, int, int]:
+    """What of its recipe says in which sizes the run's network sees images."""
+    return run.recipe.augment.crop, run.recipe.augment.evaluate, run.recipe.normalize.resize
+
+
+def check_start(run: Run, cache: Path) -> None:
+    """`InputError` unless the weights that the run starts from are here, and fit its network."""
+    if run.started_from is None and not run.start.digest:
+        return
+    if run.started_from is not None:
+        base = run.started_from
+        found = blank(base, data.spec(base.dataset.name, cache)).network.state_dict()
+    else:
+        found = start.entries(run.start)
+    try:
+        network = blank(run, data.spec(run.dataset.name, cache)).network
+    except InputError as error:
+        raise InputError(f"arch = {run.arch.name}: cannot be built for {run}: {error}") from None
+    start.fitted(found, network.state_dict(), run.start, start_label(run), tell=False)
+
+
+def start_label(run: Run) -> str:
+    """What a run starts from, for errors."""
+    whence = run.start.source if run.started_from is None else str(run.started_from)
+    return f"start = {whence!r} for {run.network} on {run.dataset.name}"
+
+
+def check_evaluated(run: Run, spec: data.Spec, network: nn.Module) -> None:
+    """`InputError` unless the network, which is that of the size of training, serves the size of evaluation, too."""
+    seen = run.recipe.input_shape(spec.shape, evaluated=True)
+    if seen == run.recipe.input_shape(spec.shape):
+        return
+    with torch.device("meta"):
+        other = run.arch.settings.build(seen, spec.num_classes)
+    one, two = ({name: value.shape for name, value in of.state_dict().items()} for of in (network, other))
+    if one != two:
+        side = run.recipe.augment.evaluate
+        raise InputError(f"recipe.augment.evaluate = {side}: must be left out: its weights depend on the size of images")
+
+
+def blank(run: Run, spec: data.Spec, seen: tuple[int, int, int] | None = None) -> Shapes:
+    """The run's network without memory for its weights, and the shapes of its features of inputs of the shape `seen`:
+    those of its training, unless others are given. It is kept, and not to be changed."""
+    seen = seen or run.recipe.input_shape(spec.shape)
+    kind = run.arch, spec, run.recipe.input_shape(spec.shape), seen
     if kind not in BLANK:
         with torch.device("meta"):
             BLANK[kind] = Shapes(build_network(run, spec), torch.empty(1, *seen))

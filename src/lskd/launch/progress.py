@@ -184,6 +184,14 @@ class Progress:
                     text = ", ".join([note, *measured])
                     print(f"[{done}/{self.total}] {run}: {text}", file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """A line that stays, above the display."""
+        with contextlib.suppress(OSError):  # nobody reads any more
+            if self.live:
+                self.display.console.print(text, markup=False, highlight=False)
+            else:
+                print(text, flush=True)
+
     def _forget(self, run: Run) -> None:
         """`run` is not in training."""
         if self.training.pop(run.id, None) is not None:
@@ -199,7 +207,7 @@ def measures(run: Run, record: Mapping[str, Any]) -> tuple[str, str]:
     part = run.dataset.evaluate
     top1 = record.get(part, {}).get("top1")
     of = "val" if part == "validation" else part
-    return f"loss {sum(terms):#.3g}", "" if top1 is None else f"{of} {top1:.1f} %"
+    return f"loss {sum(terms):#.3g}" if terms else "", "" if top1 is None else f"{of} {top1:.1f} %"
 
 
 def run_rows(lines: Sequence[Line], width: int) -> Iterator[str]:

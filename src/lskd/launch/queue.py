@@ -16,8 +16,8 @@ from lskd.store import Store
 
 
 def to_train(runs: Sequence[Run], store: Store, probes: Probes = MappingProxyType({})) -> list[Run]:
-    """Those of `runs`, and of their teachers, that there is something to do for: the missing ones, finished teachers of
-    missing students whose weights are not here (results are shared without weights), and finished ones that a probe
+    """Those of `runs`, and of their `parents`, that there is something to do for: the missing ones, finished parents of
+    missing ones whose weights are not here (results are shared without weights), and finished ones that a probe
     has not looked at. What is damaged is left as it is."""
     needed: dict[str, Run] = {}
 
@@ -26,8 +26,9 @@ def to_train(runs: Sequence[Run], store: Store, probes: Probes = MappingProxyTyp
             return
         if store.state(run) == "damaged":
             return
-        if run.teacher is not None and not needs_only_probes(run, store, probes):
-            want(run.teacher, True)
+        if not needs_only_probes(run, store, probes):
+            for parent in run.parents:
+                want(parent, True)
         needed[run.id] = run
 
     for run in runs:
@@ -123,9 +124,9 @@ def chosen_again(runs: Iterable[Run], asked: bool | Sequence[str]) -> list[Run]:
 
 
 def by_teacher(runs: Sequence[Run]) -> list[Run]:
-    """Teachers first, so that nothing waits for them at the end; then the students of one teacher together, because
+    """Teachers, and what others start from, first, so that nothing waits for them at the end; then the students of one teacher together, because
     they share its cache of logits. Otherwise in the order given."""
-    teaching = {_teacher_id(run) for run in runs}
+    teaching = {parent.id for run in runs for parent in run.parents}
     first: dict[str, int] = {}
     for place, run in enumerate(runs):
         first.setdefault(_teacher_id(run), place)

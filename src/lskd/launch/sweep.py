@@ -8,6 +8,7 @@ store: no run is trained twice, and each process takes what is ready.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 import traceback
@@ -23,7 +24,7 @@ from lskd.launch.fleet import Fleet
 from lskd.launch.progress import Progress
 from lskd.launch.queue import by_teacher, is_complete, needs_only_probes, to_train
 from lskd.plan import Probes
-from lskd.run import Run
+from lskd.run import LINEAGE, Run
 from lskd.runtime import Runtime
 from lskd.store import ClaimLost, Store
 from lskd.trackers import Tracking, check_trackers
@@ -41,7 +42,7 @@ class Outcomes:
 
     trained: list[Run] = field(default_factory=list)
     failed: list[tuple[Run, str]] = field(default_factory=list)  # with the reason, on one line
-    blocked: list[Run] = field(default_factory=list)  # the teacher failed, or its record is damaged
+    blocked: list[Run] = field(default_factory=list)  # a run whose weights it needs failed, or its record is damaged
     damaged: list[Run] = field(default_factory=list)  # their records are, and were left as they are
     interrupted: bool = False
 
@@ -72,10 +73,13 @@ def carry_out(
     device = resolve_device(runtime.device)
     check_precision([run.recipe.precision for run in pending], device)
     check_buildable(pending, conf.cache)
-    ready = {run.teacher.id: run.teacher for run in pending if run.teacher is not None and store.ready(run.teacher)}
+    ready = {one.id: one for run in pending for one in run.parents if store.ready(one)}
     probed = {run.id: run for run in pending if needs_only_probes(run, store, probes)}
     for run in (ready | probed).values():
         load_network(run, store, runtime)
+    for run in ready.values():
+        if not run.recipe.trains:
+            print(f"lskd-run: {as_it_is(run, store)}", flush=True)
     needed = [one for run in pending for one in (run.dataset, taught_elsewhere(run)) if one is not None]
     for dataset in dict.fromkeys(one.name for one in needed):
         data.prepare(dataset, data=runtime.data_root, cache=runtime.cache_root)
@@ -144,16 +148,17 @@ class Sweep:
         if self.stop.asked or not self.fleet.room(run):
             return "wait"
         probes_only = needs_only_probes(run, self.store, self.probes)
-        if run.teacher is not None and run.teacher.id in self.lost and not probes_only:
+        if any(parent.id in self.lost for parent in run.parents) and not probes_only:
             self.outcomes.blocked.append(run)
             return self.lose(run)
         if self.store.state(run) == "diverged" and not self.runtime.retry:
             message = (self.store.failure(run) or {}).get("message", "diverged")
             return self.lose(run, f"{message} (runtime.retry=true tries again)")
-        if run.teacher is not None and not self.store.ready(run.teacher) and not probes_only:
-            if self.store.state(run.teacher) == "damaged":
-                self.outcomes.blocked.append(run)
-                return self.lose(run)
+        unready = [] if probes_only else [parent for parent in run.parents if not self.store.ready(parent)]
+        if any(self.store.state(parent) == "damaged" for parent in unready):
+            self.outcomes.blocked.append(run)
+            return self.lose(run)
+        if unready:
             return "wait"  # it is being trained, here or by another process
         with contextlib.ExitStack() as stack:
             try:
@@ -217,6 +222,8 @@ class Sweep:
             return "again"
         self.fleet.learn(run, result)
         self.outcomes.trained.append(run)
+        if not run.recipe.trains:
+            self.progress.say(f"lskd-run: {as_it_is(run, self.store)}")
         self.progress.finished(run, f"{time.perf_counter() - begun:.1f} s")
         return "over"
 
@@ -229,8 +236,23 @@ class Sweep:
         self.lost.add(run.id)
         if reason:
             self.outcomes.failed.append((run, reason))
-        self.progress.finished(run, reason or "not run: its teacher failed", lost=True)
+        self.progress.finished(run, reason or f"not run: {why_blocked(run, self.store)}", lost=True)
         return "over"
+
+
+def as_it_is(run: Run, store: Store) -> str:
+    """What a network that was not trained is worth, in a line: for before its students train."""
+    part, last = run.dataset.evaluate, (store.result(run) or {}).get("last", {})
+    whence = f" ({run.start.source})" if run.start.source else ""
+    return f"{run}{whence}: {part} top1 {last.get(part, {}).get('top1', math.nan):.2f} %"
+
+
+def why_blocked(run: Run, store: Store) -> str:
+    """Why `run` cannot be trained: of a run whose weights it needs there are none."""
+    state = {name: store.state(one) for name in LINEAGE if (one := getattr(run, name)) is not None}
+    name = next((name for name in state if state[name] != "done"), "teacher")
+    whose = "its teacher" if name == "teacher" else "the run that it starts from"
+    return whose + ("'s record is damaged" if state.get(name) == "damaged" else " failed")
 
 
 @dataclass

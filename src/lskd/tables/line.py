@@ -19,6 +19,7 @@ class Line:
 
     take: the cell is the run that the settings describe, or its teacher, or that one's (`teacher.teacher`), and so on.
     taught_by: the teacher is the run of this row (of a column: of this column), with all its settings: a generation.
+    started_from: its weights come, as it begins, from the run of this row (of a column: of this column).
     derive: instead of settings: the cells follow from those of other rows (of a column: columns).
     over, values: (figures) the setting that varies along the series, and its values: numbers, or of a categorical axis
         names; over=step: the steps at which a probe looked at one run; over=epoch: the epochs of one run, from 1.
@@ -29,6 +30,7 @@ class Line:
     run: dict[str, Any] = field(default_factory=dict)
     take: str = "run"
     taught_by: str = ""
+    started_from: str = ""
     derive: Derivation | None = None
     metric: Metric | None = None
     over: str = ""
@@ -39,9 +41,9 @@ class Line:
     def __post_init__(self) -> None:
         allowed = "run, teacher, or teacher.teacher and so on"
         require(bool(re.fullmatch(r"run|teacher(\.teacher)*", self.take)), "take", self.take, allowed)
-        settings = bool(self.run or self.taught_by or self.metric or self.over or self.values) or self.take != "run"
-        if self.derive is not None and settings:
-            raise InputError("derive: must be given without run, take, taught_by, metric, over and values")
+        given = (self.run, self.taught_by, self.started_from, self.metric, self.over, self.values)
+        if self.derive is not None and (any(given) or self.take != "run"):
+            raise InputError("derive: must be given without run, take, taught_by, started_from, metric, over and values")
 
     @property
     def ancestor(self) -> int:

@@ -21,6 +21,8 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     if metric.source == "training" and metric.name not in method.settings.watched:
         watches = ", ".join(method.settings.watched) or "nothing"
         raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
+    if not run.recipe.trains and metric.part == "train" and metric.source == "evaluation":
+        raise InputError("metric.part = train: of a network that is not trained (recipe.epochs = 0) there is no such number")
     if metric.at_epoch is None:
         return
     examples, recipe = run.dataset.examples(conf.spec(run.dataset.name)), run.recipe

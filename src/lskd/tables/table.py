@@ -18,6 +18,8 @@ from lskd.tables.derived import DERIVED, Derivation
 from lskd.tables.line import Line, Printed, read_printed, value_key
 from lskd.tables.metric import Metric
 
+PARENTS = {"taught_by": "teacher", "started_from": "started_from"}  # of a line: which other run of a cell it says
+
 
 @dataclass(frozen=True)
 class Table:
@@ -111,17 +113,19 @@ class Table:
         if line.derive is not None:
             self._check_derivation(f"{where}.derive", line.derive, lines)
             return
-        if line.taught_by:
-            taught = lines.get(line.taught_by)
-            if taught is None or taught.derive is not None:
-                plain = (key for key, other in lines.items() if other.derive is None)
-                raise unknown(f"{where}.taught_by", line.taught_by, plain)
-            seen, key = {where.partition(".")[2]}, line.taught_by
-            while key:
-                rule = "another: it is taught by itself"
-                require(key not in seen, f"{where}.taught_by", line.taught_by, rule)
-                seen.add(key)
-                key = lines[key].taught_by if key in lines else ""
+        for of in PARENTS:
+            if by := getattr(line, of):
+                plain = {key for key, other in lines.items() if other.derive is None}
+                if by not in plain:
+                    raise unknown(f"{where}.{of}", by, plain)
+                seen, left = set[str](), [by]
+                while left:
+                    key = left.pop()
+                    rule = f"another: it is {of.replace('_', ' ')} itself"
+                    require(key != where.partition(".")[2], f"{where}.{of}", by, rule)
+                    if key not in seen and key in lines:
+                        seen.add(key)
+                        left += [other for one in PARENTS if (other := getattr(lines[key], one))]
         given = bool(line.over and line.values)
         series = self.kind == "figure" and lines is self.rows
         require(given == series, f"{where}.over", line.over, "given, with values, in a figure only")
@@ -202,13 +206,18 @@ class Table:
         """How many generations above the run of its settings the run of a cell is."""
         return max(line.ancestor for line in (self.rows[row], self.columns.get(column)) if line is not None)
 
-    def taught_by(self, row: str, column: str) -> Key | None:
-        """The cell whose run is the teacher; None where the settings say who is."""
-        if by := self.rows[row].taught_by:
-            return by, column
-        alone = "teacher" in self.rows[row].run and self.rows[row].run["teacher"] is None
-        by = self.columns[column].taught_by if column in self.columns and not alone else ""
-        return (row, by) if by else None
+    def parents(self, row: str, column: str) -> dict[str, Key]:
+        """The cells whose runs are, by these names (`run.LINEAGE`), other runs of the cell's own; the settings say what
+        is left of those."""
+        found: dict[str, Key] = {}
+        for of, name in PARENTS.items():
+            if by := getattr(self.rows[row], of):
+                found[name] = by, column
+                continue
+            alone = name in self.rows[row].run and self.rows[row].run[name] is None
+            if column in self.columns and not alone and (by := getattr(self.columns[column], of)):
+                found[name] = row, by
+        return found
 
     def derivation(self, row: str, column: str) -> Derivation | None:
         """How a cell follows from others. Where a derived row crosses a derived column, it is derived as the row is, of

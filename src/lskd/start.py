@@ -1,0 +1,288 @@
+"""Where a network's weights come from, if not from the seed or another run: files of other codes, and pretrained tags.
+
+A file is safetensors, or what `torch.save` writes of a state dict, alone or as an entry (`ENTRIES`) of a checkpoint's
+mapping. It is read without running code that is in it. Prefixes that wrappers put before all names (`WRAPPERS`) are
+taken off. What counts, and is part of a run's identity, is the digest of what is left; where it lies is not.
+
+This module imports torch only where weights are read.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lskd.errors import InputError, one_line
+from lskd.program import user_path
+from lskd.recipe import NOT_IDENTITY
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Tensors = Mapping[str, Tensor]
+
+SEED, RUN, DIGEST = "seed", "run:", "sha256:"  # words that name no file
+PRETRAINED = ("timm:", "torchvision:")
+ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")  # of a checkpoint, the first counts
+WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and DistributedDataParallel, and of torch.compile
+
+COUNTER = "num_batches_tracked"  # of batch norms; files of before PyTorch 0.4.1 have none
+_DENSE = r"(?:fc|linear|classifier|head|head\.fc|last_linear|logits|output)(?:\.\d+)?\.(weight|bias)"
+# How other codes call what lskd's networks have. Each is a way to rename all entries of a file; the one after which most
+# are the network's counts.
+_RESNET = (  # of torchvision, and of most codes for CIFAR
+    (r"conv1\.", "stem.0."),
+    (r"bn1\.", "stem.1."),
+    (r"layer(\d+)\.(\d+)\.(?:downsample|shortcut)\.", r"stage\1.\2.shortcut."),
+    (r"layer(\d+)\.", r"stage\1."),
+    (_DENSE, r"head.\1"),
+)
+_HEAD = ((_DENSE, r"head.\1"),)
+_TIMM = ((_DENSE, r"head.\1"), (r"(?!head\.)", "features."))  # timm's networks stand in `features` of lskd's
+WAYS: tuple[tuple[tuple[str, str], ...], ...] = ((), _HEAD, _RESNET, _TIMM)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that a run begins with, where they are not drawn from the seed.
+
+    digest: SHA-256 of the entries of a file or of a pretrained tag; empty: they come from another run
+        (`Run.started_from`), or from the seed.
+    head: of the last dense layer: same, it starts as the rest does; new, from the seed, for other classes.
+    source, prefix: where the entries are, and which: those whose names begin with `prefix`, which is taken off.
+    """
+
+    digest: str = ""
+    head: Literal["same", "new"] = "same"
+    source: str = field(default="", metadata=NOT_IDENTITY, compare=False)
+    prefix: str = field(default="", metadata=NOT_IDENTITY, compare=False)
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+
+def of(word: str, prefix: str = "") -> Start:
+    """The start that a user's `word` names: a file, timm:TAG, torchvision:WEIGHTS, or sha256:DIGEST, of weights that
+    are not here."""
+    if word.startswith(DIGEST):
+        digest = word.removeprefix(DIGEST)
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise InputError(f"start = {word!r}: must have 64 hexadecimal digits after {DIGEST}")
+        return Start(digest)
+    source = word if word.startswith(PRETRAINED) else str(user_path(word).absolute())
+    return Start(_digest(source, prefix, _version(source)), source=source, prefix=prefix)
+
+
+def entries(start: Start) -> Tensors:
+    """What `start` names, on the CPU; `InputError` where it is not here, or other by now."""
+    if not start.source:
+        raise InputError(f"start = {DIGEST}{start.digest}: where these weights are is not known here; give start=PATH")
+    digest = _digest(start.source, start.prefix, _version(start.source))
+    if digest != start.digest:
+        raise InputError(
+            f"start = {start.source!r}: has other weights by now: SHA-256 {digest}, and was {start.digest}"
+        )
+    return _read(start.source, start.prefix)
+
+
+def _version(source: str) -> tuple[int, ...]:
+    """What changes when the file does."""
+    if source.startswith(PRETRAINED):
+        return ()
+    try:
+        status = Path(source).stat()
+    except OSError as error:
+        raise InputError(f"start = {source!r}: cannot be read: {error.strerror}") from None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(source: str, prefix: str, version: tuple[int, ...]) -> str:
+    """SHA-256 over the entries, in order: name, type, shape, values."""
+    digest = hashlib.sha256()
+    for name, tensor in _read(source, prefix).items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        import torch
+
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(source: str, prefix: str) -> Tensors:
+    named = f"start = {source!r}"
+    if source.startswith(PRETRAINED):
+        content: Any = _pretrained(source)
+    elif source.endswith(".safetensors"):
+        import safetensors.torch
+
+        try:
+            content = dict(sorted(safetensors.torch.load_file(source).items()))
+        except Exception as error:  # of several kinds
+            raise InputError(f"{named}: cannot be read as safetensors: {one_line(error)}") from None
+    else:
+        content = _unpickled(source)
+    found = _state(content)
+    if found is None:
+        kind = type(content).__name__
+        raise InputError(
+            f"{named}: is no state dict but a {kind}: must be one, or a mapping with one as {', '.join(ENTRIES)}; "
+            "torch.save(network.state_dict(), PATH) writes it"
+        )
+    return _without_prefix(found, prefix, named)
+
+
+def _unpickled(source: str) -> Any:
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "not an allowed global" in str(error):
+            raise InputError(
+                f"start = {source!r}: holds more than tensors, such as a whole module, and is not read, since that "
+                "runs its code; where it comes from, write torch.save(network.state_dict(), PATH)"
+            ) from None
+        raise InputError(f"start = {source!r}: cannot be read: {one_line(error)}") from None
+    except Exception as error:  # torch has several kinds for a file of another kind
+        raise InputError(f"start = {source!r}: cannot be read by torch.load: {one_line(error)}") from None
+
+
+def _pretrained(source: str) -> Any:
+    library, _, tag = source.partition(":")
+    try:
+        if library == "timm":
+            import timm
+
+            if not timm.is_model(tag.partition(".")[0]):
+                raise InputError(f"start = {source!r}: timm.list_pretrained() of timm {timm.__version__} has no such tag")
+            return timm.create_model(tag, pretrained=True).state_dict()
+        import torchvision
+
+        try:
+            weights = torchvision.models.get_weight(tag)
+        except (AttributeError, ValueError) as error:
+            raise InputError(f"start = {source!r}: {one_line(error)}; such as ResNet18_Weights.IMAGENET1K_V1") from None
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except InputError:
+        raise
+    except Exception as error:  # of networks, hubs and files of all kinds
+        raise InputError(f"start = {source!r}: cannot be had: {one_line(error)}; is there a network?") from None
+
+
+def _state(content: Any) -> Tensors | None:
+    """The state dict that `content` is, or that is one of its entries."""
+    import torch
+
+    for _ in range(3):
+        if not isinstance(content, Mapping):
+            return None
+        inner = next((content[key] for key in ENTRIES if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    return tensors if tensors and len(tensors) == len(content) else None
+
+
+def _without_prefix(found: Tensors, prefix: str, named: str) -> Tensors:
+    if prefix:
+        chosen = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+        if not chosen:
+            raise InputError(f"start.prefix = {prefix!r}: no entry begins so; there are {_few(found)}")
+        found = chosen
+    while wrapper := next((one for one in WRAPPERS if all(name.startswith(one) for name in found)), ""):
+        found = {name.removeprefix(wrapper): value for name, value in found.items()}
+    return found
+
+
+# ---- into a network -----------------------------------------------------------------------------------------------
+
+
+def fitted(found: Tensors, network: Tensors, start: Start, label: str, tell: bool = True) -> dict[str, Tensor]:
+    """The entries of `network`, a state dict, with the values that `found` has for them; with head=new, all but the
+    head's. `label` names both in errors: "start = 'x.pt' for resnet20".
+
+    Names are the network's, or become so by one of `WAYS`. Where they do not, but `found` has as many entries, of the
+    same shapes in the same order, that is what counts, and is logged. `InputError`, which names the first three
+    entries that differ, where nothing fits.
+    """
+    new = {name for name in network if start.head == "new" and re.fullmatch(r"head\.(weight|bias)", name)}
+    wanted = {name: value for name, value in network.items() if name not in new}
+    renamed = max((_renamed(found, way) for way in WAYS), key=lambda one: len(one.keys() & network.keys()))
+    given = {name: value for name, value in renamed.items() if name not in new}
+    differing = list(_differing(given, wanted))
+    if not differing:
+        return {name: given[name].to(wanted[name].dtype) for name in wanted if name in given}
+    if (rows := head_rows(given)) is not None and (own := head_rows(wanted)) is not None and rows != own:
+        raise InputError(f"{label}: has a head of {rows} classes, not of {own}: start.head=new starts it from the seed")
+    named_in_order = not start.source.endswith(".safetensors")  # which knows no order
+    ordered = _by_order(found, network, new) if named_in_order else None
+    if ordered is not None:
+        if tell:
+            logging.getLogger(__name__).warning(
+                "%s: names differ, and shapes agree one to one in their order: taken in order, %s as %s",
+                label, _few(found), _few(network),
+            )  # fmt: skip
+        return ordered
+    more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+    raise InputError(f"{label}: does not fit: {'; '.join(differing[:3])}{more}")
+
+
+def head_rows(state: Tensors) -> int | None:
+    """The number of classes of a network's head."""
+    return len(state["head.weight"]) if "head.weight" in state else None
+
+
+def _renamed(found: Tensors, way: Iterable[tuple[str, str]]) -> Tensors:
+    def name(given: str) -> str:
+        for pattern, instead in way:
+            whole = pattern == _DENSE
+            if re.fullmatch(pattern, given) if whole else re.match(pattern, given):
+                return re.sub(pattern, instead, given, count=1)
+        return given
+
+    return {name(given): value for given, value in found.items()}
+
+
+def _differing(given: Tensors, wanted: Tensors) -> Iterable[str]:
+    for name, value in wanted.items():
+        if name not in given:
+            if not name.endswith(COUNTER):
+                yield f"{name} ({_shape(value)}) is not in it"
+        elif given[name].shape != value.shape:
+            yield f"{name} is {_shape(given[name])} in it, and {_shape(value)} here"
+    yield from (f"{name} ({_shape(value)}) is not here" for name, value in given.items() if name not in wanted)
+
+
+def _by_order(found: Tensors, network: Tensors, new: set[str]) -> dict[str, Tensor] | None:
+    """Entry by entry, where they are as many, and of one shape; counters of batch norms apart."""
+    pairs: tuple[list[tuple[str, Tensor]], ...] = tuple(
+        [(name, value) for name, value in state.items() if not name.endswith(COUNTER)] for state in (found, network)
+    )
+    if len(pairs[0]) != len(pairs[1]):
+        return None
+    taken = {}
+    for (_, value), (name, own) in zip(*pairs, strict=True):
+        if name in new:
+            continue
+        if value.shape != own.shape:
+            return None
+        taken[name] = value.to(own.dtype)
+    return taken
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a number"
+
+
+def _few(state: Iterable[str]) -> str:
+    first = list(state)[:3]
+    return ", ".join(first) + ("" if len(list(state)) <= 3 else ", …")
