@@ -23,6 +23,7 @@ class Commands:
 
     def __init__(self, conf: Conf) -> None:
         self.conf = conf
+        self.sources: dict[str, str] = {}  # where weights are that runs start from, by digest, beside what they know
         self._files: dict[str, dict[str, dict[str, Any]]] = {}
 
     def line(self, run: Run, given: Sequence[str] = ()) -> str:
@@ -38,9 +39,13 @@ class Commands:
         if form["method"] == {"": "ce"}:
             del form["method"]
         if run.start != Start():
-            begins = run.start
-            form["start"] = {} if run.started_from is not None else {"": begins.source or f"{DIGEST}{begins.digest}"}
-            form["start"] |= {key: getattr(begins, key) for key in ("head", "prefix") if getattr(begins, key) != getattr(Start, key)}
+            begins, form["start"] = run.start, {}
+            if run.started_from is None:
+                source = begins.source or self.sources.get(begins.digest)
+                form["start"][""] = source or f"{DIGEST}{begins.digest}"
+            for key in ("head", "prefix"):
+                if getattr(begins, key) != getattr(Start, key):
+                    form["start"][key] = getattr(begins, key)
         if run.generation and run.streams == "shared":
             form["streams"] = "shared"
         for name, inherited in (("started_from", ("dataset", "arch", "seed")), ("teacher", ("dataset", "recipe", "seed"))):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lskd.compose import GROUPS, teacher_form
+from lskd.compose import GROUPS, started_form, teacher_form
 from lskd.config_groups import Conf, labelled, merge
-from lskd.run import Run
+from lskd.run import LINEAGE, Run
 from lskd.schema import unfolded
 
-DEFAULT, INHERITED = "default", "student's"
+DEFAULT, INHERITED, UNTRAINED = "default", "student's", "nothing is trained"
+SEEN = ("recipe.augment.", "recipe.normalize.", "recipe.precision")  # what counts of a recipe of 0 epochs
 
 
 def origins(run: Run, form: Mapping[str, Any], said: Mapping[str, Any], conf: Conf) -> Iterator[tuple[str, Any, str]]:
@@ -28,14 +29,26 @@ def origins(run: Run, form: Mapping[str, Any], said: Mapping[str, Any], conf: Co
         tree = {} if name is None else conf.origins(group, name)
         merge(tree, words)
         found |= {f"{group}.{key}": origin for key, origin in unfolded({**tree, "name": chosen}).items()}
-    rest = {key: value for key, value in said.items() if key not in (*GROUPS, "teacher", "started_from")}
+    rest = {key: value for key, value in said.items() if key not in (*GROUPS, *LINEAGE)}
     found |= unfolded(rest)
     for key, value in {"recipe.name": run.recipe.name, **run.settings}.items():
-        if not key.startswith(("teacher.", "started_from.")):
+        if key.partition(".")[0] not in LINEAGE:
+            if key.startswith("recipe.") and not run.recipe.trains and not key.startswith(SEEN):
+                yield key, value, UNTRAINED
+                continue
+            if key == "start.digest":
+                yield key, value, found.get("start.", DEFAULT)  # where the word stands
+                continue
             below = [origin for name, origin in found.items() if name.startswith(f"{key}.")]
             yield key, value, found.get(key) or ", ".join(dict.fromkeys(below)) or DEFAULT
-    if run.teacher is not None:
-        of_student = labelled({key: value for key, value in said.items() if key != "teacher"}, INHERITED)
-        own = teacher_form({**of_student, "teacher": said["teacher"]})
-        for key, value, origin in origins(run.teacher, teacher_form(form), own, conf):
-            yield f"teacher.{key}", value, origin
+    forms = {"started_from": started_form, "teacher": teacher_form}
+    for name in LINEAGE:
+        if (parent := getattr(run, name)) is None:
+            continue
+        if form.get(name) is None:  # named by its id
+            yield from ((f"{name}.{key}", value, found.get("start.", DEFAULT)) for key, value in parent.settings.items())
+            continue
+        of_student = labelled({key: value for key, value in said.items() if key not in LINEAGE}, INHERITED)
+        own = forms[name]({**of_student, name: said[name]})
+        for key, value, origin in origins(parent, forms[name](form), own, conf):
+            yield f"{name}.{key}", value, origin

@@ -266,7 +266,8 @@ class Run:
         if self.started_from is not None:
             text += f", started from {self.started_from.network} on {self.started_from.dataset.name}"
         if self.start.digest:
-            text += f", {'started from' if self.recipe.trains else 'as it is in'} {self.start.digest[:12]}"
+            weights = f"weights {self.start.digest[:12]}"
+            text += f", started from {weights}" if self.recipe.trains else f", {weights} as they are"
         elif not self.recipe.trains:
             text += ", as it is"
         if self.smoothing.alpha:

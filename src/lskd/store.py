@@ -137,6 +137,18 @@ class Store:
                 digests.append((read_json(self.directory(run) / f"{name}.json") or {}).get("weights_sha256"))
         return [digest for digest in digests if isinstance(digest, str)]
 
+    def sources(self, run: Run) -> dict[str, str]:
+        """Where the weights lay, by their digests, that the run and those of its lineage have started from."""
+        found: dict[str, str] = {}
+        for parent in run.parents:
+            found |= self.sources(parent)
+        if run.start.digest:
+            with contextlib.suppress(InputError):
+                source = ((self.result(run) or {}).get("start") or {}).get("source")
+                if isinstance(source, str):
+                    found[run.start.digest] = source
+        return found
+
     def request(self, run: Run) -> str | None:
         """Which request to train the run again is open (see `ask_again`)."""
         try:

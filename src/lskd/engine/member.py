@@ -158,7 +158,10 @@ def trainable(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     modules = {name: module for name, module in network.named_modules() if name}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in modules):
-            raise InputError(f"recipe.trainable = {pattern!r}: matches no module; there are {', '.join(modules)}")
+            parts, last = ", ".join(name for name, _ in network.named_children()), list(modules)[-2:][0]
+            raise InputError(
+                f"recipe.trainable = {pattern!r}: matches no module; there are {parts}, and what is in them, as {last}"
+            )
     return [module for name, module in modules.items() if any(fnmatchcase(name, one) for one in patterns)]
 
 

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from lskd.compose import SHORT
 from lskd.errors import InputError
-from lskd.run import ENGINE_VERSION, PARTS, described_part, id_of, part_of, settings_of_part
+from lskd.run import ENGINE_VERSION, LINEAGE, PARTS, described_part, id_of, part_of, settings_of_part
 from lskd.schema import show, unfolded
 from lskd.snapshot import Record, Snapshot, uncollected
 
@@ -50,11 +50,12 @@ class Settings:
         values["seed"] = identity["seed"]
         values["teacher_mode"] = identity.get("teacher_mode", "eval")
         values["streams"] = identity.get("streams", "shared")
-        if (teacher := identity.get("teacher")) is not None:
-            taught, is_ours = self.of(teacher)
-            values["teacher.id"] = id_of(teacher)
-            values |= {f"teacher.{key}": value for key, value in taught.items()}
-            ours = ours and is_ours
+        for name in LINEAGE:
+            if (parent := identity.get(name)) is not None:
+                its, is_ours = self.of(parent)
+                values[f"{name}.id"] = id_of(parent)
+                values |= {f"{name}.{key}": value for key, value in its.items()}
+                ours = ours and is_ours
         return values, ours
 
     def environment(self, env: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def frame(store: Snapshot) -> tuple[pandas.DataFrame, list[str]]:
 def _row(record: Record, settings: Settings) -> dict[str, Any]:
     values, ours = settings.of(record.config)
     row = {"id": record.id, "state": record.state, "other_code": not ours, **values}
-    result = {key: value for key, value in record.result.items() if key not in ("id", "teacher", "run")}
+    result = {key: value for key, value in record.result.items() if key not in ("id", "run", "start", *LINEAGE)}
     last = result.get("last", {}).get(values["dataset.evaluate"], {})
     numbers = {**last, **unfolded(result)}
     row |= {name: value for name, value in numbers.items() if not isinstance(value, (list, dict))}
@@ -120,7 +121,8 @@ def _place(name: str) -> tuple[int, int]:
     first = ["id", "state", "other_code"]
     if name in first:
         return first.index(name), 0
-    head, generation = name.rpartition("teacher.")[2].partition(".")[0], name.count("teacher.")
+    generation = sum(name.count(f"{parent}.") for parent in LINEAGE)
+    head = re.sub(rf"^(?:(?:{'|'.join(LINEAGE)})\.)*", "", name).partition(".")[0]
     if head in (*PARTS, "id", "seed", "teacher_mode", "streams"):
         return 10 + generation, 0
     return (100 if name in METRICS else 102 if head == "env" else 101), 0

@@ -27,7 +27,7 @@ def show(id: str, store: Snapshot, conf: Conf) -> str:
     record = store.record(store.find(id))
     if record is None:
         raise InputError(f"id = {id!r}: there is nothing of it in {store.root}")
-    parts = [_head(record, store), _command(record, conf), _lineage(record, store), _numbers(record)]
+    parts = [_head(record, store), _command(record, conf, store), _lineage(record, store), _numbers(record)]
     parts += [_calibration(record), _curve(record, store), _settings(record), _environment(record)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -47,12 +47,13 @@ def name(config: Mapping[str, Any]) -> str:
         return f"{' on '.join(parts[:2])}, {parts[2]}, seed {config.get('seed')} (trained by other code)"
 
 
-def _command(record: Record, conf: Conf) -> str:
+def _command(record: Record, conf: Conf, store: Snapshot) -> str:
     """The command that trains the run again, if the code that is here would train the same one."""
     try:
         run, commands = Run.of(record.config), Commands(conf)
         if build_run(commands.form(run), conf).id != run.id:
             raise InputError("no words of the command line say all of its settings")
+        commands.sources = store.sources(run)
         return f"again:\n  {commands.line(run)}"
     except InputError as error:
         return f"again: not by the code that is here: {error}"
@@ -64,10 +65,18 @@ def _lineage(record: Record, store: Snapshot) -> str:
     while (taught_by := config.get("teacher")) is not None:
         id, config = id_of(taught_by), taught_by
         lines.append(f"  teacher{'’s teacher' * bool(lines)}  {id}  {name(config)}  ({_state(id, store)})")
-    students = [id for id, one in store.configs() if "teacher" in one and id_of(one["teacher"]) == record.id]
-    if students:
-        listed = textwrap.fill(" ".join(students), 100, initial_indent="    ", subsequent_indent="    ")
-        lines.append(f"  {len(students)} finished student{'s' * (len(students) > 1)}\n{listed}")
+    begun, config = len(lines), record.config
+    while (base := config.get("started_from")) is not None:
+        id, config = id_of(base), base
+        lines.append(f"  started from{', which did from' * (len(lines) > begun)}  {id}  {name(config)}  ({_state(id, store)})")
+    if started := record.result.get("start"):
+        lines.append(f"  weights from  {started.get('source')}")
+    for key, what in (("teacher", "finished student"), ("started_from", "finished run that started from it")):
+        others = [id for id, one in store.configs() if key in one and id_of(one[key]) == record.id]
+        if others:
+            listed = textwrap.fill(" ".join(others), 100, initial_indent="    ", subsequent_indent="    ")
+            noun = what.replace("student", "students").replace("run that", "runs that") if len(others) > 1 else what
+            lines.append(f"  {len(others)} {noun}\n{listed}")
     return "\n".join(["lineage:", *lines]) if lines else ""
 
 
@@ -89,7 +98,8 @@ def _numbers(record: Record) -> str:
         for part, values in best.items():
             if part != "epoch":
                 rows[f"{part}, epoch {best['epoch'] + 1}, the best on {chosen}"] = values
-    rows["train, as it was trained on"] = result["train"]
+    if result["train"]:  # else nothing was trained
+        rows["train, as it was trained on"] = result["train"]
     recorded = list(dict.fromkeys(name for values in rows.values() for name in values))
     usual = ("top1", "error", "top5", "nll", "ece15")
     names = [*(name for name in usual if name in recorded), *(name for name in recorded if name not in usual)]
@@ -131,7 +141,7 @@ def _curve(record: Record, store: Snapshot) -> str:
         "·": [(epoch["epoch"], epoch["train"]["top1"]) for epoch in epochs if "top1" in epoch.get("train", {})],
         "█": [(epoch["epoch"], epoch[evaluated]["top1"]) for epoch in epochs if "top1" in epoch.get(evaluated, {})],
     }
-    if not lines["█"]:
+    if not lines["█"] or not any(epoch["step"] for epoch in epochs):
         return ""
     return "\n".join([f"top1 (█ {evaluated}, · train) over {len(epochs)} epochs:", *plot(lines)])
 

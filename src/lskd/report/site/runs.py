@@ -15,7 +15,7 @@ from lskd.report.site.charts import Series
 from lskd.report.site.library import Library, evaluated
 from lskd.report.site.verdicts import titled
 from lskd.report.words import number
-from lskd.run import Run, grouped, without_code
+from lskd.run import LINEAGE, Run, grouped, without_code
 from lskd.schema import show, unfolded
 
 
@@ -32,12 +32,12 @@ def said(value: Any) -> str:
 
 
 def settings(run: Run) -> dict[str, list[Setting]]:
-    """Every setting that can change a run's numbers, by group. A teacher's are on its own page."""
-    own = unfolded({key: value for key, value in run.identity().items() if key != "teacher"})
+    """Every setting that can change a run's numbers, by group. Those of another run of its lineage are on that one's page."""
+    own = unfolded({key: value for key, value in run.identity().items() if key not in LINEAGE})
     found: dict[str, list[Setting]] = {}
     for name, value in run.settings.items():
         group, _, rest = name.rpartition(".") if name.count(".") == 0 else name.partition(".")
-        of_teacher = group == "teacher" or (run.teacher is None and name in ("teacher_mode", "streams"))
+        of_teacher = group in LINEAGE or (not run.generation and name == "streams") or (run.teacher is None and name == "teacher_mode")
         if not of_teacher and (_given(name, own) or value not in ("", None)):
             found.setdefault(group or "run", []).append(Setting(rest, said(value), _given(name, own)))
     return found
@@ -202,6 +202,7 @@ def command(library: Library, run: Run) -> str:
     try:
         if run.id not in library.planned and build_run(library.commands.form(run), library.conf).id != run.id:
             return ""
+        library.commands.sources |= library.store.sources(run)
         return library.commands.line(run)
     except InputError:
         return ""
@@ -232,7 +233,8 @@ def by_seed(runs: Iterable[Run]) -> list[RunGroup]:
 def _without_seeds(described: Mapping[str, Any]) -> dict[str, Any]:
     """An identity without its seed, and its teacher's where that is the same."""
     kept = {key: value for key, value in described.items() if key != "seed"}
-    if isinstance(teacher := kept.get("teacher"), Mapping):
-        same = teacher["seed"] == described["seed"]
-        kept["teacher"] = _without_seeds(teacher) | ({} if same else {"seed": teacher["seed"]})
+    for name in LINEAGE:
+        if isinstance(parent := kept.get(name), Mapping):
+            same = parent["seed"] == described["seed"] or parent["recipe"].get("epochs") == 0
+            kept[name] = _without_seeds(parent) | ({} if same else {"seed": parent["seed"]})
     return kept
