@@ -48,12 +48,13 @@ class Commands:
                     form["start"][key] = getattr(begins, key)
         if run.generation and run.streams == "shared":
             form["streams"] = "shared"
-        for name, inherited in (("started_from", ("dataset", "arch", "seed")), ("teacher", ("dataset", "recipe", "seed"))):
+        for name in LINEAGE:
             if (parent := getattr(run, name)) is None:
                 continue
             form[name] = its = self.form(parent)
-            if name == "teacher" and parent.start.digest:  # without a recipe of its own it would not be trained
-                inherited = ("dataset", "seed")
+            inherited = ["dataset", "seed", "arch" if name == "started_from" else "recipe"]
+            if parent.start.digest and "recipe" in inherited:  # without a recipe of its own it would not be trained
+                inherited.remove("recipe")
             for key in inherited:
                 if its[key] == form[key]:
                     del its[key]
@@ -138,7 +139,11 @@ def _words(form: Mapping[str, Any], prefix: str) -> Iterable[str]:
             yield f"temperature={_hydra(value)}"
         elif where in LINEAGE and isinstance(value, Mapping):
             yield f"{where}={_hydra(_nested(value))}"
-        elif isinstance(value, Mapping) and where.split(".")[0] in (*GROUPS, "start", "smoothing") and key != "lr_factors":
+        elif (
+            isinstance(value, Mapping)
+            and where.split(".")[0] in (*GROUPS, "start", "smoothing")
+            and key != "lr_factors"
+        ):
             yield from _words(value, where)
         else:
             yield f"{where}={_hydra(value)}"

@@ -18,8 +18,8 @@ from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.probes import PROBES
-from lskd.recipe import Recipe
-from lskd.run import LINEAGE, Named, ProbeSpec, Run, Smoothing
+from lskd.recipe import AS_IS, Recipe
+from lskd.run import LINEAGE, NOTHING_TAUGHT, Named, ProbeSpec, Run, Smoothing
 from lskd.schema import convert, fields, parse, show, unknown_key
 from lskd.start import Start
 
@@ -184,6 +184,8 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     mode = convert(fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
     given = form.get("streams")
     streams = convert(fields(Run)["streams"], "own" if given is None else given, at("streams"))
+    if not recipe.trains and form.get("teacher") is not None:  # which would have such a recipe, too
+        raise InputError(f"{path}.{NOTHING_TAUGHT}".lstrip("."))
     teacher = _teacher(form, seed, recipe, spec, conf, path)
     begins, base = _start(form, seed, spec, conf, path)
     if not recipe.trains:
@@ -220,6 +222,10 @@ def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, wh
             raise InputError(f"{where}: is required with this dataset; allowed: {', '.join(conf.names('recipe'))}")
         given = {"": usual, **given}
     recipe = parse(Recipe, _resolve("recipe", given, conf, where), where)
+    if recipe.trains and given.get("") == AS_IS:
+        raise InputError(
+            f"{where}.epochs = {recipe.epochs}: recipe={AS_IS} trains nothing; choose another to train with"
+        )
     with located(f"{where}.augment"):
         recipe.augment.check(*spec.shape[1:])
     if spec.streamed and recipe.normalize.kind == "dataset":
@@ -263,8 +269,8 @@ def _start(form: Mapping[str, Any], seed: int, spec: Spec, conf: Conf, path: str
 
 
 def started_form(form: Mapping[str, Any]) -> dict[str, Any]:
-    """The normal form of the run that the one of `form` starts from: its own settings over data set, network and seed of
-    that; its recipe is its own, or the usual one of its data."""
+    """The normal form of the run that the one of `form` starts from: its own settings over that one's data set, network
+    and seed; its recipe is its own, or the usual one of its data."""
     own = form["started_from"]
     inherited = {key: form[key] for key in ("dataset", "arch", "seed", "streams") if key in form}
     for group in ("dataset", "arch"):
@@ -321,10 +327,9 @@ def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:
     if "mass" in form.get("smoothing", {}):
         inherited["smoothing"] = {"mass": form["smoothing"]["mass"]}
     trained = own.get("recipe", {})
-    if own.get("start", {}).get("", start.SEED) != start.SEED and not _is_choice(trained):
-        if not {"epochs", "steps"} & trained.keys():  # it teaches as it is, and sees what its student does
-            inherited.setdefault("recipe", {})
-            inherited["recipe"] = {**inherited["recipe"], "epochs": 0, "steps": None}
+    silent = not _is_choice(trained) and not {"epochs", "steps"} & trained.keys()
+    if silent and own.get("start", {}).get("", start.SEED) != start.SEED:  # as it is, of what its student sees
+        inherited["recipe"] = {**inherited.get("recipe", {}), "epochs": 0, "steps": None}
     return merge(copy.deepcopy(inherited), own)
 
 

@@ -46,7 +46,9 @@ def origins(run: Run, form: Mapping[str, Any], said: Mapping[str, Any], conf: Co
         if (parent := getattr(run, name)) is None:
             continue
         if form.get(name) is None:  # named by its id
-            yield from ((f"{name}.{key}", value, found.get("start.", DEFAULT)) for key, value in parent.settings.items())
+            yield from (
+                (f"{name}.{key}", value, found.get("start.", DEFAULT)) for key, value in parent.settings.items()
+            )
             continue
         of_student = labelled({key: value for key, value in said.items() if key not in LINEAGE}, INHERITED)
         own = forms[name]({**of_student, name: said[name]})

@@ -16,6 +16,7 @@ from lskd.compose import build_run, normal_form, parse_probe
 from lskd.config_groups import Conf, merge
 from lskd.errors import InputError
 from lskd.quantity import Better
+from lskd.recipe import AS_IS
 from lskd.run import LINEAGE, ProbeSpec, Run
 from lskd.start import RUN
 from lskd.tables import statements
@@ -205,7 +206,10 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
             left_out.add("started_from")
         if own := table.cells.get(row, {}).get(column):
             merge(form, normal_form(own, f"{where}.cells.{row}.{column}"))
-        forms[key] = merge(form, {key: value for key, value in over_all.items() if key not in left_out})
+        over = {key: value for key, value in over_all.items() if key not in left_out}
+        if form.get("recipe", {}).get("") == AS_IS and "recipe" in over:  # shorter or not, nothing is trained
+            over["recipe"] = {name: value for name, value in over["recipe"].items() if name not in ("epochs", "steps")}
+        forms[key] = merge(form, over)
         return forms[key]
 
     for key in keys:
@@ -333,7 +337,7 @@ def _shared(run: Run, known: dict[str, Run]) -> Run:
     """The known run that is this one, if there is one; its teacher, and what it starts from, likewise."""
     if run.id not in known:
         parents = {name: _shared(one, known) for name in LINEAGE if (one := getattr(run, name)) is not None}
-        others = {name: one for name, one in parents.items() if one is not getattr(run, name)}
+        others: dict[str, Any] = {name: one for name, one in parents.items() if one is not getattr(run, name)}
         known[run.id] = replace(run, **others) if others else run
     return known[run.id]
 

@@ -13,6 +13,9 @@ from lskd.errors import InputError, require
 NOT_IDENTITY = {"identity": False}
 
 
+AS_IS = "as_is"  # the recipe of a network that is not trained
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate over the training, as a factor of `lr`.
@@ -182,7 +185,7 @@ class Recipe:
         elif size:  # may be larger than the image
             seen = replace(seen, pad=augment.pad, padding=augment.padding)
         return Recipe(
-            1.0, 128, "as_is", epochs=0, augment=seen, normalize=self.normalize, precision=self.precision,
+            1.0, 128, AS_IS, epochs=0, augment=seen, normalize=self.normalize, precision=self.precision,
             provenance=self.provenance, deviations=self.deviations,
         )  # fmt: skip
 

@@ -18,9 +18,11 @@ from lskd.probes import PROBES, Probe
 from lskd.recipe import Recipe
 from lskd.registry import Registry
 from lskd.schema import all_fields, flat, identity, parse
-from lskd.start import Start
+from lskd.start import NO_START, Start
 
 T = TypeVar("T")
+
+NOTHING_TAUGHT = "recipe.epochs = 0: nothing is trained, and so nothing taught; leave teacher and method out"
 
 # Of the code that all runs share: losses, targets, augmentation, data order, optimizer, schedule, metrics, the loop. As
 # `Method.version`: raised by 1 where a change makes another number of what a run records.
@@ -89,7 +91,7 @@ class Run:
     # (`lskd.compose` makes own the default; here it is shared, which the first runs were trained with.)
     streams: Literal["shared", "own"] = "shared"
     # Where its weights come from, if not from the seed: a file or a pretrained tag, or the last weights of another run.
-    start: Start = Start()
+    start: Start = NO_START
     started_from: Run | None = None
 
     def __post_init__(self) -> None:
@@ -121,9 +123,7 @@ class Run:
         if new and not given and base is None:
             raise InputError("start.head = new: all weights come from the seed; give start or started_from")
         if base is not None and base.network != self.network:
-            raise InputError(
-                f"started_from.arch = {base.network}: must be the network of the run, {self.network}, as its weights are"
-            )
+            raise InputError(f"started_from.arch = {base.network}: must be the network of the run, {self.network}")
         if self.recipe.trains:
             return
         if not given and base is None:
@@ -134,7 +134,7 @@ class Run:
         if new:
             raise InputError("start.head = new: without training (recipe.epochs = 0) the head would be random")
         if self.teacher is not None:
-            raise InputError("recipe.epochs = 0: nothing is trained, and so nothing taught; leave teacher and method out")
+            raise InputError(NOTHING_TAUGHT)
 
     @property
     def parents(self) -> tuple[Run, ...]:
@@ -177,7 +177,9 @@ class Run:
 
     def _under(self, seed: int) -> Run:
         seed_here = seed if self.recipe.trains else self.seed
-        parents = {name: run.reseeded(seed) for name in LINEAGE if (run := getattr(self, name)) is not None}
+        parents: dict[str, Any] = {
+            name: run.reseeded(seed) for name in LINEAGE if (run := getattr(self, name)) is not None
+        }
         if seed_here == self.seed and all(getattr(self, name) is run for name, run in parents.items()):
             return self
         other = replace(self, seed=seed_here, **parents)
@@ -190,12 +192,13 @@ class Run:
         """The run of an `identity`, which config.json holds. `InputError` where the code that is here makes another run
         of it: it was trained by another version, or by a plug-in that is not loaded."""
         kept = without_code(identity)
+        parents: dict[str, Any] = {name: Run.of(identity[name]) for name in LINEAGE if name in identity}
         run = Run(
             **{name: part_of(name, kept.get(name, {})) for name in PARTS},
             seed=kept["seed"],
             teacher_mode=kept.get("teacher_mode", "eval"),
             streams=kept.get("streams", "shared"),
-            **{name: Run.of(identity[name]) for name in LINEAGE if name in identity},
+            **parents,
         )
         if run.identity() != identity:
             raise InputError(f"{run}: was trained by other code: {id_of(identity)} is not {run.id}")
@@ -222,7 +225,7 @@ class Run:
 
     @property
     def generation(self) -> int:
-        """The length of its longest line of `parents`: 0 without a teacher, 1 for the student of such a run, and so on."""
+        """The length of its longest line of `parents`: 0 without any, 1 for the student of such a run, and so on."""
         return max((1 + parent.generation for parent in self.parents), default=0)
 
     @property

@@ -34,8 +34,8 @@ WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and DistributedDataParal
 
 COUNTER = "num_batches_tracked"  # of batch norms; files of before PyTorch 0.4.1 have none
 _DENSE = r"(?:fc|linear|classifier|head|head\.fc|last_linear|logits|output)(?:\.\d+)?\.(weight|bias)"
-# How other codes call what lskd's networks have. Each is a way to rename all entries of a file; the one after which most
-# are the network's counts.
+# How other codes call what lskd's networks have. Each is a way to rename all entries of a file; the one after which
+# most are the network's counts.
 _RESNET = (  # of torchvision, and of most codes for CIFAR
     (r"conv1\.", "stem.0."),
     (r"bn1\.", "stem.1."),
@@ -62,6 +62,9 @@ class Start:
     head: Literal["same", "new"] = "same"
     source: str = field(default="", metadata=NOT_IDENTITY, compare=False)
     prefix: str = field(default="", metadata=NOT_IDENTITY, compare=False)
+
+
+NO_START = Start()
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------
@@ -138,17 +141,25 @@ def _read(source: str, prefix: str) -> Tensors:
 
 
 def _unpickled(source: str) -> Any:
+    import argparse
     import pickle
 
+    import numpy as np
     import torch
 
+    # What training scripts keep beside the weights: their options, and numbers of NumPy's.
+    numbers = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)]
+    scalar = np.float64(0).__reduce__()[0]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # before NumPy 2, and since
+    beside: list[Any] = [argparse.Namespace, np.dtype, *numbers, *names]
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(beside):
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "not an allowed global" in str(error):
+        if other := re.search(r"GLOBAL (\S+)", str(error)):
             raise InputError(
-                f"start = {source!r}: holds more than tensors, such as a whole module, and is not read, since that "
-                "runs its code; where it comes from, write torch.save(network.state_dict(), PATH)"
+                f"start = {source!r}: holds more than tensors ({other[1]}), and is not read, since that runs its code; "
+                "where it comes from, save the weights alone: torch.save(network.state_dict(), PATH)"
             ) from None
         raise InputError(f"start = {source!r}: cannot be read: {one_line(error)}") from None
     except Exception as error:  # torch has several kinds for a file of another kind
@@ -162,7 +173,9 @@ def _pretrained(source: str) -> Any:
             import timm
 
             if not timm.is_model(tag.partition(".")[0]):
-                raise InputError(f"start = {source!r}: timm.list_pretrained() of timm {timm.__version__} has no such tag")
+                raise InputError(
+                    f"start = {source!r}: timm {timm.__version__} has no such tag (timm.list_pretrained())"
+                )
             return timm.create_model(tag, pretrained=True).state_dict()
         import torchvision
 

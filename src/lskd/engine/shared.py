@@ -77,7 +77,9 @@ class Shared:
             for name, (images, labels) in here.items()
         }
         for part in seen.values():  # activations are of what the network sees
-            part.images.at_once = min(part.images.at_once, at_once(self.device.type, *normalizer.seen(part.images.shape)[1:]))
+            part.images.at_once = min(
+                part.images.at_once, at_once(self.device.type, *normalizer.seen(part.images.shape)[1:])
+            )
         train, labels = seen.pop("train")
         return Images(train, labels, normalizer, seen)
 

@@ -63,7 +63,9 @@ class Teacher:
         self.source, self.normalizer, self.precision, self.mode, self.cache = source, normalizer, precision, mode, cache
         self.by_view = mode == "eval" and source.views is not None  # whether logits can be had for each view, ahead
         self.use, self.taps = "none", list[str]()
-        self.batch = min(source.at_once, at_once(source.device.type, *normalizer.seen(source.shape)[1:]))  # of views that are evaluated ahead
+        self.batch = min(
+            source.at_once, at_once(source.device.type, *normalizer.seen(source.shape)[1:])
+        )  # of views that are evaluated ahead
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
         if mode == "batch_stats":
             for module in network.modules():

@@ -141,6 +141,7 @@ def train_run(
 def initial_state(run: Run, spec: data.Spec, store: Store, runtime: Runtime) -> dict[str, Tensor] | None:
     """What its network begins with, by the names of its state, where not all of that is drawn from the seed: all, or
     all but a new head."""
+    found: start.Tensors
     if run.started_from is not None:
         found = load_network(run.started_from, store, runtime).state_dict()
     elif run.start.digest:

@@ -148,6 +148,7 @@ def check_start(run: Run, cache: Path) -> None:
     """`InputError` unless the weights that the run starts from are here, and fit its network."""
     if run.started_from is None and not run.start.digest:
         return
+    found: start.Tensors
     if run.started_from is not None:
         base = run.started_from
         found = blank(base, data.spec(base.dataset.name, cache)).network.state_dict()
@@ -176,7 +177,9 @@ def check_evaluated(run: Run, spec: data.Spec, network: nn.Module) -> None:
     one, two = ({name: value.shape for name, value in of.state_dict().items()} for of in (network, other))
     if one != two:
         side = run.recipe.augment.evaluate
-        raise InputError(f"recipe.augment.evaluate = {side}: must be left out: its weights depend on the size of images")
+        raise InputError(
+            f"recipe.augment.evaluate = {side}: must be left out: its weights depend on the size of images"
+        )
 
 
 def blank(run: Run, spec: data.Spec, seen: tuple[int, int, int] | None = None) -> Shapes:

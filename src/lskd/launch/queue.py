@@ -124,8 +124,8 @@ def chosen_again(runs: Iterable[Run], asked: bool | Sequence[str]) -> list[Run]:
 
 
 def by_teacher(runs: Sequence[Run]) -> list[Run]:
-    """Teachers, and what others start from, first, so that nothing waits for them at the end; then the students of one teacher together, because
-    they share its cache of logits. Otherwise in the order given."""
+    """Teachers, and what others start from, first, so that nothing waits for them at the end; then the students of one
+    teacher together, because they share its cache of logits. Otherwise in the order given."""
     teaching = {parent.id for run in runs for parent in run.parents}
     first: dict[str, int] = {}
     for place, run in enumerate(runs):

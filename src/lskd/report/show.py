@@ -68,7 +68,9 @@ def _lineage(record: Record, store: Snapshot) -> str:
     begun, config = len(lines), record.config
     while (base := config.get("started_from")) is not None:
         id, config = id_of(base), base
-        lines.append(f"  started from{', which did from' * (len(lines) > begun)}  {id}  {name(config)}  ({_state(id, store)})")
+        lines.append(
+            f"  started from{', which did from' * (len(lines) > begun)}  {id}  {name(config)}  ({_state(id, store)})"
+        )
     if started := record.result.get("start"):
         lines.append(f"  weights from  {started.get('source')}")
     for key, what in (("teacher", "finished student"), ("started_from", "finished run that started from it")):

@@ -43,7 +43,9 @@ class Line:
         require(bool(re.fullmatch(r"run|teacher(\.teacher)*", self.take)), "take", self.take, allowed)
         given = (self.run, self.taught_by, self.started_from, self.metric, self.over, self.values)
         if self.derive is not None and (any(given) or self.take != "run"):
-            raise InputError("derive: must be given without run, take, taught_by, started_from, metric, over and values")
+            raise InputError(
+                "derive: must be given without run, take, taught_by, started_from, metric, over and values"
+            )
 
     @property
     def ancestor(self) -> int:

@@ -22,7 +22,9 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
         watches = ", ".join(method.settings.watched) or "nothing"
         raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
     if not run.recipe.trains and metric.part == "train" and metric.source == "evaluation":
-        raise InputError("metric.part = train: of a network that is not trained (recipe.epochs = 0) there is no such number")
+        raise InputError(
+            "metric.part = train: of a network that is not trained (recipe.epochs = 0) there is no such number"
+        )
     if metric.at_epoch is None:
         return
     examples, recipe = run.dataset.examples(conf.spec(run.dataset.name)), run.recipe

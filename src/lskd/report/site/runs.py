@@ -32,12 +32,17 @@ def said(value: Any) -> str:
 
 
 def settings(run: Run) -> dict[str, list[Setting]]:
-    """Every setting that can change a run's numbers, by group. Those of another run of its lineage are on that one's page."""
+    """Every setting that can change a run's numbers, by group. Those of its teacher, and of the run that it starts
+    from, are on their own pages."""
     own = unfolded({key: value for key, value in run.identity().items() if key not in LINEAGE})
     found: dict[str, list[Setting]] = {}
     for name, value in run.settings.items():
         group, _, rest = name.rpartition(".") if name.count(".") == 0 else name.partition(".")
-        of_teacher = group in LINEAGE or (not run.generation and name == "streams") or (run.teacher is None and name == "teacher_mode")
+        of_teacher = (
+            group in LINEAGE
+            or (not run.generation and name == "streams")
+            or (run.teacher is None and name == "teacher_mode")
+        )
         if not of_teacher and (_given(name, own) or value not in ("", None)):
             found.setdefault(group or "run", []).append(Setting(rest, said(value), _given(name, own)))
     return found
