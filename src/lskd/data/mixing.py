@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,13 +22,14 @@ class Mixer:
     ) -> None:
         """For `examples` images a pass in batches of `batch`, `part` of which go through the network at once; `shape`
         (C, h, w) is that of what a network sees."""
-        self.mix, self.size, self.examples, self.batch, self.part = mix, shape[1:], examples, batch, part
-        steps = math.ceil(examples / batch)
+        self.mix, self.size = mix, shape[1:]
+        batches = torch.arange(examples).split(batch)
+        self.parts = [len(one) for of in batches for one in of.split(part)]  # sizes of all in an epoch
+        steps = len(batches)
         self.shares = torch.ones(steps, device=device)  # λ of each batch
         self.boxes = torch.zeros(steps, 4, dtype=torch.int64, device=device)  # top, bottom, left, right
-        self.partners = torch.zeros(
-            examples, dtype=torch.int64, device=device
-        )  # by place in the epoch: row in its part
+        # By place in the epoch: the row of each one's partner in its part.
+        self.partners = torch.zeros(examples, dtype=torch.int64, device=device)
         height, width = self.size
         self._down = torch.arange(height, device=device)[:, None]
         self._across = torch.arange(width, device=device)
@@ -45,10 +44,7 @@ class Mixer:
             shares = 1.0 - (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2]) / (height * width)
             self.boxes.copy_(torch.from_numpy(boxes))
         self.shares.copy_(torch.from_numpy(shares))
-        ends = (min(begun + self.batch, self.examples) for begun in range(0, self.examples, self.batch))
-        batches = zip(range(0, self.examples, self.batch), ends, strict=True)
-        sizes = [min(self.part, end - place) for begun, end in batches for place in range(begun, end, self.part)]
-        self.partners.copy_(torch.from_numpy(np.concatenate([rng.permutation(size) for size in sizes])))
+        self.partners.copy_(torch.from_numpy(np.concatenate([rng.permutation(size) for size in self.parts])))
 
     def __call__(self, pixels: Tensor, step: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`pixels` (B, C, h, w) uint8 at `places` (B,) of the epoch, in its batch number `step` (1,), mixed; the row of
