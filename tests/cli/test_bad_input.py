@@ -81,7 +81,7 @@ BAD = [
     ("recipe.augment.crop=20", "recipe.augment.crop", "20", "at most 10"),
     ("recipe.augment.mix.kind=cutout", "recipe.augment.mix.kind", "cutout", "none, cutmix, mixup"),
     ("recipe.augment.mix={kind:cutmix,alpha:0}", "recipe.augment.mix.alpha", "0", "> 0 and finite"),
-    ("recipe.augment.mix.probability=0.5", "recipe.augment.mix.probability", "0.5", "kind=cutmix or kind=mixup only"),
+    ("recipe.augment.mix.probability=0.5", "recipe.augment.mix.probability", "0.5", "1.0, the default, with kind=none"),
     (
         (*TEACHER, "recipe.augment.mix.kind=cutmix", "method.keep_rs=0"),
         "recipe.augment.mix.kind",

@@ -137,7 +137,7 @@ def test_a_batch_that_is_not_mixed_is_as_it_was(kind):
         ({"kind": "cutmix", "alpha": 0.0}, "mix.alpha = 0.0: must be > 0 and finite"),
         ({"kind": "mixup", "probability": 0.0}, "mix.probability = 0.0: must be in (0, 1]"),
         ({"kind": "mixup", "probability": 1.5}, "mix.probability = 1.5: must be in (0, 1]"),
-        ({"alpha": 0.2}, "mix.alpha = 0.2: must be given with kind=cutmix or kind=mixup only"),
+        ({"alpha": 0.2}, "mix.alpha = 0.2: must be 1.0, the default, with kind=none"),
     ],
 )
 def test_bad_settings(given, message):

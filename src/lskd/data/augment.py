@@ -91,7 +91,7 @@ class Mix:
         require(0 < self.probability <= 1, "probability", self.probability, "in (0, 1]")
         for name in ("alpha", "probability"):  # else runs that are the same would have two identities
             given = getattr(self, name)
-            require(self.any or given == 1, name, given, "given with kind=cutmix or kind=mixup only")
+            require(self.any or given == 1, name, given, "1.0, the default, with kind=none")
 
     @property
     def any(self) -> bool:
