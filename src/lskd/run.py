@@ -129,7 +129,16 @@ class Run:
         return values
 
     def reseeded(self, seed: int) -> Run:
-        """The run under another seed, as are its teacher, its teacher's teacher, and so on."""
+        """The run under another seed, as are its teacher, its teacher's teacher, and so on. The same one each time."""
+        if seed not in self._reseeded:
+            self._reseeded[seed] = self._under(seed)
+        return self._reseeded[seed]
+
+    @functools.cached_property
+    def _reseeded(self) -> dict[int, Run]:
+        return {}
+
+    def _under(self, seed: int) -> Run:
         teacher = None if self.teacher is None else self.teacher.reseeded(seed)
         other = replace(self, seed=seed, teacher=teacher)
         identity = {**self.identity(), "seed": seed}

@@ -144,7 +144,7 @@ def record_readings(run: Run, store: Store, probes: Sequence[ProbeSpec], reading
 
 
 class UnusableWeights(InputError):
-    """The weights of a finished run are not those of its record, or no network. It is no fault of who asks for them."""
+    """The weights of a finished run are not those of its record, or no network: a fault of none that need them."""
 
 
 def load_network(run: Run, store: Store, runtime: Runtime) -> nn.Module:
