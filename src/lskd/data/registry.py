@@ -96,8 +96,7 @@ def spec_of(dataset: Dataset, cache: Path) -> Spec:
 
 def with_class_sizes(spec: Spec, dataset: Dataset, cache: Path) -> Spec:
     """`spec` with the sizes of its classes, if steps make something of them and only the cache knows them."""
-    folder = folder_of(cache, spec.name)
-    if spec.class_sizes or not dataset.steps or not folder.is_dir():
+    if spec.class_sizes or not dataset.steps or not (folder := folder_of(cache, spec.name)).is_dir():
         return spec
     from lskd.data.cache import read_spec
 

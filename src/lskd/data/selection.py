@@ -44,8 +44,8 @@ def check_steps(dataset: Dataset, spec: Spec) -> Spec:
 
 def check_training_steps(dataset: Dataset, spec: Spec) -> None:
     """`InputError` unless the others can be done to what is left of it by then."""
-    left = described(replace(dataset, steps=of_classes(dataset)), spec)
-    _checked(dataset, of_training(dataset), left)
+    if steps := of_training(dataset):
+        _checked(dataset, steps, described(replace(dataset, steps=of_classes(dataset)), spec))
 
 
 def _checked(dataset: Dataset, steps: tuple[Step, ...], spec: Spec) -> Spec:
