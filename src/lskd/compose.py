@@ -186,8 +186,8 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     streams = convert(fields(Run)["streams"], "own" if given is None else given, at("streams"))
     if not recipe.trains and form.get("teacher") is not None:  # which would have such a recipe, too
         raise InputError(f"{path}.{NOTHING_TAUGHT}".lstrip("."))
-    teacher = _teacher(form, seed, recipe, spec, conf, path)
-    begins, base = _start(form, seed, spec, conf, path)
+    teacher = _teacher(form, seed, recipe, dataset, spec, conf, path)
+    begins, base = _start(form, seed, dataset, spec, conf, path)
     if not recipe.trains:
         seed = 0  # which then changes nothing
     if teacher is None and base is None:  # of the first generation: it has the streams of its seed either way
@@ -202,7 +202,7 @@ def _is_choice(given: Mapping[str, Any]) -> bool:
 
 
 def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Spec, str | None]:
-    """The data set, what it contains, and the name of its usual recipe."""
+    """The data set, what the run has of it, and the name of its usual recipe."""
     values = _resolve("dataset", given, conf, where)
     usual_recipe = values.pop("recipe", None)
     dataset = parse(Dataset, values, where)
@@ -212,8 +212,8 @@ def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Sp
             raise InputError(f"{where}.digest = {dataset.digest!r}: the {dataset.name} here is {spec.digest!r}")
         dataset = replace(dataset, digest=spec.digest)
     with located(where):
-        data.check(dataset, spec)
-    return dataset, spec, usual_recipe
+        data.check(dataset, data.with_class_sizes(spec, dataset, conf.cache))
+    return dataset, conf.spec_of(dataset), usual_recipe
 
 
 def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, where: str) -> Recipe:
@@ -237,7 +237,9 @@ def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, wh
     return recipe if recipe.trains else recipe.as_is()
 
 
-def _start(form: Mapping[str, Any], seed: int, spec: Spec, conf: Conf, path: str) -> tuple[Start, Run | None]:
+def _start(
+    form: Mapping[str, Any], seed: int, dataset: Dataset, spec: Spec, conf: Conf, path: str
+) -> tuple[Start, Run | None]:
     """Where the weights come from: a file or a tag, or another run."""
     given = dict(form.get("start") or {})
     where, word, base = f"{path}.start".lstrip("."), given.pop("", "seed"), None
@@ -259,11 +261,11 @@ def _start(form: Mapping[str, Any], seed: int, spec: Spec, conf: Conf, path: str
     if begins.prefix and not begins.digest:
         raise InputError(f"{where}.prefix = {show(begins.prefix)}: is for start=PATH")
     if base is not None and begins.head != "new":
-        classes = conf.spec(base.dataset.name).num_classes
+        classes = conf.spec_of(base.dataset).num_classes
         if classes != spec.num_classes:
             raise InputError(
-                f"{where}: {base.network} on {base.dataset.name} has a head of {classes} classes, not of "
-                f"{spec.num_classes}, as {spec.name} has: start.head=new starts it from the seed"
+                f"{where}: {base.network} on {base.dataset} has a head of {classes} classes, not of "
+                f"{spec.num_classes}, as {dataset} has: start.head=new starts it from the seed"
             )
     return begins, base
 
@@ -279,8 +281,11 @@ def started_form(form: Mapping[str, Any]) -> dict[str, Any]:
     return merge(copy.deepcopy(inherited), own)
 
 
-def _teacher(form: Mapping[str, Any], seed: int, recipe: Recipe, spec: Spec, conf: Conf, path: str) -> Run | None:
-    """The run of the teacher that `form` describes; None where there is none. `recipe` and `spec` are its student's."""
+def _teacher(
+    form: Mapping[str, Any], seed: int, recipe: Recipe, dataset: Dataset, spec: Spec, conf: Conf, path: str
+) -> Run | None:
+    """The run of the teacher that `form` describes; None where there is none. `recipe`, `dataset` and `spec` are its
+    student's."""
     own = form.get("teacher")
     where = f"{path}.teacher".lstrip(".")
     if own is None:
@@ -296,15 +301,17 @@ def _teacher(form: Mapping[str, Any], seed: int, recipe: Recipe, spec: Spec, con
             f"{what}: the teacher has no network; give teacher=ARCH, one of {', '.join(conf.names('arch'))}"
         )
     teacher = build_run(teacher_form({**form, "seed": seed}), conf, where)
-    teaches = conf.spec(teacher.dataset.name).num_classes
-    if teaches != spec.num_classes:
+    taught = conf.spec_of(teacher.dataset)
+    if taught.num_classes != spec.num_classes:
         raise InputError(
-            f"{where}.dataset = {teacher.dataset.name}: its {teaches} classes do not match "
-            f"the {spec.num_classes} of {spec.name}"
+            f"{where}.dataset = {teacher.dataset}: its {taught.num_classes} classes do not match "
+            f"the {spec.num_classes} of {dataset}"
         )
+    if taught.name == spec.name and taught.class_names != spec.class_names:
+        raise InputError(f"{where}.dataset = {teacher.dataset}: its classes are others than those of {dataset}")
     if teacher.recipe.normalize.resize:  # whatever is shown to it becomes of its size
         return teacher
-    taken = [teacher.recipe.view_shape(conf.spec(teacher.dataset.name).shape, evaluated=one) for one in (False, True)]
+    taken = [teacher.recipe.view_shape(taught.shape, evaluated=one) for one in (False, True)]
     shown = recipe.view_shape(spec.shape)
     if shown not in taken:
         its, ours = ("×".join(map(str, shape)) for shape in (taken[0], shown))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lskd import data
-from lskd.data import Spec
+from lskd.data import Dataset, Spec
 from lskd.errors import InputError, unknown
 from lskd.methods import METHODS
 from lskd.models import ARCHS
@@ -54,6 +54,11 @@ class Conf:
             return self.find_run(id)
         except InputError as error:
             raise InputError(f"{where} = 'run:{id}': {error}") from None
+
+    def spec_of(self, dataset: Dataset) -> Spec:
+        """What the runs on `dataset` have of it: `data.described`, the one place that says how many classes and images
+        there are for them."""
+        return data.described(dataset, data.with_class_sizes(self.spec(dataset.name), dataset, self.cache))
 
     def _imported(self) -> dict[str, Spec]:
         return {**self.specs, **data.imported(self.cache)}

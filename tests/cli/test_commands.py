@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lskd import cli
-from lskd.compose import RUN_KEYS, SHORT
+from lskd.compose import GROUPS, RUN_KEYS
 from lskd.config_groups import Conf, shipped_conf
 from lskd.data import cli as data_cli
 from lskd.describe import by_seed
@@ -32,6 +32,7 @@ from lskd.methods import METHODS
 from lskd.plan import make_plan
 from lskd.plugins import code_of
 from lskd.report import cli as report_cli
+from lskd.start import Start
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 from lskd.tables.table import load_table
@@ -274,9 +275,10 @@ def test_the_defaults_of_the_command_line_are_those_of_a_run(lskd_run):
     """config.yaml says what the settings are that nobody gave: help reads it, a run does not."""
     shown = OmegaConf.to_container(OmegaConf.load(shipped_conf() / "config.yaml"))
     run = run_of([])
-    assert {key for key in shown if key in RUN_KEYS} == {*SHORT, "teacher", "teacher_mode", "streams", "seed"}
+    assert {key for key in shown if key in RUN_KEYS} == {*RUN_KEYS} - {*GROUPS, "smoothing"}
     assert (shown["seed"], shown["teacher_mode"]) == (run.seed, run.teacher_mode)
-    assert [shown[key] for key in (*SHORT, "teacher", "streams")] == [None] * 5 and run.teacher is None
+    assert {shown[key] for key in RUN_KEYS if key in shown and key not in ("seed", "teacher_mode")} == {None}
+    assert run.parents == () and run.start == Start()
 
 
 def test_settings_are_looked_up_where_they_are_given(lskd_run, monkeypatch):

@@ -22,7 +22,7 @@ from lskd.data.augment import Augment, ResizedCrop
 from lskd.data.index import Files
 from lskd.data.readers import ImageFolders
 from lskd.data.sets.imagenet import FOLDERS
-from lskd.data.stream import NO_VIEW, Streamed
+from lskd.data.stream import NO_VIEW, Streamed, source_of
 from lskd.errors import InputError
 
 CPU = torch.device("cpu")
@@ -293,3 +293,15 @@ def test_the_command_imports_a_streamed_folder(photographs, tmp_path, capsys):
     assert "insects: 2 classes, images of various sizes, streamed, 12 train, 6 test" in capsys.readouterr().out
     assert data_cli.main([*words, "--size", "8"]) == 2
     assert "size = 8: must be left out with --stream" in capsys.readouterr().err
+
+
+def test_an_evaluation_may_have_a_size_of_its_own(photographs):
+    """FixRes: views of the training are of 8x8 pixels, and those of an evaluation the same middle at 12x12."""
+    augment = Augment(crop=8, evaluate=12, resized=ResizedCrop())
+    files = stream(photographs / "train", augment).files
+    pool = ThreadPoolExecutor(1)
+    trained, evaluated = (source_of(files, augment, CPU, pool, trained=trained) for trained in (True, False))
+    assert (trained.shape, evaluated.shape) == ((3, 8, 8), (3, 12, 12))
+    plain = stream(photographs / "train", Augment(crop=12, resized=ResizedCrop()))
+    for ours, usual in zip(evaluated.evaluation(), plain.evaluation(), strict=True):
+        assert torch.equal(ours, usual)

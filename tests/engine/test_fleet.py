@@ -30,6 +30,7 @@ from lskd.methods import METHODS, Batch, Method
 from lskd.models import ARCHS, CifarResNetArch, MLPArch
 from lskd.recipe import Recipe
 from lskd.run import Named, Run
+from lskd.start import Start
 
 SPEC = Spec("noise", "Noise", 4, (3, 8, 8), 30, 12, tuple("abcd"), digest="")
 GENERATOR = torch.Generator().manual_seed(0)
@@ -395,6 +396,21 @@ def test_memory_of_softmax_regression_by_hand():
     assert predicted == pytest.approx(3 * weights + pixels + 3 * 4 * pixels, rel=0.02)
     twice = run_bytes(replace(run, recipe=replace(recipe, batch_size=1024)), spec, "cpu")
     assert (twice - 3 * weights) / (predicted - 3 * weights) == pytest.approx(2, rel=0.05)
+
+
+def test_memory_of_what_is_not_trained():
+    """What is frozen has neither gradient nor momentum; a network that is only evaluated has its weights alone, and the
+    pixels of an evaluation."""
+    recipe = Recipe(lr=0.1, batch_size=8, epochs=1, momentum=0.9)
+    run = Run(Dataset("noise"), Named("mlp", MLPArch(hidden=(1000,))), Named("ce", METHODS["ce"]), recipe)
+    spec = replace(SPEC, num_classes=10, shape=(3, 32, 32))
+    frozen = replace(run, recipe=replace(recipe, trainable=("head",)))
+    weights, head = 4 * 3073 * 1000, 4 * 1001 * 10
+    saved = run_bytes(run, spec, "cpu") - run_bytes(frozen, spec, "cpu")
+    assert saved == pytest.approx(2 * weights, rel=0.05)
+    as_is = replace(run, recipe=replace(recipe, epochs=0).as_is(), start=Start("a" * 64))
+    pixels = 128 * 3072
+    assert run_bytes(as_is, spec, "cpu") == pytest.approx(weights + head + pixels + 3 * 4 * pixels, rel=0.05)
 
 
 @pytest.mark.parametrize("arch", ["resnet20", "wrn_16_2", "mlp1200", "alexnet"])

@@ -26,7 +26,7 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
     the names that its recipe gives, or that its method cannot serve, is an error before anything trains."""
     checked, served, alone, begun = set(), set(), set(), set()
     for run in runs:
-        begins = run.arch, run.start, run.started_from and run.started_from.id, run.dataset.name, sizes(run)
+        begins = run.arch, run.start, run.started_from and run.started_from.id, repr(run.dataset), sizes(run)
         if begins not in begun:
             check_start(run, cache)
         begun.add(begins)
@@ -35,21 +35,22 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
         if taught not in served and (reason := unsuitable(run, cache)) is not None:
             raise InputError(reason)
         served.add(taught)
-        recipe = run.recipe
-        count = run.dataset.examples(data.spec(run.dataset.name, cache))
-        parts = taught, run.teacher_mode, recipe.batch_size, recipe.accumulate, recipe.total_steps(count)
+        recipe, spec = run.recipe, data.spec_of(run.dataset, cache)
+        parts = (
+            taught, run.teacher_mode, recipe.batch_size, recipe.accumulate, recipe.batch_norm_group,
+            recipe.total_steps(spec.train),
+        )  # fmt: skip
         if parts not in alone and (reason := lone_image(run, cache)) is not None:
             raise InputError(reason)
         alone.add(parts)
         kind = (
-            run.arch, run.dataset.name, sizes(run), repr(recipe.lr_factors), recipe.weight_decay, recipe.compile,
-            recipe.trainable,
+            run.arch, run.dataset.name, spec.num_classes, sizes(run), repr(recipe.lr_factors), recipe.weight_decay,
+            recipe.compile, recipe.trainable,
         )  # fmt: skip
         if kind in checked:
             continue
         checked.add(kind)
         try:
-            spec = data.spec(run.dataset.name, cache)
             network = blank(run, spec).network
             check_evaluated(run, spec, network)
         except InputError as error:
@@ -85,23 +86,22 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
 def unsuitable(run: Run, cache: Path) -> str | None:
     """Why the method of `run` cannot serve its student, its teacher and their data, in one line; None if it can.
 
-    It needs neither data nor weights: features have shapes without values, and the images are as many as there will be,
-    in classes of one size.
+    It needs neither data nor weights: features have shapes without values, and the images are as many as there will be
+    of each class.
     """
     method = run.method.settings
     if not method.reads_features:
         return None
-    spec = data.spec(run.dataset.name, cache)
+    spec = data.spec_of(run.dataset, cache)
     try:
         student, teacher = blank(run, spec), None
         if run.teacher is not None:
             size, shown = run.teacher.recipe.normalize.resize, run.recipe.view_shape(spec.shape)
-            teacher = blank(
-                run.teacher, data.spec(run.teacher.dataset.name, cache), (shown[0], size, size) if size else shown
-            )
+            seen = (shown[0], size, size) if size else shown
+            teacher = blank(run.teacher, data.spec_of(run.teacher.dataset, cache), seen)
     except InputError:
         return None  # no network, and no matter of the method
-    labels = torch.arange(run.dataset.examples(spec)) % spec.num_classes
+    labels = torch.arange(spec.num_classes).repeat_interleave(torch.tensor(spec.sizes()))
     names = f"{run.network} from {run.teacher.network}" if run.teacher else run.network
     shapes = ""
     try:
@@ -118,17 +118,24 @@ def lone_image(run: Run, cache: Path) -> str | None:
     """Why `run` cannot train with the single image that its epochs end with, in one line; None if it can, or if they
     end with more. Batch norm cannot, where one value a channel is left of it: that shows in the very step, which is
     taken here."""
-    spec = data.spec(run.dataset.name, cache)
-    recipe, count = run.recipe, run.dataset.examples(spec)
-    last = count % recipe.micro_batch or recipe.micro_batch
+    spec = data.spec_of(run.dataset, cache)
+    recipe, count = run.recipe, spec.train
+    together = recipe.batch_norm_group or recipe.micro_batch  # images that have their statistics together
+    last = count % together or together
     reached = run.method.settings.initial() or recipe.total_steps(count) >= recipe.steps_per_epoch(count)
-    if last > 1 or not (reached or recipe.micro_batch == 1):
+    if last > 1 or not (reached or together == 1):
         return None
     error = failure_at(run, spec, 1)
     if error is None or failure_at(run, spec, 2) is not None:  # what fails with any batch fails in its run, and is told
         return None
-    larger = range(recipe.micro_batch + 1, 2 * recipe.micro_batch + 3)
-    better = next((size for size in larger if count % size != 1), larger[0]) * recipe.accumulate
+    larger = range(together + 1, 2 * together + 3)
+    better = next((size for size in larger if count % size != 1), larger[0])
+    if recipe.batch_norm_group:
+        return (
+            f"recipe.batch_norm_group = {together}: leaves one of the {count:,} images alone at the end of each epoch, "
+            f"with which {run.network} cannot be trained ({one_line(error)}); {better} leaves more"
+        )
+    better *= recipe.accumulate
     accumulate = f", recipe.accumulate = {recipe.accumulate}" if recipe.accumulate > 1 else ""
     return (
         f"recipe.batch_size = {recipe.batch_size}{accumulate}: leaves one of the {count:,} images alone at the end of "
@@ -151,11 +158,11 @@ def check_start(run: Run, cache: Path) -> None:
     found: start.Tensors
     if run.started_from is not None:
         base = run.started_from
-        found = blank(base, data.spec(base.dataset.name, cache)).network.state_dict()
+        found = blank(base, data.spec_of(base.dataset, cache)).network.state_dict()
     else:
         found = start.entries(run.start)
     try:
-        network = blank(run, data.spec(run.dataset.name, cache)).network
+        network = blank(run, data.spec_of(run.dataset, cache)).network
     except InputError as error:
         raise InputError(f"arch = {run.arch.name}: cannot be built for {run}: {error}") from None
     start.fitted(found, network.state_dict(), run.start, start_label(run), tell=False)
