@@ -42,12 +42,12 @@ def runs(results: str | Path = "") -> pandas.DataFrame:
     id, state       "done"; "diverged" and "failed" for runs without a result, "started", and "missing" for one that is
                     being trained and has no checkpoint yet
     other_code      whether another version of the code, or of a plug-in, has trained it than the one that is here
-    dataset.…, arch.…, method.…, recipe.…, smoothing.…, seed, teacher_mode, streams
+    dataset.…, arch.…, method.…, recipe.…, smoothing.…, start.…, seed, teacher_mode, streams
                     every setting with its value, defaults included (`Run.settings`). A setting that a run does not
                     have, such as the temperature of one without a teacher, is missing (NaN): `groupby` leaves such
                     runs out unless it is told dropna=False. Lists are tuples
     teacher.id, teacher.…, teacher.teacher.…
-                    the same of its teacher, and of the teacher's
+                    the same of its teacher, and of the teacher's; started_from.… of the run that it started from
     top1, error, top5, nll, ece15
                     after the last epoch, on the part that the data set names (dataset.evaluate); percent, nats, shares
     last.PART.…, best.PART.…, train.…, calibration.…, gamma, seconds, …

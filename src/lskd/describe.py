@@ -89,7 +89,8 @@ def describe(
             done = sum(store.state(run) == "done" for run in group)
             steps = group[0].recipe.total_steps(training_examples(group[0], conf))
             seeds = ranges(sorted({run.seed for run in group}))
-            lines.append(f"  {done:>3}/{len(group)} done  {label}  [{steps:,} steps, seeds {seeds}]")
+            length = f"{steps:,} steps, seeds {seeds}" if group[0].recipe.trains else "evaluated, not trained"
+            lines.append(f"  {done:>3}/{len(group)} done  {label}  [{length}]")
         lines += [f"  {line}" for line in teachers(runs, conf)]
         for label, group in by_seed(run for run in missing if run.id in older):
             ids = ", ".join(id for run in group for id in older[run.id])

@@ -152,6 +152,13 @@ def test_a_teacher_at_another_resolution_sees_the_students_pixels_resized(lskd_r
     assert results(tmp_path)["mlp"]["teacher_evaluated"] == "once a view"
 
 
+def test_features_of_a_teacher_at_another_resolution(lskd_run, theirs, tmp_path):
+    words = (f"teacher_start={tmp_path}/net.pt", SEEN, "teacher.start.resolution=16", "recipe.epochs=1", "method=at")
+    done = lskd_run(*SMALL, "arch=resnet8", "arch.stem=4", "arch.widths=[4,4,4]", TEACHER, *words)
+    assert done.code == 0, done.err
+    assert "at from resnet8(stem=4, widths=4-4-8)" in done.out
+
+
 def test_fixres_trains_head_and_last_batch_norm_at_the_resolution_of_the_test(lskd_run, tmp_path):
     base = "started_from={recipe: quickstart, recipe.epochs: 1, recipe.augment.crop: 6}"
     sizes = ("recipe=quickstart", "recipe.epochs=1", "recipe.augment.crop=6", "recipe.augment.evaluate=8")
