@@ -95,8 +95,7 @@ class Streamed(ImageSource):
 
     def look(self, pixels: np.ndarray, row: int, view: int) -> None:
         """Decode one image into `pixels` (h, w, C): through `view`, or for evaluation."""
-        path = self.files.path(row)
-        image = open_image(path, path)
+        image = open_image(self.files.source(row), self.files.path(row))
         if image.mode != "RGB":
             image = image.convert("RGB")
         flipped = False
