@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lskd import data
+from lskd import cli, data
 from lskd.data import DATASETS, Dataset, lists
 from lskd.data.sets import cub200, imagenet, imagenet_lt, places_lt, tiny_imagenet
 from lskd.errors import InputError
@@ -313,6 +315,24 @@ def test_images_beside_the_list_do_not_count_and_changed_ones_are_seen(small, tm
     with pytest.raises(InputError, match=r"1 gone \(../imagenet/val/class2/test_0.JPEG\), 1 of another size") as caught:
         data.load(Dataset("imagenet_lt"), data=root, cache=cache)
     assert "`lskd-data prepare imagenet_lt --force`" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cub200", "imagenet_lt"])
+def test_a_run_trains_on_it(name, small, monkeypatch, tmp_path, capsys):
+    for word in ("raw", "cache", "results"):
+        monkeypatch.setenv({"raw": "LSKD_DATA"}.get(word, f"LSKD_{word.upper()}"), str(tmp_path / word))
+    small(name)
+    few = "recipe.batch_size=10 recipe.epochs=1 recipe.augment.crop=16 recipe.schedule.warmup=0 recipe.precision=fp32"
+    plain = f"runtime.progress=false runtime.threads=1 runtime.workers=1 hydra.run.dir={tmp_path}"
+    words = f"dataset={name} arch=timm arch.model=test_resnet {few} {plain}".split()
+    monkeypatch.setattr(sys, "argv", ["lskd-run", *words])
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    shown = capsys.readouterr()
+    [result] = (tmp_path / "results" / "runs").glob("*/result.json")
+    found = json.loads(result.read_text())
+    assert found["examples"] == DATASETS[name].spec.train, shown.err
+    assert set(found["last"]) == set(DATASETS[name].spec.parts) - {"train"}
 
 
 def test_a_plug_in_reads_lists_of_its_own(tmp_path, forget):
