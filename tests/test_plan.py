@@ -131,7 +131,10 @@ GRANDCHILD = {"arch": "resnet14", "method": "kd", "teacher": {"arch": "resnet20"
 )
 def test_the_runs_of_several_seeds_are_those_of_each(settings, different):
     form = normal_form({"dataset": "cifar100", **settings})
-    runs = runs_of_seeds(form, (0, 1, 5), CONF)
+    known: dict[str, Run] = {}
+    runs = runs_of_seeds(form, (0, 1, 5), CONF, known)
+    again = runs_of_seeds(form, (0, 1, 5), CONF, known)
+    assert all(one is other for one, other in zip(runs, again, strict=True)), "an identity is computed once"
     assert runs == [parse_run({"seed": seed, **form}, CONF) for seed in (0, 1, 5)]
     generations = [(run, run.teacher, run.teacher and run.teacher.teacher) for run in runs]
     assert len({one.id for three in generations for one in three if one is not None}) == different

@@ -107,9 +107,10 @@ class Plan:
 def make_plan(experiment: Experiment, conf: Conf, seeds: Sequence[int] = ()) -> Plan:
     """All runs of `experiment`, under `seeds` where others than the declared ones are asked for. Every setting of every
     cell is checked here, before anything is trained."""
-    tables = tuple(plan_table(load_table(name, conf), conf, experiment, seeds) for name in experiment.tables)
+    known: dict[str, Run] = {}
+    tables = tuple(plan_table(load_table(name, conf), conf, experiment, seeds, known) for name in experiment.tables)
     runs = in_order(run for planned in tables for cell in planned.cells for run in cell.runs)
-    others = [plan_table(load_table(name, conf), conf, experiment, seeds) for name in experiment.probe_for]
+    others = [plan_table(load_table(name, conf), conf, experiment, seeds, known) for name in experiment.probe_for]
     here = {run.id for run in runs}
     asked: dict[str, dict[ProbeSpec, None]] = {}
     for planned in (*tables, *others):
@@ -119,8 +120,16 @@ def make_plan(experiment: Experiment, conf: Conf, seeds: Sequence[int] = ()) -> 
     return Plan(experiment, tables, runs, {id: tuple(probes) for id, probes in asked.items()})
 
 
-def plan_table(table: Table, conf: Conf, experiment: Experiment | None = None, asked: Sequence[int] = ()) -> TablePlan:
-    """The table with the runs of its cells. Every setting of every cell is checked."""
+def plan_table(
+    table: Table,
+    conf: Conf,
+    experiment: Experiment | None = None,
+    asked: Sequence[int] = (),
+    known: dict[str, Run] | None = None,
+) -> TablePlan:
+    """The table with the runs of its cells. Every setting of every cell is checked. `known` has the runs of other
+    tables by id: what is the same run is the same object (an identity is computed once), and is added to."""
+    known = {} if known is None else known
     where = f"table.{table.name}"
     declared = experiment.seeds if experiment is not None and experiment.seeds else table.seeds
     seeds = tuple(asked) or declared
@@ -131,7 +140,7 @@ def plan_table(table: Table, conf: Conf, experiment: Experiment | None = None, a
     cells: dict[Key, Cell] = {}
     for key, form in forms_of(table, keys, over_all).items():
         with _in_cell(where, key):
-            described[key] = runs_of_seeds(form, seeds, conf)
+            described[key] = runs_of_seeds(form, seeds, conf, known)
             if (by := table.taught_by(*key)) is not None:
                 _check_taught(described[key], described[by], by)
             if not table.has(*key):
@@ -297,16 +306,24 @@ def check_metrics(planned: TablePlan, conf: Conf) -> None:
                 check_probed(metric, planned.probe, cell.runs[0], conf)
 
 
-def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf) -> list[Run]:
+def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf, known: dict[str, Run]) -> list[Run]:
     """The run that `form` describes under each seed. Settings are checked once: the others differ in their seeds alone,
-    teachers' included, unless one of those is fixed."""
+    teachers' included, unless one of those is fixed. For `known`, see `plan_table`."""
     level: Mapping[str, Any] | None = form
     while level is not None:
         if "seed" in level:
-            return [build_run({"seed": seed, **form}, conf) for seed in seeds]
+            return [_shared(build_run({"seed": seed, **form}, conf), known) for seed in seeds]
         level = level.get("teacher")
-    first = build_run({"seed": seeds[0], **form}, conf)
+    first = _shared(build_run({"seed": seeds[0], **form}, conf), known)
     return [first, *(first.reseeded(seed) for seed in seeds[1:])]
+
+
+def _shared(run: Run, known: dict[str, Run]) -> Run:
+    """The known run that is this one, if there is one; its teacher likewise."""
+    if run.id not in known:
+        teacher = None if run.teacher is None else _shared(run.teacher, known)
+        known[run.id] = run if teacher is run.teacher else replace(run, teacher=teacher)
+    return known[run.id]
 
 
 def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
@@ -326,4 +343,4 @@ def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 def training_examples(run: Run, conf: Conf) -> int:
     """Images in the run's training part."""
-    return run.dataset.examples(conf.spec(run.dataset.name))
+    return conf.spec_of(run.dataset).train

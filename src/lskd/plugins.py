@@ -98,7 +98,7 @@ def _sources(kind: type) -> set[Path]:
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     if file is None or (STANDARD in Path(file).resolve().parents and not INSTALLED & set(Path(file).parts)):
         raise InputError(
-            f"{kind.__name__}: is defined in no file, so nobody can say which code it is; put it in one: plugin=FILE.py"
+            f"{kind.__name__}: is defined in no file, so its code has no identity; put it in one: plugin=FILE.py"
         )
     first = Path(file).resolve()
     roots = [first.parent]  # where absolute imports may find what is its own

@@ -74,7 +74,7 @@ def _working_directory_exists() -> bool:
 
 
 def _flush(stream: object) -> None:
-    """Write out what is buffered; where nobody reads it any more, it goes nowhere, and the interpreter, which flushes
+    """Write out what is buffered; where its reader has gone, it goes nowhere, and the interpreter, which flushes
     at its end, has nothing to complain about."""
     if isinstance(stream, io.TextIOWrapper):
         try:

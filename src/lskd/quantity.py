@@ -1,4 +1,4 @@
-"""What a number is, for whoever prints or compares it."""
+"""What a number is: how it is printed, and which of two is better."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -67,6 +68,10 @@ def _is_sound(value: Any, key: str) -> bool:
         return True
     if kind is not list:
         return False
-    if {*map(type, value)} <= {int, float}:
+    kinds = {*map(type, value)}
+    if kinds == {list}:  # of many short ones, as bins are: all at once
+        value = list(itertools.chain.from_iterable(value))
+        kinds = {*map(type, value)}
+    if kinds <= {int, float}:
         return all(map(math.isfinite, value))
     return all([_is_sound(item, "") for item in value])

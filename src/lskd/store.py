@@ -87,14 +87,14 @@ class Store:
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def state(self, run: Run) -> State:
-        if not os.path.lexists(f"{self.root}/runs/{run.id}"):  # at once: a sweep asks it of all that waits, and often
+        directory = f"{self.root}/runs/{run.id}"  # of text: a sweep asks it of all that waits, and often
+        if not os.path.lexists(directory):
             return "missing"
-        directory = self.directory(run)
         if self.damage(run) is not None:
             return "damaged"
-        if (directory / "result.json").is_file() and not (directory / "retrain.json").is_file():
+        if os.path.isfile(f"{directory}/result.json") and not os.path.isfile(f"{directory}/retrain.json"):
             return "done"
-        return unfinished(directory, self.failure(run))
+        return unfinished(self.directory(run), self.failure(run))
 
     def ready(self, run: Run) -> bool:
         """Whether the run is done and its weights are here: it can teach, and probes can run."""
@@ -116,12 +116,12 @@ class Store:
 
     def result(self, run: Run) -> dict[str, Any] | None:
         """The record of a done run, or None. What is damaged, or of another run, is an `InputError`, never used."""
-        directory = self.directory(run)
-        if not directory.is_dir():
+        directory = f"{self.root}/runs/{run.id}"  # a `Path` takes as long as a read, and reports ask for thousands
+        if not os.path.isdir(directory):
             if os.path.lexists(directory):
                 raise InputError(f"{directory}: is not a directory, as that of a run is; move it away")
             return None
-        result, written = read_json(directory / "result.json"), read_json(directory / "config.json")
+        result, written = read_json(f"{directory}/result.json"), read_json(f"{directory}/config.json")
         if written != run.identity() and (result is not None or written is not None):
             raise InputError(f"{directory}/config.json: is not the configuration of run {run.id}; move it away")
         if result is not None:
@@ -147,8 +147,8 @@ class Store:
 
     def env(self, run: Run) -> dict[str, Any]:
         """Where the run was trained; empty where that is not known."""
-        with contextlib.suppress(InputError):  # a damaged one costs nobody's numbers
-            return read_json(self.directory(run) / "env.json") or {}
+        with contextlib.suppress(InputError):  # no number depends on it
+            return read_json(f"{self.root}/runs/{run.id}/env.json") or {}
         return {}
 
     def failure(self, run: Run) -> dict[str, Any] | None:
@@ -204,7 +204,7 @@ class Store:
         self, wanted: Callable[[dict[str, Any]], bool] = lambda config: True
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
         """(config, env, result) of the done runs in the store whose config is `wanted`, in the order of their ids.
-        Damaged ones are left out. It reads as it goes: who has seen enough stops."""
+        Damaged ones are left out. Records are read one by one, as they are asked for."""
         for directory in self._done():
             try:
                 config = read_json(directory / "config.json")
@@ -353,7 +353,7 @@ class Store:
 
     def ask_again(self, run: Run, request: str) -> None:
         """Have the run trained again from its start, if there is anything of it that can be used. The caller holds the
-        claim. `request` says in whose name: whoever finds it open goes on with it, and makes no other."""
+        claim. `request` names the command that asked: a process that finds it open joins it, and makes no other."""
         directory, state = self.directory(run), self.state(run)
         if state == "damaged":
             return
@@ -395,7 +395,7 @@ def unfinished(directory: Path, failure: Mapping[str, Any] | None) -> State:
     return "started" if (directory / "checkpoint.pt").is_file() else "missing"
 
 
-def check_result(result: Mapping[str, Any], id: str, directory: Path) -> None:
+def check_result(result: Mapping[str, Any], id: str, directory: Path | str) -> None:
     """`InputError` unless `result` is the record of the run `id`, and whole."""
     if result.get("id") != id:
         raise InputError(f"{directory}/result.json: is not the record of run {id}; move it away")

@@ -97,7 +97,7 @@ def test_each_record_is_read_once(filled: Any, own: Path, monkeypatch: pytest.Mo
     """For all tables, figures and pages of all experiments together: here of two that share their runs."""
     (own / "experiment" / "twin.yaml").write_text("title: The same\ntables: [fiction]\n")
     read: list[Path] = []
-    monkeypatch.setattr(store, "read_json", lambda path, once=store.read_json: read.append(path) or once(path))
+    monkeypatch.setattr(store, "read_json", lambda path, once=store.read_json: read.append(Path(path)) or once(path))
     assert main(["--results", str(filled.store.root), "--config-dir", str(own)]) == 0
     of_runs = [path for path in read if path.parent.parent.name == "runs"]
     names = ("result.json", "config.json", "env.json")

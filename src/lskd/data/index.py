@@ -41,6 +41,7 @@ from lskd.data.folders import (
 )  # fmt: skip
 from lskd.data.places import Places
 from lskd.data.sources import USUAL, Columns, open_image
+from lskd.data.splits import count
 from lskd.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -161,6 +162,7 @@ class Index(NamedTuple):
             shape=(3, 0, 0),
             class_names=self.class_names,
             digest=sha.hexdigest(),
+            class_sizes=tuple(count(listing.labels, len(self.class_names)) for listing in self.parts.values()),
             **counts,
         )
 

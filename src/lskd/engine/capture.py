@@ -30,11 +30,12 @@ RECOVERS = "2.13"
 
 
 class Gate:
-    """Many may work eagerly on a device at once, or one may capture, alone. Replays need no leave, from `ALONGSIDE` on.
+    """A lock of a device: many threads may launch work eagerly at once, or one thread may capture, alone. Replays
+    need no lock, from torch `ALONGSIDE` on.
 
-    A capture ends invalid if another thread waits for the whole device meanwhile, as libraries do when they search for
-    an algorithm and allocators when they give memory back. Whoever waits to capture goes before whoever waits to begin
-    an eager section. Sections may be nested; a capture inside one is an error.
+    A capture becomes invalid if another thread synchronises the whole device meanwhile, as libraries do when they
+    search for an algorithm and allocators when they free memory. A thread that waits to capture goes before one that
+    waits to begin an eager section. Sections may be nested; a capture inside one is an error.
     """
 
     def __init__(self) -> None:
@@ -45,8 +46,8 @@ class Gate:
 
     @contextlib.contextmanager
     def eager(self, lock: threading.Lock | None = None) -> Iterator[None]:
-        """An eager section. With `lock`, that is held meanwhile, too: it is taken first, everywhere, because who waits
-        for it within a section would hold up a capture, which in turn holds up who has it."""
+        """An eager section. With `lock`, that lock is held as well. It is always taken first: a thread that waited for
+        it inside a section would hold up a capture, which in turn would hold up the thread that has the lock."""
         depth = getattr(self._own, "depth", 0)
         if lock is not None and depth:
             raise RuntimeError("a lock is taken before an eager section, not within")
@@ -130,8 +131,8 @@ STREAMS_OF: dict[int, Streams] = {}  # by the number of the device
 
 @contextlib.contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """Everything inside runs on a stream that nobody else has (`on_stream`), and is done at the end. On a CPU nothing
-    of that."""
+    """Everything inside runs on a stream of its own (`on_stream`), which is synchronised at the end. Does nothing on a
+    CPU."""
     if device.type != "cuda":
         yield
         return

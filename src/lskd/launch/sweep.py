@@ -241,7 +241,7 @@ class Stop:
 @contextlib.contextmanager
 def stopping() -> Iterator[Stop]:
     """Ctrl-C, SIGTERM, SIGHUP (a closed terminal) and SIGUSR1 (of clusters, before a time limit) ask for a stop at the
-    next step, with a checkpoint; a second Ctrl-C stops at once. The last two only where nobody else has a use for them:
+    next step, with a checkpoint; a second Ctrl-C stops at once. The last two only where no handler is installed yet:
     nohup ignores SIGHUP, and launchers requeue their jobs at signals of their choice."""
     stop = Stop()
     signals = [signal.SIGINT, signal.SIGTERM]

@@ -1,4 +1,4 @@
-"""ReLU and sums that write over their input, for values that nobody needs any more.
+"""ReLU and sums that write over their input, for values that are not needed any more.
 
 Between its convolutions a network is bound by memory. In place a ReLU reads and writes each value once; a new tensor
 would be fetched before it is written, and its memory taken and given back. The numbers are the same to the last bit.

@@ -25,6 +25,7 @@ from lskd.report import frames, index, latex, markdown
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable, fill
 from lskd.report.values import Values
+from lskd.snapshot import uncollected
 from lskd.store import Store
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Report:
     plan: Plan
     tables: tuple[FilledTable, ...]  # one a table
     done: int  # finished runs of plan.runs
-    values: Values  # of the runs, from the store: whoever writes a page of a run finds its record here
+    values: Values  # of the runs, from the store; pages of runs find their records here
 
     @property
     def damaged(self) -> tuple[str, ...]:
@@ -53,6 +54,7 @@ class Report:
         return self.values.store.root
 
 
+@uncollected()
 def render(plan: Plan, store: Store) -> Report:
     """Read the results of the plan's runs: each record once; from one `Snapshot` of the store once for several plans.
     Damaged records are left out, and named."""

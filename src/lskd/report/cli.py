@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
             reports.append(report.render(make_plan(load_experiment(conf.load("experiment", name), name), conf), store))
         except InputError as error:  # the others are written all the same
             code = _fail(error)
-    # All is written before anything is printed, to whomever may stop reading.
+    # All is written before anything is printed: the reader of a pipe may stop.
     if args.html is not None:
         texts, failed = _site(args, reports, conf, store, place)
     else:
@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
 def _site(
     args: argparse.Namespace, reports: Sequence[report.Report], conf: Conf, store: Store, place: Path
 ) -> tuple[list[str], int]:
-    """`lskd-report --html`: what there is to print, and the exit code."""
+    """`lskd-report --html`: the text to print, and the exit code."""
     from lskd.report import site
 
     try:
@@ -108,7 +108,7 @@ def _site(
 def _tables(
     args: argparse.Namespace, reports: Sequence[report.Report], store: Store, out: Path
 ) -> tuple[list[str], int]:
-    """The tables and figures: what there is to print, and the exit code."""
+    """The tables and figures: the text to print, and the exit code."""
     code, texts, elsewhere = 0, [], []
     for result in reports:
         plan = result.plan

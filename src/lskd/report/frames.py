@@ -24,7 +24,7 @@ def frame(filled: FilledTable) -> pandas.DataFrame:
 
 
 def to_csv(filled: FilledTable) -> str:
-    """`frame` as CSV; what there is no number for is an empty field."""
+    """`frame` as CSV; a missing number is an empty field."""
     return frame(filled).to_csv(index=False, lineterminator="\n")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from lskd.recipe import Recipe
 from lskd.report import terminal
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable
@@ -116,10 +117,13 @@ def _claims(filled: FilledTable) -> str:
 
 def _recipes(filled: FilledTable) -> list[str]:
     """Each recipe of the runs and of their teachers: as run, where its facts come from, and what was our choice."""
-    recipes = {show([run.recipe.name, identity(run.recipe)]): run.recipe for run in filled.runs}
+    recipes: dict[str, tuple[Recipe, set[str]]] = {}  # each with the networks that it trained
+    same = {(id(run.recipe), run.arch.name): run for run in filled.runs}  # thousands of runs share a few recipes
+    for run in same.values():
+        key = show([run.recipe.name, identity(run.recipe)])
+        recipes.setdefault(key, (run.recipe, set()))[1].add(run.arch.name)
     sections = []
-    for key, recipe in recipes.items():
-        users = {run.arch.name for run in filled.runs if show([run.recipe.name, identity(run.recipe)]) == key}
+    for recipe, users in recipes.values():
         as_run = ", ".join(
             f"{name} {value if isinstance(value, str) else show(value)}" for name, value in identity(recipe).items()
         )

@@ -15,9 +15,9 @@ from tabulate import tabulate
 
 from lskd.compose import SHORT
 from lskd.errors import InputError
-from lskd.run import ENGINE_VERSION, PARTS, described_part, id_of, part_of, settings_of_part
+from lskd.run import ENGINE_VERSION, PARTS, described_part, id_of, part_of, part_without_code, settings_of_part
 from lskd.schema import show, unfolded
-from lskd.snapshot import Record, Snapshot
+from lskd.snapshot import Record, Snapshot, uncollected
 
 if TYPE_CHECKING:
     import pandas
@@ -30,9 +30,11 @@ _NAMES = {"dataset": "dataset.name", "arch": "arch.name", "method": "method.name
 
 
 class Settings:
-    """The settings of many runs, from their identities. A part that many have, such as a recipe, is parsed once."""
+    """The settings of many runs, from their identities, and where they were trained. What many have, such as a recipe,
+    is parsed once."""
 
     def __init__(self) -> None:
+        self._environments: dict[bytes, dict[str, Any]] = {}
         self._parts: dict[bytes, tuple[dict[str, Any], bool]] = {}
 
     def of(self, identity: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -55,9 +57,17 @@ class Settings:
             ours = ours and is_ours
         return values, ours
 
+    def environment(self, env: dict[str, Any]) -> dict[str, Any]:
+        """What env.json says, by column."""
+        key = marshal.dumps(env, 2)
+        if key not in self._environments:
+            flat = {f"env.{name}": value for name, value in unfolded(env).items() if not isinstance(value, list)}
+            self._environments[key] = flat
+        return self._environments[key]
+
     @staticmethod
     def _parsed(name: str, described: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-        kept = {key: value for key, value in described.items() if key not in ("version", "code")}
+        kept = part_without_code(described)
         try:
             part = part_of(name, kept)
             values, ours = settings_of_part(name, part), described_part(name, part) == described
@@ -73,6 +83,7 @@ def _hashable(value: Any) -> Any:
     return show(value) if isinstance(value, Mapping) else value
 
 
+@uncollected()
 def frame(store: Snapshot) -> tuple[pandas.DataFrame, list[str]]:
     """All runs of the store (see `lskd.runs`), and what of them is damaged and left out, a line each."""
     import numpy as np
@@ -101,8 +112,7 @@ def _row(record: Record, settings: Settings) -> dict[str, Any]:
     last = result.get("last", {}).get(values["dataset.evaluate"], {})
     numbers = {**last, **unfolded(result)}
     row |= {name: value for name, value in numbers.items() if not isinstance(value, (list, dict))}
-    row |= {f"env.{key}": value for key, value in unfolded(record.env).items() if not isinstance(value, list)}
-    return row
+    return row | settings.environment(record.env)
 
 
 def _place(name: str) -> tuple[int, int]:
