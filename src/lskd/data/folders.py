@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 TEST = "test"
 HELD_OUT = ("val", "valid", "validation", "dev")  # the validation part; where there is no `TEST`, the test part
+PARTS = ("train", TEST, *HELD_OUT)  # folders, and words of shards' names
 IMAGE_SUFFIXES = {"png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm", "tif", "tiff"}
 SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information"}
 HIDDEN = "hidden files or folders passed over"

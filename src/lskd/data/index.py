@@ -28,6 +28,7 @@ import numpy as np
 from lskd.data import shards
 from lskd.data.dataset import Spec
 from lskd.data.folders import (
+    PARTS,
     Listing,
     Notes,
     draw_test,
@@ -238,12 +239,15 @@ def make_of_shards(
     *,
     columns: Columns = USUAL,
     split: tuple[float, int] | None = None,
+    names: Sequence[str] = PARTS,
     class_names: Sequence[str] = (),
     rename: Callable[[str, int], str] | None = None,
 ) -> Index | None:
     """The index of the images in the shards below `root`, without stamps; None if there are none. `split` is as of
     `make`; the rest, and the errors, as of `lskd.data.shards.scan`."""
-    found = shards.scan(root, columns=columns, split=split is not None, class_names=class_names, rename=rename)
+    found = shards.scan(
+        root, columns=columns, split=split is not None, names=names, class_names=class_names, rename=rename
+    )
     if found is None:
         return None
     parts, places = found.parts, found.places

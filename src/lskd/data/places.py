@@ -83,12 +83,17 @@ class _Groups:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._groups: OrderedDict[tuple[str, int], _Group] = OrderedDict()
+        self._groups: OrderedDict[tuple[object, ...], _Group] = OrderedDict()
 
     def image(self, path: str, column: str, group: int, row: int) -> bytes:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        key = path, group, status.st_size, status.st_mtime_ns, status.st_ino  # a shard may be written anew
         with self._lock:
-            found = self._groups.setdefault((path, group), _Group())
-            self._groups.move_to_end((path, group))
+            found = self._groups.setdefault(key, _Group())
+            self._groups.move_to_end(key)
             while len(self._groups) > GROUPS:
                 self._groups.popitem(last=False)
         return found.image(path, column, group, row)

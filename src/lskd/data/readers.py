@@ -145,7 +145,7 @@ class ImageFolders:
     shard_name: Callable[[str], str] | None = None
 
     def __call__(self, spec: Spec, *, data: Path, download: bool) -> tuple[Index, str]:
-        from lskd.data.index import make, make_of_shards
+        from lskd.data.index import make
 
         root = data / spec.name
         if (root / "train").is_dir() and class_folders_in(root / "train"):
@@ -155,9 +155,7 @@ class ImageFolders:
                     f"{root / 'train'}: must hold the {spec.num_classes} class folders of {spec.title}, such as "
                     f"{self.folders[0]}; differs in {sorted(differing)[0]!r}"
                 )
-        elif self.shard_name is not None and root.is_dir() and (found := make_of_shards(
-            root, class_names=spec.class_names, rename=self._file_name
-        )):  # fmt: skip
+        elif self.shard_name is not None and root.is_dir() and (found := self._of_shards(spec, root)):
             index, source = found, f"shards in {root}"
         else:
             places = " and ".join(f"{root / part}/<class>/*.JPEG" for part in ("train", self.test))
@@ -170,12 +168,21 @@ class ImageFolders:
         for part, count in (("train", spec.train), ("test", spec.test)):
             listing = index.parts[part]
             if len(listing.names) != count:
-                raise InputError(f"{root / listing.folder}: {len(listing.names)} images: {spec.title} has {count}")
+                what = "images" if listing.folder else f"{part} images"
+                raise InputError(f"{root / listing.folder}: {len(listing.names)} {what}: {spec.title} has {count}")
         return index._replace(class_names=spec.class_names), source
 
-    def _file_name(self, name: str, label: int) -> str:
-        assert self.shard_name is not None
-        return f"{self.folders[label]}/{self.shard_name(Path(name).stem)}.JPEG"
+    def _of_shards(self, spec: Spec, root: Path) -> Index | None:
+        from lskd.data.folders import HELD_OUT
+        from lskd.data.index import make_of_shards
+
+        def file_name(name: str, label: int) -> str:
+            assert self.shard_name is not None
+            return f"{self.folders[label]}/{self.shard_name(Path(name).stem)}.JPEG"
+
+        # Where "val" is what is reported, the hub's "test" has no labels.
+        names = ("train", *(HELD_OUT if self.test in HELD_OUT else (self.test,)))
+        return make_of_shards(root, names=names, class_names=spec.class_names, rename=file_name)
 
 
 def class_folders_in(folder: Path) -> bool:

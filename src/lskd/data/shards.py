@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lskd.data.folders import HELD_OUT, IMAGE_SUFFIXES, TEST, Listing, assign_parts
+from lskd.data.folders import IMAGE_SUFFIXES, PARTS, Listing, assign_parts
 from lskd.data.places import Places, bytes_of
 from lskd.data.sources import USUAL, Columns, class_names_of, find_columns, find_shards, in_one_line
 from lskd.errors import InputError
@@ -37,14 +37,14 @@ class Sample(NamedTuple):
     row: int = -1
 
 
-def find_tars(folder: Path, *, split: bool = False) -> dict[str, list[Path]] | None:
+def find_tars(folder: Path, *, split: bool = False, names: Sequence[str] = PARTS) -> dict[str, list[Path]] | None:
     """The tar shards of "train", "test" and perhaps "validation" in `folder`; None if there are none of "train".
     `InputError` if one of their numbers is missing, or as by `assign_parts`."""
     files = sorted(path for path in (*folder.glob("*.tar"), *folder.glob("*/*.tar")) if path.name[0] != ".")
     named: dict[str, list[Path]] = {}
     for path in files:
         words = re.split(r"[^a-z]+", path.relative_to(folder).as_posix().lower())
-        if found := [part for part in ("train", TEST, *HELD_OUT) if part in words]:
+        if found := [part for part in PARTS if part in words and part in names]:
             named.setdefault(found[0], []).append(path)
     if "train" not in named:
         return None
@@ -159,11 +159,11 @@ class Shards(NamedTuple):
     kind: str
 
 
-def find(folder: Path, *, split: bool = False) -> tuple[dict[str, list[Path]], str] | None:
+def find(folder: Path, *, split: bool, names: Sequence[str]) -> tuple[dict[str, list[Path]], str] | None:
     """The shards of each part in `folder`, and their kind, "tar" or "parquet"; None if there are none of "train"."""
-    if tars := find_tars(folder, split=split):
+    if tars := find_tars(folder, split=split, names=names):
         return tars, "tar"
-    if parquet := find_shards(folder, split=split):
+    if parquet := find_shards(folder, split=split, names=names):
         return parquet, "parquet"
     return None
 
@@ -173,16 +173,17 @@ def scan(
     *,
     columns: Columns = USUAL,
     split: bool = False,
+    names: Sequence[str] = PARTS,
     class_names: Sequence[str] = (),
     rename: Callable[[str, int], str] | None = None,
 ) -> Shards | None:
-    """What is in the shards below `root`; None if there are none of "train".
+    """What is in the shards below `root`; None if there are none of "train". Only parts with these `names` count.
 
-    Images are sorted by name: SHARD/NAME or, with `rename(NAME, label)`, what that gives, so that data that is known
-    by other names has its order. Classes are those of `class_names`, of parquet's metadata, or as many numbers as there
+    Images are sorted by name: SHARD/NAME or, with `rename(NAME, label)`, what that gives, so that data that is known by
+    other names has its order. Classes are those of `class_names`, of parquet's metadata, or as many numbers as there
     are labels. Raises `InputError` if a shard is missing or damaged, or for a label that is no class's.
     """
-    if (found := find(root, split=split)) is None:
+    if (found := find(root, split=split, names=names)) is None:
         return None
     shards, kind = found
     _log.info("%s: listing the images of %d %s shards", root, sum(map(len, shards.values())), kind)
@@ -196,15 +197,17 @@ def scan(
             else:
                 samples, column, said = read_parquet(path, columns)
             read[part].append(samples)
-    names = tuple(class_names) or said or _numbers(root, read["train"])
+    classes = tuple(class_names) or said or _numbers(root, read["train"])
     parts, places = {}, {}
     for part, paths in shards.items():
         rows = list[tuple[str, int, int, int]]()  # name, shard, place in it, label
         for number, (path, samples) in enumerate(zip(paths, read[part], strict=True)):
             shard = path.relative_to(root).as_posix()
             for place, sample in enumerate(samples):
-                if not 0 <= sample.label < len(names):
-                    raise InputError(f"{path}: {sample.name}: label = {sample.label}: must be >= 0 and < {len(names)}")
+                if not 0 <= sample.label < len(classes):
+                    raise InputError(
+                        f"{path}: {sample.name}: label = {sample.label}: must be >= 0 and < {len(classes)}"
+                    )
                 name = rename(sample.name, sample.label) if rename else f"{shard}/{sample.name}"
                 rows.append((name, number, place, sample.label))
         rows.sort()
@@ -225,7 +228,7 @@ def scan(
         )  # fmt: skip
     if kind == "parquet":
         _say_what_reading_costs(root, places["train"])
-    return Shards(parts, places, names, kind)
+    return Shards(parts, places, classes, kind)
 
 
 def _numbers(root: Path, train: Sequence[Sequence[Sample]]) -> tuple[str, ...]:

@@ -18,8 +18,7 @@ import numpy as np
 
 from lskd.data.arrays import Arrays, image_digests
 from lskd.data.folders import (
-    HELD_OUT,
-    TEST,
+    PARTS,
     Notes,
     assign_parts,
     check_class_names,
@@ -106,9 +105,9 @@ def check_is_folder(path: Path, split: tuple[float, int] | None, columns: Column
         )
 
 
-def find_shards(folder: Path, *, split: bool = False) -> dict[str, list[Path]] | None:
+def find_shards(folder: Path, *, split: bool = False, names: Sequence[str] = PARTS) -> dict[str, list[Path]] | None:
     """The parquet files of "train", "test" and perhaps "validation" in `folder` or one folder below it; None if there
-    are none for "train".
+    are none for "train". Only parts with these `names` count.
 
     Raises `InputError` if a numbered shard is missing, if there is no test part (unless it is to be `split` off), or if
     two folders could be meant.
@@ -120,7 +119,7 @@ def find_shards(folder: Path, *, split: bool = False) -> dict[str, list[Path]] |
             names = ", ".join(path.name for path in found)
             raise InputError(f"{folder}: several subfolders hold train-*.parquet: keep one of {names}")
         if found:
-            present = [name for name in ("train", TEST, *HELD_OUT) if _part_files(found[0], name)]
+            present = [name for name in names if _part_files(found[0], name)]
             parts = assign_parts(present, found[0], split=split)
             return {part: _shards(found[0], name) for part, name in parts.items()}
     return None
