@@ -35,6 +35,8 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
             what = "evaluated at every step, for its features" + (
                 "" if use == "features" else ", before the training proper"
             )
+        elif (mix := run.recipe.augment.mix).any:
+            what = f"evaluated at every step: with recipe.augment.mix.kind={mix.kind} no image comes twice"
         if (cache := logit_cache(run, conf)) is not None:
             images, views, classes = cache
             size = f"{logit_cache_bytes(*cache) / 1e9:.3g} GB"

@@ -101,6 +101,9 @@ class Run:
         if self.method.settings.whole_batch and self.recipe.accumulate > 1:
             rule = f"1 with method={name}, whose loss is of the whole batch and not of each of its parts"
             raise InputError(f"recipe.accumulate = {self.recipe.accumulate}: must be {rule}")
+        if self.recipe.augment.mix.any and self.method.settings.one_label:
+            rule = f"none with method={name} and its settings, whose loss asks for the one label of each image"
+            raise InputError(f"recipe.augment.mix.kind = {self.recipe.augment.mix.kind}: must be {rule}")
         if self.recipe.compile and self.method.settings.reads_features:
             rule = f"false with method={name}, which reads features where compiled code has none"
             raise InputError(f"recipe.compile = true: must be {rule}")
@@ -191,7 +194,7 @@ class Run:
         """Whether its teacher is asked for logits alone, which are a function of the view of an image: then they need
         be computed only once for each."""
         asked = self.teacher is not None and self.method.settings.teacher_use == "logits"
-        return asked and self.teacher_mode == "eval"
+        return asked and self.teacher_mode == "eval" and not self.recipe.augment.mix.any
 
     @property
     def stream_seed(self) -> str:

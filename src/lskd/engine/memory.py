@@ -76,8 +76,9 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     size = batch * (2 if in_parts else 1)
     # (Compiled code allocates less; what compiling itself takes is not counted.)
     recipe = dataclasses.replace(
-        run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None, compile=False
-    )
+        run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None, compile=False,
+        batch_norm_group=batch // 2 if run.recipe.batch_norm_group and batch >= 4 else 0,
+    )  # fmt: skip
     with Allocations() as memory:
         # As many images as there will be: a method may keep something for each.
         examples = max(spec.train, 4 * size)
@@ -89,7 +90,10 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
         if run.teacher is not None:
             network = build_network(run.teacher, spec)
             normalizer = Normalizer(its, pixels)
-            teacher = Teacher(network, source, normalizer, precision=recipe.precision, mode=run.teacher_mode)
+            teacher = Teacher(
+                network, source, normalizer, precision=recipe.precision, mode=run.teacher_mode,
+                mixed=recipe.augment.mix.any, group=recipe.batch_norm_group,
+            )  # fmt: skip
             teacher.hold(torch.zeros(batch, spec.num_classes))
         training = Training(dataclasses.replace(run, recipe=recipe), spec, images, teacher)
         member = training.member

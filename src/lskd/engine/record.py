@@ -65,8 +65,8 @@ def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs
 def gamma(training: Training) -> float | None:
     """Müller's γ: the α of a run without a teacher; with one, `equivalent_smoothing` of what the student is shown.
 
-    The mean is over the training set, each image through the view of the first epoch. None for a method that shows the
-    student no distribution.
+    The mean is over the training set, each image through the view of the first epoch, and not mixed. None for a method
+    that shows the student no distribution.
     """
     run, images, teacher = training.run, training.images, training.teacher
     method, classes = run.method.settings, training.spec.num_classes

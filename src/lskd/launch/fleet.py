@@ -53,15 +53,17 @@ class Fleet:
             torch.set_num_threads(self.threads)
         free, total = device_bytes(device)
         caches = min(free / 2, total / 4 if runtime.teacher_cache_gb is None else runtime.teacher_cache_gb * 1e9)
-        self.shared = Shared(device, caches, runtime.workers, search=self.size == 1)
         largest = max((logit_cache_bytes(*cache) for run in runs if (cache := logit_cache(run, conf))), default=0)
+        if not largest:  # no teacher is asked for what could be kept
+            caches = 0.0
+        self.shared = Shared(device, caches, runtime.workers, search=self.size == 1)
         if largest > caches:
             print(
                 f"lskd-run: runtime.teacher_cache_gb: {caches / 1e9:.3g} GB are for teachers' logits, and all views of "
                 f"one take {largest / 1e9:.3g} GB: they are evaluated once an epoch instead, with the same numbers",
                 file=sys.stderr,
             )
-        self.memory = 0.9 * free - (caches if any(run.teacher for run in runs) else 0.0)
+        self.memory = 0.9 * free - caches
         self.training: dict[str, Run] = {}
         self._bytes: dict[str, int] = {}
         self._told = False

@@ -31,7 +31,10 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
             raise InputError(reason)
         served.add(taught)
         recipe, spec = run.recipe, data.spec_of(run.dataset, cache)
-        parts = taught, run.teacher_mode, recipe.batch_size, recipe.accumulate, recipe.total_steps(spec.train)
+        parts = (
+            taught, run.teacher_mode, recipe.batch_size, recipe.accumulate, recipe.batch_norm_group,
+            recipe.total_steps(spec.train),
+        )  # fmt: skip
         if parts not in alone and (reason := lone_image(run, cache)) is not None:
             raise InputError(reason)
         alone.add(parts)
@@ -106,15 +109,22 @@ def lone_image(run: Run, cache: Path) -> str | None:
     taken here."""
     spec = data.spec_of(run.dataset, cache)
     recipe, count = run.recipe, spec.train
-    last = count % recipe.micro_batch or recipe.micro_batch
+    together = recipe.batch_norm_group or recipe.micro_batch  # images that have their statistics together
+    last = count % together or together
     reached = run.method.settings.initial() or recipe.total_steps(count) >= recipe.steps_per_epoch(count)
-    if last > 1 or not (reached or recipe.micro_batch == 1):
+    if last > 1 or not (reached or together == 1):
         return None
     error = failure_at(run, spec, 1)
     if error is None or failure_at(run, spec, 2) is not None:  # what fails with any batch fails in its run, and is told
         return None
-    larger = range(recipe.micro_batch + 1, 2 * recipe.micro_batch + 3)
-    better = next((size for size in larger if count % size != 1), larger[0]) * recipe.accumulate
+    larger = range(together + 1, 2 * together + 3)
+    better = next((size for size in larger if count % size != 1), larger[0])
+    if recipe.batch_norm_group:
+        return (
+            f"recipe.batch_norm_group = {together}: leaves one of the {count:,} images alone at the end of each epoch, "
+            f"with which {run.network} cannot be trained ({one_line(error)}); {better} leaves more"
+        )
+    better *= recipe.accumulate
     accumulate = f", recipe.accumulate = {recipe.accumulate}" if recipe.accumulate > 1 else ""
     return (
         f"recipe.batch_size = {recipe.batch_size}{accumulate}: leaves one of the {count:,} images alone at the end of "
