@@ -308,7 +308,7 @@ BAD_FILES = [
     (("label: smooth", "lable: smooth"), None, ("table.mine.rows.ls.lable", "did you mean 'label'?")),
     (("alpha: 0.1", "alpha: 2"), None, ("cell ls/top1: smoothing.alpha", "2", "in [0, 1)")),
     (("alpha: 0.1", "alhpa: 0.1"), None, ("table.mine.rows.ls.run.alhpa", "did you mean 'alpha'?")),
-    (("alpha: 0.1", "recipe: quick"), None, ("recipe", "quick", "allowed: crd")),
+    (("alpha: 0.1", "recipe: quick"), None, ("recipe", "quick", "allowed: as_is, crd")),
     (("alpha: 0.1", "method: kd"), None, ("cell ls/top1: method", "kd", "needs a teacher")),
     (("arch: mlp", "arch: [mlp]"), None, ("table.mine.base.arch", "mlp", "must be a name")),
     (("{label: top-1}", "{label: top-1, take: teacher}"), None, ("cell hard/top1", "take = teacher", "no teacher")),
