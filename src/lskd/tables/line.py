@@ -12,6 +12,8 @@ from lskd.schema import parse
 from lskd.tables.derived import Derivation
 from lskd.tables.metric import Metric
 
+OF_ONE_RUN = ("step", "epoch", "class")  # what a series may go over without being several runs
+
 
 @dataclass(frozen=True)
 class Line:
@@ -21,7 +23,8 @@ class Line:
     taught_by: the teacher is the run of this row (of a column: of this column), with all its settings: a generation.
     derive: instead of settings: the cells follow from those of other rows (of a column: columns).
     over, values: (figures) the setting that varies along the series, and its values: numbers, or of a categorical axis
-        names; over=step: the steps at which a probe looked at one run; over=epoch: the epochs of one run, from 1.
+        names; over=step: the steps at which a probe looked at one run; over=epoch: the epochs of one run, from 1;
+        over=class: the classes of one run, by their numbers from 0, of what a probe gives for each.
     style: (figures) matplotlib's line format, such as "o--"; "" = one by its place among the series.
     """
 

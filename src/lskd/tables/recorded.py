@@ -45,6 +45,10 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
     source = probed()[metric.name]
     if probe is None or source != probe.name:
         raise InputError(f"metric.name = {metric.name}: must be in a table with probe: {{name: {source}}}")
+    if metric.quantity.by_class:
+        classes = conf.spec(run.dataset.name).num_classes
+        fits = metric.at_class is not None and 0 <= metric.at_class < classes
+        require(fits, "at_class", metric.at_class, f"given with name={metric.name}: a class, from 0 to {classes - 1}")
     steps, every = run.recipe.total_steps(run.dataset.examples(conf.spec(run.dataset.name))), probe.settings.every
     if metric.step is not None and metric.step != steps and (not every or metric.step % every or metric.step > steps):
         allowed = f"a multiple of {every} up to {steps}, or {steps}" if every else f"{steps}, the end of the training"

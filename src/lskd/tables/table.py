@@ -15,7 +15,7 @@ from lskd.tables import statements
 from lskd.tables.cells import Groups, Key, find_cells
 from lskd.tables.claim import Claim, Statement, Test
 from lskd.tables.derived import DERIVED, Derivation
-from lskd.tables.line import Line, Printed, read_printed, value_key
+from lskd.tables.line import OF_ONE_RUN, Line, Printed, read_printed, value_key
 from lskd.tables.metric import Metric
 
 
@@ -128,8 +128,9 @@ class Table:
         values, shown = f"{where}.values", list(line.values)
         names = any(isinstance(value, str) for value in line.values)
         require(not names or self.x_axis == "category", values, shown, "numbers but with x_axis=category")
-        of_one_run = line.over in ("step", "epoch")
-        whole = not of_one_run or all(isinstance(value, float) and value.is_integer() for value in line.values)
+        whole = line.over not in OF_ONE_RUN or all(
+            isinstance(value, float) and value.is_integer() for value in line.values
+        )
         require(whole, values, shown, f"whole numbers with over={line.over}")
         positive = self.x_axis != "log" or self.x is not None or all(float(value) > 0 for value in line.values)
         require(positive, values, shown, "> 0 with x_axis=log")
