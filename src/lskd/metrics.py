@@ -53,12 +53,19 @@ class Fitted(Quantity):
 
 
 @dataclass(frozen=True)
+class OfLoss(Quantity):
+    """The training loss: the sum of the terms that a method's loss has, each a mean over an epoch's images; without
+    weight decay, and without the recipe's loss_scale."""
+
+
+@dataclass(frozen=True)
 class OfRun(Quantity):
     """A number of a whole run, under its name in the record."""
 
 
 METRICS: Registry[Quantity] = Registry("metric", Quantity)
 METRICS.add("gamma", OfRun("equivalent label smoothing γ"), __name__)
+METRICS.add("loss", OfLoss("training loss", digits=4, better="lower"), __name__)
 METRICS.add("temperature", Fitted("temperature of the least negative log-likelihood", digits=2), __name__)
 
 

@@ -25,6 +25,8 @@ class Line:
     over, values: (figures) the setting that varies along the series, and its values: numbers, or of a categorical axis
         names; over=step: the steps at which a probe looked at one run; over=epoch: the epochs of one run, from 1;
         over=class: the classes of one run, by their numbers from 0, of what a probe gives for each.
+    panel: (figures) the series stands in a panel of this name, its vertical axis; panels are one above the other, over
+        one horizontal axis. All series have one, or none.
     style: (figures) matplotlib's line format, such as "o--"; "" = one by its place among the series.
     """
 
@@ -36,6 +38,7 @@ class Line:
     metric: Metric | None = None
     over: str = ""
     values: tuple[float | str, ...] = ()
+    panel: str = ""
     style: str = ""
     color: str = ""
 
@@ -50,6 +53,18 @@ class Line:
     def ancestor(self) -> int:
         """How many generations above the run that the settings describe the run is that the cell shows."""
         return 0 if self.take == "run" else self.take.count("teacher")
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """The columns of a table that a scatter shows: one across, others upwards; a point a row."""
+
+    x: str
+    y: str | tuple[str, ...]
+
+    @property
+    def ys(self) -> tuple[str, ...]:
+        return (self.y,) if isinstance(self.y, str) else self.y
 
 
 def value_key(value: float | str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS
-from lskd.metrics import METRICS, Binned, Fitted, Measured
+from lskd.metrics import METRICS, Binned, Fitted, Measured, OfLoss
 from lskd.probes import PROBES
 from lskd.quantity import Quantity
 from lskd.run import Run
@@ -37,6 +37,8 @@ def known() -> Iterator[tuple[str, Quantity, Source]]:
     for name, quantity in METRICS.items():
         if isinstance(quantity, Measured):
             yield name, quantity, "evaluation"
+        elif isinstance(quantity, OfLoss):
+            yield name, quantity, "training"
         else:
             yield name, quantity, "calibration" if isinstance(quantity, (Binned, Fitted)) else "run"
     for method in METHODS.values():
@@ -142,7 +144,7 @@ class Metric:
         if self.source == "run":
             return result.get(self.name)
         if self.source == "training":
-            mean = result["train"].get(self.name)
+            mean = self._loss(run, result["train"]) if isinstance(quantity, OfLoss) else result["train"].get(self.name)
             return mean * result["examples"] if self.total and mean is not None else mean
         if isinstance(quantity, Binned):
             bins = self._calibration(run, result).get("reliability")
@@ -156,6 +158,13 @@ class Metric:
             return result["last"].get(part, {}).get(self.name)
         best = result["best"].get(self.epoch.removeprefix("best_on_"), {})
         return best.get(part, {}).get(self.name)
+
+    @staticmethod
+    def _loss(run: Run, train: Mapping[str, Any]) -> float | None:
+        """The sum of the terms of the loss in what a record has of the training part."""
+        others = ("top1", *run.method.settings.watched)
+        terms = [value for name, value in train.items() if name not in others]
+        return sum(terms) if terms else None
 
     def logged(self, run: Run, result: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> float | None:
         """The value at `at_epoch`, from the log `epochs` of `run` whose record is `result`; None if it is not there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lskd.config_groups import Conf
 from lskd.errors import InputError, require
+from lskd.metrics import OfLoss
 from lskd.run import ProbeSpec, Run
 from lskd.tables.metric import Metric, probed
 
@@ -18,7 +19,8 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
                     f"metric.{choice} = {getattr(metric, choice)}: {run.dataset.name} has no validation part; "
                     "dataset.holdout=N makes one"
                 )
-    if metric.source == "training" and metric.name not in method.settings.watched:
+    watched = isinstance(metric.quantity, OfLoss) or metric.name in method.settings.watched
+    if metric.source == "training" and not watched:
         watches = ", ".join(method.settings.watched) or "nothing"
         raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
     if metric.at_epoch is None:
