@@ -126,6 +126,7 @@ def needs(method: Method) -> list[str]:
         "a teacher" if method.needs_teacher else "no teacher",
         *(["features of both networks"] if method.reads_features else []),
         *(["the whole batch: `recipe.accumulate` must be 1"] if method.whole_batch else []),
+        *(["images of one label each: `recipe.augment.mix` must be none"] if method.one_label else []),
         *([f"a stage before the training: {stage.epochs} epochs, in the log as `{stage.name}`"] if stage else []),
         *(f"may log `{name}`: {words}" for name, words in method.watches.items()),
     ]

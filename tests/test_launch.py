@@ -144,6 +144,8 @@ def test_teachers_tables_have_a_part_of_the_memory(machine):
     assert fleet(runs).memory == pytest.approx(4e9)  # a quarter of the machine's 20 GB
     assert fleet(runs, teacher_cache_gb=100).shared.teacher_memory == pytest.approx(5e9)  # half of what is free
     assert fleet(SEEDS).memory == pytest.approx(9e9)  # nobody teaches
+    mixed = fleet([make_run(method="kd", teacher="mlp", **{"recipe.augment.mix.kind": "cutmix"})])
+    assert mixed.memory == pytest.approx(9e9) and mixed.shared.teacher_memory == 0.0  # nothing of it can be kept
 
 
 def test_a_table_that_cannot_be_kept_is_said(machine, capsys):

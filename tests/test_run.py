@@ -144,6 +144,17 @@ def test_a_lone_image_without_batch_norm_may_be_trained_on(make_run):
     check_buildable([make_run(**{"recipe.batch_size": 8})], CONF.cache)
 
 
+@pytest.mark.parametrize(("batch", "group", "alone"), [(12, 4, True), (16, 8, True), (12, 3, False), (12, 6, False)])
+def test_a_lone_image_in_the_last_group_is_refused(make_run, batch, group, alone):
+    """Of 17 images, the last batch has 5 or 1."""
+    run = make_run(Normalised, **{"recipe.batch_size": batch, "recipe.batch_norm_group": group})
+    if not alone:
+        check_buildable([run], CONF.cache)
+        return
+    with pytest.raises(InputError, match=rf"^recipe\.batch_norm_group = {group}: leaves one of the 17 images alone"):
+        check_buildable([run], CONF.cache)
+
+
 def test_methods_whose_loss_is_of_the_whole_batch_are_refused_in_parts(make_run):
     whole = {name for name, method in METHODS.items() if method.whole_batch}
     assert whole == {"sp", "pkt", "rkd", "cc", "crd"}

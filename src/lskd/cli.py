@@ -32,6 +32,7 @@ from lskd.config_groups import REGISTRIES, Conf, labelled, merge, no_such_file, 
 from lskd.data import Dataset
 from lskd.describe import commands, kinds, settings
 from lskd.errors import InputError, choices, unknown
+from lskd.launch.cost import check_teacher_cache
 from lskd.launch.queue import to_train
 from lskd.methods import METHODS
 from lskd.models import ARCHS
@@ -277,6 +278,7 @@ def interpret(
             given = {word.partition("=")[0] for word in hydra_config.overrides.task}
             usual = {group: {"": "conf/config.yaml"} for group in GROUPS if group in form and group not in given}
             lines = settings(runs[-1], form, merge(labelled(form, "command line"), usual), conf)
+        check_teacher_cache(runs, runtime)
         return None, runs, runtime, conf, plan_only, lines
 
     name = hydra_config.runtime.choices.get("experiment")
@@ -300,6 +302,7 @@ def interpret(
     lines = commands(plan.runs, conf, typed_words(hydra_config)) if plan_only == "commands" else []
     if plan_only == "settings":
         lines = list(kinds(plan, conf))
+    check_teacher_cache(plan.runs, runtime)
     return plan, plan.runs, runtime, conf, plan_only, lines
 
 

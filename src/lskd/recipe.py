@@ -104,6 +104,11 @@ class Recipe:
 
     accumulate: a batch goes through the network in so many parts of equal size, each with batch-norm statistics of its
     own (every part updates the running ones); the gradient is that of the mean over the whole batch.
+    batch_norm_group: batch norm takes its statistics over so many images of what goes through the network at once, in
+    the order of the batch; 0: over all of them. A batch of 256 in groups of 32 is "8 × 32", the batch of 8 devices
+    (Goyal et al. 2017), on any number of them. In the last, smaller batch of an epoch the last group is what remains.
+    Running statistics are those of the first group, as torch's DistributedDataParallel keeps those of rank 0. It holds
+    for a teacher with batch statistics, too.
     ema: decay of a moving average of the weights, which is what is evaluated and kept (see `lskd.engine.average`); 0:
     there is none.
     """
@@ -138,6 +143,7 @@ class Recipe:
     # with methods that read features. It takes up to minutes a network and batch size, and a C++ compiler.
     compile: bool = False
     accumulate: int = 1
+    batch_norm_group: int = 0
     ema: float = 0.0
     evaluate_every: int = 1  # epochs; the last epoch is always evaluated
     provenance: tuple[str, ...] = field(default=(), metadata=NOT_IDENTITY)
@@ -173,6 +179,10 @@ class Recipe:
         require(self.loss_scale > 0, "loss_scale", self.loss_scale, "> 0")
         divides = self.accumulate >= 1 and self.batch_size % self.accumulate == 0
         require(divides, "accumulate", self.accumulate, f"a divisor of batch_size = {self.batch_size}")
+        group = self.batch_norm_group
+        parts = f" / accumulate = {self.accumulate}" if self.accumulate > 1 else ""
+        rule = f"0, or a divisor >= 2 of batch_size = {self.batch_size}{parts}"
+        require(group == 0 or (group >= 2 and self.micro_batch % group == 0), "batch_norm_group", group, rule)
         require(0 <= self.ema < 1, "ema", self.ema, "in [0, 1)")
         require(self.evaluate_every >= 1, "evaluate_every", self.evaluate_every, ">= 1")
 

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 import lskd.engine.capture
 from lskd.data import Dataset, Part, Spec
-from lskd.data.augment import Augment, Normalize
+from lskd.data.augment import Augment, Mix, Normalize
 from lskd.engine import Shared
 from lskd.engine.capture import AHEAD, GATE, STREAMS, WARM_UP, Captured, CaptureFailed, Pace, Streams, own_stream
 from lskd.engine.member import build_network
@@ -203,6 +203,17 @@ def test_parts_of_a_batch_and_averaged_weights_are_replayed(arch, method):
     assert differences(replayed, plain) == []
     averages = replayed.member.trained.state_dict(), plain.member.trained.state_dict()
     assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[1])
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "mixup"])
+@pytest.mark.parametrize("fields", [{}, {"batch_size": 8, "accumulate": 2}])
+def test_mixed_images_and_groups_of_batch_norm_are_replayed(kind, fields):
+    """Boxes, shares and partners are others in each step. Groups are of 2 of 4 images; the last batch has 2 or 6."""
+    fields = {"augment": Augment(pad=1, flip=True, mix=Mix(kind, probability=0.8)), "batch_norm_group": 2, **fields}
+    plain, replayed = (make_training("resnet8", "kd, live", **{"epochs": 5, **fields}) for _ in range(2))
+    replaying(replayed)
+    assert train(replayed) == train(plain)
+    assert differences(replayed, plain) == []
 
 
 def test_a_terms_sum_serves_loss_and_log_and_targets_are_looked_up():

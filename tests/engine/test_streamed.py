@@ -14,13 +14,14 @@ from torch.nn import functional as F
 
 from lskd import data
 from lskd.data import Dataset, Part, Spec, stream
-from lskd.data.augment import Augment, Normalize, ResizedCrop
+from lskd.data.augment import Augment, Mix, Normalize, ResizedCrop
+from lskd.data.mixing import Mixer
 from lskd.data.sources import open_image
 from lskd.engine import Interrupted, Outcome, Shared, run_bytes, run_probes, train
 from lskd.engine.average import Average
 from lskd.engine.member import build_network
 from lskd.engine.memory import CUDA_WORKSPACE
-from lskd.engine.seeds import generator_for
+from lskd.engine.seeds import generator_for, seed_for
 from lskd.engine.training import Training
 from lskd.errors import InputError
 from lskd.methods import METHODS
@@ -204,6 +205,33 @@ def test_it_learns_and_its_record_is_complete(photographs):
     assert outcome.result["gamma"] == 0.0
 
 
+def test_streamed_images_are_mixed_as_those_in_memory(photographs):
+    """Within each part of a batch, of 4 images."""
+    spec, parts = photographs
+    mix = Mix("cutmix")
+    run = streamed_run(PLAIN, epochs=1, ema=0.0, augment=replace(RECIPE.augment, mix=mix))
+    shared = Shared(CPU, workers=2)
+    outcome = train(run, spec, parts, shared=shared)
+    stream = shared.images(run, parts).train
+    order = torch.randperm(22, generator=generator_for(2, "shuffle", 0))
+    views = stream.draw(generator_for(2, "augment", 0))
+    pixels, labels = stream.take(order, views[order]).contiguous(), parts["train"].labels[order]
+    mixer = Mixer(mix, stream.shape, examples=22, batch=8, part=4, device=CPU)
+    mixer.begin(seed_for(2, "mix", 0))
+    network = build_network(run, spec)
+    sgd = torch.optim.SGD(network.parameters(), 0.1, 0.9)
+    for step, chosen in enumerate(torch.arange(22).split(8)):
+        sgd.zero_grad()
+        for places in chosen.split(4):
+            seen, partners, share = mixer(pixels[places], torch.tensor([step]), places)
+            logits = network(seen / 127.5 - 1)
+            for weight, truth in ((share, labels[places]), (1 - share, labels[places][partners])):
+                (weight * F.cross_entropy(logits, truth, reduction="sum") / len(chosen)).backward(retain_graph=True)
+        sgd.step()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(weights(outcome)[name], value, rtol=1e-4, atol=1e-6)
+
+
 class After:
     """Asks for a stop after so many steps."""
 
@@ -221,7 +249,8 @@ class After:
 def test_a_stopped_training_goes_on_with_the_same_bits(photographs, tmp_path, stop_after):
     """Whatever the number of threads that decode: in the middle of an epoch, and at its end."""
     spec, parts = photographs
-    run, checkpoint = streamed_run(MLP), tmp_path / "checkpoint.pt"
+    run = streamed_run(MLP, augment=replace(RECIPE.augment, mix=Mix("mixup")))
+    checkpoint = tmp_path / "checkpoint.pt"
     whole = train(run, spec, parts, shared=Shared(CPU, workers=1))
     after = After(stop_after)
     with pytest.raises(Interrupted):

@@ -79,13 +79,15 @@ def test_weights_by_hand():
             "exp": 1 - math.exp(-ratio), "sigmoid_difference": sigmoid(difference),
             "sigmoid_ratio": sigmoid(ratio - 1), "sigmoid_rescaled": 2 * sigmoid(ratio) - 1,
         }  # fmt: skip
+        batch = Batch(student, label, student, teacher)
         for weighting, value in expected.items():
-            assert wsl_weights(student, teacher, label, weighting).item() == pytest.approx(value, rel=1e-5), weighting
+            assert wsl_weights(batch, weighting).item() == pytest.approx(value, rel=1e-5), weighting
 
 
 def test_a_teacher_that_is_certain_gives_weights_that_are_finite():
     certain = torch.tensor([[200.0, 0.0]])
-    weights = wsl_weights(torch.cat([certain, -certain]), torch.cat([certain, certain]), torch.tensor([0, 0]))
+    student, teacher = torch.cat([certain, -certain]), torch.cat([certain, certain])
+    weights = wsl_weights(Batch(student, torch.tensor([0, 0]), student, teacher))
     assert weights.tolist() == [0.0, 1.0]
 
 

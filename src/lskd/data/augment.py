@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from lskd.errors import InputError
+from lskd.errors import InputError, require
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
@@ -69,6 +69,37 @@ class ResizedCrop:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """Images of a batch are mixed with one another, each with a partner: a random permutation of the batch says which.
+
+    cutmix: a box of each image is its partner's (Yun et al. 2019). λ ~ Beta(alpha, alpha); the box has √(1-λ) of the
+    image's height and of its width, its centre is a uniform pixel, and what lies beyond the image is cut off. λ is then
+    the share of the image's area that is left.
+    mixup: λ·image + (1-λ)·partner (Zhang et al. 2018), λ ~ Beta(alpha, alpha).
+
+    The target is λ·(its own) + (1-λ)·(its partner's), each after label smoothing. λ and the box are drawn once for a
+    batch, as in the papers' codes, and with chance 1-probability a batch stays as it is. A batch in parts
+    (`Recipe.accumulate`) has partners within each of them.
+    """
+
+    kind: Literal["none", "cutmix", "mixup"] = "none"
+    alpha: float = 1.0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(0 < self.alpha < math.inf, "alpha", self.alpha, "> 0 and finite")
+        require(0 < self.probability <= 1, "probability", self.probability, "in (0, 1]")
+        for name in ("alpha", "probability"):  # else runs that are the same would have two identities
+            given = getattr(self, name)
+            require(self.any or given == 1, name, given, "1.0, the default, with kind=none")
+
+    @property
+    def any(self) -> bool:
+        """Whether images are mixed."""
+        return self.kind != "none"
+
+
+@dataclass(frozen=True)
 class Augment:
     """Pad every side by `pad` pixels, crop a `crop`×`crop` window at a uniform offset, flip left-right with chance ½.
 
@@ -78,6 +109,8 @@ class Augment:
 
     With `resized` (for streamed data sets, and only for them) the window is instead a part of any size and shape,
     resized to `crop`×`crop`.
+
+    mix: what is seen of the images of a batch is then mixed with one another.
     """
 
     pad: int = 0
@@ -85,6 +118,7 @@ class Augment:
     crop: int = 0
     flip: bool = False
     resized: ResizedCrop | None = None
+    mix: Mix = Mix()
 
     def __post_init__(self) -> None:
         for name in ("pad", "crop"):

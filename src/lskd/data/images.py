@@ -161,8 +161,10 @@ def centre(images: Tensor, augment: Augment) -> Tensor:
 
 
 class Normalizer:
-    """Normalisation of uint8 batches (B, C, H, W), with the constants on `device`, else that of `train`, the training
-    images, whose pixels count with kind=dataset only; then, too, only unless their mean and std by channel are `known`.
+    """Normalisation of batches of pixels (B, C, H, W), uint8 or of mixed images fp32 in [0, 255].
+
+    The constants are on `device`, else that of `train`, the training images, whose pixels count with kind=dataset only;
+    then, too, only unless their mean and std by channel are `known`.
     """
 
     def __init__(

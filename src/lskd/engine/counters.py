@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lskd.engine.grouped import own_class
+
 
 class Calls:
     """Stands where a batch norm has its counter, and notes how often that is to be raised."""
@@ -31,7 +33,7 @@ class Counters:
         norms = (norm for module in modules if module is not None for norm in module.modules())
         self.norms = [
             norm for norm in dict.fromkeys(norms)
-            if isinstance(norm, _BatchNorm) and type(norm).forward is _BatchNorm.forward
+            if isinstance(norm, _BatchNorm) and own_class(norm).forward is _BatchNorm.forward
             and norm.momentum is not None and norm.num_batches_tracked is not None
         ]  # fmt: skip
 

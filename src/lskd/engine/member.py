@@ -16,6 +16,7 @@ from lskd.engine.casts import Casts
 from lskd.engine.compiled import compiled
 from lskd.engine.counters import Counters
 from lskd.engine.features import Shapes, build_module, make_pair, module_at, run_tapped, tapped
+from lskd.engine.grouped import group_batch_norms
 from lskd.engine.optimizer import Optimizer
 from lskd.engine.seeds import initial_weights, seed_for
 from lskd.engine.shared import Images
@@ -47,6 +48,8 @@ class Member:
         module = build_module(self.method, pair, run.stream_seed)
         self.module = None if module is None else placed(module, device)
         self._parts = [part for part in (self.network, self.module) if part is not None]
+        for part in self._parts:
+            group_batch_norms(part, self.recipe.batch_norm_group)
         self._learnable = [p for part in self._parts for p in part.parameters() if p.requires_grad]
 
         # Compiled code brings kernels together by itself.

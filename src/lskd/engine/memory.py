@@ -52,7 +52,7 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
 
     step, evaluation = at(run.recipe.micro_batch, "step"), at(at_once(device_type, height, width), "evaluation")
     if device_type == "cuda":
-        last = min(run.recipe.micro_batch, run.dataset.examples(spec) % run.recipe.batch_size)
+        last = min(run.recipe.micro_batch, spec.train % run.recipe.batch_size)
         return round(few["kept"] + step + max(evaluation, at(last, "step"))) + CUDA_WORKSPACE
     return round(few["kept"] + max(step, evaluation))
 
@@ -76,11 +76,12 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     size = batch * (2 if in_parts else 1)
     # (Compiled code allocates less; what compiling itself takes is not counted.)
     recipe = dataclasses.replace(
-        run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None, compile=False
-    )
+        run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None, compile=False,
+        batch_norm_group=batch // 2 if run.recipe.batch_norm_group and batch >= 4 else 0,
+    )  # fmt: skip
     with Allocations() as memory:
         # As many images as there will be: a method may keep something for each.
-        examples = max(run.dataset.examples(spec), 4 * size)
+        examples = max(spec.train, 4 * size)
         source = Black(examples, recipe.input_shape(spec.shape), recipe.augment.views(*spec.shape[1:]))
         rows = torch.arange(batch)
         pixels = source.plain(rows[:1])  # how many channels they have is all that counts
@@ -89,7 +90,10 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
         if run.teacher is not None:
             network = build_network(run.teacher, spec)
             normalizer = Normalizer(its, pixels)
-            teacher = Teacher(network, source, normalizer, precision=recipe.precision, mode=run.teacher_mode)
+            teacher = Teacher(
+                network, source, normalizer, precision=recipe.precision, mode=run.teacher_mode,
+                mixed=recipe.augment.mix.any, group=recipe.batch_norm_group,
+            )  # fmt: skip
             teacher.hold(torch.zeros(batch, spec.num_classes))
         training = Training(dataclasses.replace(run, recipe=recipe), spec, images, teacher)
         member = training.member

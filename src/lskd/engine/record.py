@@ -52,6 +52,10 @@ def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs
             result["not_captured"] = failed
     if training.teacher is not None:
         result["teacher_evaluated"] = training.teacher.evaluated
+    if run.dataset.steps:
+        # What was drawn, and what came of it: the classes, and the training images of each by the labels trained on.
+        sizes = training.images.labels.bincount(minlength=training.spec.num_classes).tolist()
+        result["data"] = {"classes": list(training.spec.class_names), "train": sizes}
     if initial:
         kept = ("stage", "seconds", "train")
         result["initial"] = {"epochs": len(initial), **{key: initial[-1][key] for key in kept}}
@@ -61,8 +65,8 @@ def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs
 def gamma(training: Training) -> float | None:
     """Müller's γ: the α of a run without a teacher; with one, `equivalent_smoothing` of what the student is shown.
 
-    The mean is over the training set, each image through the view of the first epoch. None for a method that shows the
-    student no distribution.
+    The mean is over the training set, each image through the view of the first epoch, and not mixed. None for a method
+    that shows the student no distribution.
     """
     run, images, teacher = training.run, training.images, training.teacher
     method, classes = run.method.settings, training.spec.num_classes

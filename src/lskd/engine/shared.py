@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lskd.data import Part
+from lskd.data.augment import Mix
 from lskd.data.images import ImageSource, Normalizer
 from lskd.data.stream import decoders, source_of
 from lskd.engine.capture import GATE
@@ -60,7 +61,7 @@ class Shared:
 
     def images(self, run: Run, parts: Mapping[str, Part]) -> Images:
         """`parts` on the device, as the recipe of `run` sees them."""
-        key = (run.dataset, run.recipe.augment, run.recipe.normalize)
+        key = (run.dataset, replace(run.recipe.augment, mix=Mix()), run.recipe.normalize)  # a step mixes them
         with GATE.eager(self._lock):
             if key not in self._images:
                 while len(self._images) >= DATA_SETS:

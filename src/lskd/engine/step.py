@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lskd.data.mixing import Mixer
 from lskd.engine.capture import GATE, Captured, Pace, unowned
 from lskd.engine.member import Member
 from lskd.engine.shared import Images
 from lskd.engine.teacher import Teacher
-from lskd.methods import Batch, Stage
+from lskd.methods import Batch, Mixture, Stage
 from lskd.run import Run
 from lskd.targets import smooth_labels
 
@@ -42,6 +43,9 @@ class Step:
         self.examples, self.total = len(images.labels), len(factors)
         self.steps_per_epoch = self.recipe.steps_per_epoch(self.examples)
         self.feed = images.train.feed(self.recipe.micro_batch, GATE.eager)
+        sizes = {"examples": self.examples, "batch": self.recipe.batch_size, "part": self.recipe.micro_batch}
+        mix = self.recipe.augment.mix
+        self.mixer = Mixer(mix, images.train.shape, **sizes, device=device) if mix.any else None
 
         # What the step reads, at fixed addresses.
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
@@ -71,12 +75,14 @@ class Step:
         """Let go of what was captured."""
         self.run_step, self.run_update = unowned(self._step), unowned(self._update)
 
-    def begin(self, order: Tensor, drawn: Tensor, place: int) -> None:
+    def begin(self, order: Tensor, drawn: Tensor, place: int, mixing: int) -> None:
         """An epoch over the images in `order` (N,), each through the view `drawn` (N,) for it, from its batch number
-        `place` on. Both are on the CPU."""
+        `place` on. Both are on the CPU. `mixing` seeds how images are mixed, if they are."""
         with GATE.eager():
             self.order.copy_(order)
             self.drawn.copy_(drawn)
+            if self.mixer is not None:
+                self.mixer.begin(mixing)
         self.feed.begin(order[place * self.recipe.batch_size :], drawn)
 
     def __call__(self, place: int) -> None:
@@ -98,12 +104,19 @@ class Step:
         """The update from the batch, of `size` examples, that `number` stands at; no Python state changes here.
         With `of`, only the share in its gradient of the next `size` of its examples, which are `of`."""
         recipe, member = self.recipe, self.member
-        begins = self.number % self.steps_per_epoch * recipe.batch_size
+        place = self.number % self.steps_per_epoch
+        begins = place * recipe.batch_size
         if of:
             begins = begins + self._taken
-        indices = self.order[begins + self._places[:size]]  # (B,)
+        places = begins + self._places[:size]
+        indices = self.order[places]  # (B,)
         pixels = self.feed.take(indices, self.drawn[indices])
         labels = self.images.labels[indices]
+        targets, mixture = self._targets[labels], None
+        if self.mixer is not None:
+            pixels, partners, share = self.mixer(pixels, place, places)
+            mixture = Mixture(share, labels[partners])
+            targets = share * targets + (1.0 - share) * targets[partners]
         teacher_logits, teacher_features = None, dict[str, Tensor]()
         if self.teacher is not None:
             teacher_logits, teacher_features = self.teacher.teach(indices, pixels)
@@ -112,7 +125,7 @@ class Step:
             batch = Batch(
                 logits=logits,
                 labels=labels,
-                targets=self._targets[labels],
+                targets=targets,
                 teacher_logits=teacher_logits,
                 progress=(self.number / self.total).squeeze(0),
                 indices=indices,
@@ -120,6 +133,7 @@ class Step:
                 teacher_features=teacher_features,
                 module=member.module,
                 generator=member.generator,
+                mixture=mixture,
             )
             terms = (self.stage or self.method).loss(batch)  # by name, each (B,)
         totals = {name: term.sum() for name, term in terms.items()}
@@ -137,7 +151,8 @@ class Step:
             with torch.no_grad():
                 for name, watched in self.method.watch(batch).items():
                     self.sums.add(name, watched.sum())
-            self.sums.add(Sums.CORRECT, (logits.detach().argmax(-1) == labels).sum())
+            best = logits.detach().argmax(-1)
+            self.sums.add(Sums.CORRECT, batch.by_label(best.eq).sum())
         self.sums.add(Sums.EXAMPLES, self._places[:size].numel())
 
     def _update(self, loss: Tensor | None = None) -> None:
@@ -150,7 +165,7 @@ class Step:
 
 class Sums:
     """Sums over the examples of an epoch, by name, on the device: of the terms of the loss and what else is watched, of
-    the examples themselves, and of those that are classified correctly."""
+    the examples themselves, and of those that are classified correctly (of mixed images, the shares that are)."""
 
     EXAMPLES, CORRECT = "#examples", "#correct"
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lskd.data.images import ImageSource, Normalizer
 from lskd.engine.capture import GATE
 from lskd.engine.features import run_tapped, tapped
+from lskd.engine.grouped import group_batch_norms
 from lskd.engine.optimizer import BATCH_NORMS
 from lskd.engine.shared import Images, LogitCache
 from lskd.methods import Method, Stage
@@ -31,7 +32,7 @@ def placed(network: Network, device: torch.device) -> Network:
 
 
 def forward(network: Callable[[Tensor], Tensor], pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:
-    """uint8 (B, C, H, W) -> fp32 logits (B, K)."""
+    """Pixels (B, C, H, W), uint8 or of mixed images fp32, -> fp32 logits (B, K)."""
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
         return network(normalizer(pixels).contiguous(memory_format=LAYOUT)).float()
 
@@ -40,12 +41,14 @@ class Teacher:
     """A network that only teaches: no gradient, weights and buffers unchanged.
 
     It sees the student's views of the images in `source`, normalised as in its own training, which may not be the
-    student's way. `precision` is the student's: that of all that a run computes.
+    student's way. `precision` is the student's: that of all that a run computes. So is `group`, which counts in mode
+    "batch_stats" (`Recipe.batch_norm_group`).
 
     In mode "eval" its logits are a function of the view alone. Where they are all that is asked of it, they are
     evaluated an epoch ahead, in large batches; with a `cache`, which all students of the teacher share, each view of
     each image once. Else it sees the student's batches in every step: in mode "batch_stats", where batch norm uses each
-    batch's own statistics; for its features; and with streamed images, lest they be decoded twice.
+    batch's own statistics; for its features; with `mixed` images, of which none comes twice; and with streamed images,
+    lest they be decoded twice.
     """
 
     @GATE.eager()
@@ -58,14 +61,18 @@ class Teacher:
         precision: str,
         mode: str,
         cache: LogitCache | None = None,
+        mixed: bool = False,
+        group: int = 0,
     ) -> None:
         self.network = placed(network, source.device).requires_grad_(False).eval()
         self.source, self.normalizer, self.precision, self.mode, self.cache = source, normalizer, precision, mode, cache
         self.by_view = mode == "eval" and source.views is not None  # whether logits can be had for each view, ahead
+        self.mixed = mixed
         self.use, self.taps = "none", list[str]()
         self.batch = source.at_once  # of views that are evaluated ahead
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
         if mode == "batch_stats":
+            group_batch_norms(network, group)
             for module in network.modules():
                 if isinstance(module, BATCH_NORMS):
                     module.train()
@@ -83,8 +90,11 @@ class Teacher:
         same_images = run.teacher.dataset == run.dataset or normalize.kind != "dataset"
         if normalize != run.recipe.normalize or not same_images:
             normalizer = Normalizer(normalize, taught_on, images.train.device)
-        precision, mode = run.recipe.precision, run.teacher_mode
-        return cls(network, images.train, normalizer, precision=precision, mode=mode, cache=cache)
+        recipe = run.recipe
+        return cls(
+            network, images.train, normalizer, precision=recipe.precision, mode=run.teacher_mode, cache=cache,
+            mixed=recipe.augment.mix.any, group=recipe.batch_norm_group,
+        )  # fmt: skip
 
     # ---- in a training --------------------------------------------------------------------------------------------
 
@@ -95,7 +105,7 @@ class Teacher:
     @property
     def ahead(self) -> bool:
         """Whether it is evaluated before each epoch, and not in its steps."""
-        return self.by_view and self.use == "logits"
+        return self.by_view and self.use == "logits" and not self.mixed
 
     @property
     def evaluated(self) -> str:
@@ -129,7 +139,7 @@ class Teacher:
 
     @torch.no_grad()
     def live(self, pixels: Tensor) -> Tensor:
-        """Logits (B, K) for one batch (B, C, H, W) uint8."""
+        """Logits (B, K) for one batch of pixels (B, C, H, W)."""
         return forward(self.network, pixels, self.normalizer, self.precision)
 
     def everything(self, drawn: Tensor) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from lskd.data import Spec
 from lskd.engine.capture import GATE
 from lskd.engine.heap import keep_freed_memory
 from lskd.engine.member import Member
-from lskd.engine.seeds import generator_for
+from lskd.engine.seeds import generator_for, seed_for
 from lskd.engine.shared import Images
 from lskd.engine.step import Step
 from lskd.engine.teacher import Teacher
@@ -79,11 +79,12 @@ class Training:
         return 1.0 if self.stage else schedule.at(step, total_steps=self.total_steps, steps_per_epoch=per_epoch)
 
     def begin_epoch(self) -> None:
-        """Draw the order and the views of the present epoch, and have the teacher look at them."""
+        """Draw the order, the views and the mixtures of the present epoch, and have the teacher look at the views."""
         seed, stage = self.run.stream_seed, "initial " if self.stage else ""
         order = torch.randperm(self.examples, generator=generator_for(seed, f"{stage}shuffle", self.epoch))
         drawn = self.images.train.draw(generator_for(seed, f"{stage}augment", self.epoch))
-        self.one_step.begin(order, drawn, self.step_number % self.steps_per_epoch)
+        mixing = seed_for(seed, f"{stage}mix", self.epoch)
+        self.one_step.begin(order, drawn, self.step_number % self.steps_per_epoch, mixing)
         if self.teacher is not None:
             self.teacher.begin_epoch(drawn)
         self.member.train_mode()

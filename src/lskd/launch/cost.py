@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lskd.config_groups import Conf
-from lskd.plan import training_examples
+from lskd.errors import InputError
 from lskd.run import Run, cost_key
+from lskd.runtime import Runtime
 from lskd.store import Store
 
 
@@ -71,10 +72,21 @@ def all_steps(run: Run, examples: int) -> int:
     return before + run.recipe.total_steps(examples)
 
 
+def check_teacher_cache(runs: Iterable[Run], runtime: Runtime) -> None:
+    """`InputError` where memory is asked for to keep teachers' logits, and all teachers see mixed images."""
+    asked, taught = runtime.teacher_cache_gb, [run for run in runs if run.teacher is not None]
+    if asked and taught and all(run.recipe.augment.mix.any for run in taught):
+        rule = f"null or 0 with recipe.augment.mix.kind = {taught[0].recipe.augment.mix.kind}"
+        raise InputError(
+            f"runtime.teacher_cache_gb = {asked:g}: must be {rule}: no mixed image comes twice, so that there is "
+            "nothing to keep of what a teacher says to it"
+        )
+
+
 def logit_cache(run: Run, conf: Conf) -> tuple[int, int, int] | None:
     """(images, views, classes) of the cache that a run's teacher fills; None where there is no use for one."""
     if not run.logits_by_view:
         return None
-    spec = conf.spec(run.dataset.name)
+    spec = conf.spec_of(run.dataset)
     views = run.recipe.augment.views(*spec.shape[1:])
-    return None if views is None else (training_examples(run, conf), views, spec.num_classes)
+    return None if views is None else (spec.train, views, spec.num_classes)

@@ -53,15 +53,17 @@ class Fleet:
             torch.set_num_threads(self.threads)
         free, total = device_bytes(device)
         caches = min(free / 2, total / 4 if runtime.teacher_cache_gb is None else runtime.teacher_cache_gb * 1e9)
-        self.shared = Shared(device, caches, runtime.workers, search=self.size == 1)
         largest = max((logit_cache_bytes(*cache) for run in runs if (cache := logit_cache(run, conf))), default=0)
+        if not largest:  # no teacher is asked for what could be kept
+            caches = 0.0
+        self.shared = Shared(device, caches, runtime.workers, search=self.size == 1)
         if largest > caches:
             print(
                 f"lskd-run: runtime.teacher_cache_gb: {caches / 1e9:.3g} GB are for teachers' logits, and all views of "
                 f"one take {largest / 1e9:.3g} GB: they are evaluated once an epoch instead, with the same numbers",
                 file=sys.stderr,
             )
-        self.memory = 0.9 * free - (caches if any(run.teacher for run in runs) else 0.0)
+        self.memory = 0.9 * free - caches
         self.training: dict[str, Run] = {}
         self._bytes: dict[str, int] = {}
         self._told = False
@@ -97,10 +99,9 @@ class Fleet:
     def bytes(self, run: Run) -> int:
         """Predicted memory of one run; 0 for one that cannot take a step."""
         if run.cost_key not in self._bytes:
-            from lskd import data
             from lskd.engine import run_bytes
 
-            spec = data.spec(run.dataset.name, self.conf.cache)
+            spec = self.conf.spec_of(run.dataset)
             try:
                 self._bytes[run.cost_key] = run_bytes(run, spec, self.shared.device.type)
             except Exception as error:  # of a method or network that does not work, as its run will say; or of ours
@@ -117,14 +118,13 @@ class Fleet:
     def workers(self, runs: Iterable[Run], store: Store, runtime: Runtime, probes: Probes) -> Workers:
         """Processes for the small ones of `runs`, if several train side by side on a CPU. To be called before threads
         begin."""
-        from lskd import data
         from lskd.launch.workers import CAN_FORK, Workers, is_small
 
         small = {}
         if CAN_FORK and self.size > 1 and self.threads == 1 and self.shared.device.type == "cpu":
             small = {
                 run.id: (run, probes.get(run.id, ()))
-                for run in runs if is_small(run, data.spec(run.dataset.name, self.conf.cache))
+                for run in runs if is_small(run, self.conf.spec_of(run.dataset))
             }  # fmt: skip
         return Workers(min(self.size, len(small)), small, store, runtime, self.shared)
 

@@ -40,6 +40,10 @@ class CRD(FeatureMethod):
         require(self.nce_temperature > 0, "nce_temperature", self.nce_temperature, "> 0")
         require(self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
 
+    @property
+    def one_label(self) -> bool:
+        return True  # what is remembered is of one image, and negatives are not of its class
+
     def taps(self, names: Sequence[str]) -> Sequence[str]:
         return ["pool"]
 

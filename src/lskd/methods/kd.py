@@ -71,8 +71,9 @@ class KD(Method):
         assert batch.teacher_logits is not None
         distance = soft_kl if self.divergence == "kl" else soft_cross_entropy
         student_t = self.temperature if self.student_t == "same" else 1.0
-        logits, label = batch.logits, batch.labels[:, None]
+        logits = batch.logits
         if self.masked == "gradient":
+            label = batch.labels[:, None]
             logits = logits.scatter(1, label, logits.detach().gather(1, label))
         without = batch.labels if self.masked == "sum" else None
         soft = distance(logits, batch.teacher_logits, student_t=student_t, teacher_t=self.temperature, without=without)
@@ -85,11 +86,15 @@ class KD(Method):
             terms["ce"] = hard_weight * cross_entropy(batch.logits, batch.targets)
         return terms
 
+    @property
+    def one_label(self) -> bool:
+        return self.masked != "no" or not self.keep_rs == self.keep_others == 1
+
     def soft_weights(self, batch: Batch) -> Tensor | None:
         """Factors (B,) of the soft term; None for 1."""
         if self.keep_rs == self.keep_others == 1:
             return None
-        rs = self.regularization_samples(batch)
+        rs = self._rs(batch, batch.labels)
         chance = rs * self.keep_rs + ~rs * self.keep_others
         return (batch.logits.new_empty(len(rs)).uniform_(generator=batch.generator) < chance).float()
 
@@ -98,11 +103,11 @@ class KD(Method):
         return [name for name in self.watches if name != "rs" or self.count_rs]
 
     def watch(self, batch: Batch) -> Mapping[str, Tensor]:
-        return {"rs": self.regularization_samples(batch)} if self.count_rs else {}
+        return {"rs": batch.by_label(lambda labels: self._rs(batch, labels))} if self.count_rs else {}
 
-    def regularization_samples(self, batch: Batch) -> Tensor:
+    def _rs(self, batch: Batch, labels: Tensor) -> Tensor:
         assert batch.teacher_logits is not None
-        return regularization_samples(batch.logits.detach(), batch.teacher_logits, batch.labels, self.temperature)
+        return regularization_samples(batch.logits.detach(), batch.teacher_logits, labels, self.temperature)
 
     def teacher_probs(self, teacher_logits: Tensor) -> Tensor:
         return soften(teacher_logits, self.temperature)

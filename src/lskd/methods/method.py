@@ -19,6 +19,14 @@ Shape = tuple[int, ...]  # of one example's feature: (C, H, W) of a map, (D,) of
 
 
 @dataclass
+class Mixture:
+    """What the images of a batch are mixed with (`recipe.augment.mix`)."""
+
+    share: Tensor  # (1,) λ, the share of the image itself
+    labels: Tensor  # (B,) int64 of the other images, whose share is 1-λ
+
+
+@dataclass
 class Batch:
     """All that a loss may look at, for B examples of K classes. Floats are fp32 whatever the precision of the run.
 
@@ -27,8 +35,8 @@ class Batch:
     """
 
     logits: Tensor  # (B, K) of the network being trained; (B, 0) in a stage that does not train it
-    labels: Tensor  # (B,) int64
-    targets: Tensor  # (B, K) hard labels after the run's label smoothing
+    labels: Tensor  # (B,) int64; of mixed images, those of one of the two: see `by_label`
+    targets: Tensor  # (B, K) hard labels after the run's label smoothing; of mixed images, the mixture of both targets
     teacher_logits: Tensor | None = None  # (B, K), no gradient; set where `teacher_use` is not "none"
     progress: Tensor | None = None  # () share of the training done, in [0, 1)
     indices: Tensor | None = None  # (B,) int64: which images of the training part these are
@@ -36,6 +44,16 @@ class Batch:
     teacher_features: Mapping[str, Tensor] = field(default_factory=dict)  # what `teacher_taps` names; no gradient
     module: Any = None  # what `build` made
     generator: Generator | None = None  # the run's own, on the device: whatever is random in a loss draws from it
+    mixture: Mixture | None = None  # where images are mixed
+
+    def by_label(self, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """`of(labels)`, one value an example; of mixed images λ·of(own labels) + (1-λ)·of(the others' labels), which is
+        what a quantity that is linear in the hard target has with the mixture of both."""
+        own = of(self.labels)
+        if self.mixture is None:
+            return own
+        share = self.mixture.share
+        return share * own + (1.0 - share) * of(self.mixture.labels)
 
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
@@ -103,6 +121,12 @@ class Method:
     small: ClassVar[Mapping[str, Any]] = {}
     # The quantities that `watch` may give, by the name that a table's metric has.
     watches: ClassVar[Mapping[str, Quantity]] = {}
+
+    @property
+    def one_label(self) -> bool:
+        """Whether `loss` reads `labels` (other than by `Batch.by_label`) or `indices`, of which an image that is mixed
+        of two has not one: then `recipe.augment.mix` is refused."""
+        return False
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         """The terms of the loss by name, each (B,) and already weighted. The loop minimises the mean of their sum."""

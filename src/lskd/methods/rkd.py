@@ -38,8 +38,7 @@ class RKD(FeatureMethod):
         distance = smooth_l1(distances(student) - distances(teacher))  # (B, B)
         angle = smooth_l1(angles(student) - angles(teacher))  # (B, B, B)
         if self.weighting != "none":
-            assert batch.teacher_logits is not None
-            w = wsl_weights(batch.logits, batch.teacher_logits, batch.labels, self.weighting)
+            w = wsl_weights(batch, self.weighting)
             pairs = w[:, None] + w
             distance, angle = pairs / 2 * distance, (pairs[:, :, None] + w) / 3 * angle
         return self.distance * distance.mean(1) + self.angle * angle.mean((1, 2))

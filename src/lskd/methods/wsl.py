@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -38,27 +39,27 @@ class WSL(KD):
     weighting: Weighting = "exp"
 
     def soft_weights(self, batch: Batch) -> Tensor | None:
-        kept, weights = super().soft_weights(batch), self.wsl_weights(batch)
+        kept, weights = super().soft_weights(batch), wsl_weights(batch, self.weighting)
         return weights if kept is None else kept * weights
 
     def watch(self, batch: Batch) -> Mapping[str, Tensor]:
-        return {**super().watch(batch), "weight": self.wsl_weights(batch)}
-
-    def wsl_weights(self, batch: Batch) -> Tensor:
-        assert batch.teacher_logits is not None
-        return wsl_weights(batch.logits, batch.teacher_logits, batch.labels, self.weighting)
+        return {**super().watch(batch), "weight": wsl_weights(batch, self.weighting)}
 
 
-def wsl_weights(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, weighting: Weighting = "exp") -> Tensor:
+def wsl_weights(batch: Batch, weighting: Weighting = "exp") -> Tensor:
     """WSL's weight of each example, (B,) in [0, 1], without gradient: small where the student outdoes its teacher.
 
-    With ℓ_s, ℓ_t the cross-entropies of student and teacher with the hard label, at temperature 1, and
-    r = ℓ_s / (ℓ_t + 1e-7):
+    With ℓ_s, ℓ_t the cross-entropies of student and teacher with the hard label (of mixed images: with the mixture of
+    both), at temperature 1, and r = ℓ_s / (ℓ_t + 1e-7):
 
     exp: w = 1 - exp(-r), the paper's. sigmoid_difference: σ(ℓ_s - ℓ_t). sigmoid_ratio: σ(r - 1). sigmoid_rescaled:
     2σ(r) - 1.
     """
-    student, teacher = label_loss(student_logits.detach(), labels), label_loss(teacher_logits.detach(), labels)
+    assert batch.teacher_logits is not None
+    student, teacher = (
+        batch.by_label(functools.partial(label_loss, logits.detach()))
+        for logits in (batch.logits, batch.teacher_logits)
+    )
     ratio = student / (teacher + 1e-7)
     if weighting == "sigmoid_difference":
         return (student - teacher).sigmoid()

@@ -74,6 +74,7 @@ def method_page(name: str, method: Method) -> MethodPage:
     needs += ["a stage before the training"] if method.initial() is not None else []
     needs += ["modules of its own"] if kind.build is not Method.build else []
     needs += ["the whole batch"] if method.whole_batch else []
+    needs += ["images that are not mixed"] if method.one_label else []
     code = kind.__module__.replace(".", "/") + ".py"
     heading = said_of.pop(0).lines[0] if said_of and said_of[0].kind == "text" else ""
     whose = source[0].lines[0] if source else ""
