@@ -132,7 +132,7 @@ class ApproximateSign(torch.autograd.Function):
         return signs(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return gradient * (2 - 2 * x.abs()).clamp_(min=0)
 
@@ -149,7 +149,7 @@ class BinaryWeights(torch.autograd.Function):
         return signs(weight) * weight.abs().mean((1, 2, 3), keepdim=True)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (weight,) = ctx.saved_tensors
         return gradient * (weight.abs() <= 1)
 

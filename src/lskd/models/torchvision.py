@@ -16,7 +16,7 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")  # of ResNets, ResNeXts and Wi
 class Torchvision(nn.Module):
     """`features` (torchvision's network without its last dense layer), dropout, `head`, which is that layer.
 
-    Initial weights are torchvision's. For other than three channels there is another first convolution, from Kaiming's
+    Initial weights are torchvision's. For other than three channels the first convolution is drawn anew, from Kaiming's
     normal distribution over fan_out. ResNets have the taps f0 (after the pooling) to f4; none before a ReLU, which
     torchvision writes in place.
     """
@@ -48,7 +48,7 @@ def _create(model: str, channels: int, num_classes: int) -> tuple[nn.Module, nn.
     if not linears or random:
         why = "drops whole layers at random, from torch's global generator" if random else "has no dense layer"
         raise InputError(f"model = {model!r}: {why}; arch=timm may have it")
-    head: nn.Linear = network.get_submodule(linears[-1])  # type: ignore[assignment]
+    head: nn.Linear = modules[linears[-1]]
     network.set_submodule(linears[-1], nn.Identity())
     for name, module in modules.items():
         if isinstance(module, nn.Dropout):
@@ -56,13 +56,11 @@ def _create(model: str, channels: int, num_classes: int) -> tuple[nn.Module, nn.
             parent = name.rpartition(".")[0]
             before_head = parent == linears[-1].rpartition(".")[0] and len(linears) == 1
             network.set_submodule(name, nn.Identity() if before_head else Dropout(module.p))
-    name, first = next((name, module) for name, module in modules.items() if isinstance(module, nn.Conv2d))
+    first = next(module for module in modules.values() if isinstance(module, nn.Conv2d))
     if channels != first.in_channels:
-        other = nn.Conv2d(
-            channels, first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None
-        )  # type: ignore[arg-type]
-        nn.init.kaiming_normal_(other.weight, mode="fan_out", nonlinearity="relu")
-        network.set_submodule(name, other)
+        first.in_channels = channels
+        first.weight = nn.Parameter(torch.empty(first.out_channels, channels, *first.kernel_size))
+        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
     return network, head
 
 

@@ -100,7 +100,7 @@ class ClassCentres(Probe):
 
         from lskd.models.taps import capture
 
-        seen = {}
+        seen: dict[str, Any] = {}
         with capture(scene.network, ["pool"]) as taps:
 
             def look(pixels: Tensor) -> Tensor:
