@@ -1,12 +1,19 @@
 """SGD and Adam against their formulas, written out."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
+from lskd.data import Dataset, Spec
+from lskd.engine import run_bytes
 from lskd.engine.optimizer import Optimizer, decayed_parameters, lr_factors
 from lskd.errors import InputError
+from lskd.methods import METHODS
+from lskd.models import ARCHS, MLPArch
 from lskd.recipe import Recipe, WeightDecay
+from lskd.run import Named, Run
 
 
 def recipe(**fields):
@@ -141,3 +148,20 @@ def test_patterns_that_match_nothing_or_twice_are_errors():
         lr_factors(["head.weight"], {"head.*": 0.1, "*.weight": 1.0})
     with pytest.raises(InputError, match="names = 'fc9'"):
         decayed_parameters(small_network(), WeightDecay(1.0, "named", ("fc9",)))
+
+
+def test_memory_that_is_reckoned_with_has_adams_buffers():
+    """Two of each parameter, and a counter."""
+    spec = Spec("noise", "Noise", 4, (3, 8, 8), 12, 6, tuple("abcd"), digest="")
+
+    def needed(arch, **fields):
+        return run_bytes(Run(Dataset("noise"), arch, Named("ce", METHODS["ce"]), recipe(**fields)), spec, "cuda")
+
+    for name, arch in (
+        ("mlp", MLPArch(hidden=(64,))),
+        ("reactnet_resnet18", dataclasses.replace(ARCHS["reactnet_resnet18"], **ARCHS["reactnet_resnet18"].small)),
+    ):
+        network = arch.build((3, 8, 8), 4)
+        more = sum(2 * p.nbytes + 4 for p in network.parameters())
+        given = Named(name, arch)
+        assert needed(given, optimizer="adam") - needed(given) == pytest.approx(more, rel=0.01)
