@@ -207,11 +207,3 @@ def test_a_built_in_one_is_restored_or_indexed_again(root, tmp_path, monkeypatch
         InputError, match=r"1 rewritten .*; restore them, or if .* run `lskd-data prepare imagenet --force`"
     ):
         data.load(Dataset("imagenet"), data=tmp_path, cache=tmp_path / "cache")
-
-
-def test_parquet_is_not_streamed(arrays, write_parquet, tmp_path):
-    write_parquet(tmp_path / "shards", arrays)
-    with pytest.raises(
-        InputError, match="parquet files cannot be streamed: they hold their images; leave out --stream"
-    ):
-        bring(tmp_path / "shards")

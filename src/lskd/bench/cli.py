@@ -53,6 +53,7 @@ examples:
   lskd-bench --pairs all --fleet 1,4,16 --json h200.json
   lskd-bench --pairs resnet18 --precisions bf16 --fleet 1,2,4,8 --no-usual
   lskd-bench --precisions tf32,bf16 --examples 49920 --strict     a GPU; no batch of an epoch is smaller than the others
+  lskd-bench images                                 how fast photographs are decoded, beside what a GPU needs
 
 The images are noise, so no data are needed. "usual" is the loop of public code: PIL workers, the teacher in every step,
 .item() in every step. "× usual" compares with that loop at the same precision (bf16: by autocast), "× public" with it
@@ -67,7 +68,15 @@ fastest kernel that was found; "in turn" has one operator after the other, as in
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, 1 where a pair failed (or, strictly, a step was not captured), or 2 after an
     error that the user can mend."""
-    return guarded("lskd-bench", lambda: run(_parser().parse_args(argv)))
+    return guarded("lskd-bench", lambda: _dispatch(sys.argv[1:] if argv is None else argv))
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if argv and argv[0] == "images":
+        from lskd.bench import pictures
+
+        return pictures.main(argv[1:])
+    return run(_parser().parse_args(argv))
 
 
 def run(args: argparse.Namespace) -> int:

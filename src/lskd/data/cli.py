@@ -23,12 +23,15 @@ examples:
                                             (beside test/, a validation part of its own: val/, valid/, dev/)
   lskd-data import fruit ./fruit --split 0.2
                                             fruit/<class>/*.jpg: a fifth of each class is drawn as the test part
-  lskd-data import birds ./birds --stream   too large for memory: the images stay in ./birds, which is indexed
+  lskd-data import birds ./birds --stream   too large for memory: the images stay in ./birds, which is indexed; or
+                                            shards as they come from the hub: webdataset's *train*.tar, *test*.tar
+                                            (KEY.jpg and KEY.cls or KEY.json), or parquet
   lskd-data list
 
 LSKD_DATA holds downloaded files: torchvision's (cifar-10-batches-py, MNIST/raw, ...), or a folder for each data set
 with Hugging Face style parquet shards (cifar10/train-00000-of-00001.parquet, ...), or ImageNet's images as
-imagenet/train/<class>/*.JPEG and imagenet/val/<class>/*.JPEG, which stay there. LSKD_CACHE holds decoded data.
+imagenet/train/<class>/*.JPEG and imagenet/val/<class>/*.JPEG, or in its shards, tar or parquet; `lskd-data list` says
+how other data of photographs are laid out. They stay there. LSKD_CACHE holds decoded data.
 """
 
 
@@ -133,7 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("import", parents=[roots], help="decode data of your own into the cache")
     command.add_argument("name", metavar="NAME", help="its name from now on: a-z, 0-9, _")
     command.add_argument(
-        "path", type=user_path, metavar="PATH", help="folder with train/<class>/ and test/<class>/, or parquet"
+        "path",
+        type=user_path,
+        metavar="PATH",
+        help="folder with train/<class>/ and test/<class>/, or parquet or tar shards",
     )
     command.add_argument("--size", type=int, metavar="N", help="resize all images to N x N")
     command.add_argument(

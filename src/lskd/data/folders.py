@@ -27,9 +27,11 @@ _log = logging.getLogger(__name__)
 
 TEST = "test"
 HELD_OUT = ("val", "valid", "validation", "dev")  # the validation part; where there is no `TEST`, the test part
+PARTS = ("train", TEST, *HELD_OUT)  # folders, and words of shards' names
 IMAGE_SUFFIXES = {"png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm", "tif", "tiff"}
 SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information"}
 HIDDEN = "hidden files or folders passed over"
+FEW = 100  # files that one thread looks at
 LOOKERS = 8  # threads that list folders: on a network's file system they wait most of the time
 
 _IS_UTF8 = sys.getfilesystemencoding() == "utf-8"
@@ -322,9 +324,11 @@ def system_path(name: str) -> str:
     return name if _IS_UTF8 else os.fsdecode(name.encode("utf-8", "surrogateescape"))
 
 
-def look_again(root: Path, listings: Sequence[Listing]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def look_again(
+    root: Path, listings: Sequence[Listing], *, beside: bool = True
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Of the files in `listings`, one after the other, the bytes that they have now (-1: gone) and when they were
-    written (ns); and the paths of images beside them that are in none."""
+    written (ns); and the paths of images beside them that are in none, if these count."""
     rows, begin = dict[str, dict[str, int]](), 0
     for listing in listings:
         names = rows.setdefault(listing.folder, {})
@@ -334,18 +338,30 @@ def look_again(root: Path, listings: Sequence[Listing]) -> tuple[np.ndarray, np.
     new: list[str] = []
     for folder, names in rows.items():
         base = root / folder
-        classes = [base / entry.name for entry in _entries(base) if _is_class(entry, Notes(), entry.name)]
+        classes = [base / one.name for one in _entries(base) if _is_class(one, Notes(), one.name)] if beside else []
         for files, _, _ in _look_at(base, classes):
             places = np.array([names.pop(name, -1) for name, _, _ in files], dtype=np.int64)
             numbers = np.array([file[1:] for file in files], dtype=np.int64).reshape(-1, 2)
             known = places >= 0
             sizes[places[known]], mtimes[places[known]] = numbers[known].T
             new += [os.path.join(folder, files[place][0]) for place in np.flatnonzero(~known)]
-        # Gone, or in an index of a version with another rule.
-        for name, row in names.items():
-            try:
-                status = os.stat(base / system_path(name))
-            except OSError:
-                continue
-            sizes[row], mtimes[row] = status.st_size, status.st_mtime_ns
+        # Gone, or in an index of a version with another rule; or all of them, where a list names them.
+        for row, (size, mtime) in zip(names.values(), look_at_files(base, list(names)), strict=True):
+            sizes[row], mtimes[row] = size, mtime
     return sizes, mtimes, new
+
+
+def look_at_files(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Of each file in `folder` its bytes (-1: not there) and when it was written (ns), by several threads."""
+
+    def look(name: str) -> tuple[int, int]:
+        try:
+            status = os.stat(os.path.join(folder, system_path(name)))
+        except OSError:
+            return -1, 0
+        return status.st_size, status.st_mtime_ns
+
+    if len(names) <= FEW:
+        return list(map(look, names))
+    with ThreadPoolExecutor(LOOKERS) as pool:
+        return list(pool.map(look, names))

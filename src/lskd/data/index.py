@@ -2,6 +2,7 @@
 
     train.tsv, test.tsv   a line a file: its label, its bytes, its path below the part's folder; sorted by path
     validation.tsv        likewise, where the data has such a part of its own
+    places.npz            of images in shards, where in which (`Places`)
     stamps.npz            when each file was written, and the SHA-256 of some of them (`Stamps`)
     meta.json             the `Spec`, the folder of the images, and bytes and SHA-256 of the other files
 
@@ -19,12 +20,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from lskd.data import shards
 from lskd.data.dataset import Spec
 from lskd.data.folders import (
+    PARTS,
     Listing,
     Notes,
     draw_test,
@@ -36,14 +40,16 @@ from lskd.data.folders import (
     some,
     system_path,
 )  # fmt: skip
-from lskd.data.sources import open_image
+from lskd.data.places import Places
+from lskd.data.sources import USUAL, Columns, open_image
 from lskd.data.splits import count
 from lskd.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 ORDER = ("train", "test", "validation")  # of parts, in the digest and in stamps
-STAMPS = "stamps.npz"
+STAMPS, PLACES = "stamps.npz", "places.npz"
+ARRAYS = ("sizes", "shard", "offset", "length", "row")  # of `Places`
 SAMPLE = 500  # files of each part whose content is known; of smaller parts all
 # So many of the sample must be among files that were written anew, and unchanged, before the others count as copied.
 # (Were 3 % of them changed, 100 would show it in 95 cases of 100.)
@@ -57,16 +63,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Image files below a folder, in a fixed order: what a streamed data set has in the place of pixels."""
+    """Images below a folder, in a fixed order: what a streamed data set has in the place of pixels."""
 
     folder: Path
     names: np.ndarray  # (N,) of str: paths below `folder`
+    places: Places | None = None  # where they are no files of their own, but in shards
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, rows: np.ndarray) -> Files:
-        return Files(self.folder, self.names[rows])
+        return Files(self.folder, self.names[rows], self.places.pick(rows) if self.places is not None else None)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -78,7 +85,16 @@ class Files:
         return self
 
     def path(self, row: int) -> str:
+        """Where an image is, for messages; its file, if it has one."""
+        if self.places is not None:
+            return f"{self.places.path(self.folder, row)}: {self.names[row]}"
         return os.path.join(self.folder, system_path(self.names[row]))
+
+    def source(self, row: int) -> str | io.BytesIO:
+        """What an image is decoded from."""
+        if self.places is not None:
+            return io.BytesIO(self.places.read(self.folder, row))
+        return self.path(row)
 
 
 class Stamps(NamedTuple):
@@ -98,6 +114,8 @@ class Index(NamedTuple):
     stamps: Stamps | None = None  # None: made by a version that had none
     # "", or the digest of known contents, which counts where files changed and kept their names and sizes.
     content: str = ""
+    places: Mapping[str, Places] = MappingProxyType({})  # by part, where images are in shards
+    listed: bool = False  # named by a file of annotations, so that other files beside them do not count
 
     @property
     def files(self) -> list[str]:
@@ -106,7 +124,25 @@ class Index(NamedTuple):
 
     def labelled(self) -> dict[str, tuple[Files, np.ndarray]]:
         """Files and labels of each part."""
-        return {name: (Files(self.root / part.folder, part.names), part.labels) for name, part in self.parts.items()}
+        return {
+            name: (Files(self.root / part.folder, part.names, self.places.get(name)), part.labels)
+            for name, part in self.parts.items()
+        }
+
+    def contents(self) -> Callable[[int], bytes]:
+        """Reads the file of an image, by its row in all parts one after the other. It raises `InputError`."""
+        files = self.files
+        if not self.places:
+            return lambda row: _read(self.root, files[row])
+        ends = np.cumsum([len(part.names) for part in self.parts.values()])
+        parts = [(self.places[name], self.root / part.folder) for name, part in self.parts.items()]
+
+        def read(row: int) -> bytes:
+            part = int(np.searchsorted(ends, row, side="right"))
+            places, folder = parts[part]
+            return places.read(folder, row - (int(ends[part - 1]) if part else 0))
+
+        return read
 
     def canonical(self) -> Index:
         """It is sorted by path."""
@@ -151,13 +187,21 @@ class Index(NamedTuple):
         if stamps is not None:
             np.savez(folder / STAMPS, **stamps._asdict())
         parts = {name: part.folder for name, part in self.parts.items()}
-        return {"root": str(self.root.absolute()), "parts": parts, "content": self.content}
+        meta = {"root": str(self.root.absolute()), "parts": parts, "content": self.content, "listed": self.listed}
+        if self.places:
+            of_images = {
+                f"{name} {field}": getattr(its, field) for name, its in self.places.items() for field in ARRAYS
+            }
+            np.savez(folder / PLACES, **of_images)
+            meta["shards"] = {name: [its.column, *its.shards] for name, its in self.places.items()}
+        return meta
 
     @staticmethod
     def file_names(spec: Spec, meta: Mapping[str, Any]) -> list[str]:
         """The names of its files. Indexes of older versions have no stamps."""
         str(meta["root"]), [meta["parts"][part] for part in spec.parts]
-        return [f"{part}.tsv" for part in spec.parts] + [STAMPS] * (STAMPS in meta["files"])
+        more = [name for name in (STAMPS, PLACES) if name in meta["files"]]
+        return [f"{part}.tsv" for part in spec.parts] + more
 
     @staticmethod
     def read(folder: Path, spec: Spec, meta: Mapping[str, Any], root: Path) -> Index:
@@ -174,13 +218,44 @@ class Index(NamedTuple):
         if (folder / STAMPS).is_file():
             with np.load(folder / STAMPS, allow_pickle=False) as arrays:
                 stamps = Stamps(**arrays)
-        return Index(root, listings, spec.class_names, stamps, meta.get("content", ""))
+        places = {}
+        if "shards" in meta:
+            with np.load(folder / PLACES, allow_pickle=False) as arrays:
+                for part, (column, *names) in meta["shards"].items():
+                    of_part = {field: arrays[f"{part} {field}"] for field in ARRAYS}
+                    places[part] = Places(shards=tuple(names), column=column, **of_part)
+        content, listed = meta.get("content", ""), meta.get("listed", False)
+        return Index(root, listings, spec.class_names, stamps, content, places, listed)
 
 
 def _text(part: Listing) -> str:
     """A line a file. A line break in a name, which UTF-8 and systems allow, stands as the NUL that they do not."""
     lines = zip(part.labels.tolist(), part.bytes.tolist(), part.names, strict=True)
     return "".join(f"{label}\t{size}\t{name.replace(chr(10), chr(0))}\n" for label, size, name in lines)
+
+
+def make_of_shards(
+    root: Path,
+    *,
+    columns: Columns = USUAL,
+    split: tuple[float, int] | None = None,
+    names: Sequence[str] = PARTS,
+    class_names: Sequence[str] = (),
+    rename: Callable[[str, int], str] | None = None,
+) -> Index | None:
+    """The index of the images in the shards below `root`, without stamps; None if there are none. `split` is as of
+    `make`; the rest, and the errors, as of `lskd.data.shards.scan`."""
+    found = shards.scan(
+        root, columns=columns, split=split is not None, names=names, class_names=class_names, rename=rename
+    )
+    if found is None:
+        return None
+    parts, places = found.parts, found.places
+    if split is not None:
+        test, train = draw_test(parts["train"].labels, found.class_names, *split)
+        parts = {name: parts["train"].pick(rows) for name, rows in (("train", train), ("test", test))}
+        places = {name: places["train"].pick(rows) for name, rows in (("train", train), ("test", test))}
+    return Index(root, {name: parts[name] for name in ORDER if name in parts}, found.class_names, places=places)
 
 
 def make(root: Path, *, split: tuple[float, int] | None = None, test_name: str | None = None) -> Index:
@@ -212,10 +287,10 @@ def stamp(index: Index, more: Sequence[int] = ()) -> Index:
         draw = np.random.RandomState(len(part.names)).permutation(len(part.names))[:SAMPLE]
         rows |= {begin + int(row) for row in draw}
         begin += len(part.names)
-    chosen, files = sorted(rows), index.files
+    chosen, files, contents = sorted(rows), index.files, index.contents()
 
     def look(row: int) -> bytes | InputError:
-        content = _read(index.root, files[row])
+        content = contents(row)
         try:
             open_image(io.BytesIO(content), files[row])
         except InputError as error:
@@ -270,14 +345,18 @@ class Changes:
 
 def find_changes(index: Index) -> Changes:
     """How the files of an index differ from it: by names and sizes and, by its stamps, times and contents."""
-    sizes, mtimes, new = look_again(index.root, list(index.parts.values()))
+    if index.places:
+        now = [index.places[name].now(index.root / part.folder) for name, part in index.parts.items()]
+        (sizes, mtimes), new = map(np.concatenate, zip(*now, strict=True)), list[str]()
+    else:
+        sizes, mtimes, new = look_again(index.root, list(index.parts.values()), beside=not index.listed)
     before = np.concatenate([part.bytes for part in index.parts.values()])
     if index.stamps is not None:
         rewritten = _find_rewritten(index, index.stamps, sizes == before, mtimes)
     else:
         rewritten = np.zeros(len(sizes), dtype=bool)
         _log.info("%s: indexed by an older version: names and sizes are all that is known of the images", index.root)
-    rows = (sizes < 0, (sizes >= 0) & (sizes != before), rewritten)
+    rows = (sizes == -1, (sizes != -1) & (sizes != before), rewritten)
     gone, other, anew = (np.flatnonzero(is_changed).tolist() for is_changed in rows)
     return Changes(gone, other, anew, sorted(new))
 
@@ -288,9 +367,10 @@ def _find_rewritten(index: Index, stamps: Stamps, is_same_size: np.ndarray, mtim
     A file whose time has changed and whose content is not known is taken for the same only where `ENOUGH` such files of
     its part are known, and all of them are the same: then it has been copied.
     """
-    files, is_known, rewritten = index.files, np.zeros(len(mtimes), dtype=bool), np.zeros(len(mtimes), dtype=bool)
+    is_known, rewritten = np.zeros(len(mtimes), dtype=bool), np.zeros(len(mtimes), dtype=bool)
     contents = {row: sha for row, sha in zip(stamps.rows.tolist(), stamps.sha256, strict=True) if is_same_size[row]}
-    found = _each(lambda row: hashlib.sha256(_read(index.root, files[row])).digest(), list(contents))
+    read = index.contents()
+    found = _each(lambda row: hashlib.sha256(read(row)).digest(), list(contents))
     for (row, sha256), now in zip(contents.items(), found, strict=True):
         is_known[row], rewritten[row] = True, now != bytes(sha256)
     has_moved = is_same_size & (np.abs(mtimes - stamps.mtimes) > TOLERANCE)
@@ -320,13 +400,13 @@ def content_digest(index: Index) -> str:
 
 def check_images(index: Index) -> None:
     """Decode every image. Raises `InputError` naming all that cannot be used; says what is odd and equal."""
-    files, notes, bad = index.files, Notes(), list[str]()
+    files, contents, notes, bad = index.files, index.contents(), Notes(), list[str]()
     _log.info("%s: decoding %d images", index.root, len(files))
 
     def look(row: int) -> tuple[bytes, Notes] | InputError:
         odd = Notes()
         try:
-            content = _read(index.root, files[row])
+            content = contents(row)
             open_image(io.BytesIO(content), files[row], odd)
         except InputError as error:
             return error

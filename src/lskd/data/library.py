@@ -98,7 +98,8 @@ def import_folder(
 ) -> Spec:
     """Decode a user's own data into the cache as the data set `name`.
 
-    path: a folder of images `train/<class>/*.png`, `test/<class>/*.png` (or jpg …), or of Hugging Face style parquet.
+    path: a folder of images `train/<class>/*.png`, `test/<class>/*.png` (or jpg …), or of Hugging Face style parquet,
+    or, to be streamed, of webdataset's tar shards (`lskd.data.shards`).
     Beside a part `test` there may be one for validation: `val`, `valid`, `validation` or `dev`.
     size: resize all images to this width and height; without it they must have one size and mode already.
     stream: leave the images where they are, whatever their sizes, and decode them while a network trains.
@@ -127,11 +128,13 @@ def import_folder(
     clear(folder.parent)
     content: disk.Content
     if stream:
-        if image_column or label_column or sources.has_shards(path):
-            raise InputError(f"{path}: parquet files cannot be streamed: they hold their images; leave out --stream")
-        sources.check_is_folder(path, drawn)
-        content, is_stale = disk.follow(folder, index.make(path, split=drawn))
-        source, force = f"image folder {path}{sources.tell_split(drawn)}", force or is_stale
+        columns = Columns(image_column, label_column)
+        found, kind = index.make_of_shards(path, columns=columns, split=drawn), "shards in"
+        if found is None:
+            sources.check_is_folder(path, drawn, columns)
+            found, kind = index.make(path, split=drawn), "image folder"
+        content, is_stale = disk.follow(folder, found)
+        source, force = f"{kind} {path}{sources.tell_split(drawn)}", force or is_stale
     else:
         content, source = sources.read_folder(path, size, Columns(image_column, label_column), drawn)
         content = content.canonical()

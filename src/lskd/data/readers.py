@@ -8,9 +8,10 @@ import io
 import logging
 import socket
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lskd.data.dataset import Spec
 from lskd.errors import InputError
@@ -135,29 +136,100 @@ class ImageFolders:
     """Images that stay in `data`/NAME/train/<folder>/ and `data`/NAME/<test>/<folder>/ and are streamed.
 
     folders: the names of the class folders, in the order of the labels, which is the alphabetical one.
+    shard_name: a name of an image in a shard, without its suffix -> that of the file in a class folder, without it.
+        Where it is given the same images may be in shards (`lskd.data.shards`), and are in the same order then.
     """
 
     folders: tuple[str, ...]
     test: str = "test"
+    shard_name: Callable[[str], str] | None = None
 
     def __call__(self, spec: Spec, *, data: Path, download: bool) -> tuple[Index, str]:
         from lskd.data.index import make
 
         root = data / spec.name
-        if not (root / "train").is_dir():
+        if (root / "train").is_dir() and class_folders_in(root / "train"):
+            index, source = make(root, test_name=self.test), f"image folder {root}"
+            if differing := set(index.class_names) ^ set(self.folders):
+                raise InputError(
+                    f"{root / 'train'}: must hold the {spec.num_classes} class folders of {spec.title}, such as "
+                    f"{self.folders[0]}; differs in {sorted(differing)[0]!r}"
+                )
+        elif self.shard_name is not None and root.is_dir() and (found := self._of_shards(spec, root)):
+            index, source = found, f"shards in {root}"
+        else:
             places = " and ".join(f"{root / part}/<class>/*.JPEG" for part in ("train", self.test))
+            shards = f", or {root}/*train*.tar or .parquet and *validation*" if self.shard_name else ""
             raise InputError(
-                f"{spec.name}: no data: looked for {places}. Put {spec.title} there, or a link to it (LSKD_DATA or "
-                f"--data names the folder that holds {spec.name}/); it cannot be downloaded without an account"
-            )
-        index = make(root, test_name=self.test)
-        if differing := set(index.class_names) ^ set(self.folders):
-            raise InputError(
-                f"{root / 'train'}: must hold the {spec.num_classes} class folders of {spec.title}, such as "
-                f"{self.folders[0]}; differs in {sorted(differing)[0]!r}"
+                f"{spec.name}: no data: looked for {places}{shards}. Put {spec.title} there, or a link to it "
+                f"(LSKD_DATA or --data names the folder that holds {spec.name}/); it cannot be downloaded without an "
+                "account"
             )
         for part, count in (("train", spec.train), ("test", spec.test)):
             listing = index.parts[part]
             if len(listing.names) != count:
-                raise InputError(f"{root / listing.folder}: {len(listing.names)} images: {spec.title} has {count}")
-        return index._replace(class_names=spec.class_names), f"image folder {root}"
+                what = "images" if listing.folder else f"{part} images"
+                raise InputError(f"{root / listing.folder}: {len(listing.names)} {what}: {spec.title} has {count}")
+        return index._replace(class_names=spec.class_names), source
+
+    def _of_shards(self, spec: Spec, root: Path) -> Index | None:
+        from lskd.data.folders import HELD_OUT
+        from lskd.data.index import make_of_shards
+
+        def file_name(name: str, label: int) -> str:
+            assert self.shard_name is not None
+            return f"{self.folders[label]}/{self.shard_name(Path(name).stem)}.JPEG"
+
+        # Where "val" is what is reported, the hub's "test" has no labels.
+        names = ("train", *(HELD_OUT if self.test in HELD_OUT else (self.test,)))
+        return make_of_shards(root, names=names, class_names=spec.class_names, rename=file_name)
+
+
+def class_folders_in(folder: Path) -> bool:
+    return any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir())
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """Images that stay where they are and are streamed, in `data`/NAME, named by a file of annotations for each part.
+
+    files: that of each part, below `data`/NAME.
+    read: what it is, "list" or "json" (`lskd.data.lists`).
+    images: the folder that the paths in it start from, below `data`/NAME ("../imagenet": beside it); of a part, if it
+        is a mapping.
+    suffix: of images that are named without one.
+    digests: the SHA-256 of such a file, where it is known which it ought to be; several where several have the same
+        images and labels.
+    """
+
+    files: Mapping[str, str]
+    read: Literal["list", "json"] = "list"
+    images: str | Mapping[str, str] = ""
+    suffix: str = ""
+    digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __call__(self, spec: Spec, *, data: Path, download: bool) -> tuple[Index, str]:
+        from lskd.data import lists
+
+        root, parts = data / spec.name, {}
+        check_is_there(spec, data, *self.files.values())
+        for part, name in self.files.items():
+            if part in self.digests:
+                lists.check_digest(root / name, self.digests[part], spec.title)
+            entries = {"list": lists.read_list, "json": lists.read_json}[self.read](root / name)
+            if self.suffix:
+                entries = [
+                    one if Path(one.name).suffix else one._replace(name=one.name + self.suffix) for one in entries
+                ]
+            parts[part] = self.images if isinstance(self.images, str) else self.images[part], entries
+        return lists.index_entries(root, parts, spec.class_names), f"{', '.join(self.files.values())} in {root}"
+
+
+def check_is_there(spec: Spec, data: Path, *names: str) -> None:
+    """`InputError` unless the files and folders of these names are in `data`/NAME, which `spec` is the data set of."""
+    for name in names:
+        if not (data / spec.name / name).exists():
+            raise InputError(
+                f"{spec.name}: no data: looked for {data / spec.name / name}. Put {spec.title} there, or a link to it "
+                f"(LSKD_DATA or --data names the folder that holds {spec.name}/); it has to be downloaded by yourself"
+            )

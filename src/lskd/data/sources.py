@@ -18,8 +18,7 @@ import numpy as np
 
 from lskd.data.arrays import Arrays, image_digests
 from lskd.data.folders import (
-    HELD_OUT,
-    TEST,
+    PARTS,
     Notes,
     assign_parts,
     check_class_names,
@@ -81,9 +80,7 @@ def read_folder(
     drawn = tell_split(split)
     if shards := find_shards(path, split=split is not None):
         return read_parquet(shards, size, columns, split), f"parquet files in {shards['train'][0].parent}{drawn}"
-    if columns != USUAL:
-        raise InputError(f"{path}: no train-*.parquet: --image-column and --label-column are for parquet files")
-    check_is_folder(path, split)
+    check_is_folder(path, split, columns)
     return read_image_folder(path, size, split), f"image folder {path}{drawn}"
 
 
@@ -91,10 +88,15 @@ def tell_split(split: tuple[float, int] | None) -> str:
     return f", a share of {split[0]:g} drawn with seed {split[1]} as its test part" if split else ""
 
 
-def check_is_folder(path: Path, split: tuple[float, int] | None) -> None:
+def check_is_folder(path: Path, split: tuple[float, int] | None, columns: Columns = USUAL) -> None:
     """Raise `InputError` unless `path` looks like an image folder."""
+    if columns != USUAL:
+        raise InputError(f"{path}: no train-*.parquet: --image-column and --label-column are for parquet files")
     if not path.is_dir():
         raise InputError(f"{path}: {'not a folder' if path.exists() else 'not there'}")
+    if any(path.glob("*.tar")) or any(path.glob("*/*.tar")):
+        rule = "tar shards are streamed: add --stream, and have a part's name (train, test) in theirs or their folder's"
+        raise InputError(f"{path}: {rule}")
     if split is None and not (path / "train").is_dir():
         there = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
         raise InputError(
@@ -103,9 +105,9 @@ def check_is_folder(path: Path, split: tuple[float, int] | None) -> None:
         )
 
 
-def find_shards(folder: Path, *, split: bool = False) -> dict[str, list[Path]] | None:
+def find_shards(folder: Path, *, split: bool = False, names: Sequence[str] = PARTS) -> dict[str, list[Path]] | None:
     """The parquet files of "train", "test" and perhaps "validation" in `folder` or one folder below it; None if there
-    are none for "train".
+    are none for "train". Only parts with these `names` count.
 
     Raises `InputError` if a numbered shard is missing, if there is no test part (unless it is to be `split` off), or if
     two folders could be meant.
@@ -117,7 +119,7 @@ def find_shards(folder: Path, *, split: bool = False) -> dict[str, list[Path]] |
             names = ", ".join(path.name for path in found)
             raise InputError(f"{folder}: several subfolders hold train-*.parquet: keep one of {names}")
         if found:
-            present = [name for name in ("train", TEST, *HELD_OUT) if _part_files(found[0], name)]
+            present = [name for name in names if _part_files(found[0], name)]
             parts = assign_parts(present, found[0], split=split)
             return {part: _shards(found[0], name) for part, name in parts.items()}
     return None
@@ -209,32 +211,47 @@ def _read_parquet_file(path: Path, decoder: _Decoder, columns: Columns) -> _File
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            image_column = _find_column(schema, columns.image, _IMAGE_COLUMNS, "image", path)
-            label_column = _find_column(schema, columns.label, _LABEL_COLUMNS, "label", path)
-            image_type, label_type = schema.field(image_column).type, schema.field(label_column).type
-            is_struct = pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0
-            if not is_struct and not (pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type)):
-                raise InputError(
-                    f"{path}: column {image_column!r} is {image_type}: must be bytes, or a struct of bytes and path"
-                )
-            is_text = _is_text(label_type)
-            if not is_text and not pa.types.is_integer(label_type):
-                raise InputError(f"{path}: column {label_column!r} is {label_type}: must be integers or strings")
-            for batch in file.iter_batches(batch_size=1024, columns=[image_column, label_column]):
-                found, encoded = batch.column(label_column), batch.column(image_column)
+            found_columns = find_columns(schema, columns, path)
+            for batch in file.iter_batches(batch_size=1024, columns=[found_columns.image, found_columns.label]):
+                found, encoded = batch.column(found_columns.label), batch.column(found_columns.image)
                 if found.null_count:
-                    raise InputError(f"{path}: column {label_column!r} has rows without a value")
-                if is_text:
+                    raise InputError(f"{path}: column {found_columns.label!r} has rows without a value")
+                if found_columns.has_text:
                     labels.append(np.array(found.cast(pa.string()).to_pylist(), dtype=object))
                 else:
                     labels.append(found.to_numpy(zero_copy_only=False).astype(np.int64))
-                for one in (encoded.field("bytes") if is_struct else encoded).to_pylist():
+                for one in (encoded.field("bytes") if found_columns.has_structs else encoded).to_pylist():
                     images += decoder.decode(io.BytesIO(one or b""), f"{path.name}, row {rows}")
                     rows += 1
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: damaged or not a parquet file ({in_one_line(error)})") from error
-    none = np.empty(0, dtype=object if is_text else np.int64)
-    return _File(images, np.concatenate([none, *labels]), _class_names(schema, label_column))
+    none = np.empty(0, dtype=object if found_columns.has_text else np.int64)
+    return _File(images, np.concatenate([none, *labels]), class_names_of(schema, found_columns.label))
+
+
+class FoundColumns(NamedTuple):
+    """The columns of a parquet file with images and labels, and what is in them."""
+
+    image: str
+    label: str
+    has_structs: bool  # {bytes, path} in the place of bytes
+    has_text: bool
+
+
+def find_columns(schema: pa.Schema, columns: Columns, path: Path) -> FoundColumns:
+    """`InputError` if there are none, or none of images and labels."""
+    import pyarrow as pa
+
+    image = _find_column(schema, columns.image, _IMAGE_COLUMNS, "image", path)
+    label = _find_column(schema, columns.label, _LABEL_COLUMNS, "label", path)
+    image_type, label_type = schema.field(image).type, schema.field(label).type
+    has_structs = pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0
+    if not has_structs and not (pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type)):
+        raise InputError(f"{path}: column {image!r} is {image_type}: must be bytes, or a struct of bytes and path")
+    has_text = _is_text(label_type)
+    if not has_text and not pa.types.is_integer(label_type):
+        raise InputError(f"{path}: column {label!r} is {label_type}: must be integers or strings")
+    return FoundColumns(image, label, has_structs, has_text)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -254,7 +271,7 @@ def _find_column(schema: pa.Schema, asked: str, usual: tuple[str, ...], what: st
     )
 
 
-def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...]:
+def class_names_of(schema: pa.Schema, label_column: str) -> tuple[str, ...]:
     """The names that the `datasets` library stores in a file's metadata; () if there are none."""
     try:
         metadata = json.loads(schema.metadata[b"huggingface"])

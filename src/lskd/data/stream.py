@@ -24,6 +24,7 @@ from lskd.data.index import Files
 from lskd.data.sources import open_image
 
 AHEAD = 128  # images that are being decoded while a batch is used, or two batches if they are more
+AT_ONCE = 4  # of them that are given to a thread together: Python's lock is held less often
 NO_VIEW = -1  # the view of an evaluation
 
 
@@ -61,7 +62,7 @@ class Streamed(ImageSource):
         ahead = max(2, AHEAD // size)
         rows, seeds = indices.tolist(), views.tolist()
         try:
-            begun = 0
+            begun = given = 0
             while begun < len(rows) or waiting:
                 while begun < len(rows) and len(waiting) < ahead:
                     host, ready = free.pop(0) if free else (self.buffer(size, torch.device("cpu")), lambda: None)
@@ -71,8 +72,9 @@ class Streamed(ImageSource):
                 host, futures = waiting.popleft()
                 for future in futures:
                     future.result()
-                batch = into[: len(futures)]
-                batch.copy_(host[: len(futures)], non_blocking=True)
+                batch = into[: min(size, len(rows) - given)]
+                given += len(batch)
+                batch.copy_(host[: len(batch)], non_blocking=True)
                 free.append((host, self._copied()))
                 yield batch
         finally:
@@ -82,8 +84,12 @@ class Streamed(ImageSource):
 
     def _decode(self, host: Tensor, rows: list[int], views: list[int]) -> list[Future[None]]:
         pixels = host.permute(0, 2, 3, 1).numpy()  # (B, h, w, C), the memory of `host`
-        jobs = zip(pixels, rows, views, strict=False)
-        return [self.pool.submit(self.look, pixels, row, view) for pixels, row, view in jobs]
+        jobs = (slice(begin, begin + AT_ONCE) for begin in range(0, len(rows), AT_ONCE))
+        return [self.pool.submit(self._look_at, pixels[job], rows[job], views[job]) for job in jobs]
+
+    def _look_at(self, pixels: np.ndarray, rows: list[int], views: list[int]) -> None:
+        for one, row, view in zip(pixels, rows, views, strict=False):
+            self.look(one, row, view)
 
     def _copied(self) -> Callable[[], None]:
         """Waits until what has been put on the device's stream so far is done."""
@@ -95,8 +101,7 @@ class Streamed(ImageSource):
 
     def look(self, pixels: np.ndarray, row: int, view: int) -> None:
         """Decode one image into `pixels` (h, w, C): through `view`, or for evaluation."""
-        path = self.files.path(row)
-        image = open_image(path, path)
+        image = open_image(self.files.source(row), self.files.path(row))
         if image.mode != "RGB":
             image = image.convert("RGB")
         flipped = False

@@ -1,10 +1,12 @@
 """ImageNet (ILSVRC 2012): 1000 classes, 1,281,167 training images; reported: the 50,000 of the official validation set.
 
-Its files stay in LSKD_DATA/imagenet/{train,val}/<class>/*.JPEG and are decoded while a network trains.
+Its files stay in LSKD_DATA/imagenet/{train,val}/<class>/*.JPEG, or in shards as they come from the hub, tar or parquet,
+and are decoded while a network trains. Labels and order are the same, so that a run is the same from either.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from lskd.data.dataset import Spec
@@ -20,6 +22,12 @@ FOLDERS, CLASSES = zip(
     strict=True,
 )
 
+
+def shard_name(stem: str) -> str:
+    """n01440764_10026 and ILSVRC2012_val_00000293, after which some shards name the class again."""
+    return re.sub(r"_n\d{8}$", "", stem)
+
+
 register(
     Spec(
         name="imagenet",
@@ -32,5 +40,6 @@ register(
         digest="",  # it is checked by its folders' names and the numbers of files
     ),
     recipe="standard_streamed",
-    origin="put it, or a link to it, at $LSKD_DATA/imagenet: train/<class>/*.JPEG and val/<class>/*.JPEG",
-)(ImageFolders(FOLDERS, test="val"))
+    origin="put it, or a link to it, at $LSKD_DATA/imagenet: train/<class>/*.JPEG and val/<class>/*.JPEG, or "
+    "tar or parquet shards (*train*, *validation*)",
+)(ImageFolders(FOLDERS, test="val", shard_name=shard_name))
