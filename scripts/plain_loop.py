@@ -66,7 +66,7 @@ def compare(run: Run, store: Store, runtime: Runtime, workers: int) -> dict[str,
     record = store.result(run)
     if record is None:
         raise SystemExit(f"{run}: is not in {store.root}; lskd-run experiment=precision trains it")
-    spec = data.spec(run.dataset.name, runtime.cache_root)
+    spec = data.spec_of(run.dataset, runtime.cache_root)
     parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
     images, labels = parts["train"]
     set_precision("fp32")

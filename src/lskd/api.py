@@ -99,7 +99,7 @@ def load(run: Run | str, results: str | Path = "", *, device: str = "cpu") -> Mo
             f"{path}: is not here (results are shared without weights); the command that `lskd-report show {run.id}` "
             "prints makes them with runtime.retrain=true"
         )
-    spec = Conf(specs=store.specs()).spec(run.dataset.name)
+    spec = Conf(specs=store.specs()).spec_of(run.dataset)
     network = read_network(run, spec, store)
     where = torch.device(device)
     said = json.loads(read_metadata(path).get("preprocessing", "{}")).get("normalize", {})

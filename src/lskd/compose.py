@@ -160,7 +160,7 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     mode = convert(fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
     given = form.get("streams")
     streams = convert(fields(Run)["streams"], "own" if given is None else given, at("streams"))
-    teacher = _teacher(form, seed, recipe, spec, conf, path)
+    teacher = _teacher(form, seed, recipe, dataset, spec, conf, path)
     if teacher is None:  # of the first generation: it has the streams of its seed either way
         streams = "shared"
     with located(path):
@@ -173,7 +173,7 @@ def _is_choice(given: Mapping[str, Any]) -> bool:
 
 
 def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Spec, str | None]:
-    """The data set, what it contains, and the name of its usual recipe."""
+    """The data set, what the run has of it, and the name of its usual recipe."""
     values = _resolve("dataset", given, conf, where)
     usual_recipe = values.pop("recipe", None)
     dataset = parse(Dataset, values, where)
@@ -183,8 +183,8 @@ def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Sp
             raise InputError(f"{where}.digest = {dataset.digest!r}: the {dataset.name} here is {spec.digest!r}")
         dataset = replace(dataset, digest=spec.digest)
     with located(where):
-        data.check(dataset, spec)
-    return dataset, spec, usual_recipe
+        data.check(dataset, data.with_class_sizes(spec, dataset, conf.cache))
+    return dataset, conf.spec_of(dataset), usual_recipe
 
 
 def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, where: str) -> Recipe:
@@ -204,8 +204,11 @@ def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, wh
     return recipe
 
 
-def _teacher(form: Mapping[str, Any], seed: int, recipe: Recipe, spec: Spec, conf: Conf, path: str) -> Run | None:
-    """The run of the teacher that `form` describes; None where there is none. `recipe` and `spec` are its student's."""
+def _teacher(
+    form: Mapping[str, Any], seed: int, recipe: Recipe, dataset: Dataset, spec: Spec, conf: Conf, path: str
+) -> Run | None:
+    """The run of the teacher that `form` describes; None where there is none. `recipe`, `dataset` and `spec` are its
+    student's."""
     own = form.get("teacher")
     where = f"{path}.teacher".lstrip(".")
     if own is None:
@@ -219,15 +222,16 @@ def _teacher(form: Mapping[str, Any], seed: int, recipe: Recipe, spec: Spec, con
             f"{what}: the teacher has no network; give teacher=ARCH, one of {', '.join(conf.names('arch'))}"
         )
     teacher = build_run(teacher_form({**form, "seed": seed}), conf, where)
-    teaches = conf.spec(teacher.dataset.name).num_classes
-    if teaches != spec.num_classes:
+    taught = conf.spec_of(teacher.dataset)
+    if taught.num_classes != spec.num_classes:
         raise InputError(
-            f"{where}.dataset = {teacher.dataset.name}: its {teaches} classes do not match "
-            f"the {spec.num_classes} of {spec.name}"
+            f"{where}.dataset = {teacher.dataset}: its {taught.num_classes} classes do not match "
+            f"the {spec.num_classes} of {dataset}"
         )
+    if taught.name == spec.name and taught.class_names != spec.class_names:
+        raise InputError(f"{where}.dataset = {teacher.dataset}: its classes are others than those of {dataset}")
     its, shown = (
-        "×".join(map(str, one.input_shape(of.shape)))
-        for one, of in ((teacher.recipe, data.spec(teacher.dataset.name, conf.cache)), (recipe, spec))
+        "×".join(map(str, one.input_shape(of.shape))) for one, of in ((teacher.recipe, taught), (recipe, spec))
     )
     if its != shown:
         raise InputError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lskd import data
-from lskd.data import Spec
+from lskd.data import Dataset, Spec
 from lskd.errors import InputError, unknown
 from lskd.methods import METHODS
 from lskd.models import ARCHS
@@ -44,6 +44,11 @@ class Conf:
             if name in self.specs:
                 return self.specs[name]
             raise
+
+    def spec_of(self, dataset: Dataset) -> Spec:
+        """What the runs on `dataset` have of it: `data.described`, the one place that says how many classes and images
+        there are for them."""
+        return data.described(dataset, data.with_class_sizes(self.spec(dataset.name), dataset, self.cache))
 
     def _imported(self) -> dict[str, Spec]:
         return {**self.specs, **data.imported(self.cache)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from lskd.commands import Commands
 from lskd.compose import normal_form, teacher_form
 from lskd.config_groups import Conf, labelled, merge
+from lskd.data import balance
 from lskd.launch.cost import Costs, logit_cache
 from lskd.launch.queue import by_other_code, missing_probes, needs_only_probes, to_train
 from lskd.origins import origins
@@ -156,6 +158,11 @@ def settings(run: Run, form: Mapping[str, Any], said: Mapping[str, Any], conf: C
              for key, value, origin in origins(run, form, said, conf)]  # fmt: skip
     wide, deep = (max(len(line[i]) for line in found) for i in (0, 1))
     lines = [f"  {key:<{wide}}  {value:<{min(deep, 30)}}  {origin}" for key, value, origin in found]
+    if run.dataset.steps:  # what they draw, and leave
+        spec = conf.spec_of(run.dataset)
+        lines += textwrap.wrap(
+            balance(spec.class_names, spec.sizes()), 100, initial_indent="  ", subsequent_indent="  "
+        )
     return [f"{run.id}  {run}", *lines, ""]
 
 

@@ -346,4 +346,4 @@ def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 def training_examples(run: Run, conf: Conf) -> int:
     """Images in the run's training part."""
-    return run.dataset.examples(conf.spec(run.dataset.name))
+    return conf.spec_of(run.dataset).train

@@ -178,6 +178,7 @@ class Run:
     def code(self) -> dict[str, Any]:
         """The versions of the code that trains it, and digests of what is not the package's own, for its record."""
         parts = {"arch": type(self.arch.settings), "method": type(self.method.settings)}
+        parts |= {step.name: type(step) for step in self.dataset.steps}
         return {"engine": ENGINE_VERSION, **{name: {"version": 1, **_code(kind)} for name, kind in parts.items()}}
 
     @property
@@ -222,7 +223,7 @@ class Run:
         return str(self).rpartition(", seed ")[0]
 
     def __str__(self) -> str:
-        text = f"{self.network} on {self.dataset.name}"
+        text = f"{self.network} on {self.dataset}"
         if self.smoothing.alpha:
             text += f", α={self.smoothing.alpha:g}"
         if self.teacher is not None:
@@ -230,8 +231,10 @@ class Run:
             if (temperature := getattr(self.method.settings, "temperature", None)) is not None:
                 text += f" T={temperature:g}"
             text += f" from {self.teacher.network}"
-            if self.teacher.smoothing.alpha:
-                text += f" (α={self.teacher.smoothing.alpha:g})"
+            own = [f"α={self.teacher.smoothing.alpha:g}"] if self.teacher.smoothing.alpha else []
+            if self.teacher.dataset.steps != self.dataset.steps:
+                own.append(f"on {self.teacher.dataset}")
+            text += f" ({', '.join(own)})" if own else ""
         if self.recipe.precision != "fp32":
             text += f", {self.recipe.precision}"
         if self.recipe.compile:
@@ -291,11 +294,19 @@ def grouped(
 def without_code(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of a run, whatever code computes it: the same for two that differ in nothing else."""
     kept = {key: value for key, value in identity.items() if key != "engine"}
-    for part in ("arch", "method"):
+    for part in ("dataset", "arch", "method"):
         if isinstance(of_part := kept.get(part), Mapping):
-            kept[part] = {key: value for key, value in of_part.items() if key not in ("version", "code")}
+            kept[part] = part_without_code(of_part)
     if isinstance(teacher := kept.get("teacher"), Mapping):
         kept["teacher"] = without_code(teacher)
+    return kept
+
+
+def part_without_code(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of what an identity says of one part; of a data set, of its steps."""
+    kept = {key: value for key, value in described.items() if key not in ("version", "code")}
+    if steps := kept.get("steps"):
+        kept["steps"] = [{name: part_without_code(settings) for name, settings in step.items()} for step in steps]
     return kept
 
 

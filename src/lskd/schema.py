@@ -49,8 +49,8 @@ def unknown_key(where: str, value: object, key: str, allowed: typing.Iterable[st
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], X | tuple[X, ...], dict[str, X], or a
-    dataclass."""
+    """`value` as `hint`: int, float, bool, str, Literal, X | None, tuple[X, ...], X | tuple[X, ...], dict[str, X], a
+    dataclass, or a class that reads such values itself (`of_setting`)."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(hint)
@@ -78,6 +78,8 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise InputError(f"{path} = {show(value)}: must be a mapping")
         return {str(key): convert(typing.get_args(hint)[1], item, f"{path}.{key}") for key, item in value.items()}
+    if hasattr(hint, "of_setting"):
+        return hint.of_setting(value, path)
     if dataclasses.is_dataclass(hint):
         return parse(hint, value, path)  # type: ignore[arg-type]
     if hint is Any:
@@ -97,15 +99,16 @@ def show(value: object) -> str:
     return json.dumps(value, default=repr, ensure_ascii=False)
 
 
-def identity(instance: Any, defaults: Any = None) -> dict[str, Any]:
-    """The fields that can change numbers and differ from their defaults, as plain JSON values.
+def identity(instance: Any, defaults: Any = None, *, everything: bool = False) -> dict[str, Any]:
+    """The fields that can change numbers (`everything`: and those that cannot) and differ from their defaults, as plain
+    JSON values.
 
     Leaving defaults out is what lets a knob be added later, with a default that keeps the old behaviour, without
     changing the identity of old runs. A shipped default therefore never changes.
     """
     values = {}
     kind: Any = type(instance)
-    for name, default in _counted(kind):
+    for name, default in _counted(kind, everything):
         value = getattr(instance, name)
         usual = default if defaults is None else getattr(defaults, name)
         if usual is dataclasses.MISSING or value != usual:
@@ -114,11 +117,12 @@ def identity(instance: Any, defaults: Any = None) -> dict[str, Any]:
 
 
 @functools.cache
-def _counted(kind: Any) -> tuple[tuple[str, Any], ...]:
-    """The fields of a dataclass that can change numbers, with their defaults: MISSING where they are required."""
+def _counted(kind: Any, everything: bool = False) -> tuple[tuple[str, Any], ...]:
+    """The fields of a dataclass that can change numbers (or all of them), with their defaults: MISSING where they are
+    required."""
     found = []
     for f in dataclasses.fields(kind):
-        if f.metadata.get("identity", True):
+        if everything or f.metadata.get("identity", True):
             factory = f.default_factory
             found.append((f.name, f.default if factory is dataclasses.MISSING else factory()))
     return tuple(found)
@@ -153,6 +157,8 @@ def flat(instance: Any) -> dict[str, Any]:
         if f.metadata.get("identity", True):
             value = getattr(instance, f.name)
             nested = dataclasses.is_dataclass(value)
+            if isinstance(value, tuple):
+                value = tuple(item.as_setting() if hasattr(item, "as_setting") else item for item in value)
             values |= {f"{f.name}.{name}": item for name, item in flat(value).items()} if nested else {f.name: value}
     return values
 
@@ -175,6 +181,8 @@ def unfolded(values: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if hasattr(value, "described"):  # it says itself what counts of it, as `of_setting` reads it
+        return value.described()
     return identity(value) if hasattr(value, "__dataclass_fields__") else value
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
-from lskd.data import spec
 from lskd.errors import InputError, one_line, require, unknown
 from lskd.files import write_atomically
 from lskd.program import VERSION, guarded, user_path
@@ -138,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
         write(report, args.json)
 
     for pair in pairs:
-        about = spec(runs[pair].dataset.name, conf.cache)
+        about = conf.spec_of(runs[pair].dataset)
         try:
             measure(
                 runs[pair],

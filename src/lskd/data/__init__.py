@@ -11,23 +11,41 @@ Adding one: a file in `sets/` that registers its `Spec` with a reader, and a tes
 
 from __future__ import annotations
 
-from lskd.data import sets  # noqa: F401  (registers what is shipped)
-from lskd.data.dataset import MAX_SEED, Dataset, Part, Spec, sizes
+from lskd.data import sets, steps  # noqa: F401  (they register what is shipped)
+from lskd.data.dataset import MAX_SEED, Dataset, Part, Spec, balance, sizes
 from lskd.data.library import import_folder, load, prepare, verify
-from lskd.data.registry import DATASETS, Origin, Reader, check, how_to_get, imported, is_shipped, register, spec
+from lskd.data.registry import (
+    DATASETS,
+    Origin,
+    Reader,
+    check,
+    how_to_get,
+    imported,
+    is_shipped,
+    register,
+    spec,
+    spec_of,
+    with_class_sizes,
+)
 from lskd.data.roots import default_cache_root, default_data_root, makeshift_cache_root
+from lskd.data.selection import described
+from lskd.data.step import STEPS, Step
 
 __all__ = [
     "DATASETS",
     "MAX_SEED",
+    "STEPS",
     "Dataset",
     "Origin",
     "Part",
     "Reader",
     "Spec",
+    "Step",
+    "balance",
     "check",
     "default_cache_root",
     "default_data_root",
+    "described",
     "how_to_get",
     "import_folder",
     "imported",
@@ -38,5 +56,7 @@ __all__ = [
     "register",
     "sizes",
     "spec",
+    "spec_of",
     "verify",
+    "with_class_sizes",
 ]

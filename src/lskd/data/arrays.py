@@ -21,6 +21,7 @@ import numpy as np
 
 from lskd.data.dataset import Spec
 from lskd.data.folders import Notes, note_duplicates
+from lskd.data.splits import count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +80,7 @@ class Arrays(NamedTuple):
             class_names=self.class_names,
             digest=self.digest(),
             validation=0 if self.validation_images is None else len(self.validation_images),
+            class_sizes=tuple(count(getattr(self, f"{part}_labels"), len(self.class_names)) for part in self.parts),
         )
 
     def inspect(self, name: str, *, built_in: bool) -> None:

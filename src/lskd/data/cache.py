@@ -169,6 +169,7 @@ def _read_meta(folder: Path) -> tuple[Spec, dict[str, tuple[int, str]]]:
             class_names=tuple(map(str, meta["class_names"])),
             digest=str(meta["digest"]),
             validation=int(meta.get("validation", 0)),
+            class_sizes=tuple(tuple(map(int, sizes)) for sizes in meta.get("class_sizes", ())),
         )
         files = {name: meta["files"][name] for name in kind_of(spec).file_names(spec, meta)}
         checksums = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}

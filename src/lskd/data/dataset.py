@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from lskd.data.step import ORDER, Step
 from lskd.errors import InputError, unknown
 
 if TYPE_CHECKING:
     import torch
 
 MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
+PARTS = ("train", "test", "validation")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Dataset:
     evaluate: the part whose metrics are reported.
     digest: content of a user's own data, imported or of a plug-in, whose name does not say which data it is; empty for
         built-in data sets.
+    steps: what else is done to it (`lskd.data.step`), in order: classes chosen, before `holdout` and `limit`, in all
+        parts; then, of the training images that are left, a long tail and label noise.
     """
 
     name: str
@@ -32,6 +37,7 @@ class Dataset:
     limit: int = 0
     evaluate: Literal["test", "validation"] = "test"
     digest: str = ""
+    steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("holdout", "limit"):
@@ -41,10 +47,21 @@ class Dataset:
             raise InputError(f"holdout_seed = {self.holdout_seed}: must be >= 0 and <= {MAX_SEED}")
         if self.evaluate not in ("test", "validation"):
             raise unknown("evaluate", self.evaluate, ("test", "validation"))
+        names = [step.name for step in self.steps]
+        for i, step in enumerate(self.steps):
+            if step.name in names[:i]:
+                raise InputError(f"steps[{i}] = {step.name}: must stand there once")
+            for before in self.steps[:i]:
+                if ORDER.index(before.changes) > ORDER.index(step.changes):
+                    rule = "first what changes classes, then what images there are, then labels"
+                    raise InputError(f"steps[{i}] = {step.name}: must stand before {before.name}: {rule}")
 
-    def examples(self, spec: Spec) -> int:
-        """Images that it trains on."""
-        return self.limit or spec.train - self.holdout
+    def __hash__(self) -> int:  # of what can be hashed: a step may have mappings
+        return hash((self.name, self.holdout, self.holdout_seed, self.limit, str(self)))
+
+    def __str__(self) -> str:
+        """Its name, and what was done to it, in words."""
+        return self.name + (f" ({', '.join(map(str, self.steps))})" if self.steps else "")
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,10 @@ class Spec:
     shape is (channels, height, width), with height = width = 0 where images have various sizes and are streamed:
     decoded while the network trains, from files that stay where they are. train, test and validation (0 unless the data
     has such a part of its own) are numbers of images; digest is that of `lskd.data.arrays` or, streamed, of
-    `lskd.data.index`; empty where nothing is known to compare with.
+    `lskd.data.index`; empty where nothing is known to compare with. class_sizes are the numbers of images of each
+    class, part by part in the order of `parts`; empty where they are not known, or all equal.
+
+    A run has a data set as `lskd.data.selection.described` says: with fewer classes and images, perhaps.
     """
 
     name: str
@@ -66,10 +86,24 @@ class Spec:
     class_names: tuple[str, ...]
     digest: str
     validation: int = 0
+    class_sizes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return ("train", "test", "validation") if self.validation else ("train", "test")
+        return PARTS if self.validation else PARTS[:2]
+
+    def sizes(self, part: str = "train") -> tuple[int, ...]:
+        """The images of each class of a part; where nobody knows, as if all had as many."""
+        if self.class_sizes:
+            return self.class_sizes[self.parts.index(part)]
+        share, rest = divmod(getattr(self, part), self.num_classes)
+        return tuple(share + (number < rest) for number in range(self.num_classes))
+
+    def having(self, **sizes: Sequence[int]) -> Spec:
+        """The same data set with other images: so many of each class, by part."""
+        found = {part: self.sizes(part) for part in self.parts} | {part: tuple(of) for part, of in sizes.items()}
+        counts: dict[str, Any] = {part: sum(of) for part, of in found.items()}
+        return replace(self, **counts, class_sizes=tuple(found[part] for part in PARTS if counts.get(part)))
 
     @property
     def streamed(self) -> bool:
@@ -87,6 +121,21 @@ class Part(NamedTuple):
 
     images: Any
     labels: torch.Tensor  # (N,) int64
+
+
+def check_seed(drawn: Any, *, needed: bool = True, by: str = "") -> None:
+    """`InputError` unless `drawn.seed` is one; without being `needed` it must be left out: only what is drawn `by`
+    another field has one."""
+    if not 0 <= drawn.seed <= MAX_SEED:
+        raise InputError(f"seed = {drawn.seed}: must be >= 0 and <= {MAX_SEED}")
+    if drawn.seed and not needed:
+        raise InputError(f"seed = {drawn.seed}: is for {by}")
+
+
+def balance(names: Sequence[str], sizes: Sequence[int]) -> str:
+    """The classes, and the training images of each, in words: 505 training images of 2 classes: cat 500, dog 5"""
+    each = ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))
+    return f"{sum(sizes):,} training images of {len(names)} classes: {each}"
 
 
 def sizes(spec: Spec) -> str:

@@ -37,6 +37,7 @@ from lskd.data.folders import (
     system_path,
 )  # fmt: skip
 from lskd.data.sources import open_image
+from lskd.data.splits import count
 from lskd.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class Index(NamedTuple):
             shape=(3, 0, 0),
             class_names=self.class_names,
             digest=sha.hexdigest(),
+            class_sizes=tuple(count(listing.labels, len(self.class_names)) for listing in self.parts.values()),
             **counts,
         )
 

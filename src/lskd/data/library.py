@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lskd.data.dataset import MAX_SEED, Dataset, Part, Spec, sizes
 from lskd.data.registry import DATASETS, check, check_new_name, folder_of, spec
 from lskd.data.roots import default_data_root
 from lskd.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
@@ -26,25 +22,16 @@ def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
     import torch
 
     from lskd.data import cache as disk
-    from lskd.data.splits import class_balanced
+    from lskd.data.selection import select
 
-    check(dataset, spec(dataset.name, cache))
+    known = spec(dataset.name, cache)
+    check(dataset, known)
     folder = folder_of(cache, dataset.name)
     if not folder.exists():
         prepare(dataset.name, data=data, cache=cache)
     content = disk.read(folder, data)
     disk.check_changes(folder, content)
-    found: dict[str, tuple[Any, np.ndarray]] = {**content.labelled()}
-
-    images, labels = found.pop("train")
-    if dataset.holdout:
-        chosen, rest = class_balanced(labels, dataset.holdout, dataset.holdout_seed)
-        found["validation"] = images[chosen], labels[chosen]
-        images, labels = images[rest], labels[rest]
-    if dataset.limit:
-        chosen, _ = class_balanced(labels, dataset.limit, dataset.holdout_seed)
-        images, labels = images[chosen], labels[chosen]
-    found["train"] = images, labels
+    found = select(dataset, known, content.labelled(), partial(check, dataset))
     return {name: Part(images, torch.from_numpy(labels)) for name, (images, labels) in found.items()}
 
 
@@ -67,7 +54,8 @@ def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force:
         return disk.read_spec(folder)
     content, source = DATASETS[name].read(known, data=data, download=download)
     content = content.canonical()
-    known = replace(known, digest=disk.check_content(known, content, source).digest)
+    found = disk.check_content(known, content, source)
+    known = replace(known, digest=found.digest, class_sizes=found.class_sizes)
     disk.write(folder, known, content, source=source, replace=force)
     return known
 

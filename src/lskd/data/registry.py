@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lskd.data.dataset import Dataset, Spec
+from lskd.data.selection import check_steps, check_training_steps, described
 from lskd.errors import InputError, unknown
 from lskd.program import shipped_conf
 from lskd.registry import Registry
@@ -35,13 +36,15 @@ class Reader(Protocol):
 class Origin:
     """A data set that is known by name: what it is, and how it is got.
 
-    recipe: the usual one, where a run names none; origin: where its files come from, in words.
+    recipe: the usual one, where a run names none; origin: where its files come from, in words; flips: of each class the
+    one that it is taken for in asymmetric label noise.
     """
 
     spec: Spec
     read: Reader
     recipe: str
     origin: str = ""
+    flips: Mapping[str, str] = field(default_factory=dict)
 
 
 DATASETS: Registry[Origin] = Registry("dataset", Origin)
@@ -49,7 +52,9 @@ DATASETS: Registry[Origin] = Registry("dataset", Origin)
 R = TypeVar("R", bound=Reader)
 
 
-def register(spec: Spec, *, recipe: str = "", origin: str = "") -> Callable[[R], R]:
+def register(
+    spec: Spec, *, recipe: str = "", origin: str = "", flips: Mapping[str, str] | None = None
+) -> Callable[[R], R]:
     """A decorator for the `Reader` of the data set `spec`: it is there as `spec.name` from now on.
 
     Its `digest` is compared with what the reader gives, and tells its runs from those on other data of that name:
@@ -57,7 +62,7 @@ def register(spec: Spec, *, recipe: str = "", origin: str = "") -> Callable[[R],
     """
 
     def enter(read: R) -> R:
-        known = Origin(spec, read, recipe or spec.usual_recipe, origin)
+        known = Origin(spec, read, recipe or spec.usual_recipe, origin, flips or {})
         DATASETS.add(spec.name, known, getattr(read, "__module__", "a plug-in"))
         return read
 
@@ -84,6 +89,23 @@ def spec(name: str, cache: Path) -> Spec:
     raise unknown("dataset.name", name, [*DATASETS, *imported(cache)])
 
 
+def spec_of(dataset: Dataset, cache: Path) -> Spec:
+    """The `Spec` of what the runs on `dataset` have: see `described`. `InputError` as by `spec`."""
+    return described(dataset, with_class_sizes(spec(dataset.name, cache), dataset, cache))
+
+
+def with_class_sizes(spec: Spec, dataset: Dataset, cache: Path) -> Spec:
+    """`spec` with the sizes of its classes, if steps make something of them and only the cache knows them."""
+    if spec.class_sizes or not dataset.steps or not (folder := folder_of(cache, spec.name)).is_dir():
+        return spec
+    from lskd.data.cache import read_spec
+
+    try:
+        return replace(spec, class_sizes=read_spec(folder).class_sizes)
+    except InputError:  # who reads the images says so
+        return spec
+
+
 def imported(cache: Path) -> dict[str, Spec]:
     """The user's own data sets in the cache, by name. A damaged one is left out, with a warning in the log."""
     specs = {}
@@ -99,11 +121,12 @@ def imported(cache: Path) -> dict[str, Spec]:
 
 
 def check(dataset: Dataset, spec: Spec) -> None:
-    """Raise `InputError` if `dataset` asks for parts that the data set described by `spec` cannot give."""
-    for field in ("holdout", "limit"):
-        count = getattr(dataset, field)
+    """Raise `InputError` if `dataset` asks for parts, or steps, that the data set described by `spec` cannot give."""
+    of_name, spec = spec, check_steps(dataset, spec)
+    for part in ("holdout", "limit"):
+        count = getattr(dataset, part)
         if 0 < count < spec.num_classes:
-            raise InputError(f"{field} = {count}: must be 0, or >= {spec.num_classes}, the classes of {spec.name}")
+            raise InputError(f"{part} = {count}: must be 0, or >= {spec.num_classes}, the classes of {spec.name}")
     if dataset.holdout and spec.validation:
         raise InputError(f"holdout = {dataset.holdout}: must be 0: {spec.name} has a validation part of its own")
     if dataset.evaluate == "validation" and not dataset.holdout and not spec.validation:
@@ -115,7 +138,8 @@ def check(dataset: Dataset, spec: Spec) -> None:
             f"limit = {dataset.limit}: must be <= {spec.train - dataset.holdout}, "
             f"the training images of {spec.name} ({spec.train}) less holdout = {dataset.holdout}"
         )
-    if dataset.digest and is_shipped(spec):
+    check_training_steps(dataset, of_name)
+    if dataset.digest and is_shipped(of_name):
         raise InputError(f"digest = {dataset.digest!r}: must be empty for {spec.name}, which is built in")
     if dataset.digest and dataset.digest != spec.digest:
         raise InputError(f"digest = {dataset.digest!r}: must be {spec.digest!r}, that of the imported {spec.name}")

@@ -52,7 +52,7 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
 
     step, evaluation = at(run.recipe.micro_batch, "step"), at(at_once(device_type, height, width), "evaluation")
     if device_type == "cuda":
-        last = min(run.recipe.micro_batch, run.dataset.examples(spec) % run.recipe.batch_size)
+        last = min(run.recipe.micro_batch, spec.train % run.recipe.batch_size)
         return round(few["kept"] + step + max(evaluation, at(last, "step"))) + CUDA_WORKSPACE
     return round(few["kept"] + max(step, evaluation))
 
@@ -80,7 +80,7 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     )
     with Allocations() as memory:
         # As many images as there will be: a method may keep something for each.
-        examples = max(run.dataset.examples(spec), 4 * size)
+        examples = max(spec.train, 4 * size)
         source = Black(examples, recipe.input_shape(spec.shape), recipe.augment.views(*spec.shape[1:]))
         rows = torch.arange(batch)
         pixels = source.plain(rows[:1])  # how many channels they have is all that counts

@@ -52,6 +52,10 @@ def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs
             result["not_captured"] = failed
     if training.teacher is not None:
         result["teacher_evaluated"] = training.teacher.evaluated
+    if run.dataset.steps:
+        # What was drawn, and what came of it: the classes, and the training images of each by the labels trained on.
+        sizes = training.images.labels.bincount(minlength=training.spec.num_classes).tolist()
+        result["data"] = {"classes": list(training.spec.class_names), "train": sizes}
     if initial:
         kept = ("stage", "seconds", "train")
         result["initial"] = {"epochs": len(initial), **{key: initial[-1][key] for key in kept}}

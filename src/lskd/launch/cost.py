@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lskd.config_groups import Conf
-from lskd.plan import training_examples
 from lskd.run import Run, cost_key
 from lskd.store import Store
 
@@ -75,6 +74,6 @@ def logit_cache(run: Run, conf: Conf) -> tuple[int, int, int] | None:
     """(images, views, classes) of the cache that a run's teacher fills; None where there is no use for one."""
     if not run.logits_by_view:
         return None
-    spec = conf.spec(run.dataset.name)
+    spec = conf.spec_of(run.dataset)
     views = run.recipe.augment.views(*spec.shape[1:])
-    return None if views is None else (training_examples(run, conf), views, spec.num_classes)
+    return None if views is None else (spec.train, views, spec.num_classes)

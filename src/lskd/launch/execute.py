@@ -70,7 +70,7 @@ def train_run(
 
     Raises `engine.Diverged`, `engine.Interrupted`, and whatever else goes wrong; the store then has no result.
     """
-    spec = data.spec(run.dataset.name, runtime.cache_root)
+    spec = data.spec_of(run.dataset, runtime.cache_root)
     parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
     taught_on = None
     if (elsewhere := taught_elsewhere(run)) is not None:
@@ -101,7 +101,7 @@ def train_run(
 
     store.begin(run, {**environment(shared.device, fleet), "code": run.code})
     if run.dataset.digest:
-        store.describe(spec)
+        store.describe(data.spec(run.dataset.name, runtime.cache_root))
     outcome = train(
         run, spec, parts, teacher,
         taught_on=taught_on,
@@ -150,7 +150,7 @@ class UnusableWeights(InputError):
 def load_network(run: Run, store: Store, runtime: Runtime) -> nn.Module:
     """The trained network of a finished run, on the CPU. `UnusableWeights` unless its file can be loaded, is the one of
     the record, and holds finite values."""
-    return read_network(run, data.spec(run.dataset.name, runtime.cache_root), store)
+    return read_network(run, data.spec_of(run.dataset, runtime.cache_root), store)
 
 
 def read_network(run: Run, spec: data.Spec, store: Store) -> nn.Module:

@@ -97,10 +97,9 @@ class Fleet:
     def bytes(self, run: Run) -> int:
         """Predicted memory of one run; 0 for one that cannot take a step."""
         if run.cost_key not in self._bytes:
-            from lskd import data
             from lskd.engine import run_bytes
 
-            spec = data.spec(run.dataset.name, self.conf.cache)
+            spec = self.conf.spec_of(run.dataset)
             try:
                 self._bytes[run.cost_key] = run_bytes(run, spec, self.shared.device.type)
             except Exception as error:  # of a method or network that does not work, as its run will say; or of ours
@@ -117,14 +116,13 @@ class Fleet:
     def workers(self, runs: Iterable[Run], store: Store, runtime: Runtime, probes: Probes) -> Workers:
         """Processes for the small ones of `runs`, if several train side by side on a CPU. To be called before threads
         begin."""
-        from lskd import data
         from lskd.launch.workers import CAN_FORK, Workers, is_small
 
         small = {}
         if CAN_FORK and self.size > 1 and self.threads == 1 and self.shared.device.type == "cpu":
             small = {
                 run.id: (run, probes.get(run.id, ()))
-                for run in runs if is_small(run, data.spec(run.dataset.name, self.conf.cache))
+                for run in runs if is_small(run, self.conf.spec_of(run.dataset))
             }  # fmt: skip
         return Workers(min(self.size, len(small)), small, store, runtime, self.shared)
 

@@ -30,21 +30,19 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
         if taught not in served and (reason := unsuitable(run, cache)) is not None:
             raise InputError(reason)
         served.add(taught)
-        recipe = run.recipe
-        count = run.dataset.examples(data.spec(run.dataset.name, cache))
-        parts = taught, run.teacher_mode, recipe.batch_size, recipe.accumulate, recipe.total_steps(count)
+        recipe, spec = run.recipe, data.spec_of(run.dataset, cache)
+        parts = taught, run.teacher_mode, recipe.batch_size, recipe.accumulate, recipe.total_steps(spec.train)
         if parts not in alone and (reason := lone_image(run, cache)) is not None:
             raise InputError(reason)
         alone.add(parts)
         kind = (
-            run.arch, run.dataset.name, recipe.augment.crop, repr(recipe.lr_factors), recipe.weight_decay,
-            recipe.compile,
+            run.arch, run.dataset.name, spec.num_classes, recipe.augment.crop, repr(recipe.lr_factors),
+            recipe.weight_decay, recipe.compile,
         )  # fmt: skip
         if kind in checked:
             continue
         checked.add(kind)
         try:
-            spec = data.spec(run.dataset.name, cache)
             network = blank(run, spec, recipe.input_shape(spec.shape)).network
         except InputError as error:
             raise InputError(f"arch = {run.arch.name}: cannot be built for {run}: {error}") from None
@@ -75,21 +73,21 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
 def unsuitable(run: Run, cache: Path) -> str | None:
     """Why the method of `run` cannot serve its student, its teacher and their data, in one line; None if it can.
 
-    It needs neither data nor weights: features have shapes without values, and the images are as many as there will be,
-    in classes of one size.
+    It needs neither data nor weights: features have shapes without values, and the images are as many as there will be
+    of each class.
     """
     method = run.method.settings
     if not method.reads_features:
         return None
-    spec = data.spec(run.dataset.name, cache)
+    spec = data.spec_of(run.dataset, cache)
     try:
         seen = run.recipe.input_shape(spec.shape)
         student, teacher = blank(run, spec, seen), None
         if run.teacher is not None:
-            teacher = blank(run.teacher, data.spec(run.teacher.dataset.name, cache), seen)
+            teacher = blank(run.teacher, data.spec_of(run.teacher.dataset, cache), seen)
     except InputError:
         return None  # no network, and no matter of the method
-    labels = torch.arange(run.dataset.examples(spec)) % spec.num_classes
+    labels = torch.arange(spec.num_classes).repeat_interleave(torch.tensor(spec.sizes()))
     names = f"{run.network} from {run.teacher.network}" if run.teacher else run.network
     shapes = ""
     try:
@@ -106,8 +104,8 @@ def lone_image(run: Run, cache: Path) -> str | None:
     """Why `run` cannot train with the single image that its epochs end with, in one line; None if it can, or if they
     end with more. Batch norm cannot, where one value a channel is left of it: that shows in the very step, which is
     taken here."""
-    spec = data.spec(run.dataset.name, cache)
-    recipe, count = run.recipe, run.dataset.examples(spec)
+    spec = data.spec_of(run.dataset, cache)
+    recipe, count = run.recipe, spec.train
     last = count % recipe.micro_batch or recipe.micro_batch
     reached = run.method.settings.initial() or recipe.total_steps(count) >= recipe.steps_per_epoch(count)
     if last > 1 or not (reached or recipe.micro_batch == 1):

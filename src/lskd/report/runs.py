@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from lskd.compose import SHORT
 from lskd.errors import InputError
-from lskd.run import ENGINE_VERSION, PARTS, described_part, id_of, part_of, settings_of_part
+from lskd.run import ENGINE_VERSION, PARTS, described_part, id_of, part_of, part_without_code, settings_of_part
 from lskd.schema import show, unfolded
 from lskd.snapshot import Record, Snapshot, uncollected
 
@@ -67,7 +67,7 @@ class Settings:
 
     @staticmethod
     def _parsed(name: str, described: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-        kept = {key: value for key, value in described.items() if key not in ("version", "code")}
+        kept = part_without_code(described)
         try:
             part = part_of(name, kept)
             values, ours = settings_of_part(name, part), described_part(name, part) == described

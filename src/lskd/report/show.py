@@ -11,6 +11,7 @@ from tabulate import tabulate
 from lskd.commands import Commands
 from lskd.compose import build_run
 from lskd.config_groups import Conf
+from lskd.data import balance
 from lskd.errors import InputError
 from lskd.report.runs import Settings
 from lskd.run import Run, id_of
@@ -27,8 +28,8 @@ def show(id: str, store: Snapshot, conf: Conf) -> str:
     record = store.record(store.find(id))
     if record is None:
         raise InputError(f"id = {id!r}: there is nothing of it in {store.root}")
-    parts = [_head(record, store), _command(record, conf), _lineage(record, store), _numbers(record)]
-    parts += [_calibration(record), _curve(record, store), _settings(record), _environment(record)]
+    parts = [_head(record, store), _command(record, conf), _lineage(record, store), _data(record)]
+    parts += [_numbers(record), _calibration(record), _curve(record, store), _settings(record), _environment(record)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -77,6 +78,13 @@ def _state(id: str, store: Snapshot) -> str:
     except InputError:
         return "damaged"
     return "not here" if record is None else record.state
+
+
+def _data(record: Record) -> str:
+    """What the steps of its data set came to."""
+    if (data := record.result.get("data")) is None:
+        return ""
+    return textwrap.fill(balance(data["classes"], data["train"]), 100, subsequent_indent="  ")
 
 
 def _numbers(record: Record) -> str:

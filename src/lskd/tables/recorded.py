@@ -11,7 +11,8 @@ from lskd.tables.metric import Metric, probed
 def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     """`InputError` unless `run` records the metric of its cell, if that is not a probe's."""
     method = run.method
-    if not run.dataset.holdout and "validation" not in conf.spec(run.dataset.name).parts:
+    spec = conf.spec_of(run.dataset)
+    if "validation" not in spec.parts:
         for choice in ("part", "scaled_on", "epoch"):
             if str(getattr(metric, choice)).endswith("validation"):
                 raise InputError(
@@ -23,8 +24,8 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
         raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
     if metric.at_epoch is None:
         return
-    examples, recipe = run.dataset.examples(conf.spec(run.dataset.name)), run.recipe
-    last = -(-recipe.total_steps(examples) // recipe.steps_per_epoch(examples))
+    recipe = run.recipe
+    last = -(-recipe.total_steps(spec.train) // recipe.steps_per_epoch(spec.train))
     require(1 <= metric.at_epoch <= last, "epoch", metric.at_epoch, f"from 1 to {last}")
     every = 1 if metric.source == "training" or metric.part == "train" else recipe.evaluate_every
     allowed = f"a multiple of {every}, or {last}: the epochs that are evaluated"
@@ -37,7 +38,7 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
         if probe.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
             raise InputError(f"probe.name = {probe.name}: the run must have a teacher, with teacher_mode=eval")
         try:
-            probe.settings.check(conf.spec(run.dataset.name))
+            probe.settings.check(conf.spec_of(run.dataset))
         except InputError as error:
             raise InputError(f"probe.{error}") from None
     if metric.source != "probe":
@@ -46,10 +47,10 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
     if probe is None or source != probe.name:
         raise InputError(f"metric.name = {metric.name}: must be in a table with probe: {{name: {source}}}")
     if metric.quantity.by_class:
-        classes = conf.spec(run.dataset.name).num_classes
+        classes = conf.spec_of(run.dataset).num_classes
         fits = metric.at_class is not None and 0 <= metric.at_class < classes
         require(fits, "at_class", metric.at_class, f"given with name={metric.name}: a class, from 0 to {classes - 1}")
-    steps, every = run.recipe.total_steps(run.dataset.examples(conf.spec(run.dataset.name))), probe.settings.every
+    steps, every = run.recipe.total_steps(conf.spec_of(run.dataset).train), probe.settings.every
     if metric.step is not None and metric.step != steps and (not every or metric.step % every or metric.step > steps):
         allowed = f"a multiple of {every} up to {steps}, or {steps}" if every else f"{steps}, the end of the training"
         raise InputError(f"step = {metric.step}: must be {allowed}")

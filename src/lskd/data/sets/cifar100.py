@@ -42,6 +42,9 @@ SUPERCLASSES: dict[str, tuple[str, ...]] = {
     "vehicles 2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
 }
 
+# Within each of them to the next, and from the last to the first (Patrini et al. 2017).
+FLIPS = {one: group[(i + 1) % 5] for group in SUPERCLASSES.values() for i, one in enumerate(group)}
+
 register(
     Spec(
         name="cifar100",
@@ -52,7 +55,9 @@ register(
         test=10_000,
         class_names=CLASSES,
         digest="bab62f9e864a85956af419ad73218e727450486bdeb69451156a7508a712f526",
+        class_sizes=((500,) * 100, (100,) * 100),
     ),
     recipe="crd",
     origin="from $LSKD_DATA/cifar100, else downloaded",
+    flips=FLIPS,
 )(Torchvision("CIFAR100", "cifar-100-python"))
