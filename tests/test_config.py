@@ -281,7 +281,8 @@ def test_every_file_parses(file: Path):
         taught = group == "method" and METHODS[content["name"]].needs_teacher
         needed = {"method": "kd", "teacher": "resnet8"} if taught else {}
         network = "alexnet" if name.startswith("muller_alexnet") else "resnet8"
-        dataset = "imagenet" if "resized" in content.get("augment", {}) else "cifar10"
+        augment = CONF.load("recipe", name).get("augment", {}) if group == "recipe" else {}
+        dataset = "imagenet" if "resized" in augment else "cifar10"
         begins = {"start": f"sha256:{64 * '0'}"} if content.get("epochs") == 0 else {}  # nothing would be trained
         parse_run({"dataset": dataset, "arch": network, **needed, **begins, group: name}, CONF)
     elif group == "table":

@@ -48,7 +48,7 @@ def runs(results: str | Path = "") -> pandas.DataFrame:
                     runs out unless it is told dropna=False. Lists are tuples
     teacher.id, teacher.…, teacher.teacher.…
                     the same of its teacher, and of the teacher's; started_from.… of the run that it started from
-    top1, error, top5, nll, ece15
+    top1, error, top3, top5, nll, ece15
                     after the last epoch, on the part that the data set names (dataset.evaluate); percent, nats, shares
     last.PART.…, best.PART.…, train.…, calibration.…, gamma, seconds, …
                     all other numbers of result.json, by their names there

@@ -53,12 +53,19 @@ class Fitted(Quantity):
 
 
 @dataclass(frozen=True)
+class OfLoss(Quantity):
+    """The training loss: the sum of the terms that a method's loss has, each a mean over an epoch's images; without
+    weight decay, and without the recipe's loss_scale."""
+
+
+@dataclass(frozen=True)
 class OfRun(Quantity):
     """A number of a whole run, under its name in the record."""
 
 
 METRICS: Registry[Quantity] = Registry("metric", Quantity)
 METRICS.add("gamma", OfRun("equivalent label smoothing γ"), __name__)
+METRICS.add("loss", OfLoss("training loss", digits=4, better="lower"), __name__)
 METRICS.add("temperature", Fitted("temperature of the least negative log-likelihood", digits=2), __name__)
 
 
@@ -123,6 +130,12 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
 def top5(logits: Tensor, labels: Tensor) -> float:
     """Percentage of examples whose label is among the five largest logits."""
     return top_k_accuracy(logits, labels, 5)
+
+
+@metric("top3", "top-3 accuracy", unit="%", digits=2, better="higher", rate=True, classes=4)
+def top3(logits: Tensor, labels: Tensor) -> float:
+    """Percentage of examples whose label is among the three largest logits."""
+    return top_k_accuracy(logits, labels, 3)
 
 
 def summary(logits: Tensor, labels: Tensor) -> dict[str, float]:

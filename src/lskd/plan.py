@@ -23,6 +23,7 @@ from lskd.tables import statements
 from lskd.tables.cells import Key
 from lskd.tables.derived import DERIVED, Derivation
 from lskd.tables.experiment import Experiment
+from lskd.tables.line import OF_ONE_RUN
 from lskd.tables.metric import Metric
 from lskd.tables.recorded import check_probed, check_recorded
 from lskd.tables.table import Table, load_table
@@ -189,7 +190,7 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
             return forms[key]
         row, column = key
         line, form = table.rows[row], merge(merge({}, base), rows[row])
-        if table.kind == "figure" and line.over not in ("step", "epoch"):
+        if table.kind == "figure" and line.over not in OF_ONE_RUN:
             merge(form, normal_form({line.over: table.value_at(row, column)}, f"{where}.rows.{row}.over"))
         elif table.kind != "figure":
             merge(form, columns[column])
@@ -255,6 +256,8 @@ def shown(table: Table, row: str, column: str) -> tuple[float | None, Metric]:
         metric = replace(metric, step=int(x))
     if line.over == "epoch":
         metric = replace(metric, at_epoch=int(x))
+    if line.over == "class":
+        metric = replace(metric, at_class=int(x))
     return x, metric
 
 

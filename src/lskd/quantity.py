@@ -10,12 +10,16 @@ Better = Literal["", "higher", "lower", "zero"]  # zero: the nearer to 0 the bet
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number: title in words, unit ("" = a pure number), the decimals that a table shows, and which is better."""
+    """A number: title in words, unit ("" = a pure number), the decimals that a table shows, and which is better.
+
+    by_class: there is one for each class, by its number in the data (a probe records {"0": ..., "1": ...}).
+    """
 
     title: str
     unit: str = ""
     digits: int = 3
     better: Better = ""
+    by_class: bool = False
 
 
 def merit(better: Better, value: float) -> float:

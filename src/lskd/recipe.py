@@ -75,6 +75,7 @@ class Schedule:
 @dataclass(frozen=True)
 class WeightDecay:
     """½ · rate · Σ‖w‖² over the chosen parameters, added to the loss after `loss_scale`, before gradient clipping.
+    (With optimizer=adamw it is no part of the loss: see `Recipe`.)
 
     `to`: "all" parameters; "weights" (tensors of two or more dimensions: no biases, no batch norm); "not_biases" (all
     but names ending in .bias of layers that are no batch norm: tensor2tensor's rule, which decays batch norm's γ and
@@ -93,10 +94,16 @@ class WeightDecay:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained with SGD. Exactly one of `epochs` and `steps` says for how long.
+    """How a network is trained. Exactly one of `epochs` and `steps` says for how long.
 
-    The loss is loss_scale · mean over the batch of the method's terms, plus weight decay. Momentum buffers start at
-    zero: v ← momentum·v + (1-dampening)·g; w ← w - lr·v (or, with nesterov, lr·(g + momentum·v)).
+    The loss is loss_scale · mean over the batch of the method's terms, plus weight decay.
+
+    optimizer: from the gradient g of update t = 1, 2, …, with all buffers zero at the start:
+
+    - sgd: v ← momentum·v + (1-dampening)·g; w ← w - lr·v (or, with nesterov, lr·(g + momentum·v));
+    - adam (Kingma & Ba 2015): m ← beta1·m + (1-beta1)·g; v ← beta2·v + (1-beta2)·g²;
+      w ← w - lr · m/(1-beta1^t) / (√(v/(1-beta2^t)) + epsilon). Weight decay is in g, as in torch's Adam;
+    - adamw (Loshchilov & Hutter 2019): the same, but weight decay is not in g: w ← (1 - lr·rate)·w before the update.
 
     accumulate: a batch goes through the network in so many parts of equal size, each with batch-norm statistics of its
     own (every part updates the running ones); the gradient is that of the mean over the whole batch.
@@ -118,14 +125,18 @@ class Recipe:
     name: str = field(default="", metadata=NOT_IDENTITY)
     epochs: int | None = None
     steps: int | None = None
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: float = 0.0
     dampening: float = 0.0
     nesterov: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
     # Factors of lr by parameter name (shell patterns), e.g. {"head.*": 0.1}. The first match counts.
     lr_factors: dict[str, float] = field(default_factory=dict)
     schedule: Schedule = Schedule()
     weight_decay: WeightDecay = WeightDecay()
-    clip_norm: float | None = None  # global norm of the whole gradient, weight decay's included
+    clip_norm: float | None = None  # global norm of the whole gradient, weight decay's included where it is in it
     loss_scale: float = 1.0
     augment: Augment = Augment()
     normalize: Normalize = Normalize()
@@ -161,6 +172,14 @@ class Recipe:
             require(
                 self.momentum > 0 and self.dampening == 0, "nesterov", True, "used with momentum > 0, dampening = 0"
             )
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        require(self.epsilon > 0, "epsilon", self.epsilon, "> 0")
+        for name in ("momentum", "dampening") if self.optimizer != "sgd" else ("beta1", "beta2", "epsilon"):
+            usual = type(self).__dataclass_fields__[name].default
+            others = "sgd" if self.optimizer != "sgd" else "adam or adamw"
+            value, allowed = getattr(self, name), f"{usual:g} with optimizer={self.optimizer}; it goes with {others}"
+            require(value == usual, name, value, allowed)
         resets = self.schedule.reset_momentum
         require(self.momentum > 0 or not resets, "schedule.reset_momentum", True, "used with momentum > 0")
         for pattern, factor in self.lr_factors.items():

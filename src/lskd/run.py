@@ -125,7 +125,7 @@ class Run:
         new = self.start.head == "new"
         if new and not given and base is None:
             raise InputError("start.head = new: all weights come from the seed; give start or started_from")
-        if base is not None and base.network != self.network:
+        if base is not None and base.arch.settings.of_weights() != self.arch.settings.of_weights():
             raise InputError(f"started_from.arch = {base.network}: must be the network of the run, {self.network}")
         if self.recipe.trains:
             return

@@ -156,7 +156,7 @@ def test_the_optimizers_phase_is_an_update_from_gradients_at_hand(pair):
     optimizer = pair.phases_of(training)["optimizer"]
     weight = training.member.network.head.weight
     gradient = weight.grad.clone()
-    before, momentum = weight.detach().clone(), training.member.optimizer.sgd.state[weight]["momentum_buffer"].clone()
+    before, momentum = weight.detach().clone(), training.member.optimizer.inner.state[weight]["momentum_buffer"].clone()
     optimizer()
     v = 0.9 * momentum + gradient + 5e-4 * before
     torch.testing.assert_close(weight.detach(), before - 0.1 * v)

@@ -227,6 +227,23 @@ def test_a_terms_sum_serves_loss_and_log_and_targets_are_looked_up():
     assert not names.keys() & {"aten.mean.default", "aten.stack.default", "aten.full.default", "aten.scatter_.value"}
 
 
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_a_step_of_adam_is_replayed_and_goes_on_from_a_checkpoint(kind):
+    fields = {"optimizer": kind, "momentum": 0.0, "lr_factors": {"head.*": 0.5}}
+    plain, replayed, resumed = (make_training("resnet8", "ce", **fields) for _ in range(3))
+    replaying(replayed)
+    train(replayed)
+    while plain.step_number < plain.total_steps:
+        plain.begin_epoch()
+        for place in range(plain.steps_per_epoch):
+            if (plain.epoch, place) == (2, 0):
+                resumed.restore(copy.deepcopy(plain.state()))
+            plain.step()
+        plain.end_epoch()
+    train(resumed)
+    assert differences(replayed, plain) == differences(resumed, plain) == []
+
+
 def test_momentum_starts_afresh_at_milestones():
     """With buffers v at zero, v ← 0.9·v + g is g. An epoch has 4 steps; the milestone is the sixth, within an epoch."""
     fields = {"schedule": Schedule("step", milestones=(1.5,), reset_momentum=True), "epochs": 2, "clip_norm": None}
@@ -239,7 +256,7 @@ def test_momentum_starts_afresh_at_milestones():
             if (epoch, place) == (1, 2):
                 resumed.restore(copy.deepcopy(plain.state()))  # the reset is still to come
             plain.step()
-            state = plain.member.optimizer.sgd.state
+            state = plain.member.optimizer.inner.state
             fresh = [torch.equal(state[p]["momentum_buffer"], p.grad) for p in plain.member.optimizer.parameters]
             assert all(fresh) == any(fresh) == ((epoch, place) in ((0, 0), (1, 2)))
     resumed.begin_epoch()

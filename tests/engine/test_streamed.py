@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lskd import data
-from lskd.data import Dataset, Part, Spec
+from lskd.data import Dataset, Part, Spec, stream
 from lskd.data.augment import Augment, Mix, Normalize, ResizedCrop
 from lskd.data.mixing import Mixer
-from lskd.engine import Interrupted, Outcome, Shared, run_bytes, train
+from lskd.data.sources import open_image
+from lskd.engine import Interrupted, Outcome, Shared, run_bytes, run_probes, train
 from lskd.engine.average import Average
 from lskd.engine.member import build_network
 from lskd.engine.memory import CUDA_WORKSPACE
@@ -25,8 +26,9 @@ from lskd.engine.training import Training
 from lskd.errors import InputError
 from lskd.methods import METHODS
 from lskd.models import Arch, CifarResNetArch, MLPArch
+from lskd.probes.stability import Stability
 from lskd.recipe import Recipe
-from lskd.run import Named, Run
+from lskd.run import Named, ProbeSpec, Run
 
 CPU = torch.device("cpu")
 MLP = Named[Arch]("mlp", MLPArch(hidden=(6,), hidden_dropout=0.3))
@@ -285,6 +287,21 @@ def test_evaluation_does_not_depend_on_its_batches(photographs):
     one_by_one = training.member.evaluate(stream.plain(torch.tensor([row])) for row in range(len(stream)))
     torch.testing.assert_close(logits, one_by_one, rtol=1e-4, atol=1e-5)
     assert logits.shape == (12, 4) and not torch.allclose(logits[0], logits[1])
+
+
+def test_probes_of_classes_decode_each_image_once_and_see_what_an_evaluation_does(photographs, monkeypatch):
+    spec, parts = photographs
+    opened: list[str] = []
+    monkeypatch.setattr(stream, "open_image", lambda path, named: opened.append(str(path)) or open_image(path, named))
+    probe, run = ProbeSpec("stability", Stability()), streamed_run()
+    network = build_network(run, spec)
+    [reading] = run_probes(run, spec, parts, network, [probe], Shared(CPU))[probe.key]
+    every = [str(parts[name].images.path(i)) for name in ("train", "test") for i in range(len(parts[name].labels))]
+    assert sorted(opened) == sorted(every)
+    images = Shared(CPU).images(run, parts)
+    p = Training(run, spec, images).member.evaluate(images.train.evaluation()).softmax(1)
+    means = {str(c): p[images.labels == c, c].double().mean().item() for c in range(4)}
+    assert reading["train"]["class_probability"] == pytest.approx(means, rel=1e-5)
 
 
 def test_a_damaged_file_stops_the_training_and_is_named(photographs):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import lskd
@@ -19,16 +20,20 @@ from lskd.errors import InputError
 from lskd.models import (
     ARCHS,
     CifarResNetArch,
+    DenseNetArch,
     MLPArch,
     MobileNetV2Arch,
+    ReActNetArch,
     ResNetArch,
     ShuffleNetV1Arch,
     ShuffleNetV2Arch,
     T2TResNetArch,
     TimmArch,
+    TorchvisionArch,
     VGGArch,
     WideResNetArch,
 )
+from lskd.models.dropout import Dropout
 from lskd.models.taps import capture
 
 MNIST, CIFAR, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 299, 299)
@@ -63,6 +68,24 @@ PARAMETERS = {
     "mobilenet_v2": (CIFAR, 100, 812_836),
     "shufflenet_v1": (CIFAR, 100, 949_258),
     "shufflenet_v2": (CIFAR, 100, 1_355_528),
+    # Those of the authors' code: 0.8 M parameters at depth 100.
+    "densenet_bc40": (CIFAR, 10, 176_122),
+    "densenet_bc100": (CIFAR, 10, 769_162),
+    # ResNet-18, and of each binary convolution a threshold for each channel in and three parameters for each out.
+    "reactnet_resnet18": (IMAGENET, 1000, 11_689_512 + 4 * 256 + 448 + 3 * 512 + 896 + 3 * 1024 + 1792 + 3 * 2048),
+    # torchvision's own counts, in its table of weights.
+    "torchvision": (IMAGENET, 1000, 25_557_032),
+    "resnet18_imagenet": (IMAGENET, 1000, 11_689_512),
+    "resnet34_imagenet": (IMAGENET, 1000, 21_797_672),
+    "resnet50_imagenet": (IMAGENET, 1000, 25_557_032),
+    "resnet101_imagenet": (IMAGENET, 1000, 44_549_160),
+    "mobilenet_v2_imagenet": (IMAGENET, 1000, 3_504_872),
+    "densenet121": (IMAGENET, 1000, 7_978_856),
+    "resnext50_32x4d": (IMAGENET, 1000, 25_028_904),
+    "resnext101_32x8d": (IMAGENET, 1000, 88_791_336),
+    "wide_resnet50_2": (IMAGENET, 1000, 68_883_240),
+    # 4.2 M (Howard et al. 2017, Table 8).
+    "mobilenet_v1": (IMAGENET, 1000, 4_231_976),
     # timm's own counts, in its table of results.
     "timm": (IMAGENET, 1000, 25_557_032),
     "inception_v4": (IMAGENET, 1000, 42_679_816),
@@ -82,11 +105,19 @@ FEATURES = {
     "resnet18": ([(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)], 512),
     "resnet34": ([(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)], 512),
     "resnet50": ([(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)], 2048),
+    "densenet_bc40": ([(24, 32), (96, 32), (120, 16), (132, 8)], 132),
     "vgg8": ([(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)], 512),
     "vgg13": ([(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)], 512),
     "mobilenet_v2": ([(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)], 1280),
     "shufflenet_v1": ([(24, 32), (240, 16), (480, 8), (960, 4)], 960),
     "shufflenet_v2": ([(24, 32), (116, 16), (232, 8), (464, 4)], 1024),
+}
+
+# The same of 64 x 64 images, of networks with ImageNet's stem.
+LARGE_FEATURES = {
+    "resnet18_imagenet": ([(64, 16), (64, 16), (128, 8), (256, 4), (512, 2)], 512),
+    "resnext50_32x4d": ([(64, 16), (256, 16), (512, 8), (1024, 4), (2048, 2)], 2048),
+    "reactnet_resnet18": ([(64, 16), (64, 16), (128, 8), (256, 4), (512, 2)], 512),
 }
 
 # A small member of each family (of several kinds, where its members are); what holds for it holds for larger ones.
@@ -119,16 +150,35 @@ def test_every_network_with_taps_is_tried():
     families = {type(arch): arch for arch in ARCHS.values()}
     with torch.device("meta"):
         tapped = {kind for kind, arch in families.items() if hasattr(arch.build((3, 75, 75), 2), "taps")}
-    assert tapped == {type(ARCHS[name]) for name in FEATURES}
+    assert tapped == {type(ARCHS[name]) for name in (*FEATURES, *LARGE_FEATURES)}
+
+
+@pytest.mark.parametrize("name", LARGE_FEATURES)
+def test_taps_of_networks_for_large_images(name):
+    with torch.device("meta"):
+        network = ARCHS[name].build((3, 64, 64), 100)
+        with capture(network, network.taps) as features:
+            network(torch.empty(2, 3, 64, 64))
+    maps, width = LARGE_FEATURES[name]
+    names = [f"f{i}" for i in range(len(maps))]
+    before = [name for name in network.taps if name.endswith("_pre")]
+    assert [name for name in network.taps if name not in before] == [*names, "pool"]
+    assert before == ([f"{name}_pre" for name in names[1:]] if name == "reactnet_resnet18" else [])
+    for tap in network.taps:
+        place = names.index(tap.removesuffix("_pre")) if tap != "pool" else None
+        channels, side = maps[place] if place is not None else (width, None)
+        assert tuple(features[tap].shape) == ((2, channels, side, side) if side else (2, width))
 
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_logits_come_from_the_head_and_its_input_is_the_penultimate(name):
-    shape = (2, 79, 75) if name == "inception_v4" else (2, 24, 16)  # neither square nor RGB
-    network = ARCHS[name].build(shape, 5)
+    large = {"inception_v4": (2, 79, 75), "densenet121": (2, 40, 36)}
+    shape = large.get(name, (2, 24, 16))  # neither square nor RGB
+    device = torch.device("meta" if isinstance(ARCHS[name], (TimmArch, TorchvisionArch)) else "cpu")
     seen = []
-    network.head.register_forward_hook(lambda _module, inputs, output: seen.append((inputs[0], output)))
-    with torch.no_grad():
+    with device, torch.no_grad():
+        network = ARCHS[name].build(shape, 5)
+        network.head.register_forward_hook(lambda _module, inputs, output: seen.append((inputs[0], output)))
         logits = network.eval()(torch.randn(3, *shape))
 
     assert logits.shape == (3, 5)
@@ -232,6 +282,11 @@ def is_plain(hint: object) -> bool:
         (ShuffleNetV2Arch, {"widths": (116, 233, 464)}, r"widths = \(116, 233, 464\): must be even"),
         (ShuffleNetV2Arch, {"blocks": (4, 1, 4)}, r"blocks = \(4, 1, 4\): must be >= 2"),
         (ShuffleNetV2Arch, {"last": 0}, "last = 0"),
+        (DenseNetArch, {"depth": 41}, "depth = 41: must be 6n"),
+        (DenseNetArch, {"growth": 0}, "growth = 0: must be >= 1"),
+        (DenseNetArch, {"compression": 0.0}, r"compression = 0.0: must be in \[0.1, 1\]"),
+        (ReActNetArch, {"blocks": (2, 2)}, r"blocks = \(2, 2\): must be 4 numbers"),
+        (TorchvisionArch, {"drop_rate": 1.0}, r"drop_rate = 1.0: must be in \[0, 1\)"),
         (TimmArch, {"drop_rate": 1.0}, r"drop_rate = 1.0: must be in \[0, 1\)"),
         (TimmArch, {"bn_momentum": 0.0}, r"bn_momentum = 0.0: must be in \(0, 1\], or null"),
     ],
@@ -267,6 +322,44 @@ def test_networks_that_timm_does_not_have_are_refused():
         TimmArch("resnet51").build(CIFAR, 10)
     with pytest.raises(InputError, match=r"input shape = \(3, 32, 32\): inception_v4 cannot serve it"):
         ARCHS["inception_v4"].build(CIFAR, 10)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "message"),
+    [
+        ("resnet_50", CIFAR, "model = 'resnet_50': did you mean 'resnet50'"),
+        ("densenet121", (3, 16, 16), r"input shape = \(3, 16, 16\): densenet121 cannot serve it"),
+        ("squeezenet1_1", (3, 64, 64), "model = 'squeezenet1_1': has no dense layer; arch=timm may have it"),
+        ("efficientnet_b0", (3, 64, 64), "model = 'efficientnet_b0': drops whole layers at random"),
+    ],
+)
+def test_networks_of_torchvision_that_cannot_be_are_refused(model, shape, message):
+    with torch.device("meta"), pytest.raises(InputError, match=message):
+        TorchvisionArch(model).build(shape, 10)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "mobilenet_v2", "densenet121"])
+def test_networks_of_torchvision_are_its_own(model):
+    """The same weights from the same seed, and the same logits."""
+    torch.manual_seed(0)
+    ours = TorchvisionArch(model).build((3, 32, 32), 7).eval()
+    torch.manual_seed(0)
+    its = torchvision.models.get_model(model, num_classes=7).eval()
+    assert [value.shape for value in ours.state_dict().values()] == [v.shape for v in its.state_dict().values()]
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(ours(x), its(x))
+
+
+def test_dropout_of_networks_of_torchvision_is_of_the_training():
+    with torch.device("meta"):
+        plain, alexnet = (
+            ARCHS["mobilenet_v2_imagenet"].build((3, 64, 64), 5),
+            TorchvisionArch("alexnet").build((3, 64, 64), 5),
+        )
+    assert not any(isinstance(module, nn.Dropout) for network in (plain, alexnet) for module in network.modules())
+    assert plain.drop.p == 0.2
+    assert [module.p for module in alexnet.modules() if isinstance(module, Dropout)] == [0.5, 0.5, 0.0]
 
 
 def test_inception_v4_is_that_of_tf_slim():

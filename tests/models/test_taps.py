@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from lskd.errors import InputError
-from lskd.models import ARCHS, Arch, MobileNetV2Arch, ShuffleNetV2Arch, WideResNetArch
+from lskd.models import (
+    ARCHS,
+    Arch,
+    DenseNetArch,
+    MobileNetV2Arch,
+    ReActNetArch,
+    ShuffleNetV2Arch,
+    TorchvisionArch,
+    WideResNetArch,
+)
 from lskd.models.shufflenet_v1 import channel_shuffle
 from lskd.models.taps import capture, classifier
 
@@ -26,7 +35,11 @@ def hooks_of(network: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
 
 
-@pytest.mark.parametrize("name", ARCHS)
+# Of the large networks of torchvision, which one class makes, a single one.
+EACH = [name for name, arch in ARCHS.items() if not isinstance(arch, TorchvisionArch) or name == "resnet18_imagenet"]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_every_network_has_its_penultimate_activations_and_its_classifier(name):
     side = 75 if name == "inception_v4" else 16
     network = ARCHS[name].build((3, side, side), 5).eval()
@@ -211,19 +224,24 @@ each_tapped = pytest.mark.parametrize("arch", TAPPED, ids=TAPPED.get)
 @each_tapped
 @pytest.mark.parametrize("training", [False, True])
 def test_taps_before_relu_are_what_relu_makes_the_maps_of(arch, training):
-    """But a Wide ResNet's are what the next batch norm makes of the maps, and MobileNetV2's the maps themselves."""
+    """But a Wide ResNet's and a DenseNet's are what the next batch norm makes of the maps, MobileNetV2's the maps
+    themselves, and a ReActNet's what its RPReLU makes the maps of."""
     torch.manual_seed(0)
     network = arch.build((3, 16, 16), 4).train(training)
     with capture(network, network.taps) as features:
         network(torch.randn(6, 3, 16, 16))
     following = {1: "stage2.0.bn1", 2: "stage3.0.bn1", 3: "bn"}
+    if isinstance(arch, DenseNetArch):
+        following |= {1: "transition1.bn", 2: "transition2.bn"}
     for i in range(1, 4 if "f4" not in features else 5):
         pre, map_ = features[f"f{i}_pre"], features[f"f{i}"]
         assert (pre < 0).any()
-        if isinstance(arch, WideResNetArch):
+        if isinstance(arch, (DenseNetArch, WideResNetArch)):
             assert torch.equal(pre, network.get_submodule(following[i])(map_))
         elif isinstance(arch, MobileNetV2Arch):
             assert pre is map_
+        elif isinstance(arch, ReActNetArch):
+            assert torch.equal(map_, network.get_submodule(f"stage{i}")[-1].activation(pre))
         elif isinstance(arch, ShuffleNetV2Arch):
             assert torch.equal(map_, channel_shuffle(pre.relu(), groups=2))
         else:
@@ -237,7 +255,7 @@ def test_pool_is_the_mean_of_what_comes_before_the_head(arch):
     with torch.no_grad(), capture(network, network.taps) as features:
         network(torch.randn(6, 3, 16, 16))
         last = features["f4" if "f4" in features else "f3"]
-        if isinstance(arch, WideResNetArch):
+        if isinstance(arch, (DenseNetArch, WideResNetArch)):
             last = features["f3_pre"].relu()
         elif hasattr(network, "last"):
             last = network.last(last)
@@ -268,7 +286,7 @@ def test_maps_are_written_in_place_where_no_tap_keeps_them(arch, operators):
     with operators() as ran:
         network(x).square().sum().backward()
     names = [str(func) for func in ran.calls]
-    assert "aten.relu_.default" in names
+    assert "aten.relu_.default" in names or isinstance(arch, ReActNetArch)
     assert not {"aten.relu.default", "aten.add.Tensor"} & {*names[: names.index("aten.mean.dim")]}
     plain = [parameter.grad for parameter in network.parameters()]
     network.zero_grad()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -236,3 +238,123 @@ def test_a_table_may_draw_the_reliability_of_its_calibration_errors(lab: Any, tm
 def test_only_tables_have_diagrams(lab: Any) -> None:
     with pytest.raises(InputError, match="diagram = 'reliability': must be given in a table only"):
         lab.figure(diagram="reliability")
+
+
+# ---- curves over epochs, in panels --------------------------------------------------------------------------------
+
+EPOCHS = [5, 10, 15]  # of those that are evaluated
+OVER_EPOCHS = {"over": "epoch", "values": EPOCHS}
+
+
+def curves(lab: Any, **table: Any) -> TablePlan:
+    """The training loss and the accuracy of two runs over their epochs."""
+    loss, top1 = {"panel": "training loss", "metric": {"name": "loss"}}, {"panel": "accuracy (%)"}
+    content = {
+        "x": None,
+        "draw": "bands",
+        "rows": {
+            "hard_loss": {"label": "hard", **OVER_EPOCHS, **loss},
+            "ls_loss": {"label": "LS", "run": {"alpha": 0.1}, **OVER_EPOCHS, **loss},
+            "hard": {"label": "hard", **OVER_EPOCHS, **top1},
+            "ls": {"label": "LS", "run": {"alpha": 0.1}, **OVER_EPOCHS, **top1},
+        },
+    }
+    planned: TablePlan = lab.figure(**{**content, **table})
+    return planned
+
+
+def train_losses(lab: Any, planned: TablePlan, row: str, losses: Sequence[float]) -> None:
+    """Finish a row's runs, whose loss has two terms; a seed adds a tenth to the one, and a point to the accuracy."""
+    lab.fill(planned, f"{row}/5", [90.0, 91.0, 92.0])
+    for run in planned.cell(row, "5").runs:
+        lines = [
+            {
+                "epoch": epoch - 1, "seconds": 1.0, "lr": 0.1, "step": 10 * epoch,
+                "train": {"top1": 50.0, "ce": loss / 2 + run.seed / 10, "soft": loss / 2},
+                "test": {"top1": 80.0 + epoch / 5 + run.seed, "nll": 0.1},
+            }
+            for epoch, loss in zip(EPOCHS, losses, strict=True)
+        ]  # fmt: skip
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (lab.store.directory(run) / "log.jsonl").write_text(text)
+
+
+def test_two_quantities_over_epochs_stand_in_two_panels_with_bands(lab: Any) -> None:
+    planned = curves(lab)
+    train_losses(lab, planned, "hard", [2.0, 1.0, 0.5])
+    train_losses(lab, planned, "ls", [3.0, 2.0, 1.5])
+    filled = filled_of(lab, planned)
+    figure, said = figures.picture(filled)
+    upper, lower = figure.axes
+    assert (upper.get_ylabel(), lower.get_ylabel(), lower.get_xlabel()) == ("training loss", "accuracy (%)", "epoch")
+    losses = [[2.1, 1.1, 0.6], [3.1, 2.1, 1.6]]
+    assert [list(line.get_ydata()) for line in upper.lines] == [pytest.approx(of_run) for of_run in losses]
+    assert [list(line.get_ydata()) for line in lower.lines] == [[82.0, 83.0, 84.0]] * 2
+    assert [line.get_color() for line in upper.lines] == [line.get_color() for line in lower.lines]
+    [band, _] = lower.collections
+    reach = 4.302653 / 3**0.5  # t of 2 degrees of freedom, over √3 seeds whose standard deviation is 1
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((82 - reach, 84 + reach), rel=1e-5)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["hard", "LS"]
+    assert "bands: the 95 % interval of the mean" in said
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"rows": {"a": {"label": "", "panel": "p", **OVER_EPOCHS}, "b": {"label": "", **OVER_EPOCHS}}}, "or of none"),
+        ({"scatter": {"x": "a", "y": "b"}}, "given with diagram=scatter only"),
+        ({"metric": {"name": "loss", "part": "test"}}, "part = 'test': must be left out with name=loss"),
+    ],
+)
+def test_panels_and_losses_that_cannot_be_are_refused(lab: Any, table: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        curves(lab, **table)
+
+
+# ---- scatter ------------------------------------------------------------------------------------------------------
+
+POINTS = {"a": (10.0, 20.0), "b": (12.0, 21.0), "c": (14.0, 20.5), "d": (16.0, 23.0)}  # teachers, students
+
+
+def scatter_table(lab: Any, **table: Any) -> TablePlan:
+    tests = [{"test": "correlated", "of": "*/student", "than": "*/teacher"}]
+    content = {
+        "diagram": "scatter",
+        "scatter": {"x": "teacher", "y": "student"},
+        "rows": {row: {"label": f"teacher {row}", "run": {"recipe.lr": 0.1 + i}} for i, row in enumerate(POINTS)},
+        "columns": {"teacher": {"label": "teacher (%)"}, "student": {"label": "student (%)", "run": {"alpha": 0.1}}},
+        "paper": {row: {"teacher": x, "student": 40 - y} for row, (x, y) in POINTS.items()},
+        "claims": [{"id": "K7", "text": "", "tests": tests}],
+    }
+    planned: TablePlan = lab.table(**{**content, **table})
+    return planned
+
+
+def test_a_table_may_draw_its_columns_against_one_another(lab: Any, tmp_path: Path) -> None:
+    """ρ of (1, 3, 2, 4) with (1, 2, 3, 4) is 1 - 6·2/(4·15) = 0.8; the paper's made-up students run the other way."""
+    planned = scatter_table(lab)
+    for row, (x, y) in POINTS.items():
+        lab.fill(planned, f"{row}/teacher", [x, x + 1, x + 2])
+        lab.fill(planned, f"{row}/student", [y, y + 1, y + 2])
+    filled = filled_of(lab, planned)
+    figure, said = figures.picture(filled)
+    [axes] = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("teacher (%)", "student (%)")
+    large = [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_label() == "student (%)"]
+    assert large == [(11.0, 21.0), (13.0, 22.0), (15.0, 21.5), (17.0, 24.0)]
+    small = [line.get_xydata() for line in axes.lines if len(line.get_xydata()) == 3]
+    assert small[0].tolist() == [[10.0, 20.0], [11.0, 21.0], [12.0, 22.0]]
+    assert [text.get_text() for text in axes.texts] == [f"teacher {row}" for row in "abcd"]
+    assert "student (%): 0.80 of 4 rows within seeds, mean over 3, -0.80 of the paper's 4" in said
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["student (%)", "the paper's"]
+    assert "mean rank correlation 0.80 of 4 cells" in str(filled.findings)
+    assert [path.suffix for path in figures.write(filled, tmp_path)] == [".png", ".pdf", ".svg"]
+
+
+def test_a_scatter_of_nothing_is_not_drawn_and_unknown_columns_are_refused(lab: Any) -> None:
+    assert not figures.drawable(filled_of(lab, scatter_table(lab)))
+    with pytest.raises(InputError, match="scatter = 'studnet': did you mean 'student'"):
+        scatter_table(lab, scatter={"x": "teacher", "y": "studnet"})
+    with pytest.raises(InputError, match="scatter = None: must be given with diagram=scatter"):
+        scatter_table(lab, scatter=None)

@@ -178,7 +178,7 @@ def test_a_series_over_steps_is_one_run_seen_several_times(lab: Any) -> None:
     [
         ({"rows": {"hard": {**OVER_STEPS, "values": [0, 10, 15]}}}, r"hard/15: step = 15: must be a multiple of 10"),
         ({"probe": {}}, r"metric.name = mutual_information: must be in a table with probe: {name: mut"),
-        ({"probe": {"name": "eye"}}, r"probe.name = 'eye': allowed: mutual_information, penultimate"),
+        ({"probe": {"name": "eye"}}, r"probe.name = 'eye': allowed: class_centres, mutual_information"),
         ({"probe": {**INFORMATION, "classes": ["0", "x"]}}, r"hard/0: probe.classes = 'x': allowed: 0, 1, 2"),
         ({"probe": {**INFORMATION, "class": []}}, r"probe.class = \[\]: unknown key; did you mean 'classes'"),
         ({"probe": {**INFORMATION, "draws": 1}}, r"probe.draws = 1: must be >= 2"),
@@ -270,3 +270,49 @@ def test_one_damaged_prediction_does_not_stop_the_others(lab: Any, damage: str |
     assert list(values.of(planned, planned.cell("hard", "variance"))) == [0, 1]
     [line] = values.damaged
     assert str(lab.store.directory(runs[2])) in line and "damaged" in line
+
+
+CENTRES = {"name": "class_centres"}
+OVER_CLASSES = {"over": "class", "values": [0, 1, 2, 3, 4]}
+
+
+def order_of_classes(lab: Any, **table: Any) -> TablePlan:
+    content = {
+        "x": None,
+        "probe": CENTRES,
+        "metric": {"name": "class_distance", "part": "train"},
+        "rows": {
+            "hard": {"label": "hard targets", **OVER_CLASSES},
+            "ls": {"label": "LS", "run": {"alpha": 0.1}, **OVER_CLASSES},
+        },
+        "claims": [{"id": "K", "text": "", "tests": [{"test": "correlated", "of": "ls/*", "than": "hard/*"}]}],
+    }
+    planned: TablePlan = lab.figure(**{**content, **table})
+    return planned
+
+
+def test_the_order_of_classes_of_two_networks_is_compared_seed_by_seed(lab: Any) -> None:
+    planned = order_of_classes(lab)
+    numbers = {"hard": [1.0, 2.0, 3.0, 4.0, 5.0], "ls": [10.0, 30.0, 20.0, 40.0, 50.0]}  # ρ = 1 - 6·2/(5·24) = 0.9
+    for row, of_classes in numbers.items():
+        lab.fill(planned, f"{row}/0", [90.0, 91.0, 92.0])
+        for run in planned.cell(row, "0").runs:
+            reading = {"class_distance": {str(c): run.seed + of_classes[c] for c in range(5)}}
+            lab.store.write_readings(run, planned.probe, [{"step": 40, "train": reading, "test": {}}], "00")
+    filled = filled_of(lab, planned)
+    assert [cell.mean for cell in filled.cells] == [value + 1 for of_row in numbers.values() for value in of_row]
+    assert "mean rank correlation 0.90 of 5 cells" in str(filled.findings)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"rows": {"hard": {"label": "", "over": "class", "values": [0, 10]}}}, "at_class = 10: .* from 0 to 9"),
+        ({"rows": {"hard": {"label": "", "over": "class", "values": [0.5]}}}, "must be whole numbers with over=class"),
+        ({"rows": {"hard": {"label": "", "over": "alpha", "values": [0]}}}, "at_class = None: must be given"),
+        ({"metric": {"name": "centre_ratio", "at_class": 1}}, "at_class = 1: must be left out .* class_probability"),
+    ],
+)  # fmt: skip
+def test_classes_that_there_are_not_are_errors_of_the_plan(lab: Any, table: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        order_of_classes(lab, claims=[], **table)

@@ -62,8 +62,11 @@ class ImageSource(ABC):
 
     def evaluation(self) -> Iterator[Tensor]:
         """All images as they are evaluated, `at_once` at a time. Each batch is valid until the next."""
-        everything = torch.arange(len(self))
-        return self.batches(everything, torch.full_like(everything, self.plain_view), self.at_once)
+        return self.plain_batches(torch.arange(len(self)))
+
+    def plain_batches(self, indices: Tensor) -> Iterator[Tensor]:
+        """Images `indices` as they are evaluated, `at_once` at a time. Each batch is valid until the next."""
+        return self.batches(indices, torch.full_like(indices, self.plain_view), self.at_once)
 
     def feed(self, size: int, eager: Callable[[], AbstractContextManager[None]]) -> Feed:
         """What the steps of a training take batches of up to `size` images from. `eager()`: in it, work may be put on

@@ -18,7 +18,7 @@ from lskd.engine.compiled import compiled
 from lskd.engine.counters import Counters
 from lskd.engine.features import Shapes, build_module, make_pair, module_at, run_tapped, tapped
 from lskd.engine.grouped import group_batch_norms
-from lskd.engine.optimizer import SGD
+from lskd.engine.optimizer import Optimizer
 from lskd.engine.seeds import initial_weights, seed_for
 from lskd.engine.shared import Images
 from lskd.engine.teacher import Teacher, forward, placed
@@ -85,7 +85,7 @@ class Member:
         for parameter in self._learnable:
             parameter.requires_grad_(id(parameter) in trained)
         self._casts = Casts(self.network) if recipe.precision == "bf16" and not recipe.compile else None
-        self.optimizer = SGD(self.network, recipe, beside=self.module, lr=stage.lr if stage else None)
+        self.optimizer = Optimizer(self.network, recipe, beside=self.module, lr=stage.lr if stage else None)
         if recipe.accumulate > 1:
             self.optimizer.hold_gradients()
         self.average = Average(self.network, recipe.ema) if recipe.ema and stage is None else None

@@ -1,4 +1,4 @@
-"""SGD as a recipe describes it."""
+"""SGD and Adam as a recipe describes them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lskd.recipe import Recipe, WeightDecay
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class SGD:
-    """torch's SGD, with weight decay and clipping as in `Recipe`, and its learning rate set at each step.
+class Optimizer:
+    """torch's SGD, Adam or AdamW, with weight decay and clipping as in `Recipe`; the learning rate is set at each step.
 
-    Momentum buffers start at zero: torch would start them at the first gradient, undampened, which is another first
-    step when dampening is not 0 (Müller's MNIST networks: ten times the learning rate).
+    All buffers start at zero. Those of SGD's momentum torch would start at the first gradient, undampened, which is
+    another first step when dampening is not 0 (Müller's MNIST networks: ten times the learning rate).
     """
 
     def __init__(
@@ -33,34 +33,49 @@ class SGD:
             all_parameters += tuple(beside.parameters())
             all_factors += [1.0] * (len(all_parameters) - len(names))
         learnable = [(p, f) for p, f in zip(all_parameters, all_factors, strict=True) if p.requires_grad]
-        groups = [
-            {"params": [p for p, f in learnable if f == factor], "factor": factor}
-            for factor in sorted({f for _, f in learnable})
-        ]
         self.lr, self.clip_norm = recipe.lr if lr is None else lr, recipe.clip_norm
         self.parameters = [p for p, _ in learnable]
         self.decay_rate, decay = recipe.weight_decay.rate, recipe.weight_decay
         self.decayed = decayed_parameters(network, decay) if self.decay_rate else []
         if self.decay_rate and beside is not None and decay.to != "named":
             self.decayed += decayed_parameters(beside, decay)
-        self.sgd = torch.optim.SGD(
-            groups, self.lr, recipe.momentum, recipe.dampening, nesterov=recipe.nesterov, fused=True
-        )
+        # Adam's weight decay that is no part of the gradient is torch's, group by group.
+        apart = {id(p) for p in self.decayed} if recipe.optimizer == "adamw" else set()
+        self.decayed = [] if recipe.optimizer == "adamw" else self.decayed
+        kinds = sorted({(f, id(p) in apart) for p, f in learnable})
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p, f in learnable if (f, id(p) in apart) == kind], "factor": kind[0]} for kind in kinds
+        ]
         self._device = self.parameters[0].device
+        self.inner: torch.optim.Optimizer
+        if recipe.optimizer == "sgd":
+            momentum, dampening = recipe.momentum, recipe.dampening
+            self.inner = torch.optim.SGD(groups, self.lr, momentum, dampening, nesterov=recipe.nesterov, fused=True)
+        else:
+            for group, (_, decays) in zip(groups, kinds, strict=True):
+                group["weight_decay"] = self.decay_rate if decays else 0.0
+            make = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+            captured = self._device.type == "cuda"  # torch asks for it, although a fused kernel needs nothing else
+            betas = recipe.beta1, recipe.beta2
+            self.inner = make(groups, self.lr, betas, recipe.epsilon, fused=True, capturable=captured)
         self._hold_lr_on_device()
-        if recipe.momentum:
-            for parameter in self.parameters:
-                self.sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for parameter in self.parameters:
+            if recipe.optimizer != "sgd":
+                step = torch.zeros((), dtype=torch.float32, device=self._device)
+                buffers = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.inner.state[parameter].update(step=step, **buffers)
+            elif recipe.momentum:
+                self.inner.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def _hold_lr_on_device(self) -> None:
         """A captured step reads it there; CUDA's fused kernel takes it in float32 only."""
         dtype = torch.float32 if self._device.type == "cuda" else torch.float64
-        for group in self.sgd.param_groups:
+        for group in self.inner.param_groups:
             group["lr"] = torch.zeros((), dtype=dtype, device=self._device)
 
     def step(self, loss: Tensor, schedule_factor: Tensor | float) -> None:
         """One update from `loss`, at `schedule_factor` times each group's learning rate."""
-        self.sgd.zero_grad(set_to_none=True)
+        self.inner.zero_grad(set_to_none=True)
         loss.backward()
         self.update(schedule_factor)
 
@@ -75,7 +90,7 @@ class SGD:
 
     def update(self, schedule_factor: Tensor | float) -> None:
         """One update from the gradients that there are."""
-        # Weight decay is a part of the loss whose gradient is known; as such it takes part in the clipping.
+        # This weight decay is a part of the loss whose gradient is known; as such it takes part in the clipping.
         if self.decayed:
             decayed = [p for p in self.decayed if p.grad is not None]  # what the loss does not reach stays as it is
             gradients = [p.grad for p in decayed if p.grad is not None]
@@ -83,19 +98,19 @@ class SGD:
                 torch._foreach_add_(gradients, decayed, alpha=self.decay_rate)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        for group in self.sgd.param_groups:
+        for group in self.inner.param_groups:
             group["lr"].fill_(self.lr * group["factor"] * schedule_factor)
-        self.sgd.step()
+        self.inner.step()
 
     def reset_momentum(self) -> None:
         """Momentum buffers become zero, where they are: a captured step reads them there."""
-        torch._foreach_zero_([self.sgd.state[parameter]["momentum_buffer"] for parameter in self.parameters])
+        torch._foreach_zero_([self.inner.state[parameter]["momentum_buffer"] for parameter in self.parameters])
 
     def state_dict(self) -> dict[str, Any]:
-        return self.sgd.state_dict()
+        return self.inner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sgd.load_state_dict(state)
+        self.inner.load_state_dict(state)
         self._hold_lr_on_device()
 
 

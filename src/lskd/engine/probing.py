@@ -66,6 +66,7 @@ def scene(training: Training, probe: ProbeSpec, run: Run) -> Scene:
         batch=images.train.at_once,  # as in an evaluation
         labels={"train": images.labels} | {name: part.labels for name, part in images.held_out.items()},
         plain=lambda part, indices: sources[part].plain(indices),
+        batches=lambda part, indices: sources[part].plain_batches(indices),
         augmented=augmented,
         evaluated=run.dataset.evaluate,
         class_names=training.spec.class_names,

@@ -80,7 +80,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage before the training proper: the run's data and SGD, at a constant learning rate, with a loss of its own.
+    """A stage before the training proper: the run's data and optimizer, at a constant learning rate, with its own loss.
 
     It has a log of its own, its steps are none of the recipe's, and the optimizer starts afresh after it. The teacher
     runs in every step, in eval mode like all that is not trained.

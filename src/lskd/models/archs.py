@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,12 @@ class Arch(ABC):
     version: ClassVar[int] = 1  # of the code, as `lskd.methods.method.Method.version`
     # Knobs of a small member, with all that is in a large one: the tests build and train each family at this size.
     small: ClassVar[Mapping[str, Any]] = {}
+    # Knobs that change what the network computes and none of its weights: one may start from another's.
+    same_weights: ClassVar[tuple[str, ...]] = ()
+
+    def of_weights(self) -> Arch:
+        """The same for all networks that have the same weights."""
+        return replace(self, **{knob: getattr(type(self), knob) for knob in self.same_weights})
 
     @abstractmethod
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -211,6 +217,59 @@ class ResNetArch(Arch):
         return ResNet(input_shape[0], num_classes, self.blocks, self.widths, self.bottleneck, self.kaiming)
 
 
+@register("densenet_bc40", depth=40)
+@register("densenet_bc100", depth=100)
+@dataclass(frozen=True)
+class DenseNetArch(Arch):
+    """DenseNet-BC for small images (Huang et al. 2017): depth 6n + 4, n layers in each of 3 dense blocks."""
+
+    small: ClassVar[Mapping[str, Any]] = {"depth": 16, "growth": 4}
+
+    depth: int = 100
+    growth: int = 12
+    compression: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.depth >= 10 and self.depth % 6 == 4, "depth", self.depth, "6n + 4 with n >= 1")
+        require(self.growth >= 1, "growth", self.growth, ">= 1")
+        require(0.1 <= self.compression <= 1, "compression", self.compression, "in [0.1, 1]")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("densenet", input_shape, num_classes, smallest=4)
+        from lskd.models.densenet import DenseNet
+
+        return DenseNet(input_shape[0], num_classes, self.depth, self.growth, self.compression)
+
+
+@register("reactnet_resnet18")
+@dataclass(frozen=True)
+class ReActNetArch(Arch):
+    """ResNet-18 with binary convolutions (Liu et al. 2020, ReActNet), the binary student of Shen et al. (2021).
+
+    Training has two steps: with binary_weights=false first, whose weights start the second one. large_images: behind
+    ImageNet's stem; without it, behind one for small images.
+    """
+
+    small: ClassVar[Mapping[str, Any]] = {"blocks": (1, 1, 1, 1), "widths": (4, 6, 8, 10), "large_images": False}
+    same_weights: ClassVar[tuple[str, ...]] = ("binary_weights",)
+
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    large_images: bool = True
+    binary_weights: bool = True
+
+    def __post_init__(self) -> None:
+        _require_stages("blocks", self.blocks, 4)
+        _require_stages("widths", self.widths, 4)
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes("reactnet", input_shape, num_classes, smallest=8)
+        from lskd.models.reactnet import ReActNet
+
+        channels = input_shape[0]
+        return ReActNet(channels, num_classes, self.blocks, self.widths, self.large_images, self.binary_weights)
+
+
 @register("vgg8")
 @register("vgg13", convolutions=(2, 2, 2, 2, 2))
 @dataclass(frozen=True)
@@ -312,7 +371,41 @@ class ShuffleNetV2Arch(Arch):
         return ShuffleNetV2(input_shape[0], num_classes, self.stem, self.widths, self.blocks, self.last)
 
 
+@register("torchvision")
+# The networks of Shen et al. (2021) whose plain names are taken by those for small images, and the rest.
+@register("resnet18_imagenet", model="resnet18")
+@register("resnet34_imagenet", model="resnet34")
+@register("resnet50_imagenet", model="resnet50")
+@register("resnet101_imagenet", model="resnet101")
+@register("mobilenet_v2_imagenet", model="mobilenet_v2", drop_rate=0.2)
+@register("densenet121", model="densenet121")
+@register("resnext50_32x4d", model="resnext50_32x4d")
+@register("resnext101_32x8d", model="resnext101_32x8d")
+@register("wide_resnet50_2", model="wide_resnet50_2")
+@dataclass(frozen=True)
+class TorchvisionArch(Arch):
+    """A network of torchvision by torchvision's name, with its random initial weights: see `lskd.models.torchvision`.
+
+    arch=torchvision arch.model=regnet_y_400mf is any of those for classification. drop_rate: of the head's input.
+    """
+
+    small: ClassVar[Mapping[str, Any]] = {"model": "shufflenet_v2_x0_5", "drop_rate": 0.2}
+
+    model: str = "resnet50"
+    drop_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.drop_rate < 1, "drop_rate", self.drop_rate, "in [0, 1)")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        _require_shapes(self.model, input_shape, num_classes)
+        from lskd.models.torchvision import Torchvision
+
+        return Torchvision(self.model, input_shape, num_classes, self.drop_rate)
+
+
 @register("timm")
+@register("mobilenet_v1", model="mobilenetv1_100")  # Howard et al. 2017
 # Szegedy et al. 2017. Dropout, batch norm's decay (0.9997) and its ε (0.001, timm's own) as in TF-slim, whose batch
 # norm has no scale parameter unless asked for one; Müller et al. (2019) added it, and timm has it.
 @register("inception_v4", model="inception_v4", drop_rate=0.2, bn_momentum=0.0003)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -29,6 +29,9 @@ class Scene:
     batch: int  # images to show at once
     labels: Mapping[str, Tensor]  # of each part, (N,)
     plain: Callable[[str, Tensor], Tensor]  # (part, indices) -> pixels as in an evaluation
+    # The same of many images, `batch` at a time; of streamed data the next ones are decoded meanwhile. Each batch is
+    # valid until the next.
+    batches: Callable[[str, Tensor], Iterator[Tensor]]
     augmented: Callable[[Tensor, torch.Generator], Tensor]  # indices of training images -> pixels through random views
     evaluated: str  # the part that the run is measured on
     class_names: tuple[str, ...]
@@ -100,6 +103,31 @@ def check_classes(name: str, classes: tuple[str, ...], spec: Spec) -> None:
 def members(labels: Tensor, number: int, most: int) -> Tensor:
     """Indices of the first `most` examples of class `number`; of all where there are fewer."""
     return (labels == number).nonzero().squeeze(1)[:most]
+
+
+def by_class(scene: Scene, part: str, see: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """(class, (n, D) fp64): what `see`, of pixels, gives for all images of a part as in an evaluation, class by class;
+    classes without images are left out.
+
+    Images are shown once, in the order of their classes, so that no more is held than a class and a batch: what is
+    computed of a class needs no running sums, in which small differences of large numbers would be lost.
+    """
+    import torch
+
+    labels = scene.labels[part]
+    sizes = labels.bincount(minlength=len(scene.class_names)).tolist()
+    left = iter([(number, size) for number, size in enumerate(sizes) if size])
+    number, size = next(left, (0, 0))
+    held: list[Tensor] = []
+    count = 0
+    for pixels in scene.batches(part, labels.argsort(stable=True)):
+        held.append(see(pixels).double())
+        count += len(pixels)
+        while size and count >= size:
+            rows = torch.cat(held)
+            yield number, rows[:size]
+            held, count = [rows[size:]], count - size
+            number, size = next(left, (0, 0))
 
 
 def panels(figure: Figure, count: int, together: int = 1) -> list[Axes]:

@@ -36,6 +36,7 @@ from lskd.tables.metric import Metric
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("o-", "s--", "D-.", "^:", "v-", "P--", "X-.")  # of series that say none
+LINES = ("-", "--", "-.", ":")  # of those in bands
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---")  # of bars
 
 STYLE: dict[Any, Any] = {
@@ -84,6 +85,8 @@ def drawable(filled: FilledTable) -> bool:
     """Whether there is a point to draw."""
     if filled.table.kind == "figure":
         return any(_is_point(cell) for cell in filled.cells)
+    if filled.table.diagram == "scatter":
+        return any(pair.shared for pair in _pairs(filled))
     return any(cell.diagrams or cell.last_readings for cell in filled.cells)
 
 
@@ -136,49 +139,62 @@ def picture(filled: FilledTable, form: Form = SCREEN) -> tuple[Figure, str]:
 
 
 def draw_series(figure: Figure, filled: FilledTable) -> str:
-    """Each series' mean over seeds, with whiskers. (Whatever draws does so on an empty figure of the width that it has,
-    sets its height, and gives what is shown in words.)"""
+    """Each series' mean over seeds, with whiskers or in a band, in its panel. (Whatever draws does so on an empty
+    figure of the width that it has, sets its height, and gives what is shown in words.)"""
     table = filled.table
-    axes: Axes = figure.add_subplot()
-    rows = [row for row in table.rows if any(cell.cell.row == row and _is_point(cell) for cell in filled.cells)]
+    names = list(dict.fromkeys(line.panel for line in table.rows.values()))
+    axes: list[Axes] = []
+    for name in names:
+        axes.append(figure.add_subplot(len(names), 1, len(axes) + 1, sharex=axes[0] if axes else None))
+        _draw_panel(axes[-1], filled, [row for row, line in table.rows.items() if line.panel == name])
+        axes[-1].set_ylabel(_broken(name or table.y_label or _titled(table.metric), figure, 0.4))
+        axes[-1].tick_params(labelbottom=len(axes) == len(names))
+    axes[-1].set_xlabel(_broken(table.x_label or _x_title(filled), figure))
+    for label, level in (table.levels or {}).items():
+        axes[0].axhline(level, linestyle=(0, (1, 3)), linewidth=1, color="#404040", zorder=1)
+        place = {"ha": "right", "va": "bottom", "fontsize": "small"}
+        axes[0].annotate(label, (1, level), xycoords=("axes fraction", "data"), **place)  # type: ignore[arg-type]
+    lines = _legend(figure, *axes)
+    tall = 0.58 if len(axes) == 1 else 0.4 * len(axes)
+    figure.set_figheight(tall * figure.get_figwidth() + lines * 1.5 * _letters())
+    return caption(filled)
+
+
+def _draw_panel(axes: Axes, filled: FilledTable, rows: Sequence[str]) -> None:
+    """The series `rows`, those of one panel."""
+    table = filled.table
+    there = [row for row in rows if any(cell.cell.row == row and _is_point(cell) for cell in filled.cells)]
     corners: list[tuple[float, float]] = []
-    for i, row in enumerate(table.rows):
-        if row in rows:
+    for i, row in enumerate(rows):
+        if row in there:
             # Series over one setting share their x: their points stand side by side.
-            beside = 0.0 if table.x is not None or table.draw != "lines" else rows.index(row) - (len(rows) - 1) / 2
+            beside = 0.0 if table.x is not None or table.draw != "lines" else there.index(row) - (len(there) - 1) / 2
             corners += _draw_series(axes, filled, row, i, beside)
-    if table.draw == "lines":  # whose markers may be moved, and then do not set the limits
+    if table.draw == "lines" and corners:  # whose markers may be moved, and then do not set the limits
         axes.dataLim.update_from_data_xy(corners, ignore=True)
         axes.autoscale_view()
     if table.x_axis == "log":
         axes.set_xscale("log")
     elif table.x_axis == "category":
         axes.set_xticks(list(table.positions.values()), list(table.positions))
-    axes.set_xlabel(_broken(table.x_label or _x_title(filled), figure))
-    axes.set_ylabel(_broken(table.y_label or _titled(table.metric), figure, 0.4))
-    for label, level in (table.levels or {}).items():
-        axes.axhline(level, linestyle=(0, (1, 3)), linewidth=1, color="#404040", zorder=1)
-        place = {"ha": "right", "va": "bottom", "fontsize": "small"}
-        axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), **place)  # type: ignore[arg-type]
-    lines = _legend(figure, axes)
-    figure.set_figheight(0.58 * figure.get_figwidth() + lines * 1.5 * _letters())
-    return caption(filled)
 
 
 def caption(filled: FilledTable) -> str:
     """What whiskers are, and how much of the figure is there."""
     counts = [cell.n for cell in filled.cells if _is_point(cell)]
+    drawn = "bands" if filled.table.draw == "bands" else "whiskers"
     if filled.table.draw == "points":
         sentences = ["A point a run."]
     elif filled.table.whiskers == "extremes":
-        sentences = ["Mean over seeds; whiskers from minimum to maximum, as in the paper."]
+        paper = ", as in the paper" if drawn == "whiskers" else ""
+        sentences = [f"Mean over seeds; {drawn} from minimum to maximum{paper}."]
     elif max(counts, default=0) < LEAST:
         sentences = [f"Mean over seeds, without intervals: no point has {LEAST} runs."]
     else:
         none = f" (none of fewer than {LEAST} runs)" if min(counts) < LEAST else ""
-        sentences = [f"Mean over seeds; whiskers: the 95 % interval of the mean, by Student's t{none}."]
+        sentences = [f"Mean over seeds; {drawn}: the 95 % interval of the mean, by Student's t{none}."]
         if filled.table.claims and filled.table.spread != "independent":
-            sentences.append("Claims are tested on differences seed by seed, which these whiskers do not show.")
+            sentences.append(f"Claims are tested on differences seed by seed, which these {drawn} do not show.")
     missing = sum(not _is_point(cell) for cell in filled.cells)
     sentences.append(f"{filled.done} of {len(filled.runs)} runs.")
     if missing:
@@ -205,6 +221,9 @@ def _draw_series(axes: Axes, filled: FilledTable, row: str, i: int, beside: floa
             points = [(cell.xs[seed], y) for cell in cells for seed, y in cell.values.items() if seed in cell.xs]
             axes.plot(*np.array(points).T, style.rstrip("-:.") or "o", color=color, label=label)
             return points
+        elif filled.table.draw == "bands":
+            axes.fill_between(xs, *ends, color=color, alpha=0.2, linewidth=0)
+            axes.plot(xs, means, line.style or LINES[i % len(LINES)], color=color, label=label)
         else:
             axes.errorbar(
                 xs, means, yerr=abs(ends - means), fmt=style, color=color, label=label,
@@ -332,6 +351,88 @@ def _bins(cell: Summary) -> int:
     return len(next(iter(cell.diagrams.values())))
 
 
+# ---- scatter ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A row of the table as a point: the cells of the column across and of one upwards."""
+
+    x: Summary
+    y: Summary
+
+    @property
+    def shared(self) -> list[int]:
+        """The seeds that both have."""
+        return statistics.shared_seeds([self.x.values, self.y.values])
+
+    @property
+    def printed(self) -> tuple[float, float] | None:
+        """What the paper prints of both."""
+        return None if self.x.paper is None or self.y.paper is None else (self.x.paper, self.y.paper)
+
+
+def _pairs(filled: FilledTable) -> list[_Pair]:
+    scatter = filled.table.scatter
+    assert scatter is not None  # see `Table`
+    cells = {(cell.cell.row, cell.cell.column): cell for cell in filled.cells}
+    keys = [
+        ((row, scatter.x), (row, y)) for y in scatter.ys for row, line in filled.table.rows.items() if not line.derive
+    ]
+    return [_Pair(cells[x], cells[y]) for x, y in keys if x in cells and y in cells]
+
+
+def draw_scatter(figure: Figure, filled: FilledTable) -> str:
+    """The numbers of columns of a table against those of another: a small point a run, a large one a mean over seeds,
+    and an open one where the paper's are. With the rank correlations over rows."""
+    scatter, columns = filled.table.scatter, filled.table.columns
+    assert scatter is not None  # see `Table`
+    axes: Axes = figure.add_subplot()
+    size = float(matplotlib.rcParams["lines.markersize"])
+    said = []
+    for i, y in enumerate(scatter.ys):
+        pairs = [pair for pair in _pairs(filled) if pair.y.cell.column == y]
+        marker, color = STYLES[i % len(STYLES)][0], COLORS[i % len(COLORS)]
+        for pair in pairs:
+            seeds = pair.shared
+            if seeds:
+                xs, ys = ([one.values[seed] for seed in seeds] for one in (pair.x, pair.y))
+                axes.plot(xs, ys, marker, color=color, markersize=0.5 * size, alpha=0.4)
+                middle = statistics.mean(xs), statistics.mean(ys)
+                axes.plot(*middle, marker, color=color, markersize=size, label=columns[y].label)
+                label = filled.row_label(pair.x.cell.row)
+                axes.annotate(label, middle, xytext=(4, 4), textcoords="offset points", fontsize="small")
+            if pair.printed is not None:
+                axes.plot(*pair.printed, marker, color=color, markersize=size, fillstyle="none", label="the paper's")
+        said.append(f"{columns[y].label}: {_ranked(pairs)}")
+    axes.set_xlabel(_broken(columns[scatter.x].label, figure))
+    axes.set_ylabel(_broken(", ".join(columns[y].label for y in scatter.ys), figure, 0.4))
+    lines = _legend(figure, axes)
+    figure.set_figheight(0.7 * figure.get_figwidth() + lines * 1.5 * _letters())
+    return (
+        f"A small point a run, a large one a mean over seeds. Spearman's rank correlation over rows: {'; '.join(said)}."
+    )
+
+
+def _ranked(pairs: Sequence[_Pair]) -> str:
+    """The rank correlation over rows: the mean over the seeds that all of them have; and of what the paper prints."""
+    whole = [pair for pair in pairs if pair.shared]
+    numbers = [one.values for pair in whole for one in (pair.x, pair.y)]
+    seeds = statistics.shared_seeds(numbers) if len(whole) > 2 else []
+    words = []
+    if seeds:
+        rhos = [
+            statistics.rank_correlation([p.x.values[seed] for p in whole], [p.y.values[seed] for p in whole])
+            for seed in seeds
+        ]
+        words.append(f"{statistics.mean(rhos):.2f} of {len(whole)} rows within seeds, mean over {len(seeds)}")
+    printed = [pair.printed for pair in pairs if pair.printed is not None]
+    if len(printed) > 2:
+        rho = statistics.rank_correlation(*zip(*printed, strict=True))
+        words.append(f"{rho:.2f} of the paper's {len(printed)}")
+    return ", ".join(words) or "none of fewer than three rows"
+
+
 # ---- what a probe saw ---------------------------------------------------------------------------------------------
 
 
@@ -345,7 +446,7 @@ def draw_seen(figure: Figure, filled: FilledTable) -> str:
     return text
 
 
-DRAW = {"": draw_series, "reliability": draw_reliability}
+DRAW = {"": draw_series, "reliability": draw_reliability, "scatter": draw_scatter}
 
 
 # ---- text ---------------------------------------------------------------------------------------------------------
@@ -361,9 +462,12 @@ def _broken(text: str, figure: Figure, share: float = 0.85) -> str:
     return textwrap.fill(text, round(share * figure.get_figwidth() / (0.53 * _letters())))
 
 
-def _legend(figure: Figure, axes: Axes) -> int:
-    """The legend, below; how many lines it has."""
-    handles, labels = axes.get_legend_handles_labels()
+def _legend(figure: Figure, *axes: Axes) -> int:
+    """The legend, below, in which each label stands once; how many lines it has."""
+    entries = [pair for one in axes for pair in zip(*one.get_legend_handles_labels(), strict=True)]
+    found = {label: handle for handle, label in reversed(entries)}
+    labels = list(dict.fromkeys(label for _, label in entries))
+    handles = [found[label] for label in labels]
     room = figure.get_figwidth() / (0.53 * _letters())  # in letters
     columns = 2 if 2 * max(map(len, labels)) + 16 < room else 1
     broken = [textwrap.fill(label, max(20, round(room / columns - 8))) for label in labels]

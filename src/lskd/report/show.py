@@ -111,7 +111,7 @@ def _numbers(record: Record) -> str:
     if result["train"]:  # else nothing was trained
         rows["train, as it was trained on"] = result["train"]
     recorded = list(dict.fromkeys(name for values in rows.values() for name in values))
-    usual = ("top1", "error", "top5", "nll", "ece15")
+    usual = ("top1", "error", "top3", "top5", "nll", "ece15")
     names = [*(name for name in usual if name in recorded), *(name for name in recorded if name not in usual)]
     table = [[label, *(_number(values.get(name)) for name in names)] for label, values in rows.items()]
     others = [f"{key} {_number(value)}" for key, value in result.items()

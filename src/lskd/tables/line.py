@@ -12,6 +12,8 @@ from lskd.schema import parse
 from lskd.tables.derived import Derivation
 from lskd.tables.metric import Metric
 
+OF_ONE_RUN = ("step", "epoch", "class")  # what a series may go over without being several runs
+
 
 @dataclass(frozen=True)
 class Line:
@@ -22,7 +24,10 @@ class Line:
     started_from: its weights come, as it begins, from the run of this row (of a column: of this column).
     derive: instead of settings: the cells follow from those of other rows (of a column: columns).
     over, values: (figures) the setting that varies along the series, and its values: numbers, or of a categorical axis
-        names; over=step: the steps at which a probe looked at one run; over=epoch: the epochs of one run, from 1.
+        names; over=step: the steps at which a probe looked at one run; over=epoch: the epochs of one run, from 1;
+        over=class: the classes of one run, by their numbers from 0, of what a probe gives for each.
+    panel: (figures) the series stands in a panel of this name, its vertical axis; panels are one above the other, over
+        one horizontal axis. All series have one, or none.
     style: (figures) matplotlib's line format, such as "o--"; "" = one by its place among the series.
     """
 
@@ -35,6 +40,7 @@ class Line:
     metric: Metric | None = None
     over: str = ""
     values: tuple[float | str, ...] = ()
+    panel: str = ""
     style: str = ""
     color: str = ""
 
@@ -51,6 +57,18 @@ class Line:
     def ancestor(self) -> int:
         """How many generations above the run that the settings describe the run is that the cell shows."""
         return 0 if self.take == "run" else self.take.count("teacher")
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """The columns of a table that a scatter shows: one across, others upwards; a point a row."""
+
+    x: str
+    y: str | tuple[str, ...]
+
+    @property
+    def ys(self) -> tuple[str, ...]:
+        return (self.y,) if isinstance(self.y, str) else self.y
 
 
 def value_key(value: float | str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS
-from lskd.metrics import METRICS, Binned, Fitted, Measured
+from lskd.metrics import METRICS, Binned, Fitted, Measured, OfLoss
 from lskd.probes import PROBES
 from lskd.quantity import Quantity
 from lskd.run import Run
@@ -23,7 +23,7 @@ CHOICES: Mapping[Source, tuple[str, ...]] = {
     "calibration": ("part", "scaled_on"),
     "run": (),
     "training": ("at_epoch", "total"),
-    "probe": ("part", "step"),
+    "probe": ("part", "step", "at_class"),
 }
 
 
@@ -37,6 +37,8 @@ def known() -> Iterator[tuple[str, Quantity, Source]]:
     for name, quantity in METRICS.items():
         if isinstance(quantity, Measured):
             yield name, quantity, "evaluation"
+        elif isinstance(quantity, OfLoss):
+            yield name, quantity, "training"
         else:
             yield name, quantity, "calibration" if isinstance(quantity, (Binned, Fitted)) else "run"
     for method in METHODS.values():
@@ -67,7 +69,7 @@ def goes_with(choice: str) -> list[str]:
 
 def _has(choice: str, quantity: Quantity, source: Source) -> bool:
     plain = choice == "scaled_on" and isinstance(quantity, Measured) and not quantity.scaled
-    return choice in CHOICES[source] and not plain
+    return choice in CHOICES[source] and not plain and (choice != "at_class" or quantity.by_class)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Metric:
     scaled_on: temperature scaling, with the temperature of the least loss on that part: held-out, or ("evaluate", if
     `part` is) a posteriori. "" = outputs as they are.
     step: of a probe's numbers, those at this step; None = at the end of the training.
+    at_class: of a number that there is for each class, that of this one, counted from 0 in the data's order.
     at_epoch: the number of this epoch, counted from 1, from the run's log; None = of the one that `epoch` says.
     total: of what a method watches, the sum over the training images, as often as an epoch shows them; else the mean.
     digits, unit: those of the registry, unless they are given; a `total` has no decimals.
@@ -91,6 +94,7 @@ class Metric:
     epoch: Literal["last", "best_on_validation", "best_on_test"] = "last"
     scaled_on: Literal["", "evaluate", "validation", "test"] = ""
     step: int | None = None
+    at_class: int | None = None
     at_epoch: int | None = None
     total: bool = False
     digits: int = None  # type: ignore[assignment]  # a number after `__post_init__`
@@ -140,7 +144,7 @@ class Metric:
         if self.source == "run":
             return result.get(self.name)
         if self.source == "training":
-            mean = result["train"].get(self.name)
+            mean = self._loss(run, result["train"]) if isinstance(quantity, OfLoss) else result["train"].get(self.name)
             return mean * result["examples"] if self.total and mean is not None else mean
         if isinstance(quantity, Binned):
             bins = self._calibration(run, result).get("reliability")
@@ -154,6 +158,13 @@ class Metric:
             return result["last"].get(part, {}).get(self.name)
         best = result["best"].get(self.epoch.removeprefix("best_on_"), {})
         return best.get(part, {}).get(self.name)
+
+    @staticmethod
+    def _loss(run: Run, train: Mapping[str, Any]) -> float | None:
+        """The sum of the terms of the loss in what a record has of the training part."""
+        others = ("top1", *run.method.settings.watched)
+        terms = [value for name, value in train.items() if name not in others]
+        return sum(terms) if terms else None
 
     def logged(self, run: Run, result: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> float | None:
         """The value at `at_epoch`, from the log `epochs` of `run` whose record is `result`; None if it is not there."""
@@ -169,7 +180,8 @@ class Metric:
 
     def probed(self, run: Run, readings: Sequence[Mapping[str, Any]]) -> float | None:
         """The value in `readings`; None where there is none."""
-        return (self.seen(run, readings) or {}).get(self.name)
+        value = (self.seen(run, readings) or {}).get(self.name)
+        return value.get(str(self.at_class)) if self.quantity.by_class and value is not None else value
 
     def reliability(self, run: Run, result: Mapping[str, Any]) -> list[list[float]] | None:
         """The bins (`metrics.reliability`) behind a calibration error; None where the record has none."""

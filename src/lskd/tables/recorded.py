@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lskd.config_groups import Conf
 from lskd.errors import InputError, require
+from lskd.metrics import OfLoss
 from lskd.run import ProbeSpec, Run
 from lskd.tables.metric import Metric, probed
 
@@ -19,7 +20,8 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
                     f"metric.{choice} = {getattr(metric, choice)}: {run.dataset.name} has no validation part; "
                     "dataset.holdout=N makes one"
                 )
-    if metric.source == "training" and metric.name not in method.settings.watched:
+    watched = isinstance(metric.quantity, OfLoss) or metric.name in method.settings.watched
+    if metric.source == "training" and not watched:
         watches = ", ".join(method.settings.watched) or "nothing"
         raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
     if not run.recipe.trains and metric.part == "train" and metric.source == "evaluation":
@@ -50,6 +52,10 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
     source = probed()[metric.name]
     if probe is None or source != probe.name:
         raise InputError(f"metric.name = {metric.name}: must be in a table with probe: {{name: {source}}}")
+    if metric.quantity.by_class:
+        classes = conf.spec_of(run.dataset).num_classes
+        fits = metric.at_class is not None and 0 <= metric.at_class < classes
+        require(fits, "at_class", metric.at_class, f"given with name={metric.name}: a class, from 0 to {classes - 1}")
     steps, every = run.recipe.total_steps(conf.spec_of(run.dataset).train), probe.settings.every
     if metric.step is not None and metric.step != steps and (not every or metric.step % every or metric.step > steps):
         allowed = f"a multiple of {every} up to {steps}, or {steps}" if every else f"{steps}, the end of the training"

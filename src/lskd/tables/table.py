@@ -15,9 +15,10 @@ from lskd.tables import statements
 from lskd.tables.cells import Groups, Key, find_cells
 from lskd.tables.claim import Claim, Statement, Test
 from lskd.tables.derived import DERIVED, Derivation
-from lskd.tables.line import Line, Printed, read_printed, value_key
+from lskd.tables.line import OF_ONE_RUN, Line, Printed, Scatter, read_printed, value_key
 from lskd.tables.metric import Metric
 
+DIAGRAMS = ("reliability", "scatter")  # that are drawn of numbers that every run has
 PARENTS = {"taught_by": "teacher", "started_from": "started_from"}  # of a line: which other run of a cell it says
 
 
@@ -36,16 +37,19 @@ class Table:
     base: dict[str, Any] = field(default_factory=dict)
     metric: Metric = field(default_factory=Metric)
     probe: dict[str, Any] = field(default_factory=dict)  # what gives the metrics: a probe's name and settings
-    # Tables: draw, too, "reliability", the diagrams of the cells that show a calibration error (`ece15`), or one of the
-    # `pictures` of the table's probe, from what it saw of each cell's first seed.
+    # Tables: draw, too, "reliability", the diagrams of the cells that show a calibration error (`ece15`); "scatter",
+    # the numbers of columns against one another; or one of the `pictures` of the table's probe, from what it saw of
+    # each cell's first seed.
     diagram: str = ""
+    scatter: Scatter | None = None  # which columns
     # Figures: what whiskers show: the 95 % interval of the mean that claims use or, where the paper's do, the extremes.
     whiskers: Literal["interval", "extremes"] = "interval"
     levels: dict[str, float] | None = None  # figures: horizontal lines by what they stand for
     x: Metric | None = None  # figures: the horizontal axis, a metric of the run; None = the value of `over`
     x_axis: Literal["linear", "log", "category"] = "linear"  # figures; category: `values` are names, side by side
-    # Figures: means with whiskers, joined by lines or as bars; or a point for each run.
-    draw: Literal["lines", "bars", "points"] = "lines"
+    # Figures: means with whiskers, joined by lines or as bars; lines in bands instead of whiskers; a point for each
+    # run.
+    draw: Literal["lines", "bands", "bars", "points"] = "lines"
     x_label: str = ""
     y_label: str = ""
     select: Metric | None = None  # by which number the best of several is chosen: `kind: best` and best(row)
@@ -94,11 +98,19 @@ class Table:
         require(bool(self.columns) != figure, "columns", list(self.columns), "given in a table, and only there")
         require(self.kind == "table" or not self.diagram, "diagram", self.diagram, "given in a table only")
         painters = [name for name, probe in PROBES.items() if self.diagram in probe.pictures]
-        if self.diagram not in ("", "reliability") and not painters:
+        if self.diagram not in ("", *DIAGRAMS) and not painters:
             known = (picture for probe in PROBES.values() for picture in probe.pictures)
-            raise unknown("diagram", self.diagram, ["reliability", *known])
+            raise unknown("diagram", self.diagram, [*DIAGRAMS, *known])
         fits = not painters or self.probe.get("name") in painters
         require(fits, "diagram", self.diagram, f"given with the probe {' or '.join(painters)}")
+        scatter = self.scatter
+        require((scatter is None) == (self.diagram != "scatter"), "scatter", scatter, "given with diagram=scatter only")
+        for column in (scatter.x, *scatter.ys) if scatter is not None else ():
+            if column not in self.columns:
+                raise unknown("scatter", column, self.columns)
+        panels = {bool(line.panel) for line in self.rows.values()}
+        require(len(panels) < 2, "panel", [line.panel for line in self.rows.values()], "of all rows, or of none")
+        require(figure or panels != {True}, "panel", self.title, "given in a figure only")
         drawn = self.kind == "figure" or self.whiskers == "interval"
         require(drawn, "whiskers", self.whiskers, "given in a figure only")
         require(figure or not self.levels, "levels", self.levels, "given in a figure only")
@@ -132,8 +144,9 @@ class Table:
         values, shown = f"{where}.values", list(line.values)
         names = any(isinstance(value, str) for value in line.values)
         require(not names or self.x_axis == "category", values, shown, "numbers but with x_axis=category")
-        of_one_run = line.over in ("step", "epoch")
-        whole = not of_one_run or all(isinstance(value, float) and value.is_integer() for value in line.values)
+        whole = line.over not in OF_ONE_RUN or all(
+            isinstance(value, float) and value.is_integer() for value in line.values
+        )
         require(whole, values, shown, f"whole numbers with over={line.over}")
         positive = self.x_axis != "log" or self.x is not None or all(float(value) > 0 for value in line.values)
         require(positive, values, shown, "> 0 with x_axis=log")
