@@ -156,7 +156,7 @@ def test_series_of_shipped_figures_differ_in_grey() -> None:
     paths = [path for path in (shipped_conf() / "table").glob("*.yaml") if "kind: figure" in path.read_text()]
     assert len(paths) > 5
     for table in (load_table(path.stem, conf) for path in paths):
-        styles = [line.style or figures.STYLES[i] for i, line in enumerate(table.rows.values())]
+        styles = [(line.panel, line.style or figures.STYLES[i]) for i, line in enumerate(table.rows.values())]
         assert len(set(styles)) == len(styles), table.name
     assert len(set(figures.STYLES)) == len(figures.STYLES) == len(figures.COLORS)
 
