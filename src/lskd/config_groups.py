@@ -121,8 +121,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, Loader=_yaml_loader()) or {}
-        if isinstance(content, dict):
+            text = file.read()
+        content = yaml.load(text, Loader=_yaml_loader()) or {}
+        if isinstance(content, dict) and "${" in text:
             content = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
     except Exception as error:  # yaml's and OmegaConf's own errors have no common base
         reason = " ".join(str(error).split())
