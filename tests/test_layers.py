@@ -18,9 +18,9 @@ PACKAGE = Path(lskd.__file__).parent
 # From the bottom up; modules on one line know nothing of one another, except within a package.
 LAYERS = [
     {"errors"},
-    {"program", "registry"},
+    {"program", "registry", "collector"},
     {"schema", "plugins", "quantity", "losses", "targets"},
-    {"metrics"},
+    {"metrics", "entries"},
     {"methods", "models", "data"},
     {"probes"},
     {"recipe"},

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
+from lskd import entries
 from lskd.data import Dataset
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS, Method
 from lskd.models import ARCHS, Arch
-from lskd.plugins import code_of, version_of
 from lskd.probes import PROBES, Probe
 from lskd.recipe import Recipe
 from lskd.registry import Registry
-from lskd.schema import all_fields, flat, identity, parse
+from lskd.schema import flat, identity, parse
 from lskd.start import NO_START, Start
 
 T = TypeVar("T")
@@ -37,12 +37,8 @@ class Named(Generic[T]):
     settings: T
 
     def described(self, registry: Registry[T]) -> dict[str, Any]:
-        """The JSON by which it is hashed: name, code, and the settings that are not those of the shipped entry of that
-        name. Of what is registered from outside the package all settings count: its defaults may change."""
-        prototype = registry.shipped.get(self.name)
-        known = type(prototype) is type(self.settings)
-        settings = identity(self.settings, prototype) if known else all_fields(self.settings)
-        return {"name": self.name, **settings, **_code(type(self.settings))}
+        """The JSON by which it is hashed."""
+        return {"name": self.name, **entries.described(self.name, self.settings, registry)}
 
     @staticmethod
     def of(described: Mapping[str, Any], registry: Registry[T], path: str) -> Named[T]:
@@ -53,12 +49,6 @@ class Named(Generic[T]):
             raise unknown(path, name, registry)
         prototype = registry.shipped.get(name, registry[name])
         return Named(name, parse(type(prototype), settings, path, defaults=prototype))
-
-
-def _code(kind: type) -> dict[str, Any]:
-    """Which code a class is, as far as it is not the one that came first."""
-    version, code = version_of(kind), code_of(kind)
-    return ({"version": version} if version != 1 else {}) | ({"code": code} if code is not None else {})
 
 
 @dataclass(frozen=True)
@@ -225,7 +215,10 @@ class Run:
         """The versions of the code that trains it, and digests of what is not the package's own, for its record."""
         parts = {"arch": type(self.arch.settings), "method": type(self.method.settings)}
         parts |= {step.name: type(step) for step in self.dataset.steps}
-        return {"engine": ENGINE_VERSION, **{name: {"version": 1, **_code(kind)} for name, kind in parts.items()}}
+        return {
+            "engine": ENGINE_VERSION,
+            **{name: {"version": 1, **entries.code(kind)} for name, kind in parts.items()},
+        }
 
     @property
     def generation(self) -> int:

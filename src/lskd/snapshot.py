@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,19 +27,6 @@ class Record:
     config: dict[str, Any]
     env: dict[str, Any]
     result: dict[str, Any]  # empty of a run that has not been done
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Inside, Python's garbage collector is off. Records have no cycles, and looking for some among thousands of them
-    takes a tenth of the time of a report."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @dataclass(frozen=True)

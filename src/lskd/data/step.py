@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from lskd import entries
 from lskd.errors import InputError, unknown
-from lskd.plugins import code_of, version_of
 from lskd.registry import Registry
-from lskd.schema import all_fields, identity, parse, show
+from lskd.schema import identity, parse, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,13 +68,8 @@ class Step:
         return parse(type(STEPS[name]), settings, f"{path}.{name}", defaults=STEPS[name])
 
     def described(self) -> dict[str, Any]:
-        """What counts in the identity of a run. Of what is registered from outside the package all settings do."""
-        kind: type = type(self)
-        prototype = STEPS.shipped.get(self.name)
-        settings = identity(self, prototype) if type(prototype) is kind else all_fields(self)
-        version, code = version_of(kind), code_of(kind)
-        own = ({"version": version} if version != 1 else {}) | ({"code": code} if code is not None else {})
-        return {self.name: {**settings, **own}}
+        """What counts in the identity of a run."""
+        return {self.name: entries.described(self.name, self, STEPS)}
 
     def as_setting(self) -> dict[str, Any]:
         """As a user writes it: all settings that are not at their defaults, be they part of an identity or not."""

@@ -7,7 +7,6 @@ but replays while one of them captures (`GATE`), and no more work queued on the 
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from lskd.collector import collector_off
 from lskd.errors import one_line
 
 WARM_UP = 3  # eager steps before a capture: libraries choose their algorithms, and lazy state comes into being
@@ -239,6 +239,8 @@ class Captured:
             self._capture(sizes)
 
     def _capture(self, sizes: tuple[int, ...]) -> None:
+        # A graph that is destroyed within a capture invalidates it (pytorch #161037). Nor is anything collected before: that
+        # takes 0.1 to 0.2 s, as long as a small training's epoch, and ours leave nothing to collect.
         with GATE.alone(), collector_off():
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.generator)
@@ -272,16 +274,3 @@ class Captured:
         if os.environ.get("LSKD_STRICT_CAPTURE", "0") not in ("", "0"):
             raise CaptureFailed(f"{why}, and LSKD_STRICT_CAPTURE is set", process_lost=False)
         logging.getLogger(__name__).warning("%s: running it eagerly, which is slower", why)
-
-
-@contextlib.contextmanager
-def collector_off() -> Iterator[None]:
-    """Nothing dead is looked for inside: a graph that is destroyed within a capture invalidates it (pytorch #161037).
-    Nor before: that takes 0.1 to 0.2 s, as long as a small training's epoch, and ours leave nothing to collect."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
