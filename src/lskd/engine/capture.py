@@ -239,8 +239,8 @@ class Captured:
             self._capture(sizes)
 
     def _capture(self, sizes: tuple[int, ...]) -> None:
-        # A graph that is destroyed within a capture invalidates it (pytorch #161037). Nor is anything collected before: that
-        # takes 0.1 to 0.2 s, as long as a small training's epoch, and ours leave nothing to collect.
+        # A graph that is destroyed within a capture invalidates it (pytorch #161037). Nor is garbage collected before:
+        # that takes 0.1 to 0.2 s, as long as a small training's epoch, and ours leave none.
         with GATE.alone(), collector_off():
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.generator)
