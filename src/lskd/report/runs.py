@@ -22,6 +22,7 @@ from lskd.run import (
     PARTS,
     REGISTERED,
     described_part,
+    first_of_chain,
     id_of,
     part_of,
     part_without_code,
