@@ -201,7 +201,11 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """Every setting that can change its numbers, with its value, under the name that `lskd-run` knows it by:
-        dataset.name, recipe.lr, target.alpha, teacher.arch.name, ..."""
+        dataset.name, recipe.lr, target.alpha, teacher.arch.name, ... Of a chain of generations these are the settings
+        of the first, and how many there are: generations."""
+        first, place = self.chain
+        if place > 1:
+            return {**first.settings, "generations": place}
         values: dict[str, Any] = {}
         for name in PARTS:
             values |= settings_of_part(name, getattr(self, name))
@@ -231,7 +235,25 @@ class Run:
         """What it logs in each epoch beside top-1 and the terms of the loss."""
         return [*self.method.settings.watched, *self.target.settings.watched]
 
-    @property
+    @functools.cached_property
+    def successor(self) -> Run:
+        """The next of a chain of generations (born-again networks): this training once more, taught by this run."""
+        other = replace(self, teacher=self)
+        vars(other)["_identity"] = {**self.identity(), "teacher": self.identity()}  # nothing else differs
+        return other
+
+    @functools.cached_property
+    def chain(self) -> tuple[Run, int]:
+        """The first run of the chain of generations that it belongs to, which differ in their teachers alone, and its
+        place there, from 1: it is as many times the `successor` of the first, less one."""
+        _, place = first_of_chain(self.identity())
+        first: Run = self
+        for _ in range(place - 1):
+            assert first.teacher is not None  # the identity says so
+            first = first.teacher
+        return first, place
+
+    @functools.cached_property
     def generation(self) -> int:
         """The length of its longest line of `parents`: 0 without any, 1 for the student of such a run, and so on."""
         return max((1 + parent.generation for parent in self.parents), default=0)
@@ -277,6 +299,9 @@ class Run:
         return str(self).rpartition(", seed ")[0]
 
     def __str__(self) -> str:
+        first, place = self.chain
+        if place > 1:
+            return f"{first.label}, generation {place}, seed {self.seed}"
         text = f"{self.network} on {self.dataset}"
         if self.started_from is not None:
             text += f", started from {self.started_from.network} on {self.started_from.dataset}"
@@ -294,6 +319,7 @@ class Run:
             text += f" from {self.teacher.network}"
             own = [self.teacher.start.digest[:12]] if self.teacher.start.digest else []
             own += [self.teacher.taught] if self.teacher.taught else []
+            own += [f"generation {place}"] if (place := self.teacher.chain[1]) > 1 else []
             if self.teacher.dataset.steps != self.dataset.steps:
                 own.append(f"on {self.teacher.dataset}")
             text += f" ({', '.join(own)})" if own else ""
@@ -361,6 +387,17 @@ def in_words(part: Named[Any], registry: Registry[Any]) -> str:
     own = identity(part.settings, registry[part.name])
     values = {key: "-".join(map(str, value)) if isinstance(value, list) else value for key, value in own.items()}
     return part.name + (f"({', '.join(f'{key}={value}' for key, value in values.items())})" if own else "")
+
+
+def first_of_chain(identity: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """Of the run of an `identity` that of the first of its chain of generations, which differ in their teachers alone,
+    and its place there, from 1."""
+    place = 1
+    while (its := identity.get("teacher")) is not None and "teacher" in its:
+        if {**identity, "teacher": None} != {**its, "teacher": None}:
+            break
+        identity, place = its, place + 1
+    return identity, place
 
 
 def grouped(
