@@ -72,7 +72,7 @@ def test_a_cell_shows_what_the_method_watched_in_the_last_epoch(lab: Any) -> Non
     [
         ({"base": {**TAUGHT, "method": "kd"}}, r"hard/share: metric.name = rs: method=kd .* watches nothing"),
         ({"metric": {"name": "weight"}, "columns": {"share": {"label": ""}}}, r"metric.name = weight: .* watches rs"),
-        ({"metric": {"name": "top1", "total": True}}, r"total = True: must be left out .* goes with loss, .*rs, weight"),
+        ({"metric": {"name": "top1", "total": True}}, "total = True: must be left out .* goes with loss, .*rs, weight"),
         ({"metric": {"name": "rs", "epoch": "best_on_test"}}, r"metric.epoch = 'best_on_test': must be left out"),
         ({"metric": {"name": "gamma", "at_epoch": 3}}, r"at_epoch = 3: must be left out .* goes with loss, top1"),
         ({"metric": {"name": "top1", "at_epoch": 31}, "columns": {"a": {"label": ""}}}, "epoch = 31: .* from 1 to 30"),
