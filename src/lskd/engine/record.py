@@ -42,7 +42,7 @@ def summarise(
         "best": {name: best_epoch(epochs, name, held_out) for name in held_out},
         "train": epochs[-1]["train"],
         "calibration": calibration,
-        "gamma": gamma(training, run),
+        "gamma": gamma(training, run, epochs[-1]["train"]),
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(proper / steps * training.steps_per_epoch, 4) if steps else 0.0,
         "images_per_second": round(images_trained / max(proper, 1e-9), 1),
@@ -72,7 +72,7 @@ def summarise(
                 "best": {name: best_epoch(of_peer, name, held_out) for name in held_out},
                 "train": of_peer[-1]["train"],
                 "calibration": calibrated,
-                "gamma": gamma(training, member.run),
+                "gamma": gamma(training, member.run, of_peer[-1]["train"]),
             }
             for member, of_peer, calibrated in zip(training.members[1:], lines, calibrations[:-1], strict=True)
         ]
@@ -85,9 +85,9 @@ def summarise(
     return result
 
 
-def gamma(training: Training, run: Run) -> float | None:
-    """Müller's γ: of a run without a teacher, that of its target; with one, `equivalent_smoothing` of what it is shown.
-    `run` is the training's own, or that of a peer.
+def gamma(training: Training, run: Run, trained: Mapping[str, float]) -> float | None:
+    """Müller's γ: of a run without a teacher, that of its target (of one that changes, in the last epoch, whose means
+    are `trained`); with a teacher, `equivalent_smoothing` of what it shows. `run`: the training's own, or a peer's.
 
     The mean is over the training set, each image through the view of the first epoch, and not mixed. None for a method
     that shows the student no distribution.
@@ -95,7 +95,8 @@ def gamma(training: Training, run: Run) -> float | None:
     images, teacher = training.images, training.teacher
     method, classes = training.run.method.settings, training.spec.num_classes
     if teacher is None:
-        return run.target.settings.gamma(classes)
+        target = run.target.settings
+        return trained.get("target_gamma") if target.reads else target.gamma(classes)
     if method.teacher_probs(torch.zeros(1, classes)) is None:  # no need to ask the teacher
         return None
     smoothing, begun = list[Tensor](), 0

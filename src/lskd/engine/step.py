@@ -38,7 +38,6 @@ class Step:
         members: Sequence[Member],
         teacher: Teacher | None,
         images: Images,
-        classes: int,
         total: int,
     ) -> None:
         """`total` steps that there will be."""
@@ -62,7 +61,6 @@ class Step:
         self.drawn = [torch.zeros(self.examples, dtype=torch.int64, device=device) for _ in self.feeds]
         self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # examples of the batch that are done already
         self._places = torch.arange(self.recipe.micro_batch, device=device)
-        self._targets = [member.run.target.settings.rows(classes).to(device) for member in members]  # (K, K)
 
         self.run_step: Callable[..., None] = unowned(self._step)
         self.run_update: Callable[..., None] = unowned(self._update)
@@ -123,25 +121,25 @@ class Step:
         indices = self.order[places]  # (B,)
         seen = [feed.take(indices, drawn[indices]) for feed, drawn in zip(self.feeds, self.drawn, strict=True)]
         labels = self.images.labels[indices]
-        targets, mixture = [rows[labels] for rows in self._targets], None
+        mixture = None
         if self.mixer is not None:
             seen[0], partners, share = self.mixer(seen[0], place, places)
             mixture = Mixture(share, labels[partners])
-            targets = [share * rows + (1.0 - share) * rows[partners] for rows in targets]
         teacher_logits, teacher_features = None, dict[str, Tensor]()
         if self.teacher is not None:
             teacher_logits, teacher_features = self.teacher.teach(indices, seen[0])
         progress = (self.number / self.total).squeeze(0)
         with contextlib.ExitStack() as stack:
             batches = []
-            for member, rows, pixels in zip(self.members, targets, itertools.cycle(seen), strict=False):
+            for member, pixels in zip(self.members, itertools.cycle(seen), strict=False):
                 stack.enter_context(member.counting())
                 logits, features = member.see(pixels)
+                targets, taught = member.targets(labels, mixture, pixels, logits, progress)
                 batches.append(
                     Batch(
                         logits=logits,
                         labels=labels,
-                        targets=rows,
+                        targets=targets,
                         teacher_logits=teacher_logits,
                         progress=progress,
                         indices=indices,
@@ -150,6 +148,7 @@ class Step:
                         module=member.module,
                         generator=member.generator,
                         mixture=mixture,
+                        taught=taught,
                     )
                 )
             told = [Peer(batch.logits.detach(), batch.targets.detach()) for batch in batches]
@@ -179,7 +178,7 @@ class Step:
         """What is to be told of one network's epoch beside its loss."""
         if self.stage is None:
             with torch.no_grad():
-                for name, watched in self.method.watch(batch).items():
+                for name, watched in [*self.method.watch(batch).items(), *batch.taught.items()]:
                     member.sums.add(name, watched.sum())
             best = batch.logits.detach().argmax(-1)
             member.sums.add(Sums.CORRECT, batch.by_label(best.eq).sum())

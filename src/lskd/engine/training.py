@@ -64,9 +64,7 @@ class Training:
             member.enter(stage, self.total_steps, self.steps_per_epoch)
         if self.teacher is not None:
             self.teacher.enter(stage or run.method.settings)
-        self.one_step = Step(
-            run, stage, self.members, self.teacher, self.images, self.spec.num_classes, self.total_steps
-        )
+        self.one_step = Step(run, stage, self.members, self.teacher, self.images, self.total_steps)
 
     @property
     def member(self) -> Member:
