@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import lskd
+from lskd import data
 from lskd.commands import Commands, override_words
 from lskd.compose import build_run, normal_form, parse_run
 from lskd.config_groups import Conf, labelled
 from lskd.describe import by_seed, summary
+from lskd.engine import Shared, train
 from lskd.errors import InputError
+from lskd.launch.preflight import check_buildable
 from lskd.launch.sweep import carry_out
 from lskd.launch.workers import is_small
 from lskd.origins import origins
 from lskd.plan import in_order, plan_table
+from lskd.plugins import load_plugin
 from lskd.report.runs import Settings, frame, varying
 from lskd.report.site import runs as pages
 from lskd.run import Run
@@ -345,3 +351,32 @@ def test_weights_that_are_gone_are_made_again_with_the_same_bits(done):
     runtime = Runtime(device="cpu", threads=1, cache=str(cache), progress=False)
     assert len(carry_out([student], store, runtime, conf).trained) == 2
     assert [path.read_bytes() for path in store.all_weights(run)] == before
+
+
+# ---- the documentation --------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "peers.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("forget")
+def test_the_method_that_the_page_shows_trains(tmp_path):
+    [code] = [block.partition("```")[0] for block in PAGE.split("```python\n")[1:]]
+    assert code.count("\n") < 30
+    (tmp_path / "consensus.py").write_text(code)
+    load_plugin(str(tmp_path / "consensus.py"))
+    cache = tmp_path / "cache"
+    settings = {"dataset": "digits", "dataset.limit": 100, "arch": "mlp", "recipe.epochs": 1}
+    run = parse_run({**settings, "method": "consensus", "peer": "same", "peers": 2}, CONF)
+    check_buildable([run], cache)
+    parts = data.load(run.dataset, data=tmp_path, cache=cache)
+    outcome = train(run, CONF.spec_of(run.dataset), parts, shared=Shared(torch.device("cpu")))
+    assert all(one["train"]["consensus"] > 0 for one in (outcome.result, *outcome.result["peers"]))
+
+
+def test_the_commands_of_the_page():
+    lines = [line.partition("#")[0].strip() for line in PAGE.splitlines() if line.startswith("lskd-run")]
+    assert len(lines) == 5
+    for line in lines:
+        words = OverridesParser.create().parse_overrides(shlex.split(line)[1:])
+        run = parse_run({word.key_or_group: word.value() for word in words}, CONF)
+        assert run.peers
