@@ -26,6 +26,7 @@ from lskd.launch.workers import is_small
 from lskd.origins import origins
 from lskd.plan import in_order, plan_table
 from lskd.plugins import load_plugin
+from lskd.report.layout import describe as described
 from lskd.report.runs import Settings, frame, varying
 from lskd.report.site import runs as pages
 from lskd.run import Run
@@ -301,6 +302,8 @@ def test_every_number_of_every_network_is_a_metric(done):
     assert Metric(network="ensemble", at_epoch=2).logged(run, result, log) == ensemble["last"]["test"]["top1"]
     for metric in (first, Metric(network="ensemble")):
         check_recorded(metric, run, CONF)
+    assert described(Metric(network="ensemble"), run).startswith("top-1 accuracy (%) of all 2 networks together (mean")
+    assert "of the run's peer (mlp(hidden=32-16))" in described(Metric(network="peer"), run)
 
 
 def test_a_frame_has_a_column_for_each(done):
