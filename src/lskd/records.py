@@ -21,7 +21,7 @@ def fault(record: Mapping[str, Any]) -> str | None:
     for key in ("last", "best", "train"):
         if not isinstance(record.get(key), dict):
             return f"{key} = {show(record.get(key))}: must be a mapping"
-    for key in ("last", "best", "train", "calibration"):
+    for key in ("last", "best", "train", "calibration", "solved"):
         for reason in wrong_numbers(record.get(key, {}), key):
             return reason
     for key in ("examples", "steps", "epochs", "seconds", "gamma"):

@@ -180,6 +180,13 @@ class Run:
         vars(other)["_identity"] = identity  # nothing else differs: plans have thousands of such runs
         return other
 
+    def settled(self, method: Method) -> Run:
+        """The run as it is trained, with its method's settings as they were found (`Method.settle`). Its identity is
+        that of the run as it was asked for."""
+        other = replace(self, method=Named(self.method.name, method))
+        vars(other)["_identity"] = self.identity()
+        return other
+
     @staticmethod
     def of(identity: Mapping[str, Any]) -> Run:
         """The run of an `identity`, which config.json holds. `InputError` where the code that is here makes another run
@@ -275,7 +282,7 @@ class Run:
         if self.teacher is not None:
             text += f", {self.method.name}"
             if (temperature := getattr(self.method.settings, "temperature", None)) is not None:
-                text += f" T={temperature:g}"
+                text += " T solved for" if "temperature" in self.method.settings.to_solve else f" T={temperature:g}"
             text += f" from {self.teacher.network}"
             own = [self.teacher.start.digest[:12]] if self.teacher.start.digest else []
             own += [f"α={self.teacher.smoothing.alpha:g}"] if self.teacher.smoothing.alpha else []

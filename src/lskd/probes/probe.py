@@ -37,6 +37,8 @@ class Scene:
     class_names: tuple[str, ...]
     generator: torch.Generator  # on the CPU; a stream of its own for each run and step
     teacher: Callable[[Tensor], Tensor] | None = None  # as `forward`, of the run's teacher in eval mode
+    # Of the teacher's logits (B, K), the distribution that the run's method makes of them (`Method.teacher_probs`).
+    told: Callable[[Tensor], Tensor | None] = lambda teacher_logits: None
 
 
 class Seen(NamedTuple):

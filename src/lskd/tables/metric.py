@@ -16,15 +16,18 @@ from lskd.quantity import Quantity
 from lskd.run import Run
 
 # Where a number is found: in the evaluations of a run, in its calibration, in its record as a whole, among what its
-# method watches while it trains, or in a probe's readings. And which choices there are of it there.
-Source = Literal["evaluation", "calibration", "run", "training", "probe"]
+# method has solved for before it trains or watches meanwhile, or in a probe's readings. And which choices there are of
+# it there.
+Source = Literal["evaluation", "calibration", "run", "solved", "training", "probe"]
 CHOICES: Mapping[Source, tuple[str, ...]] = {
     "evaluation": ("part", "epoch", "at_epoch", "scaled_on"),
     "calibration": ("part", "scaled_on"),
     "run": (),
+    "solved": (),
     "training": ("at_epoch", "total"),
     "probe": ("part", "step", "at_class"),
 }
+SOLVED = "solved_"  # in front of the name of a setting that a method solves for
 
 
 def probed() -> dict[str, str]:
@@ -43,6 +46,7 @@ def known() -> Iterator[tuple[str, Quantity, Source]]:
             yield name, quantity, "calibration" if isinstance(quantity, (Binned, Fitted)) else "run"
     for method in METHODS.values():
         yield from ((name, _declared(method, name, one), "training") for name, one in method.watches.items())
+        yield from ((SOLVED + name, _declared(method, name, one), "solved") for name, one in method.solves.items())
     for probe in PROBES.values():
         yield from ((name, _declared(probe, name, one), "probe") for name, one in probe.gives.items())
 
@@ -75,7 +79,7 @@ def _has(choice: str, quantity: Quantity, source: Source) -> bool:
 @dataclass(frozen=True)
 class Metric:
     """Which number of a run a cell shows: one of `METRICS`, or one that its method watches while it trains
-    (`Method.watches`), or that a probe gives (`Probe.gives`).
+    (`Method.watches`) or has solved for (`Method.solves`: solved_NAME), or that a probe gives (`Probe.gives`).
 
     epoch: "last" (the default of every paper unless it says otherwise), or the best one by top-1 on the validation part
     or on the test part ("best_on_test" only where the paper did so: the table's header then says it).
@@ -143,6 +147,8 @@ class Metric:
         quantity = self.quantity
         if self.source == "run":
             return result.get(self.name)
+        if self.source == "solved":
+            return result.get("solved", {}).get(self.name.removeprefix(SOLVED))
         if self.source == "training":
             mean = self._loss(run, result["train"]) if isinstance(quantity, OfLoss) else result["train"].get(self.name)
             return mean * result["examples"] if self.total and mean is not None else mean

@@ -6,7 +6,7 @@ from lskd.config_groups import Conf
 from lskd.errors import InputError, require
 from lskd.metrics import OfLoss
 from lskd.run import ProbeSpec, Run
-from lskd.tables.metric import Metric, probed
+from lskd.tables.metric import SOLVED, Metric, probed
 
 
 def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
@@ -24,6 +24,8 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     if metric.source == "training" and not watched:
         watches = ", ".join(method.settings.watched) or "nothing"
         raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
+    if metric.source == "solved" and metric.name.removeprefix(SOLVED) not in method.settings.to_solve:
+        raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here does not solve for it")
     if not run.recipe.trains and metric.part == "train" and metric.source == "evaluation":
         raise InputError(
             "metric.part = train: of a network that is not trained (recipe.epochs = 0) there is no such number"
