@@ -12,7 +12,7 @@ from lskd.errors import InputError
 from lskd.methods import Batch, Lesson
 from lskd.methods.kd import KD
 from lskd.methods.map_sd import MapSD
-from lskd.targets import smooth_labels
+from lskd.targets.distributions import smooth_labels
 
 B, K = 6, 5
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])

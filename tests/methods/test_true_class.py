@@ -19,7 +19,7 @@ from lskd.methods.wsl import WSL
 from lskd.models.archs import MLPArch
 from lskd.recipe import Recipe
 from lskd.run import Named, Run
-from lskd.targets import smooth_labels
+from lskd.targets.distributions import smooth_labels
 
 K = 4
 ONE_TARGET = {"beta": 0.4, "t_squared": False, "student_t": "one", "divergence": "ce"}

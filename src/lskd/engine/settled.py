@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from lskd.engine.capture import GATE
 from lskd.engine.seeds import generator_for
 from lskd.engine.shared import Images
 from lskd.engine.teacher import Teacher
 from lskd.methods import Lesson
 from lskd.run import Run
-from lskd.targets import smooth_labels
 
 
 def settled(run: Run, teacher: Teacher | None, images: Images, classes: int) -> tuple[Run, dict[str, float]]:
@@ -24,7 +21,5 @@ def settled(run: Run, teacher: Teacher | None, images: Images, classes: int) -> 
         return run, {}
     logits = list(teacher.everything(images.train.draw(generator_for(run.stream_seed, "augment", 0))))
     with GATE.eager():
-        alpha, mass = run.smoothing.alpha, run.smoothing.mass
-        targets = smooth_labels(torch.arange(classes, device=images.labels.device), classes, alpha, mass)
-        found = method.settle(Lesson(logits, images.labels, targets))
+        found = method.settle(Lesson(logits, images.labels, run.target.settings.rows(classes).to(images.labels.device)))
     return run.settled(found), {name: getattr(found, name) for name in method.to_solve}

@@ -12,7 +12,7 @@ from lskd.losses import cross_entropy, label_loss, regularization_samples, soft_
 from lskd.methods.method import Batch, Lesson, Method, register
 from lskd.quantity import Quantity
 from lskd.schema import show
-from lskd.targets import soften
+from lskd.targets.distributions import soften
 
 if TYPE_CHECKING:
     from torch import Tensor
