@@ -378,7 +378,7 @@ def without_code(identity: Mapping[str, Any]) -> dict[str, Any]:
 def part_without_code(described: Mapping[str, Any]) -> dict[str, Any]:
     """The same of what an identity says of one part; of a data set, of its steps."""
     kept = {key: value for key, value in described.items() if key not in ("version", "code")}
-    if steps := kept.get("steps"):
+    if isinstance(steps := kept.get("steps"), list):  # a recipe has a number of that name
         kept["steps"] = [{name: part_without_code(settings) for name, settings in step.items()} for step in steps]
     return kept
 
