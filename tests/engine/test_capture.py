@@ -67,7 +67,7 @@ VARIANTS: dict[str, Method] = {
 }
 OF_FEATURES = [name for name, method in METHODS.items() if method.teacher_use == "features" or method.initial()]
 CASES = [(arch, method) for arch in NETWORKS for method in ("ce", "kd", "logit_matching", "kd, live")]
-CASES += [("mlp", "kd, subsets"), ("mlp", "wsl"), *(("resnet8", method) for method in OF_FEATURES)]
+CASES += [("mlp", "kd, subsets"), ("mlp", "wsl"), ("mlp", "map_sd"), *(("resnet8", method) for method in OF_FEATURES)]
 SPEC = Spec("noise", "Noise", 4, (3, 12, 12), 14, 6, tuple("abcd"), digest="")
 # Reads a value on the host, or has a shape that depends on values: either would break a capture.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_consecutive", "_unique2", "bincount"}
