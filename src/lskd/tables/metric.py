@@ -14,10 +14,11 @@ from lskd.metrics import METRICS, Binned, Fitted, Measured, OfLoss
 from lskd.probes import PROBES
 from lskd.quantity import Quantity
 from lskd.run import Run
+from lskd.targets import TARGETS, TAUGHT
 
 # Where a number is found: in the evaluations of a run, in its calibration, in its record as a whole, among what its
-# method has solved for before it trains or watches meanwhile, or in a probe's readings. And which choices there are of
-# it there.
+# method has solved for before it trains, or it or its target watches meanwhile, or in a probe's readings. And which
+# choices there are of it there.
 Source = Literal["evaluation", "calibration", "run", "solved", "training", "probe"]
 CHOICES: Mapping[Source, tuple[str, ...]] = {
     "evaluation": ("part", "epoch", "at_epoch", "scaled_on"),
@@ -47,6 +48,9 @@ def known() -> Iterator[tuple[str, Quantity, Source]]:
     for method in METHODS.values():
         yield from ((name, _declared(method, name, one), "training") for name, one in method.watches.items())
         yield from ((SOLVED + name, _declared(method, name, one), "solved") for name, one in method.solves.items())
+    yield from ((name, quantity, "training") for name, quantity in TAUGHT.items())
+    for target in TARGETS.values():
+        yield from ((name, _declared(target, name, one), "training") for name, one in target.watches.items())
     for probe in PROBES.values():
         yield from ((name, _declared(probe, name, one), "probe") for name, one in probe.gives.items())
 
@@ -78,8 +82,9 @@ def _has(choice: str, quantity: Quantity, source: Source) -> bool:
 
 @dataclass(frozen=True)
 class Metric:
-    """Which number of a run a cell shows: one of `METRICS`, or one that its method watches while it trains
-    (`Method.watches`) or has solved for (`Method.solves`: solved_NAME), or that a probe gives (`Probe.gives`).
+    """Which number of a run a cell shows: one of `METRICS`, or one that its method or its target watches while it
+    trains (`Method.watches`, `Target.watches`), or that its method has solved for (`Method.solves`: solved_NAME), or
+    that a probe gives (`Probe.gives`).
 
     epoch: "last" (the default of every paper unless it says otherwise), or the best one by top-1 on the validation part
     or on the test part ("best_on_test" only where the paper did so: the table's header then says it).
@@ -168,7 +173,7 @@ class Metric:
     @staticmethod
     def _loss(run: Run, train: Mapping[str, Any]) -> float | None:
         """The sum of the terms of the loss in what a record has of the training part."""
-        others = ("top1", *run.method.settings.watched)
+        others = ("top1", *run.watched)
         terms = [value for name, value in train.items() if name not in others]
         return sum(terms) if terms else None
 
