@@ -32,6 +32,9 @@ class Commands:
 
     def form(self, run: Run) -> dict[str, Any]:
         """The settings of `run` in normal form (`compose.normal_form`), what is usual or inherited left out."""
+        first, place = run.chain
+        if place > 1:
+            return {**self.form(first), "generations": place}
         form: dict[str, Any] = {group: self._group(group, run) for group in GROUPS}
         form["seed"] = run.seed
         if form["target"][""] == USUAL_TARGET:
@@ -130,7 +133,7 @@ def override_words(form: Mapping[str, Any]) -> list[str]:
 
 
 def _words(form: Mapping[str, Any], prefix: str) -> Iterable[str]:
-    known = ("", *GROUPS, "start", *LINEAGE, "teacher_mode", "streams", "seed")
+    known = ("", *GROUPS, "start", *LINEAGE, "teacher_mode", "generations", "streams", "seed")
     order = {key: i for i, key in enumerate(known)}
     for key, value in sorted(form.items(), key=lambda item: order.get(item[0], len(order))):
         where = f"{prefix}.{key}".lstrip(".") if key else prefix

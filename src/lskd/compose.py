@@ -15,7 +15,7 @@ from lskd import data, start
 from lskd.config_groups import Conf, merge
 from lskd.data import Dataset, Spec
 from lskd.errors import InputError, require, unknown
-from lskd.methods import METHODS
+from lskd.methods import METHODS, Method
 from lskd.models import ARCHS
 from lskd.probes import PROBES
 from lskd.recipe import AS_IS, Recipe
@@ -33,7 +33,11 @@ TEACHER_LS = 0.1  # what teacher_ls=true means: Müller's and Shen's α
 SHORT = {"alpha": "target.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.target.alpha"}
 # How a network is shown images is a setting of its recipe; what starts from other weights may say it of these.
 SEEN = {"start.normalize": "normalize", "start.resolution": "normalize.resize"}
-RUN_KEYS = (*GROUPS, "seed", "start", *LINEAGE, "teacher_start", "teacher_mode", "streams", *SHORT)
+RUN_KEYS = (
+    *(*GROUPS, "seed", "start", *LINEAGE, "teacher_start", "teacher_mode", "generations", "streams"),
+    *SHORT,
+)
+MOST_GENERATIONS = 100  # in a chain, whose identities are nested
 RENAMED = {"smoothing": "target"}
 
 
@@ -182,6 +186,7 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
         return f"{path}.{key}".lstrip(".")
 
     form = {"method": {"": "ce"}, **form}
+    chained = form.pop("generations", None)
     if not _is_choice(given := form.get("target", {})):
         form["target"] = {"": USUAL_TARGET, **given}
     for group in ("dataset", "arch", "method"):
@@ -198,6 +203,7 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     streams = convert(fields(Run)["streams"], "own" if given is None else given, at("streams"))
     if not recipe.trains and form.get("teacher") is not None:  # which would have such a recipe, too
         raise InputError(f"{path}.{NOTHING_TAUGHT}".lstrip("."))
+    generations = _generations(chained, method, at("generations"))
     teacher = _teacher(form, seed, recipe, dataset, spec, conf, path)
     begins, base = _start(form, seed, dataset, spec, conf, path)
     if not recipe.trains:
@@ -205,7 +211,22 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     if teacher is None and base is None:  # of the first generation: it has the streams of its seed either way
         streams = "shared"
     with located(path):
-        return Run(dataset, arch, method, recipe, target, seed, teacher, mode, streams, begins, base)
+        run = Run(dataset, arch, method, recipe, target, seed, teacher, mode, streams, begins, base)
+    for _ in range(generations - 1):
+        run = run.successor
+    return run
+
+
+def _generations(given: Any, method: Named[Method], where: str) -> int:
+    """How many networks a chain has, each taught by the one before; the run is the last of them."""
+    if given is None:
+        return 1
+    count = convert(int, given, where)
+    require(1 <= count <= MOST_GENERATIONS, where, count, f"from 1 to {MOST_GENERATIONS}")
+    if not method.settings.needs_teacher:
+        allowed = ", ".join(sorted(key for key, one in METHODS.items() if one.needs_teacher))
+        raise InputError(f"{where} = {count}: method={method.name} uses no teacher; methods that do: {allowed}")
+    return count
 
 
 def _is_choice(given: Mapping[str, Any]) -> bool:
@@ -337,7 +358,10 @@ def _teacher(
 
 def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:
     """The normal form of the teacher in `form`: its own settings over the student's data set, recipe, seed, streams
-    and mass. One that starts from given weights, and says nothing of a training of its own, has none."""
+    and mass. One that starts from given weights, and says nothing of a training of its own, has none. In a chain of
+    generations it is the one before."""
+    if (generations := form.get("generations") or 1) > 1:
+        return {**copy.deepcopy(form), "generations": generations - 1}
     own = form["teacher"]
     inherited = {key: form[key] for key in ("dataset", "recipe", "seed", "streams") if key in form}
     for group in ("dataset", "recipe"):  # a choice of its own starts afresh; single fields change the student's

@@ -191,7 +191,12 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
         row, column = key
         line, form = table.rows[row], merge(merge({}, base), rows[row])
         if table.kind == "figure" and line.over not in OF_ONE_RUN:
-            merge(form, normal_form({line.over: table.value_at(row, column)}, f"{where}.rows.{row}.over"))
+            value = table.value_at(row, column)
+            whole = int(value) if isinstance(value, float) and value.is_integer() else value
+            setting = {line.over: whole}
+            if line.over == "generation":
+                setting = {"generations": max(1, int(value))}
+            merge(form, normal_form(setting, f"{where}.rows.{row}.over"))
         elif table.kind != "figure":
             merge(form, columns[column])
             if rows[row].get("teacher", ...) is None:  # a row without teachers, whatever they are in the columns
@@ -210,13 +215,23 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
         over = {key: value for key, value in over_all.items() if key not in left_out}
         if form.get("recipe", {}).get("") == AS_IS and "recipe" in over:  # shorter or not, nothing is trained
             over["recipe"] = {name: value for name, value in over["recipe"].items() if name not in ("epochs", "steps")}
-        forms[key] = merge(form, over)
+        merge(form, over)
+        forms[key] = as_chain(form, forms[given["teacher"]]) if "teacher" in given else form
         return forms[key]
 
     for key in keys:
         if not table.made_of(*key):
             add(key)
     return forms
+
+
+def as_chain(form: dict[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """The `form` of a run that `teacher` teaches; where that is a chain of generations, as one: not nested."""
+    own, its = ({**one, "teacher": None, "generations": None} for one in (form, teacher))
+    if own != its or teacher.get("teacher") is None:
+        return form
+    generations = sum(one.get("generations") or 1 for one in (form, teacher))
+    return {**copy.deepcopy(dict(teacher)), "generations": generations}
 
 
 def _check_parents(runs: Sequence[Run], name: str, parents: Sequence[Run], by: Key) -> None:

@@ -12,7 +12,15 @@ from lskd.schema import show
 
 PERCENT, SHARE, NOT_NEGATIVE, ANY = (0.0, 100.0), (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
 NUMBERS = re.compile(r"-?\d+(\.\d+)?( -?\d+(\.\d+)?)*")
-LIMITS = {"top1": PERCENT, "top3": PERCENT, "top5": PERCENT, "error": PERCENT, "ece15": SHARE, "ece20": SHARE, "nll": NOT_NEGATIVE}
+LIMITS = {
+    "top1": PERCENT,
+    "top3": PERCENT,
+    "top5": PERCENT,
+    "error": PERCENT,
+    "ece15": SHARE,
+    "ece20": SHARE,
+    "nll": NOT_NEGATIVE,
+}
 
 
 def fault(record: Mapping[str, Any]) -> str | None:

@@ -238,7 +238,25 @@ class Run:
         """What it logs in each epoch beside top-1 and the terms of the loss."""
         return [*self.method.settings.watched, *self.target.settings.watched]
 
-    @property
+    @functools.cached_property
+    def successor(self) -> Run:
+        """The next of a chain of generations (born-again networks): this training once more, taught by this run."""
+        other = replace(self, teacher=self)
+        vars(other)["_identity"] = {**self.identity(), "teacher": self.identity()}  # nothing else differs
+        return other
+
+    @functools.cached_property
+    def chain(self) -> tuple[Run, int]:
+        """The first run of the chain of generations that it belongs to, which differ in their teachers alone, and its
+        place there, from 1: it is as many times the `successor` of the first, less one."""
+        if self.teacher is not None and self.teacher.teacher is not None:
+            own, its = ({**run.identity(), "teacher": None} for run in (self, self.teacher))
+            if own == its:
+                first, place = self.teacher.chain
+                return first, place + 1
+        return self, 1
+
+    @functools.cached_property
     def generation(self) -> int:
         """The length of its longest line of `parents`: 0 without any, 1 for the student of such a run, and so on."""
         return max((1 + parent.generation for parent in self.parents), default=0)
@@ -284,6 +302,9 @@ class Run:
         return str(self).rpartition(", seed ")[0]
 
     def __str__(self) -> str:
+        first, place = self.chain
+        if place > 1:
+            return f"{first.label}, generation {place}, seed {self.seed}"
         text = f"{self.network} on {self.dataset}"
         if self.started_from is not None:
             text += f", started from {self.started_from.network} on {self.started_from.dataset}"
@@ -301,6 +322,7 @@ class Run:
             text += f" from {self.teacher.network}"
             own = [self.teacher.start.digest[:12]] if self.teacher.start.digest else []
             own += [self.teacher.taught] if self.teacher.taught else []
+            own += [f"generation {place}"] if (place := self.teacher.chain[1]) > 1 else []
             if self.teacher.dataset.steps != self.dataset.steps:
                 own.append(f"on {self.teacher.dataset}")
             text += f" ({', '.join(own)})" if own else ""

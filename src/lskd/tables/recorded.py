@@ -25,7 +25,9 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
         words = f"method={run.method.name} with target={run.target.name}, as they are set here, watches {watches}"
         raise InputError(f"metric.name = {metric.name}: {words}")
     if metric.source == "solved" and metric.name.removeprefix(SOLVED) not in run.method.settings.to_solve:
-        raise InputError(f"metric.name = {metric.name}: method={run.method.name} as it is set here does not solve for it")
+        raise InputError(
+            f"metric.name = {metric.name}: method={run.method.name} as it is set here does not solve for it"
+        )
     if not run.recipe.trains and metric.part == "train" and metric.source == "evaluation":
         raise InputError(
             "metric.part = train: of a network that is not trained (recipe.epochs = 0) there is no such number"
