@@ -126,12 +126,6 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
     return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in _filled(diagram)) / len(labels)
 
 
-@metric("ece20", "expected calibration error (20 bins)", better="lower")
-def expected_calibration_error_20(logits: Tensor, labels: Tensor) -> float:
-    """The same over 20 bins, as the code of Zhang & Sabuncu (2020) has it."""
-    return expected_calibration_error(logits, labels, bins=20)
-
-
 @metric("top5", "top-5 accuracy", unit="%", digits=2, better="higher", rate=True, classes=6)
 def top5(logits: Tensor, labels: Tensor) -> float:
     """Percentage of examples whose label is among the five largest logits."""
@@ -142,6 +136,12 @@ def top5(logits: Tensor, labels: Tensor) -> float:
 def top3(logits: Tensor, labels: Tensor) -> float:
     """Percentage of examples whose label is among the three largest logits."""
     return top_k_accuracy(logits, labels, 3)
+
+
+@metric("ece20", "expected calibration error (20 bins)", better="lower")
+def expected_calibration_error_20(logits: Tensor, labels: Tensor) -> float:
+    """`expected_calibration_error` over 20 bins, as the code of Zhang & Sabuncu (2020) has it."""
+    return expected_calibration_error(logits, labels, bins=20)
 
 
 def summary(logits: Tensor, labels: Tensor) -> dict[str, float]:
