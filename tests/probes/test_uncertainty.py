@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from scipy import special, stats
 
+from lskd.compose import parse_run
+from lskd.config_groups import Conf
 from lskd.data import Dataset, Part, Spec
 from lskd.engine import Shared, run_probes, train
 from lskd.engine.member import build_network
@@ -21,8 +24,11 @@ from lskd.probes import Seen
 from lskd.probes.uncertainty import Uncertainty, differential_entropy
 from lskd.recipe import Recipe
 from lskd.run import Named, ProbeSpec, Run
+from lskd.tables.metric import Metric
+from lskd.tables.recorded import check_probed
 
 K = 5
+CONF = Conf()
 
 
 def written_out(values: np.ndarray, k: int) -> float:
@@ -90,8 +96,22 @@ def test_bad_settings(settings, message):
         Uncertainty(**settings)
 
 
-def test_only_the_teachers_is_asked_of_one():
-    assert [Uncertainty(of=of).needs_teacher for of in ("network", "teacher")] == [False, True]
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "ce", "teacher": None}, "the run must have a teacher, with teacher_mode=eval"),
+        ({"method": "at"}, "method must show it a distribution of its teacher, as kd does; method=at does not"),
+        ({"method": "at", "method.kd": 1.0}, None),
+        ({"method": "kd"}, None),
+    ],
+)
+def test_what_a_teacher_tells_is_asked_only_where_it_tells_something(settings, message):
+    form = {"dataset": "cifar10", "arch": "resnet20", "teacher": "resnet20", **settings}
+    run, metric = parse_run(form, CONF), Metric("confidence_diversity")
+    check_probed(metric, ProbeSpec("uncertainty", Uncertainty()), run, CONF)
+    told = ProbeSpec("uncertainty", Uncertainty(of="teacher"))
+    with contextlib.nullcontext() if message is None else pytest.raises(InputError, match=message):
+        check_probed(metric, told, run, CONF)
 
 
 PROBES = [ProbeSpec("uncertainty", Uncertainty()), ProbeSpec("uncertainty", Uncertainty(temperature=4.0)),

@@ -165,6 +165,11 @@ class Method:
         `InputError` where there is no solution."""
         raise TypeError(f"{type(self).__name__} does not define settle(lesson)")
 
+    @property
+    def tells(self) -> bool:
+        """Whether the student sees a distribution of its teacher (`teacher_probs`) with these settings."""
+        return self._defines("teacher_probs")
+
     def teacher_probs(self, teacher_logits: Tensor) -> Tensor | None:
         """The teacher's distribution (B, K) that the student sees, for Müller's γ; None where there is none."""
         return None

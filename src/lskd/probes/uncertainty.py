@@ -63,6 +63,10 @@ class Uncertainty(Probe):
     def needs_teacher(self) -> bool:  # type: ignore[override]
         return self.of == "teacher"
 
+    @property
+    def needs_told(self) -> bool:  # type: ignore[override]
+        return self.of == "teacher"
+
     def measure(self, scene: Scene) -> dict[str, Any]:
         import torch
 
@@ -91,8 +95,7 @@ class Uncertainty(Probe):
         if self.of == "teacher":
             assert scene.teacher is not None  # see `needs_teacher`
             told = scene.told(scene.teacher(pixels).double())
-            if told is None:
-                raise InputError("of = teacher: must be network where the method shows no distribution of its teacher")
+            assert told is not None  # see `needs_told`
             log_p = told.log()
         else:
             log_p = (scene.forward(pixels).double() / self.temperature).log_softmax(-1)

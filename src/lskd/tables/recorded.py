@@ -47,6 +47,9 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
     if probe is not None:
         if probe.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
             raise InputError(f"probe.name = {probe.name}: the run must have a teacher, with teacher_mode=eval")
+        if probe.settings.needs_told and not run.method.settings.tells:
+            rule = f"the run's method must show it a distribution of its teacher, as kd does; method={run.method.name}"
+            raise InputError(f"probe.name = {probe.name}: {rule} does not")
         try:
             probe.settings.check(conf.spec_of(run.dataset))
         except InputError as error:
