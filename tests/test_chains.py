@@ -11,10 +11,13 @@ import pytest
 
 from lskd.commands import Commands, override_words
 from lskd.compose import build_run, normal_form, parse_run, teacher_form
-from lskd.config_groups import Conf
+from lskd.config_groups import Conf, labelled
+from lskd.describe import chains
 from lskd.engine.seeds import seed_for
 from lskd.errors import InputError
+from lskd.origins import origins
 from lskd.plan import TablePlan, in_order, plan_table
+from lskd.report.runs import Settings
 from lskd.run import Run
 from lskd.tables.table import Table, read_table
 
@@ -375,3 +378,36 @@ def test_a_plan_of_long_chains_is_instant():
     runs = in_order(run for cell in planned.cells for run in cell.runs)
     assert len({run.id for run in runs}) == 5 * 21
     assert time.process_time() - start < 2
+
+
+# ---- in words -------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_shows_a_chain_in_a_line():
+    rows = {**ROWS, "sd": {**ROWS["sd"], "generations": 10}, "beta": {**ROWS["sd"], "run": {"method.beta": 0.3}}}
+    planned = plan_of(rows=rows)
+    runs = in_order(run for cell in planned.cells for run in cell.runs)
+    assert {label: len(group) for label, group in chains(runs)} == {
+        "mlp on digits": 3,
+        "mlp on digits, kd T=4 from mlp, generations 1-10": 30,
+        "mlp on digits, kd T=4 from mlp, method.beta=0.3, generations 1-3": 9,
+        "mlp on digits, kd T=8 from mlp, generations 1-3": 9,
+    }
+
+
+def test_the_settings_of_a_chain_are_those_of_its_first_and_their_number():
+    form = normal_form({**RUN, "generations": 10, "teacher.recipe.lr": 0.01})
+    run = build_run(form, CONF)
+    assert run.settings == {**parse_run({**RUN, "teacher.recipe.lr": 0.01}, CONF).settings, "generations": 10}
+    values, ours = Settings().of(run.identity())
+    assert ours and run.teacher is not None
+    assert values == {**Settings().of(run.chain[0].identity())[0], "generations": 10, "teacher.id": run.teacher.id}
+    lines = {key: (value, origin) for key, value, origin in origins(run, form, labelled(form, "here"), CONF)}
+    assert lines["generations"] == (10, "here") and lines["teacher.recipe.lr"] == (0.01, "here")
+    assert not any(key.startswith("teacher.teacher.") for key in lines)
+
+
+def test_the_settings_of_a_student_of_a_chain_are_told():
+    form = normal_form({**RUN, "arch.hidden": [16], "teacher": {**RUN, "generations": 3}})
+    lines = {key: (value, o) for key, value, o in origins(build_run(form, CONF), form, labelled(form, "here"), CONF)}
+    assert lines["teacher.generations"] == (3, "here") and lines["teacher.teacher.arch.name"] == ("mlp", "here")

@@ -48,6 +48,8 @@ def runs(results: str | Path = "") -> pandas.DataFrame:
                     runs out unless it is told dropna=False. Lists are tuples
     teacher.id, teacher.…, teacher.teacher.…
                     the same of its teacher, and of the teacher's; started_from.… of the run that it started from
+    generations     of a run in a chain of them its place there, from 2 on. All its settings, those of its teacher too,
+                    are then those of the first in the chain; teacher.id is that of the one before
     top1, error, top3, top5, nll, ece15
                     after the last epoch, on the part that the data set names (dataset.evaluate); percent, nats, shares
     last.PART.…, best.PART.…, train.…, calibration.…, gamma, seconds, …

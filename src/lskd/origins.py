@@ -18,7 +18,16 @@ def origins(run: Run, form: Mapping[str, Any], said: Mapping[str, Any], conf: Co
     """Each setting of `run` (`Run.settings`, and the recipe's name), its value, and where that comes from: what `said`
     has in its place; a file of conf/; the class's default; or, of a teacher, what its student has.
 
-    `form` is the settings of the run in normal form, and `said` in the same places where each was given."""
+    `form` is the settings of the run in normal form, and `said` in the same places where each was given. Of a chain of
+    generations these are the settings of the first, which all have, and how many there are."""
+    if (generations := form.get("generations") or 1) > 1:
+        for _ in range(generations - 1):
+            assert run.teacher is not None  # the form says so
+            run = run.teacher
+        of_all = {key: value for key, value in said.items() if key != "generations"}
+        yield from origins(run, {**form, "generations": None}, of_all, conf)
+        yield "generations", generations, said.get("generations", DEFAULT)
+        return
     found: dict[str, str] = {}
     for group in GROUPS:
         given, words = form.get(group, {}), dict(said.get(group, {}))
@@ -50,7 +59,16 @@ def origins(run: Run, form: Mapping[str, Any], said: Mapping[str, Any], conf: Co
                 (f"{name}.{key}", value, found.get("start.", DEFAULT)) for key, value in parent.settings.items()
             )
             continue
-        of_student = labelled({key: value for key, value in said.items() if key not in LINEAGE}, INHERITED)
+        of_student = labelled(
+            {key: value for key, value in said.items() if key not in (*LINEAGE, "generations")}, INHERITED
+        )
         own = forms[name]({**of_student, name: said[name]})
         for key, value, origin in origins(parent, forms[name](form), own, conf):
             yield f"{name}.{key}", value, origin
+
+
+def teacher_of(form: Mapping[str, Any], said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`teacher_form` of a run's settings, and of where each was given."""
+    if (form.get("generations") or 1) > 1:
+        return teacher_form(form), dict(said)
+    return teacher_form(form), teacher_form({key: value for key, value in said.items() if key != "generations"})

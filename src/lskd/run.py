@@ -208,7 +208,11 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """Every setting that can change its numbers, with its value, under the name that `lskd-run` knows it by:
-        dataset.name, recipe.lr, target.alpha, teacher.arch.name, ..."""
+        dataset.name, recipe.lr, target.alpha, teacher.arch.name, ... Of a chain of generations these are the settings
+        of the first, and how many there are: generations."""
+        first, place = self.chain
+        if place > 1:
+            return {**first.settings, "generations": place}
         values: dict[str, Any] = {}
         for name in PARTS:
             values |= settings_of_part(name, getattr(self, name))
@@ -249,12 +253,12 @@ class Run:
     def chain(self) -> tuple[Run, int]:
         """The first run of the chain of generations that it belongs to, which differ in their teachers alone, and its
         place there, from 1: it is as many times the `successor` of the first, less one."""
-        if self.teacher is not None and self.teacher.teacher is not None:
-            own, its = ({**run.identity(), "teacher": None} for run in (self, self.teacher))
-            if own == its:
-                first, place = self.teacher.chain
-                return first, place + 1
-        return self, 1
+        _, place = first_of_chain(self.identity())
+        first: Run = self
+        for _ in range(place - 1):
+            assert first.teacher is not None  # the identity says so
+            first = first.teacher
+        return first, place
 
     @functools.cached_property
     def generation(self) -> int:
@@ -390,6 +394,17 @@ def in_words(part: Named[Any], registry: Registry[Any]) -> str:
     own = identity(part.settings, registry[part.name])
     values = {key: "-".join(map(str, value)) if isinstance(value, list) else value for key, value in own.items()}
     return part.name + (f"({', '.join(f'{key}={value}' for key, value in values.items())})" if own else "")
+
+
+def first_of_chain(identity: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """Of the run of an `identity` that of the first of its chain of generations, which differ in their teachers alone,
+    and its place there, from 1."""
+    place = 1
+    while (its := identity.get("teacher")) is not None and "teacher" in its:
+        if {**identity, "teacher": None} != {**its, "teacher": None}:
+            break
+        identity, place = its, place + 1
+    return identity, place
 
 
 def grouped(

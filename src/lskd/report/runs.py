@@ -52,6 +52,10 @@ class Settings:
     def of(self, identity: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         """Every setting of a run with its value (`Run.settings`), and whether the code that is here would train that
         run. What this code does not know (another version's, a plug-in's) is given as it was recorded."""
+        first, place = first_of_chain(identity)
+        if place > 1:
+            values, ours = self.of(first)
+            return {**values, "generations": place, "teacher.id": id_of(identity["teacher"])}, ours
         parts = parts_of(identity)
         key = marshal.dumps(parts, 2)  # quicker than JSON; without references, which would tell equal parts apart
         if key not in self._parts:
@@ -135,7 +139,7 @@ def _place(name: str) -> tuple[int, int]:
         return first.index(name), 0
     generation = sum(name.count(f"{parent}.") for parent in LINEAGE)
     head = re.sub(rf"^(?:(?:{'|'.join(LINEAGE)})\.)*", "", name).partition(".")[0]
-    if head in (*PARTS, "id", "seed", "teacher_mode", "streams"):
+    if head in (*PARTS, "id", "seed", "teacher_mode", "streams", "generations"):
         return 10 + generation, 0
     return (100 if name in METRICS else 102 if head == "env" else 101), 0
 

@@ -225,7 +225,7 @@ def by_seed(runs: Iterable[Run]) -> list[RunGroup]:
     """Runs that differ in their seeds alone together. Of groups that are called alike each says what it alone has."""
 
     def described(run: Run) -> Iterator[str]:
-        for name, value in unfolded(_without_seeds(without_code(run.identity()))).items():
+        for name, value in unfolded(_without_seeds(without_code(run.chain[0].identity()))).items():
             yield f"{name}={said(value)}"
 
     found = [
