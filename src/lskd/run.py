@@ -101,6 +101,11 @@ class Run:
                 if one:
                     rule = f"none with {what} asks for the one label of each image"
                     raise InputError(f"recipe.augment.mix.kind = {self.recipe.augment.mix.kind}: must be {rule}")
+        if self.reads and self.method.settings.needs_rows:
+            rule = (
+                f"one of the label alone with method={name} and its settings, which are solved for before the training"
+            )
+            raise InputError(f"target = {self.target.name}: must be {rule}")
         if self.recipe.compile and self.method.settings.reads_features:
             rule = f"false with method={name}, which reads features where compiled code has none"
             raise InputError(f"recipe.compile = true: must be {rule}")

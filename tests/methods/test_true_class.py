@@ -19,7 +19,9 @@ from lskd.methods.wsl import WSL
 from lskd.models.archs import MLPArch
 from lskd.recipe import Recipe
 from lskd.run import Named, Run
+from lskd.targets import TARGETS
 from lskd.targets.distributions import smooth_labels
+from lskd.targets.label_smoothing import LabelSmoothing
 
 K = 4
 ONE_TARGET = {"beta": 0.4, "t_squared": False, "student_t": "one", "divergence": "ce"}
@@ -156,6 +158,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(parts, teacher, tmp_path):
     assert resumed.result["solved"] == whole.result["solved"]
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name])
+
+
+def test_a_target_that_changes_has_no_such_mean():
+    method = KD(**ONE_TARGET, true_class=0.75)
+    with pytest.raises(InputError, match="target = boot_soft: must be one of the label alone with method=kd"):
+        student(method, target=Named("boot_soft", TARGETS["boot_soft"]))
+    student(method, target=Named("label_smoothing", LabelSmoothing(0.1)))
+    student(KD(**ONE_TARGET), target=Named("boot_soft", TARGETS["boot_soft"]))
 
 
 def test_a_run_keeps_its_identity_and_says_that_it_will_solve():

@@ -140,6 +140,10 @@ class KD(Method):
     def to_solve(self) -> Collection[str]:
         return () if self.true_class is None else self.solves
 
+    @property
+    def needs_rows(self) -> bool:
+        return self.true_class is not None
+
     def settle(self, lesson: Lesson) -> KD:
         """With the T that gives the true class its mean target."""
         assert self.true_class is not None

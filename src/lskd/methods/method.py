@@ -166,6 +166,11 @@ class Method:
         raise TypeError(f"{type(self).__name__} does not define settle(lesson)")
 
     @property
+    def needs_rows(self) -> bool:
+        """Whether `settle` reads `Lesson.targets`: then a target that a network has a part in is refused."""
+        return False
+
+    @property
     def tells(self) -> bool:
         """Whether the student sees a distribution of its teacher (`teacher_probs`) with these settings."""
         return self._defines("teacher_probs")

@@ -22,6 +22,7 @@ from lskd.run import (
     PARTS,
     REGISTERED,
     described_part,
+    first_of_chain,
     id_of,
     part_of,
     part_without_code,
@@ -74,7 +75,7 @@ class Settings:
                 ours = ours and is_ours
         return values, ours
 
-    def _of_parent(self, name: str, parent: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    def _of_parent(self, name: str, parent: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """The same of a run's `name`, under its name, with its id. Most parents have many children."""
         key = name, marshal.dumps(parent, 2)
         if key not in self._parents:
