@@ -56,6 +56,9 @@ def test_methods_have_one_mean_target_of_the_true_class(name):
     """0.85: of label smoothing as it is, of Beta smoothing by its a, of distillation by a T that is solved for."""
     for planned in plan_of(name).tables:
         plain = [cell for cell in planned.cells if cell.metric.name == "top1"]
+        if planned.table.name.startswith("zhang_confidences"):  # looks at some of them
+            assert {run.id for cell in planned.cells for run in cell.runs} < {run.id for run in plan_of(name).runs}
+            continue
         assert {cell.row for cell in plain} == {"ce", "ls", "beta", "sd", "entropy", "map_sd"}
         for cell in plain:
             run = cell.runs[0]

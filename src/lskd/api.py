@@ -52,7 +52,7 @@ def runs(results: str | Path = "") -> pandas.DataFrame:
                     are then those of the first in the chain; teacher.id is that of the one before
     top1, error, top3, top5, nll, ece15
                     after the last epoch, on the part that the data set names (dataset.evaluate); percent, nats, shares
-    last.PART.…, best.PART.…, train.…, calibration.…, gamma, seconds, …
+    last.PART.…, best.PART.…, train.…, calibration.…, solved.…, gamma, seconds, …
                     all other numbers of result.json, by their names there
     env.…           where it was trained: versions, commit, device
 

@@ -9,10 +9,12 @@ import torch
 from torch.distributions import Dirichlet
 
 from lskd.errors import InputError
+from lskd.losses import cross_entropy
 from lskd.methods import Batch, Lesson
 from lskd.methods.kd import KD
 from lskd.methods.map_sd import MapSD
 from lskd.targets.distributions import smooth_labels
+from lskd.targets.map_label_smoothing import MapLabelSmoothing
 
 B, K = 6, 5
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -62,6 +64,13 @@ def test_a_constant_omega_is_kd(temperature):
     torch.testing.assert_close(loss(MapSD(0.7, temperature, log_omega=0.0), teacher=alike), loss(kd, teacher=alike))
     assert not torch.allclose(loss(MapSD(0.7, temperature).settle(LESSON)), loss(kd))
     assert not MapSD(omega="constant").to_solve
+
+
+def test_a_teacher_that_knows_nothing_is_label_smoothing():
+    """All its logits 0: the prior of every image is the uniform one, with parameters 1 + b, which are 1 + β/K of it."""
+    ours = loss(MapSD(beta=0.6 / K, log_omega=0.0), teacher=torch.zeros(B, K, dtype=torch.float64))
+    targets = MapLabelSmoothing(0.6).rows(K).double()[LABELS]
+    torch.testing.assert_close(ours, cross_entropy(STUDENT, targets), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("omega", ["instance", "constant"])
