@@ -63,7 +63,9 @@ class OfRun(Quantity):
     """A number of a whole run, under its name in the record."""
 
 
-METRICS: Registry[Quantity] = Registry("metric", Quantity)
+METRICS: Registry[Quantity] = Registry(
+    "metric", Quantity, '@metric("NAME", "title") above its function, with from lskd.metrics import metric'
+)
 METRICS.add("gamma", OfRun("equivalent label smoothing γ"), __name__)
 METRICS.add("loss", OfLoss("training loss", digits=4, better="lower"), __name__)
 METRICS.add("temperature", Fitted("temperature of the least negative log-likelihood", digits=2), __name__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -107,10 +108,12 @@ class Plan:
     probes: Probes = field(default_factory=dict)
 
 
-def make_plan(experiment: Experiment, conf: Conf, seeds: Sequence[int] = ()) -> Plan:
+def make_plan(
+    experiment: Experiment, conf: Conf, seeds: Sequence[int] = (), known: dict[str, Run] | None = None
+) -> Plan:
     """All runs of `experiment`, under `seeds` where others than the declared ones are asked for. Every setting of every
-    cell is checked here, before anything is trained."""
-    known: dict[str, Run] = {}
+    cell is checked here, before anything is trained. `known`: see `plan_table`."""
+    known = {} if known is None else known
     tables = tuple(plan_table(load_table(name, conf), conf, experiment, seeds, known) for name in experiment.tables)
     runs = in_order(run for planned in tables for cell in planned.cells for run in cell.runs)
     others = [plan_table(load_table(name, conf), conf, experiment, seeds, known) for name in experiment.probe_for]
@@ -131,7 +134,8 @@ def plan_table(
     known: dict[str, Run] | None = None,
 ) -> TablePlan:
     """The table with the runs of its cells. Every setting of every cell is checked. `known` has the runs of other
-    tables by id: what is the same run is the same object (an identity is computed once), and is added to."""
+    tables, by id and by the settings that describe them: what is the same run is the same object (an identity is
+    computed once), and is added to."""
     known = {} if known is None else known
     where = f"table.{table.name}"
     declared = experiment.seeds if experiment is not None and experiment.seeds else table.seeds
@@ -340,8 +344,8 @@ def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf, kno
     """The run that `form` describes under each seed. Settings are checked once: the others differ in their seeds alone,
     teachers' included, unless one of those is fixed. For `known`, see `plan_table`."""
     if _is_fixed(form):
-        return [_shared(build_run({"seed": seed, **form}, conf), known) for seed in seeds]
-    first = _shared(build_run({"seed": seeds[0], **form}, conf), known)
+        return [_run({"seed": seed, **form}, conf, known) for seed in seeds]
+    first = _run({"seed": seeds[0], **form}, conf, known)
     return [first, *(first.reseeded(seed) for seed in seeds[1:])]
 
 
@@ -349,6 +353,14 @@ def _is_fixed(form: Mapping[str, Any]) -> bool:
     """Whether some run of the lineage that `form` describes has a seed of its own, or is named by its id."""
     named = str((form.get("start") or {}).get("", "")).startswith(RUN)
     return named or "seed" in form or any(_is_fixed(form[name]) for name in LINEAGE if form.get(name) is not None)
+
+
+def _run(form: Mapping[str, Any], conf: Conf, known: dict[str, Run]) -> Run:
+    """The run of a form. (Most cells of many tables say what others said before.)"""
+    said = json.dumps(form, sort_keys=True, default=repr)
+    if said not in known:
+        known[said] = _shared(build_run(form, conf), known)
+    return known[said]
 
 
 def _shared(run: Run, known: dict[str, Run]) -> Run:

@@ -47,7 +47,9 @@ class Origin:
     flips: Mapping[str, str] = field(default_factory=dict)
 
 
-DATASETS: Registry[Origin] = Registry("dataset", Origin)
+DATASETS: Registry[Origin] = Registry(
+    "dataset", Origin, "@register(Spec(…)) above its reader, with from lskd.data import Spec, register"
+)
 
 R = TypeVar("R", bound=Reader)
 

@@ -15,6 +15,7 @@ from lskd.errors import InputError
 from lskd.plan import make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, fail, guarded, terminal_columns, user_path
+from lskd.run import Run
 from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
@@ -75,9 +76,11 @@ def _run(args: argparse.Namespace) -> int:
         _check_writable(out, f"--out = {str(out)!r}")
 
     code, reports = 0, []
+    known: dict[str, Run] = {}  # experiments share runs
     for name in dict.fromkeys(args.experiments or names):
         try:
-            reports.append(report.render(make_plan(load_experiment(conf.load("experiment", name), name), conf), store))
+            experiment = load_experiment(conf.load("experiment", name), name)
+            reports.append(report.render(make_plan(experiment, conf, known=known), store))
         except InputError as error:  # the others are written all the same
             code = _fail(error)
     # All is written before anything is printed: the reader of a pipe may stop.

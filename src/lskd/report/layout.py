@@ -8,6 +8,7 @@ interval for it. A cell with fewer seeds than the table wants says so. A figure'
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -67,6 +68,20 @@ def grid(filled: FilledTable) -> tuple[list[str], list[Line]]:
     if not filled.table.has_cells:
         return _quoted(filled)
     return _points(filled) if filled.table.kind == "figure" else _crossed(filled)
+
+
+def headings(filled: FilledTable) -> list[str]:
+    """What stands over the header of each column: the name of its group, or ""."""
+    if filled.table.kind == "figure":
+        return [""] * len(grid(filled)[0])
+    return [""] * label_columns(filled) + [line.group for line in filled.table.columns.values()]
+
+
+def spans(groups: Sequence[str]) -> list[tuple[str, int]]:
+    """Headings that stand side by side as one: its text, and over how many columns it goes. Columns without one stand
+    alone."""
+    numbered = itertools.groupby(enumerate(groups), key=lambda one: one[1] or one[0])
+    return [(group if isinstance(group, str) else "", len(list(columns))) for group, columns in numbered]
 
 
 def label_columns(filled: FilledTable) -> int:
@@ -327,12 +342,12 @@ def _skipped(filled: FilledTable, text: Callable[[str], str]) -> list[str]:
     for row, reasons in filled.table.skip.items():
         for column, reason in reasons.items():
             line = filled.table.columns.get(column)
-            cells[reason].append(text(f"{filled.row_label(row)} / {line.label if line is not None else column}"))
+            cells[reason].append(text(f"{filled.row_label(row)} / {line.title if line is not None else column}"))
     for row in filled.table.rows if filled.table.kind == "table" else ():
         for column, line in filled.table.columns.items():
             there = filled.table.has(row, column) or column in filled.table.skip.get(row, ())
             if not there and filled.table.derivation(row, column) is not None:
-                cells[UNDERIVED].append(text(f"{filled.row_label(row)} / {line.label}"))
+                cells[UNDERIVED].append(text(f"{filled.row_label(row)} / {line.title}"))
     return [f"{NOT_AT_HAND}: {', '.join(places)}: {reason}" for reason, places in cells.items()]
 
 

@@ -20,6 +20,7 @@ class Line:
     """A row or column of a table, or a series of a figure: a label, and settings laid over the table's base. (Rows that
     are chains of generations have been spelled out: `lskd.tables.chains`.)
 
+    group: (columns of tables) a heading over the columns of this name that stand side by side.
     take: the cell is the run that the settings describe, or its teacher, or that one's (`teacher.teacher`), and so on.
     taught_by: the teacher is the run of this row (of a column: of this column), with all its settings: a generation.
     started_from: its weights come, as it begins, from the run of this row (of a column: of this column).
@@ -34,6 +35,7 @@ class Line:
     """
 
     label: str
+    group: str = ""
     run: dict[str, Any] = field(default_factory=dict)
     take: str = "run"
     taught_by: str = ""
@@ -54,6 +56,11 @@ class Line:
             raise InputError(
                 "derive: must be given without run, take, taught_by, started_from, metric, over and values"
             )
+
+    @property
+    def title(self) -> str:
+        """The label, where no heading stands over it."""
+        return f"{self.group}: {self.label}" if self.group else self.label
 
     @property
     def ancestor(self) -> int:

@@ -123,6 +123,7 @@ class Table:
 
     def _check_line(self, where: str, line: Line, lines: Mapping[str, Line]) -> None:
         """`InputError` unless a row or column names what there is, and is of a figure where it must be."""
+        require(not line.group or lines is self.columns, f"{where}.group", line.group, "given for columns only")
         if line.derive is not None:
             self._check_derivation(f"{where}.derive", line.derive, lines)
             return
