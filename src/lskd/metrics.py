@@ -140,6 +140,12 @@ def top3(logits: Tensor, labels: Tensor) -> float:
     return top_k_accuracy(logits, labels, 3)
 
 
+@metric("ece20", "expected calibration error (20 bins)", better="lower")
+def expected_calibration_error_20(logits: Tensor, labels: Tensor) -> float:
+    """`expected_calibration_error` over 20 bins, as the code of Zhang & Sabuncu (2020) has it."""
+    return expected_calibration_error(logits, labels, bins=20)
+
+
 def summary(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """All metrics that a run records for one part of the data."""
     logits = logits.float()

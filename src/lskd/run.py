@@ -114,6 +114,11 @@ class Run:
                 if one:
                     rule = f"none with {what} asks for the one label of each image"
                     raise InputError(f"recipe.augment.mix.kind = {self.recipe.augment.mix.kind}: must be {rule}")
+        if self.reads and self.method.settings.needs_rows:
+            rule = (
+                f"one of the label alone with method={name} and its settings, which are solved for before the training"
+            )
+            raise InputError(f"target = {self.target.name}: must be {rule}")
         if self.recipe.compile and self.method.settings.reads_features:
             rule = f"false with method={name}, which reads features where compiled code has none"
             raise InputError(f"recipe.compile = true: must be {rule}")
@@ -261,6 +266,13 @@ class Run:
             return other
         identity = {**self.identity(), "seed": seed_here, **{name: run.identity() for name, run in parents.items()}}
         vars(other)["_identity"] = identity  # nothing else differs: plans have thousands of such runs
+        return other
+
+    def settled(self, method: Method) -> Run:
+        """The run as it is trained, with its method's settings as they were found (`Method.settle`). Its identity is
+        that of the run as it was asked for."""
+        other = replace(self, method=Named(self.method.name, method))
+        vars(other)["_identity"] = self.identity()
         return other
 
     @staticmethod
@@ -435,7 +447,7 @@ class Run:
         if self.teacher is not None:
             text += f", {self.method.name}"
             if (temperature := getattr(self.method.settings, "temperature", None)) is not None:
-                text += f" T={temperature:g}"
+                text += " T solved for" if "temperature" in self.method.settings.to_solve else f" T={temperature:g}"
             text += f" from {self.teacher.network}"
             own = [self.teacher.start.digest[:12]] if self.teacher.start.digest else []
             own += [self.teacher.taught] if self.teacher.taught else []
@@ -584,7 +596,7 @@ def without_code(identity: Mapping[str, Any]) -> dict[str, Any]:
 def part_without_code(described: Mapping[str, Any]) -> dict[str, Any]:
     """The same of what an identity says of one part; of a data set, of its steps."""
     kept = {key: value for key, value in described.items() if key not in ("version", "code")}
-    if steps := kept.get("steps"):
+    if isinstance(steps := kept.get("steps"), list):  # a recipe has a number of that name
         kept["steps"] = [{name: part_without_code(settings) for name, settings in step.items()} for step in steps]
     return kept
 

@@ -68,7 +68,7 @@ VARIANTS: dict[str, Method] = {
 }
 OF_FEATURES = [name for name, method in METHODS.items() if method.teacher_use == "features" or method.initial()]
 CASES = [(arch, method) for arch in NETWORKS for method in ("ce", "kd", "logit_matching", "kd, live")]
-CASES += [("mlp", "kd, subsets"), ("mlp", "wsl"), ("mlp", "dml"), ("resnet8", "cmd")]
+CASES += [("mlp", "kd, subsets"), ("mlp", "wsl"), ("mlp", "map_sd"), ("mlp", "dml"), ("resnet8", "cmd")]
 CASES += [("resnet8", method) for method in OF_FEATURES]
 SPEC = Spec("noise", "Noise", 4, (3, 12, 12), 14, 6, tuple("abcd"), digest="")
 # Reads a value on the host, or has a shape that depends on values: either would break a capture.

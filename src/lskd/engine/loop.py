@@ -19,6 +19,7 @@ from lskd.engine.capture import GATE, own_stream
 from lskd.engine.checkpoint import Checkpoint
 from lskd.engine.probing import Probing, Readings
 from lskd.engine.record import Outputs, held_memory_mb, summarise
+from lskd.engine.settled import settled
 from lskd.engine.shared import Shared
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training, set_precision
@@ -80,6 +81,7 @@ def train(
             cache = stack.enter_context(shared.logit_cache(run, images.train, spec.num_classes))
             taught_on = parts["train"].images if taught_on is None else taught_on
             teacher = Teacher.of(run, teacher_network, images, taught_on, cache)
+        run, solved = settled(run, teacher, images, spec.num_classes)
 
         def from_the_start() -> tuple[Training, Probing]:
             training = Training(run, spec, images, teacher, begins)
@@ -153,6 +155,8 @@ def train(
             note(epochs[0], found)
             on_epoch(epochs)
         result = summarise(training, epochs, outputs, clock.read() if not recipe.trains else clock.seconds)
+        if solved:
+            result["solved"] = solved
         if held is not None:
             result["held_memory_mb"] = held
         with GATE.eager():

@@ -13,6 +13,7 @@ from lskd.data import Part, Spec
 from lskd.engine.capture import GATE, own_stream
 from lskd.engine.features import eval_mode
 from lskd.engine.seeds import generator_for
+from lskd.engine.settled import settled
 from lskd.engine.shared import Shared
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training, set_precision
@@ -72,6 +73,7 @@ def scene(training: Training, probe: ProbeSpec, run: Run) -> Scene:
         class_names=training.spec.class_names,
         generator=generator_for(run.stream_seed, f"observe {probe.name}", training.step_number),
         teacher=training.teacher.live if training.teacher is not None else None,
+        told=run.method.settings.teacher_probs,
     )
 
 
@@ -99,6 +101,7 @@ def run_probes(
         if teacher is not None:
             taught_on = parts["train"].images if taught_on is None else taught_on
             shown = Teacher.of(replace(run, teacher_mode="eval"), teacher, images, taught_on)
+        run, _ = settled(run, shown, images, spec.num_classes)
         training = Training(alone, spec, images, shown)
         with GATE.eager():
             training.member.network.load_state_dict(network.state_dict())

@@ -97,7 +97,7 @@ def gamma(training: Training, run: Run, trained: Mapping[str, float]) -> float |
     if teacher is None:
         target = run.target.settings
         return trained.get("target_gamma") if target.reads else target.gamma(classes)
-    if method.teacher_probs(torch.zeros(1, classes)) is None:  # no need to ask the teacher
+    if not method.tells:
         return None
     smoothing, begun = list[Tensor](), 0
     for logits in teacher.everything(images.train.draw(generator_for(run.data_stream, "augment", 0))):

@@ -49,6 +49,10 @@ class Combined(Method):
             terms["soft"] = self.kd * T**2 * soft_kl(batch.logits, batch.teacher_logits, student_t=T, teacher_t=T)
         return terms
 
+    @property
+    def tells(self) -> bool:
+        return bool(self.kd)
+
     def teacher_probs(self, teacher_logits: Tensor) -> Tensor | None:
         return soften(teacher_logits, self.kd_temperature) if self.kd else None
 

@@ -89,6 +89,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What the teacher says before the training begins: to all N training images, each through the view that the first
+    epoch has for it, not mixed."""
+
+    logits: Sequence[Tensor]  # fp32 (n, K) in pieces, which together have the N images in order
+    labels: Tensor  # (N,) int64
+    targets: Tensor  # (K, K) what an image of each class is taught by its label, before any network is asked
+
+
+@dataclass(frozen=True)
 class Stage:
     """A stage before the training proper: the run's data and optimizer, at a constant learning rate, with its own loss.
 
@@ -134,6 +144,8 @@ class Method:
     small: ClassVar[Mapping[str, Any]] = {}
     # The quantities that `watch` may give, by the name that a table's metric has.
     watches: ClassVar[Mapping[str, Quantity]] = {}
+    # The settings that `settle` may find; the metric of a table is solved_NAME.
+    solves: ClassVar[Mapping[str, Quantity]] = {}
 
     @property
     def one_label(self) -> bool:
@@ -153,6 +165,27 @@ class Method:
     def watched(self) -> Collection[str]:
         """Which of `watches` it gives with these settings."""
         return self.watches
+
+    @property
+    def to_solve(self) -> Collection[str]:
+        """Which of `solves` are to be found, with these settings, before the training begins."""
+        return ()
+
+    def settle(self, lesson: Lesson) -> Method:
+        """This method with the settings `to_solve` as they follow from its teacher, and nothing left to solve: asked
+        before the first step, so that the loss is of numbers. What is found is recorded ("solved" in result.json).
+        `InputError` where there is no solution."""
+        raise TypeError(f"{type(self).__name__} does not define settle(lesson)")
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether `settle` reads `Lesson.targets`: then a target that a network has a part in is refused."""
+        return False
+
+    @property
+    def tells(self) -> bool:
+        """Whether the student sees a distribution of its teacher (`teacher_probs`) with these settings."""
+        return self._defines("teacher_probs")
 
     def teacher_probs(self, teacher_logits: Tensor) -> Tensor | None:
         """The teacher's distribution (B, K) that the student sees, for Müller's γ; None where there is none."""

@@ -120,6 +120,7 @@ def _numbers(record: Record) -> str:
     table = [[label, *(_number(values.get(name)) for name in names)] for label, values in rows.items()]
     others = [f"{key} {_number(value)}" for key, value in result.items()
               if isinstance(value, (int, float)) and not isinstance(value, bool)]  # fmt: skip
+    others += [f"{key} (solved for) {_number(value)}" for key, value in result.get("solved", {}).items()]
     align = ["left", *["right"] * len(names)]
     shown = tabulate(table, ["", *names], tablefmt="simple", disable_numparse=True, colalign=align)
     return f"{shown}\n\n{textwrap.fill(', '.join(others), 100)}"

@@ -18,15 +18,18 @@ from lskd.run import Run
 from lskd.targets import TARGETS, TAUGHT
 
 # Where a number is found: in the evaluations of a run, in its calibration, in its record as a whole, among what its
-# method or its target watches while it trains, or in a probe's readings. And which choices there are of it there.
-Source = Literal["evaluation", "calibration", "run", "training", "probe"]
+# method has solved for before it trains, or it or its target watches meanwhile, or in a probe's readings. And which
+# choices there are of it there.
+Source = Literal["evaluation", "calibration", "run", "solved", "training", "probe"]
 CHOICES: Mapping[Source, tuple[str, ...]] = {
     "evaluation": ("part", "epoch", "at_epoch", "scaled_on", "network"),
     "calibration": ("part", "scaled_on", "network"),
     "run": ("network",),
+    "solved": (),
     "training": ("at_epoch", "total", "network"),
     "probe": ("part", "step", "at_class"),
 }
+SOLVED = "solved_"  # in front of the name of a setting that a method solves for
 
 
 def probed() -> dict[str, str]:
@@ -45,6 +48,7 @@ def known() -> Iterator[tuple[str, Quantity, Source]]:
             yield name, quantity, "calibration" if isinstance(quantity, (Binned, Fitted)) else "run"
     for method in METHODS.values():
         yield from ((name, _declared(method, name, one), "training") for name, one in method.watches.items())
+        yield from ((SOLVED + name, _declared(method, name, one), "solved") for name, one in method.solves.items())
     yield from ((name, quantity, "training") for name, quantity in TAUGHT.items())
     for target in TARGETS.values():
         yield from ((name, _declared(target, name, one), "training") for name, one in target.watches.items())
@@ -79,8 +83,9 @@ def _has(choice: str, quantity: Quantity, source: Source) -> bool:
 
 @dataclass(frozen=True)
 class Metric:
-    """Which number of a run a cell shows: one of `METRICS`, or one that its method or its target watches
-    while it trains (`Method.watches`, `Target.watches`), or that a probe gives (`Probe.gives`).
+    """Which number of a run a cell shows: one of `METRICS`, or one that its method or its target watches while it
+    trains (`Method.watches`, `Target.watches`), or that its method has solved for (`Method.solves`: solved_NAME), or
+    that a probe gives (`Probe.gives`).
 
     epoch: "last" (the default of every paper unless it says otherwise), or the best one by top-1 on the validation part
     or on the test part ("best_on_test" only where the paper did so: the table's header then says it).
@@ -159,6 +164,8 @@ class Metric:
         quantity = self.quantity
         if self.source == "run":
             return result.get(self.name)
+        if self.source == "solved":
+            return result.get("solved", {}).get(self.name.removeprefix(SOLVED))
         if self.source == "training":
             mean = self._loss(run, result["train"]) if isinstance(quantity, OfLoss) else result["train"].get(self.name)
             return mean * result["examples"] if self.total and mean is not None else mean

@@ -7,7 +7,7 @@ from lskd.errors import InputError, require
 from lskd.metrics import OfLoss
 from lskd.networks import ENSEMBLE, OWN, PEERS
 from lskd.run import ProbeSpec, Run
-from lskd.tables.metric import Metric, probed
+from lskd.tables.metric import SOLVED, Metric, probed
 
 
 def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
@@ -29,6 +29,10 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
         target = run.others.get(metric.network, run).target
         words = f"method={run.method.name} with target={target.name}, as they are set here, watches {watches}"
         raise InputError(f"metric.name = {metric.name}: {words}")
+    if metric.source == "solved" and metric.name.removeprefix(SOLVED) not in run.method.settings.to_solve:
+        raise InputError(
+            f"metric.name = {metric.name}: method={run.method.name} as it is set here does not solve for it"
+        )
     if not run.recipe.trains and metric.part == "train" and metric.source == "evaluation":
         raise InputError(
             "metric.part = train: of a network that is not trained (recipe.epochs = 0) there is no such number"
@@ -48,6 +52,9 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
     if probe is not None:
         if probe.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
             raise InputError(f"probe.name = {probe.name}: the run must have a teacher, with teacher_mode=eval")
+        if probe.settings.needs_told and not run.method.settings.tells:
+            rule = f"the run's method must show it a distribution of its teacher, as kd does; method={run.method.name}"
+            raise InputError(f"probe.name = {probe.name}: {rule} does not")
         try:
             probe.settings.check(conf.spec_of(run.dataset))
         except InputError as error:

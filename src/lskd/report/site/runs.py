@@ -95,6 +95,7 @@ def training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = []
     if (gamma := record.get("gamma")) is not None:
         found.append(("equivalent label smoothing γ", number(gamma, 4)))
+    found += [(f"{name}, solved for", number(value, 4)) for name, value in record.get("solved", {}).items()]
     units = {"steps": "steps", "epochs": "epochs", "examples": "images", "parameters": "parameters"}
     words = [f"{record[key]:,} {unit}" for key, unit in units.items() if key in record]
     words += [f"{record['seconds']:,.1f} s"] if "seconds" in record else []
