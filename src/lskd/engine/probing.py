@@ -72,6 +72,7 @@ def scene(training: Training, probe: ProbeSpec, run: Run) -> Scene:
         class_names=training.spec.class_names,
         generator=generator_for(run.stream_seed, f"observe {probe.name}", training.step_number),
         teacher=training.teacher.live if training.teacher is not None else None,
+        true=images.true,
     )
 
 

@@ -37,6 +37,7 @@ class Scene:
     class_names: tuple[str, ...]
     generator: torch.Generator  # on the CPU; a stream of its own for each run and step
     teacher: Callable[[Tensor], Tensor] | None = None  # as `forward`, of the run's teacher in eval mode
+    true: Tensor | None = None  # (N,): labels of the training images before a step changed them; None: none did
 
 
 class Seen(NamedTuple):
@@ -60,6 +61,7 @@ class Probe:
     # The numbers that a reading gives, by the name that a table's metric has.
     gives: ClassVar[Mapping[str, Quantity]] = {}
     needs_teacher: ClassVar[bool] = False  # whether `measure` shows images to the teacher, too
+    needs_noise: ClassVar[bool] = False  # whether it asks for `scene.true`: labels must have been changed (`noise`)
     lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
     pictures: ClassVar[tuple[str, ...]] = ()  # which of them `draw` makes; a table asks for one as its `diagram`
     # Whether a run's numbers follow from readings of all runs of its cell (`numbers`).

@@ -43,6 +43,9 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
     if probe is not None:
         if probe.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
             raise InputError(f"probe.name = {probe.name}: the run must have a teacher, with teacher_mode=eval")
+        if probe.settings.needs_noise and not run.dataset.relabelled:
+            rule = "the run's data must have wrong labels: dataset.steps=[{noise:{rate:0.4}}]"
+            raise InputError(f"probe.name = {probe.name}: {rule}")
         try:
             probe.settings.check(conf.spec_of(run.dataset))
         except InputError as error:
