@@ -175,7 +175,7 @@ RKD = {"method": "rkd", "teacher": {"arch": "resnet8x4"}, "arch": "resnet8"}
         (RKD, {"seed": 5}, True),
         (RKD, {"alpha": 0.1}, True),
         (RKD, {"recipe.lr": 0.3, "recipe.epochs": 1, "recipe.schedule": {"kind": "cosine", "milestones": []}}, True),
-        (RKD, {"teacher": {"arch": "resnet8x4", "seed": 3, "smoothing.alpha": 0.1, "recipe.epochs": 1}}, True),
+        (RKD, {"teacher": {"arch": "resnet8x4", "seed": 3, "target.alpha": 0.1, "recipe.epochs": 1}}, True),
         ({**RKD, "method": "kd"}, {"temperature": 7.0}, True),
     ],
 )
@@ -270,7 +270,7 @@ def test_a_cell_has_settings_of_its_own():
     assert changed == [("ls", "kd")]
     run = planned.cell("ls", "kd").runs[0]
     assert run.teacher is not None
-    assert (run.method.settings.temperature, run.teacher.smoothing.alpha) == (2, 0.3)
+    assert (run.method.settings.temperature, run.teacher.target.settings.alpha) == (2, 0.3)
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_an_ancestor_of_any_generation_can_be_shown():
         ({"g1": {"label": "", "taught_by": "g0"}}, "rows.g1.taught_by = 'g0': allowed: g1"),
         ({"g1": {"label": "", "taught_by": "g2"}, "g2": {"label": "", "taught_by": "g1"}}, "it is taught by itself"),
         (
-            {**GENERATIONS, "g1": {**GENERATIONS["g1"], "run": {"smoothing.mass": "others"}}},
+            {**GENERATIONS, "g1": {**GENERATIONS["g1"], "run": {"target.mass": "others"}}},
             "not be the run of g0/small",
         ),
     ],

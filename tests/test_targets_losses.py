@@ -14,7 +14,7 @@ from lskd.methods import METHODS, Batch, Method
 from lskd.methods.kd import KD
 from lskd.methods.logit_matching import LogitMatching
 from lskd.schema import parse
-from lskd.targets import equivalent_smoothing, smooth_labels, soften
+from lskd.targets.distributions import equivalent_smoothing, smooth_labels, soften
 
 B, K = 7, 5
 

@@ -3,8 +3,8 @@
 >>> import lskd
 >>> frame = lskd.runs()
 >>> students = frame[frame["method.name"] == "kd"]
->>> students.groupby(["method.temperature", "teacher.smoothing.alpha"])["top1"].count()
-method.temperature  teacher.smoothing.alpha
+>>> students.groupby(["method.temperature", "teacher.target.alpha"])["top1"].count()
+method.temperature  teacher.target.alpha
 4.0                 0.0                        1
 Name: top1, dtype: int64
 """
@@ -42,7 +42,7 @@ def runs(results: str | Path = "") -> pandas.DataFrame:
     id, state       "done"; "diverged" and "failed" for runs without a result, "started", and "missing" for one that is
                     being trained and has no checkpoint yet
     other_code      whether another version of the code, or of a plug-in, has trained it than the one that is here
-    dataset.…, arch.…, method.…, recipe.…, smoothing.…, start.…, seed, teacher_mode, streams
+    dataset.…, arch.…, method.…, recipe.…, target.…, start.…, seed, teacher_mode, streams
                     every setting with its value, defaults included (`Run.settings`). A setting that a run does not
                     have, such as the temperature of one without a teacher, is missing (NaN): `groupby` leaves such
                     runs out unless it is told dropna=False. Lists are tuples

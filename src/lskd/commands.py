@@ -12,8 +12,8 @@ from lskd.config_groups import Conf
 from lskd.data import Dataset
 from lskd.errors import InputError
 from lskd.recipe import Recipe
-from lskd.run import LINEAGE, REGISTERED, Run, settings_of_part
-from lskd.schema import identity, parse
+from lskd.run import LINEAGE, REGISTERED, USUAL_TARGET, Run, settings_of_part
+from lskd.schema import parse
 from lskd.start import DIGEST, Start
 
 
@@ -33,11 +33,12 @@ class Commands:
     def form(self, run: Run) -> dict[str, Any]:
         """The settings of `run` in normal form (`compose.normal_form`), what is usual or inherited left out."""
         form: dict[str, Any] = {group: self._group(group, run) for group in GROUPS}
-        if smoothing := identity(run.smoothing):
-            form["smoothing"] = smoothing
         form["seed"] = run.seed
-        if form["method"] == {"": "ce"}:
-            del form["method"]
+        if form["target"][""] == USUAL_TARGET:
+            del form["target"][""]
+        for group, usual in (("method", {"": "ce"}), ("target", {})):
+            if form[group] == usual:
+                del form[group]
         if run.start != Start():
             begins, form["start"] = run.start, {}
             if run.started_from is None:
@@ -58,8 +59,8 @@ class Commands:
             for key in inherited:
                 if its[key] == form[key]:
                     del its[key]
-            if name == "teacher" and "mass" in form.get("smoothing", {}):  # which is inherited, too
-                its.setdefault("smoothing", {})["mass"] = parent.smoothing.mass
+            if name == "teacher" and "mass" in form.get("target", {}) and "" not in its.get("target", {}):
+                its.setdefault("target", {})["mass"] = parent.target.settings.mass  # which is inherited, too
             if run.streams == "shared" and parent.generation:
                 its["streams"] = parent.streams
         if run.teacher_mode != "eval":
@@ -129,21 +130,17 @@ def override_words(form: Mapping[str, Any]) -> list[str]:
 
 
 def _words(form: Mapping[str, Any], prefix: str) -> Iterable[str]:
-    known = ("", *GROUPS, "start", "smoothing", *LINEAGE, "teacher_mode", "streams", "seed")
+    known = ("", *GROUPS, "start", *LINEAGE, "teacher_mode", "streams", "seed")
     order = {key: i for i, key in enumerate(known)}
     for key, value in sorted(form.items(), key=lambda item: order.get(item[0], len(order))):
         where = f"{prefix}.{key}".lstrip(".") if key else prefix
-        if where == "smoothing.alpha":
+        if where == "target.alpha":
             yield f"alpha={_hydra(value)}"
         elif where == "method.temperature":
             yield f"temperature={_hydra(value)}"
         elif where in LINEAGE and isinstance(value, Mapping):
             yield f"{where}={_hydra(_nested(value))}"
-        elif (
-            isinstance(value, Mapping)
-            and where.split(".")[0] in (*GROUPS, "start", "smoothing")
-            and key != "lr_factors"
-        ):
+        elif isinstance(value, Mapping) and where.split(".")[0] in (*GROUPS, "start") and key != "lr_factors":
             yield from _words(value, where)
         else:
             yield f"{where}={_hydra(value)}"

@@ -7,7 +7,7 @@ trained, and an `InputError` names the setting as the user wrote it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,19 +19,22 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.probes import PROBES
 from lskd.recipe import AS_IS, Recipe
-from lskd.run import LINEAGE, NOTHING_TAUGHT, Named, ProbeSpec, Run, Smoothing
+from lskd.registry import Registry
+from lskd.run import LINEAGE, NOTHING_TAUGHT, USUAL_TARGET, Named, ProbeSpec, Run
 from lskd.schema import convert, fields, parse, show, unknown_key
 from lskd.start import Start
+from lskd.targets import TARGETS
 
 T = TypeVar("T")
-GROUPS = ("dataset", "arch", "method", "recipe")
+GROUPS = ("dataset", "arch", "method", "recipe", "target")
 TEACHER_LS = 0.1  # what teacher_ls=true means: Müller's and Shen's α
 
 # Short names a user may type, and the fields they stand for.
-SHORT = {"alpha": "smoothing.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.smoothing.alpha"}
+SHORT = {"alpha": "target.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.target.alpha"}
 # How a network is shown images is a setting of its recipe; what starts from other weights may say it of these.
 SEEN = {"start.normalize": "normalize", "start.resolution": "normalize.resize"}
-RUN_KEYS = (*GROUPS, "smoothing", "seed", "start", *LINEAGE, "teacher_start", "teacher_mode", "streams", *SHORT)
+RUN_KEYS = (*GROUPS, "seed", "start", *LINEAGE, "teacher_start", "teacher_mode", "streams", *SHORT)
+RENAMED = {"smoothing": "target"}
 
 
 def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -39,7 +42,7 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
     {"arch": "mlp1200", "arch.hidden_dropout": 0.5, "teacher": "resnet56", "teacher_ls": True} becomes
     {"arch": {"": "mlp1200", "hidden_dropout": 0.5},
-     "teacher": {"arch": {"": "resnet56"}, "smoothing": {"alpha": 0.1}}}.
+     "teacher": {"arch": {"": "resnet56"}, "target": {"alpha": 0.1}}}.
     Two normal forms can be merged, which two sets of settings as written cannot.
     """
     if not isinstance(settings, Mapping):
@@ -51,7 +54,7 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         where = f"{path}.{key}".lstrip(".")
         head, _, rest = str(key).partition(".")
         if head not in RUN_KEYS:
-            raise unknown_key(where, value, head, RUN_KEYS)
+            raise unknown_setting(where, value, str(key))
         if head in SHORT:
             if rest:
                 raise InputError(f"{where} = {show(value)}: {head} has no parts")
@@ -76,6 +79,15 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         if value is not None:
             _apply_short(form, head, value, f"{path}.{head}".lstrip("."))
     return form
+
+
+def unknown_setting(where: str, value: object, key: str, allowed: Iterable[str] = RUN_KEYS) -> InputError:
+    """`InputError` for a `key` that is not allowed, which stands at the end of `where`; perhaps a setting was called so
+    before."""
+    head, dot, rest = key.partition(".")
+    if head in RENAMED:
+        return InputError(f"{where} = {show(value)}: is called {where.removesuffix(key)}{RENAMED[head]}{dot}{rest} now")
+    return unknown_key(where, value, head, allowed)
 
 
 def _join(form: dict[str, Any], more: Mapping[str, Any], path: str) -> None:
@@ -147,8 +159,6 @@ def _apply_short(form: dict[str, Any], head: str, value: Any, where: str) -> Non
         if target.get(part) is None:
             target[part] = {}
         target = target[part]
-        if not isinstance(target, dict):
-            raise InputError(f"{part} = {show(target)}: must be a mapping, or left out where {head} is given")
     if leaf in target and target[leaf] != value:
         raise _disagree(where, value, f"{where.removesuffix(head)}{SHORT[head]}", target[leaf])
     target[leaf] = value
@@ -172,6 +182,8 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
         return f"{path}.{key}".lstrip(".")
 
     form = {"method": {"": "ce"}, **form}
+    if not _is_choice(given := form.get("target", {})):
+        form["target"] = {"": USUAL_TARGET, **given}
     for group in ("dataset", "arch", "method"):
         if not _is_choice(form.get(group, {})):
             raise InputError(f"{at(group)}: is required; allowed: {', '.join(conf.names(group))}")
@@ -179,7 +191,7 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     recipe = _recipe(form.get("recipe", {}), usual_recipe, spec, conf, at("recipe"))
     arch = registered(ARCHS, _resolve("arch", form["arch"], conf, at("arch")), at("arch"))
     method = registered(METHODS, _resolve("method", form["method"], conf, at("method")), at("method"))
-    smoothing = parse(Smoothing, form.get("smoothing", {}), at("smoothing"))
+    target = registered(TARGETS, _resolve("target", form["target"], conf, at("target")), at("target"))
     seed = convert(int, form.get("seed", 0), at("seed"))
     mode = convert(fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
     given = form.get("streams")
@@ -193,7 +205,7 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     if teacher is None and base is None:  # of the first generation: it has the streams of its seed either way
         streams = "shared"
     with located(path):
-        return Run(dataset, arch, method, recipe, smoothing, seed, teacher, mode, streams, begins, base)
+        return Run(dataset, arch, method, recipe, target, seed, teacher, mode, streams, begins, base)
 
 
 def _is_choice(given: Mapping[str, Any]) -> bool:
@@ -291,10 +303,10 @@ def _teacher(
     if own is None:
         return None
     if "arch" not in own:
-        alpha = own.get("smoothing", {}).get("alpha")
-        if set(own) == {"smoothing"} and not alpha:
+        alpha = own.get("target", {}).get("alpha")
+        if set(own) == {"target"} and not alpha:
             return None  # teacher_ls=false, and no teacher
-        what = f"{where}_ls = {show(alpha)}" if set(own) == {"smoothing"} else where
+        what = f"{where}_ls = {show(alpha)}" if set(own) == {"target"} else where
         if set(own) <= {"start", "recipe"} and "" in own.get("start", {}):
             what = f"{where}_start = {show(own['start'][''])}"
         raise InputError(
@@ -331,8 +343,8 @@ def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:
     for group in ("dataset", "recipe"):  # a choice of its own starts afresh; single fields change the student's
         if _is_choice(own.get(group, {})):
             inherited.pop(group, None)
-    if "mass" in form.get("smoothing", {}):
-        inherited["smoothing"] = {"mass": form["smoothing"]["mass"]}
+    if "mass" in form.get("target", {}) and not _is_choice(own.get("target", {})):
+        inherited["target"] = {"mass": form["target"]["mass"]}
     trained = own.get("recipe", {})
     silent = not _is_choice(trained) and not {"epochs", "steps"} & trained.keys()
     if silent and own.get("start", {}).get("", start.SEED) != start.SEED:  # as it is, of what its student sees
@@ -352,15 +364,17 @@ def _resolve(group: str, given: dict[str, Any], conf: Conf, where: str) -> dict[
         raise InputError(f"{prefix}{error}") from None
 
 
-def registered(registry: Mapping[str, T], given: Mapping[str, Any], path: str) -> Named[T]:
+def registered(registry: Registry[T], given: Mapping[str, Any], path: str) -> Named[T]:
     """The entry of a registry that `given` names, with its settings."""
     given = dict(given)
     name = given.pop("name", None)
     if name not in registry:
         raise unknown(f"{path}.name", name, registry)
     prototype = registry[name]
-    if "temperature" in given and "temperature" not in fields(type(prototype)):
-        raise InputError(f"temperature = {show(given['temperature'])}: method={name} has no temperature")
+    for short in ("alpha", "temperature"):
+        if SHORT[short] == f"{registry.kind}.{short}" and short in given and short not in fields(type(prototype)):
+            where = f"{path.removesuffix(registry.kind)}{short}"
+            raise InputError(f"{where} = {show(given[short])}: {path}={name} has no {short}")
     return Named(name, parse(type(prototype), given, path, defaults=prototype))
 
 

@@ -111,7 +111,7 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
     """Mean of -log p(label), in nats."""
     from lskd.losses import cross_entropy
-    from lskd.targets import smooth_labels
+    from lskd.targets.distributions import smooth_labels
 
     return cross_entropy(logits.float(), smooth_labels(labels, logits.shape[-1], alpha=0.0)).double().mean().item()
 
@@ -209,7 +209,7 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     from scipy.optimize import minimize_scalar
 
     from lskd.losses import cross_entropy
-    from lskd.targets import smooth_labels
+    from lskd.targets.distributions import smooth_labels
 
     logits, labels = logits.double().cpu(), labels.cpu()
     targets = smooth_labels(labels, logits.shape[-1], alpha=0.0, dtype=logits.dtype)

@@ -223,7 +223,7 @@ def _check_parents(runs: Sequence[Run], name: str, parents: Sequence[Run], by: K
     for run, parent in zip(runs, parents, strict=True):
         found = getattr(run, name)
         if found is None or found.id != parent.id:
-            why = "settings of its student are laid over it; give a recipe, and smoothing.mass, in both or in the base"
+            why = "settings of its student are laid over it; give a recipe, and target.mass, in both or in the base"
             if name != "teacher":
                 why = "settings are laid over it; give a recipe in both or in the base"
             what = "taught_by: the teacher" if name == "teacher" else f"{name}: it"

@@ -19,6 +19,7 @@ from lskd.recipe import Recipe
 from lskd.registry import Registry
 from lskd.schema import flat, identity, parse
 from lskd.start import NO_START, Start
+from lskd.targets import TARGETS, Target
 
 T = TypeVar("T")
 
@@ -51,15 +52,8 @@ class Named(Generic[T]):
         return Named(name, parse(type(prototype), settings, path, defaults=prototype))
 
 
-@dataclass(frozen=True)
-class Smoothing:
-    """Label smoothing of the network being trained: see `targets.smooth_labels`."""
-
-    alpha: float = 0.0
-    mass: Literal["all", "others"] = "all"
-
-    def __post_init__(self) -> None:
-        require(0 <= self.alpha < 1, "alpha", self.alpha, "in [0, 1)")
+USUAL_TARGET = "label_smoothing"
+HARD = Named[Target](USUAL_TARGET, TARGETS[USUAL_TARGET])  # hard labels: its α is 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class Run:
     arch: Named[Arch]
     method: Named[Method]
     recipe: Recipe
-    smoothing: Smoothing = Smoothing()
+    target: Named[Target] = HARD
     seed: int = 0
     teacher: Run | None = None
     # The teacher's batch norm while it teaches: its running statistics, or those of each batch (some official codes).
@@ -141,11 +135,8 @@ class Run:
 
     @functools.cached_property
     def _identity(self) -> dict[str, Any]:
-        values: dict[str, Any] = {name: described_part(name, getattr(self, name)) for name in PARTS}
+        values = from_parts({name: described_part(name, getattr(self, name)) for name in PARTS})
         values["seed"] = self.seed
-        for name in ("smoothing", "start"):
-            if not values[name]:
-                del values[name]
         for name in LINEAGE:
             if (parent := getattr(self, name)) is not None:
                 values[name] = parent.identity()
@@ -187,7 +178,7 @@ class Run:
         kept = without_code(identity)
         parents: dict[str, Any] = {name: Run.of(identity[name]) for name in LINEAGE if name in identity}
         run = Run(
-            **{name: part_of(name, kept.get(name, {})) for name in PARTS},
+            **{name: part_of(name, described) for name, described in parts_of(kept).items()},
             seed=kept["seed"],
             teacher_mode=kept.get("teacher_mode", "eval"),
             streams=kept.get("streams", "shared"),
@@ -200,7 +191,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """Every setting that can change its numbers, with its value, under the name that `lskd-run` knows it by:
-        dataset.name, recipe.lr, smoothing.alpha, teacher.arch.name, ..."""
+        dataset.name, recipe.lr, target.alpha, teacher.arch.name, ..."""
         values: dict[str, Any] = {}
         for name in PARTS:
             values |= settings_of_part(name, getattr(self, name))
@@ -213,7 +204,7 @@ class Run:
     @property
     def code(self) -> dict[str, Any]:
         """The versions of the code that trains it, and digests of what is not the package's own, for its record."""
-        parts = {"arch": type(self.arch.settings), "method": type(self.method.settings)}
+        parts: dict[str, type] = {name: type(getattr(self, name).settings) for name in REGISTERED}
         parts |= {step.name: type(step) for step in self.dataset.steps}
         return {
             "engine": ENGINE_VERSION,
@@ -252,9 +243,13 @@ class Run:
     @property
     def network(self) -> str:
         """The network's name, with the settings that differ from the named one's: mlp(hidden=256-256)."""
-        own = identity(self.arch.settings, ARCHS[self.arch.name])
-        values = {key: "-".join(map(str, value)) if isinstance(value, list) else value for key, value in own.items()}
-        return self.arch.name + (f"({', '.join(f'{key}={value}' for key, value in values.items())})" if own else "")
+        return in_words(self.arch, ARCHS)
+
+    @property
+    def taught(self) -> str:
+        """What it is taught, in words: α=0.1; "" for hard labels."""
+        own = self.target.settings.label
+        return in_words(self.target, TARGETS) if own is None else own
 
     @property
     def label(self) -> str:
@@ -270,15 +265,15 @@ class Run:
             text += f", started from {weights}" if self.recipe.trains else f", {weights} as they are"
         elif not self.recipe.trains:
             text += ", as it is"
-        if self.smoothing.alpha:
-            text += f", α={self.smoothing.alpha:g}"
+        if self.taught:
+            text += f", {self.taught}"
         if self.teacher is not None:
             text += f", {self.method.name}"
             if (temperature := getattr(self.method.settings, "temperature", None)) is not None:
                 text += f" T={temperature:g}"
             text += f" from {self.teacher.network}"
             own = [self.teacher.start.digest[:12]] if self.teacher.start.digest else []
-            own += [f"α={self.teacher.smoothing.alpha:g}"] if self.teacher.smoothing.alpha else []
+            own += [self.teacher.taught] if self.teacher.taught else []
             if self.teacher.dataset.steps != self.dataset.steps:
                 own.append(f"on {self.teacher.dataset}")
             text += f" ({', '.join(own)})" if own else ""
@@ -304,9 +299,9 @@ class ProbeSpec(Named[Probe]):
 
 
 # The parts of a run that have settings of their own: those that are entries of a registry, and those that are not.
-REGISTERED: dict[str, Registry[Any]] = {"arch": ARCHS, "method": METHODS}
-PLAIN: dict[str, type] = {"dataset": Dataset, "recipe": Recipe, "smoothing": Smoothing, "start": Start}
-PARTS = ("dataset", "arch", "method", "recipe", "smoothing", "start")
+REGISTERED: dict[str, Registry[Any]] = {"arch": ARCHS, "method": METHODS, "target": TARGETS}
+PLAIN: dict[str, type] = {"dataset": Dataset, "recipe": Recipe, "start": Start}
+PARTS = ("dataset", "arch", "method", "recipe", "target", "start")
 LINEAGE = ("started_from", "teacher")  # what of a run is another run
 
 
@@ -320,10 +315,32 @@ def part_of(name: str, described: Mapping[str, Any]) -> Any:
     return Named.of(described, REGISTERED[name], name) if name in REGISTERED else parse(PLAIN[name], described, name)
 
 
+def from_parts(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What an identity says of the parts of a run, each as `described_part` has it. Of the usual target it has only the
+    settings, as `smoothing`, which is how it was called before there were others."""
+    values = dict(described)
+    if values["target"]["name"] == USUAL_TARGET:
+        values["smoothing"] = {key: value for key, value in values.pop("target").items() if key != "name"}
+    return {key: value for key, value in values.items() if value or key not in ("smoothing", "start")}
+
+
+def parts_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `from_parts`: by the names of `PARTS`."""
+    usual = {"target": {"name": USUAL_TARGET, **identity.get("smoothing", {})}}
+    return {name: identity.get(name, usual.get(name, {})) for name in PARTS}
+
+
 def settings_of_part(name: str, part: Any) -> dict[str, Any]:
     """Every setting of a part that counts, with its value, under dotted names: recipe.schedule.kind, arch.name."""
     values = {"name": part.name, **flat(part.settings)} if name in REGISTERED else flat(part)
     return {f"{name}.{key}": value for key, value in values.items()}
+
+
+def in_words(part: Named[Any], registry: Registry[Any]) -> str:
+    """The name of an entry of a registry, with the settings that differ from the registered one's."""
+    own = identity(part.settings, registry[part.name])
+    values = {key: "-".join(map(str, value)) if isinstance(value, list) else value for key, value in own.items()}
+    return part.name + (f"({', '.join(f'{key}={value}' for key, value in values.items())})" if own else "")
 
 
 def grouped(
@@ -342,7 +359,7 @@ def grouped(
 def without_code(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of a run, whatever code computes it: the same for two that differ in nothing else."""
     kept = {key: value for key, value in identity.items() if key != "engine"}
-    for part in ("dataset", "arch", "method"):
+    for part in ("dataset", *REGISTERED, "smoothing"):
         if isinstance(of_part := kept.get(part), Mapping):
             kept[part] = part_without_code(of_part)
     for name in LINEAGE:
@@ -366,11 +383,12 @@ _FREE = ("lr", "schedule", "loss_scale", "epochs", "steps", "evaluate_every")
 def cost_key(identity: Mapping[str, Any]) -> str:
     """The same for runs, given by their identities, whose steps take the same time and the same memory.
 
-    All settings count but those that only change numbers: the seed, smoothing, temperatures, `_FREE`, the versions of
-    code, and what the teacher has learned from (of a teacher count its network and how it is fed).
+    All settings count but those that only change numbers: the seed, label smoothing, temperatures, `_FREE`, the
+    versions of code, and what the teacher has learned from (of a teacher count its network and how it is fed).
     """
     identity = without_code(identity)
-    kind: dict[str, Any] = {key: identity[key] for key in ("dataset", "arch", "teacher_mode") if key in identity}
+    counted = ("dataset", "arch", "target", "teacher_mode")
+    kind: dict[str, Any] = {key: identity[key] for key in counted if key in identity}
     kind["method"] = {key: value for key, value in identity["method"].items() if not key.endswith("temperature")}
     kind["recipe"] = {key: value for key, value in identity["recipe"].items() if key not in _FREE}
     if identity["recipe"].get("epochs") == 0:

@@ -20,7 +20,9 @@ from lskd.methods import METHODS
 from lskd.methods.kd import KD
 from lskd.models import CifarResNetArch
 from lskd.recipe import Recipe, Schedule, WeightDecay
-from lskd.run import Named, Run, Smoothing
+from lskd.run import Named, Run
+from lskd.targets import Target
+from lskd.targets.label_smoothing import LabelSmoothing
 
 CPU = torch.device("cpu")
 RESNET = Named("resnet8", CifarResNetArch(depth=8, stem=4, widths=(4, 6, 8)))
@@ -43,11 +45,15 @@ def make_data(channels: int = 3, images: int = 23) -> tuple[Spec, Part]:
     )
 
 
+def smoothed(alpha: float, mass: Any = "all") -> Named[Target]:
+    return Named("label_smoothing", LabelSmoothing(alpha, mass))
+
+
 def make_run(alpha: float = 0.0, method: Any = METHODS["ce"], recipe: Recipe = CRD, **fields: Any) -> Run:
     if method.needs_teacher:
         fields["teacher"] = Run(Dataset("noise"), RESNET, Named("ce", METHODS["ce"]), recipe, seed=9)
     name = "kd" if isinstance(method, KD) else "ce"
-    return Run(Dataset("noise"), RESNET, Named(name, method), recipe, Smoothing(alpha), seed=3, **fields)
+    return Run(Dataset("noise"), RESNET, Named(name, method), recipe, smoothed(alpha), seed=3, **fields)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +163,7 @@ def test_meters():
         ),
         (make_run(recipe=replace(CRD, normalize=Normalize("per_image"))), "recipe.normalize.kind = 'per_image'"),
         (make_run(method=KD(), teacher_mode="batch_stats"), "teacher_mode = 'batch_stats'"),
-        (replace(make_run(), smoothing=Smoothing(0.1, "others")), "smoothing.mass = 'others'"),
+        (replace(make_run(), target=smoothed(0.1, "others")), "target.mass = 'others'"),
         (make_run(method=METHODS["logit_matching"]), "method = 'ce': must be ce or kd"),
     ],
 )

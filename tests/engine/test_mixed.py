@@ -28,9 +28,10 @@ from lskd.methods.kd import KD
 from lskd.methods.wsl import WSL, wsl_weights
 from lskd.models import Arch, CifarResNetArch, MLPArch
 from lskd.recipe import Recipe
-from lskd.run import Named, Run, Smoothing
+from lskd.run import Named, Run
 from lskd.runtime import Runtime
-from lskd.targets import smooth_labels
+from lskd.targets.distributions import smooth_labels
+from lskd.targets.label_smoothing import LabelSmoothing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,7 +62,7 @@ class Watching(Method):
 def make_run(method: Method | None = None, kind: Any = "cutmix", arch: Named[Arch] = RESNET, **fields: Any) -> Run:
     """3 steps an epoch, of 4, 4 and 3 images."""
     mix = Mix() if kind == "none" else Mix(kind, **fields.pop("mix", {}))
-    of_run = {name: fields.pop(name) for name in ("smoothing", "teacher_mode", "seed") if name in fields}
+    of_run = {name: fields.pop(name) for name in ("target", "teacher_mode", "seed") if name in fields}
     recipe = Recipe(**{"lr": 0.05, "batch_size": 4, "epochs": 2, "momentum": 0.9, "normalize": Normalize("per_image"),
                        "augment": Augment(pad=1, flip=True, mix=mix), **fields})  # fmt: skip
     method = method or METHODS["ce"]
@@ -127,7 +128,9 @@ class Seen:
 def test_teacher_and_student_see_the_same_mixture(kind, mode):
     """Each normalised in its own way: the student's per image, of the mixed image; the targets are those of both."""
     method = Watching()
-    training = make_training(make_run(method, kind, teacher_mode=mode, smoothing=Smoothing(0.2)))
+    training = make_training(
+        make_run(method, kind, teacher_mode=mode, target=Named("label_smoothing", LabelSmoothing(0.2)))
+    )
     training.begin_epoch()
     seen = Seen(training, [4, 4, 3])
     targets = smooth_labels(torch.arange(K), K, 0.2)

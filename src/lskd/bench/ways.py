@@ -44,7 +44,7 @@ from lskd.engine.training import Training
 from lskd.environment import available_cores
 from lskd.methods import Batch
 from lskd.run import Run
-from lskd.targets import smooth_labels
+from lskd.targets.distributions import smooth_labels
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from lskd.data import Part
 from lskd.engine.capture import GATE
 from lskd.engine.seeds import generator_for
 from lskd.engine.training import Training
-from lskd.targets import equivalent_smoothing
+from lskd.targets.distributions import equivalent_smoothing
 
 Outputs = dict[str, tuple[Tensor, Tensor]]  # by held-out part: logits (N, K) and labels (N,)
 
@@ -63,7 +63,7 @@ def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs
 
 
 def gamma(training: Training) -> float | None:
-    """Müller's γ: the α of a run without a teacher; with one, `equivalent_smoothing` of what the student is shown.
+    """Müller's γ: of a run without a teacher, that of its target; with one, `equivalent_smoothing` of what it is shown.
 
     The mean is over the training set, each image through the view of the first epoch, and not mixed. None for a method
     that shows the student no distribution.
@@ -71,7 +71,7 @@ def gamma(training: Training) -> float | None:
     run, images, teacher = training.run, training.images, training.teacher
     method, classes = run.method.settings, training.spec.num_classes
     if teacher is None:
-        return run.smoothing.alpha * (classes / (classes - 1) if run.smoothing.mass == "others" else 1.0)
+        return run.target.settings.gamma(classes)
     if method.teacher_probs(torch.zeros(1, classes)) is None:  # no need to ask the teacher
         return None
     smoothing, begun = list[Tensor](), 0

@@ -15,7 +15,6 @@ from lskd.engine.shared import Images
 from lskd.engine.teacher import Teacher
 from lskd.methods import Batch, Mixture, Stage
 from lskd.run import Run
-from lskd.targets import smooth_labels
 
 
 class Step:
@@ -54,8 +53,7 @@ class Step:
         self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # examples of the batch that are done already
         self._places = torch.arange(self.recipe.micro_batch, device=device)
         self._factors = torch.tensor(factors, dtype=torch.float64, device=device)
-        alpha, mass = run.smoothing.alpha, run.smoothing.mass
-        self._targets = smooth_labels(torch.arange(classes, device=device), classes, alpha, mass)  # (K, K)
+        self._targets = run.target.settings.rows(classes).to(device)  # (K, K)
         self.sums = Sums(device)
 
         self.run_step: Callable[..., None] = unowned(self._step)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from lskd.errors import require
 from lskd.losses import cross_entropy, soft_kl
 from lskd.methods.method import Batch, Method, Pair
-from lskd.targets import soften
+from lskd.targets.distributions import soften
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,7 +11,7 @@ from lskd.errors import require
 from lskd.losses import cross_entropy, regularization_samples, soft_cross_entropy, soft_kl
 from lskd.methods.method import Batch, Method, register
 from lskd.quantity import Quantity
-from lskd.targets import soften
+from lskd.targets.distributions import soften
 
 if TYPE_CHECKING:
     from torch import Tensor

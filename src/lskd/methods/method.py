@@ -36,7 +36,7 @@ class Batch:
 
     logits: Tensor  # (B, K) of the network being trained; (B, 0) in a stage that does not train it
     labels: Tensor  # (B,) int64; of mixed images, those of one of the two: see `by_label`
-    targets: Tensor  # (B, K) hard labels after the run's label smoothing; of mixed images, the mixture of both targets
+    targets: Tensor  # (B, K) what the run's `target` says; of mixed images, the mixture of both
     teacher_logits: Tensor | None = None  # (B, K), no gradient; set where `teacher_use` is not "none"
     progress: Tensor | None = None  # () share of the training done, in [0, 1)
     indices: Tensor | None = None  # (B,) int64: which images of the training part these are

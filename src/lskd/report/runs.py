@@ -20,10 +20,12 @@ from lskd.run import (
     ENGINE_VERSION,
     LINEAGE,
     PARTS,
+    REGISTERED,
     described_part,
     id_of,
     part_of,
     part_without_code,
+    parts_of,
     settings_of_part,
 )
 from lskd.schema import show, unfolded
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 # last epoch.
 METRICS = ("top1", "nll", "ece15", "gamma")
 
-_NAMES = {"dataset": "dataset.name", "arch": "arch.name", "method": "method.name", "teacher": "teacher.arch.name"}
+_NAMES = {**{name: f"{name}.name" for name in ("dataset", *REGISTERED)}, "teacher": "teacher.arch.name"}
 
 
 class Settings:
@@ -50,7 +52,7 @@ class Settings:
     def of(self, identity: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         """Every setting of a run with its value (`Run.settings`), and whether the code that is here would train that
         run. What this code does not know (another version's, a plug-in's) is given as it was recorded."""
-        parts = {name: identity.get(name, {}) for name in PARTS}
+        parts = parts_of(identity)
         key = marshal.dumps(parts, 2)  # quicker than JSON; without references, which would tell equal parts apart
         if key not in self._parts:
             parsed = [self._parsed(name, described) for name, described in parts.items()]

@@ -171,7 +171,6 @@ class RunLine:
     method: str
     temperature: float | None
     teacher: str
-    teacher_alpha: float | None
     top1: float | None
     nll: float | None
     ece: float | None
@@ -188,7 +187,6 @@ def run_line(library: Library, run: Run) -> RunLine:
         run.method.name,
         getattr(run.method.settings, "temperature", None),
         "" if teacher is None else teacher.network,
-        None if teacher is None else teacher.smoothing.alpha,
         numbers.get("top1"),
         numbers.get("nll"),
         numbers.get("ece15"),
