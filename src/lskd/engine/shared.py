@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,9 +73,10 @@ class Shared:
             return self._images[key]
 
     def _load(self, recipe: Recipe, parts: Mapping[str, Part]) -> Images:
-        here = {
-            name: Part(*(None if one is None else one.to(self.device) for one in part)) for name, part in parts.items()
-        }
+        def move(content: Any) -> Any:
+            return None if content is None else content.to(self.device)
+
+        here = {name: Part(move(one.images), move(one.labels), move(one.true)) for name, one in parts.items()}
         normalizer = Normalizer(recipe.normalize, here["train"].images, self.device)
         seen = {
             name: part._replace(
