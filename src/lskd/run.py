@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
@@ -89,12 +89,18 @@ class Run:
             raise InputError(
                 f"teacher = {self.teacher.arch.name}: method={name} uses no teacher; methods that do: {allowed}"
             )
-        if self.method.settings.whole_batch and self.recipe.accumulate > 1:
-            rule = f"1 with method={name}, whose loss is of the whole batch and not of each of its parts"
-            raise InputError(f"recipe.accumulate = {self.recipe.accumulate}: must be {rule}")
-        if self.recipe.augment.mix.any and self.method.settings.one_label:
-            rule = f"none with method={name} and its settings, whose loss asks for the one label of each image"
-            raise InputError(f"recipe.augment.mix.kind = {self.recipe.augment.mix.kind}: must be {rule}")
+        of_method, of_target = f"method={name}, whose loss", f"target={self.target.name}, which"
+        if self.recipe.accumulate > 1:
+            for whole, what in ((self.method.settings.whole_batch, of_method), ("batch" in self.reads, of_target)):
+                if whole:
+                    rule = f"1 with {what} is of the whole batch and not of each of its parts"
+                    raise InputError(f"recipe.accumulate = {self.recipe.accumulate}: must be {rule}")
+        if self.recipe.augment.mix.any:
+            of_method = f"method={name} and its settings, whose loss"
+            for one, what in ((self.method.settings.one_label, of_method), ("labels" in self.reads, of_target)):
+                if one:
+                    rule = f"none with {what} asks for the one label of each image"
+                    raise InputError(f"recipe.augment.mix.kind = {self.recipe.augment.mix.kind}: must be {rule}")
         if self.recipe.compile and self.method.settings.reads_features:
             rule = f"false with method={name}, which reads features where compiled code has none"
             raise InputError(f"recipe.compile = true: must be {rule}")
@@ -122,6 +128,10 @@ class Run:
             raise InputError("start.head = new: without training (recipe.epochs = 0) the head would be random")
         if self.teacher is not None:
             raise InputError(NOTHING_TAUGHT)
+        if self.reads:
+            raise InputError(
+                f"target = {self.target.name}: nothing is taught where nothing is trained (recipe.epochs = 0)"
+            )
 
     @property
     def parents(self) -> tuple[Run, ...]:
@@ -210,6 +220,16 @@ class Run:
             "engine": ENGINE_VERSION,
             **{name: {"version": 1, **entries.code(kind)} for name, kind in parts.items()},
         }
+
+    @property
+    def reads(self) -> Collection[str]:
+        """What its targets depend on beside the label (`Target.reads`)."""
+        return self.target.settings.reads
+
+    @property
+    def watched(self) -> Collection[str]:
+        """What it logs in each epoch beside top-1 and the terms of the loss."""
+        return [*self.method.settings.watched, *self.target.settings.watched]
 
     @property
     def generation(self) -> int:

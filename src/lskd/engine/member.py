@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
@@ -21,6 +22,7 @@ from lskd.engine.grouped import group_batch_norms
 from lskd.engine.optimizer import Optimizer
 from lskd.engine.seeds import initial_weights, seed_for
 from lskd.engine.shared import Images
+from lskd.engine.targets import Targets
 from lskd.engine.teacher import Teacher, forward, placed
 from lskd.errors import InputError
 from lskd.methods import Stage
@@ -29,8 +31,8 @@ from lskd.run import Run
 
 
 class Member:
-    """A network, the method's own modules beside it, the optimizer of both, and the average of the network's weights
-    where the recipe asks for one. `enter` says what is trained, and comes before all else.
+    """A network, the method's own modules beside it, the optimizer of both, the average of the network's weights where
+    the recipe asks for one, and what it is taught (`targets`). `enter` says what is trained, and comes before all else.
 
     One training usually has one: what networks that train together share is in `Step`.
     """
@@ -45,14 +47,21 @@ class Member:
     ) -> None:
         self.recipe, self.method, self.normalizer = run.recipe, run.method.settings, images.normalizer
         device, classes = images.labels.device, spec.num_classes
-        network = build_network(run, spec)
-        if begins is not None:
-            network.load_state_dict({**network.state_dict(), **begins})
-        self.network = placed(network, device)
-        self.generator = torch.Generator(device).manual_seed(seed_for(run.stream_seed, "dropout"))
-        for part in self.network.modules():
-            if isinstance(part, Random):
-                part.generator = self.generator
+        generator = torch.Generator(device).manual_seed(seed_for(run.stream_seed, "dropout"))
+
+        def built(purpose: str) -> nn.Module:
+            network = build_network(run, spec, purpose)
+            if begins is not None:
+                network.load_state_dict({**network.state_dict(), **begins})
+            for part in network.modules():
+                if isinstance(part, Random):
+                    part.generator = generator
+            group_batch_norms(network, run.recipe.batch_norm_group)
+            return placed(network, device)
+
+        self.generator, self.network = generator, built("init")
+        seen_by = functools.partial(forward, normalizer=images.normalizer, precision=run.recipe.precision)
+        self.targets = Targets(run.target.settings, classes, generator, seen_by, lambda: built("average"))
 
         seen, shapes = images.train.shape, None
         pixels = torch.zeros(1, *self.normalizer.seen(seen), device=device)
@@ -62,13 +71,12 @@ class Member:
         module = build_module(self.method, pair, run.stream_seed)
         self.module = None if module is None else placed(module, device)
         self._parts = [part for part in (self.network, self.module) if part is not None]
-        for part in self._parts:
-            group_batch_norms(part, self.recipe.batch_norm_group)
+        if self.module is not None:
+            group_batch_norms(self.module, self.recipe.batch_norm_group)
         self._learnable = [p for part in self._parts for p in part.parameters() if p.requires_grad]
 
         # Compiled code brings kernels together by itself.
         self._run: Callable[[Tensor], Tensor] = compiled(self.network) if self.recipe.compile else self.network
-        self._counters = Counters() if self.recipe.compile else Counters(*self._parts)
 
     def enter(self, stage: Stage | None) -> None:
         """Train from now on what `stage` trains, or (None) everything, with an optimizer that starts afresh."""
@@ -89,6 +97,8 @@ class Member:
         if recipe.accumulate > 1:
             self.optimizer.hold_gradients()
         self.average = Average(self.network, recipe.ema) if recipe.ema and stage is None else None
+        self.targets.enter(self.network if stage is None else None)
+        self._counters = Counters(*(() if recipe.compile else self._parts), self.targets.network)
 
     @property
     def trained(self) -> nn.Module:
@@ -123,8 +133,9 @@ class Member:
         else:
             self.optimizer.update(factor)
             self.optimizer.clear()
-        if self.average is not None:
-            self.average.update(step)
+        for average in (self.average, self.targets.average):
+            if average is not None:
+                average.update(step)
 
     # ---- as it is -------------------------------------------------------------------------------------------------
 
@@ -144,6 +155,7 @@ class Member:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "average": None if self.average is None else self.average.network.state_dict(),
+            "target": None if self.targets.network is None else self.targets.network.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -154,6 +166,8 @@ class Member:
         self.generator.set_state(state["generator"])
         if self.average is not None:
             self.average.network.load_state_dict(state["average"])
+        if self.targets.network is not None:
+            self.targets.network.load_state_dict(state["target"])
 
 
 def trainable(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
@@ -168,7 +182,7 @@ def trainable(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     return [module for name, module in modules.items() if any(fnmatchcase(name, one) for one in patterns)]
 
 
-def build_network(run: Run, spec: Spec) -> nn.Module:
+def build_network(run: Run, spec: Spec, purpose: str = "init") -> nn.Module:
     """The run's network with its initial weights, which depend on the seed alone (not on the device)."""
-    with initial_weights(run.stream_seed, "init"):
+    with initial_weights(run.stream_seed, purpose):
         return run.arch.settings.build(run.recipe.input_shape(spec.shape), spec.num_classes)

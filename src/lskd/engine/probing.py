@@ -18,7 +18,7 @@ from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training, set_precision
 from lskd.methods import METHODS
 from lskd.probes import Scene
-from lskd.run import Named, ProbeSpec, Run
+from lskd.run import HARD, Named, ProbeSpec, Run
 
 Readings = dict[str, list[dict[str, Any]]]  # by the key of the probe, in the order of steps
 
@@ -92,7 +92,7 @@ def run_probes(
     with own_stream(shared.device):
         # How it was trained does not matter any more.
         recipe, method = replace(run.recipe, ema=0.0), Named("ce", METHODS["ce"])
-        alone = replace(run, recipe=recipe, method=method, teacher=None, teacher_mode="eval")
+        alone = replace(run, recipe=recipe, method=method, target=HARD, teacher=None, teacher_mode="eval")
         images, shown = shared.images(run, parts), None
         if teacher is not None:
             taught_on = parts["train"].images if taught_on is None else taught_on

@@ -39,7 +39,7 @@ def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs
         "best": {name: best_epoch(epochs, name, held_out) for name in held_out},
         "train": epochs[-1]["train"],
         "calibration": calibration,
-        "gamma": gamma(training),
+        "gamma": gamma(training, epochs[-1]["train"]),
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(proper / steps * training.steps_per_epoch, 4) if steps else 0.0,
         "images_per_second": round(images_trained / max(proper, 1e-9), 1),
@@ -62,8 +62,9 @@ def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs
     return result
 
 
-def gamma(training: Training) -> float | None:
-    """Müller's γ: of a run without a teacher, that of its target; with one, `equivalent_smoothing` of what it is shown.
+def gamma(training: Training, trained: Mapping[str, float]) -> float | None:
+    """Müller's γ: of a run without a teacher, that of its target (of one that changes, in the last epoch, whose means
+    are `trained`); with a teacher, `equivalent_smoothing` of what it shows.
 
     The mean is over the training set, each image through the view of the first epoch, and not mixed. None for a method
     that shows the student no distribution.
@@ -71,7 +72,8 @@ def gamma(training: Training) -> float | None:
     run, images, teacher = training.run, training.images, training.teacher
     method, classes = run.method.settings, training.spec.num_classes
     if teacher is None:
-        return run.target.settings.gamma(classes)
+        target = run.target.settings
+        return trained.get("target_gamma") if target.reads else target.gamma(classes)
     if method.teacher_probs(torch.zeros(1, classes)) is None:  # no need to ask the teacher
         return None
     smoothing, begun = list[Tensor](), 0

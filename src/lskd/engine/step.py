@@ -32,7 +32,6 @@ class Step:
         member: Member,
         teacher: Teacher | None,
         images: Images,
-        classes: int,
         factors: Sequence[float],
     ) -> None:
         """`factors` of the learning rate, of each step that there will be."""
@@ -53,7 +52,6 @@ class Step:
         self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # examples of the batch that are done already
         self._places = torch.arange(self.recipe.micro_batch, device=device)
         self._factors = torch.tensor(factors, dtype=torch.float64, device=device)
-        self._targets = run.target.settings.rows(classes).to(device)  # (K, K)
         self.sums = Sums(device)
 
         self.run_step: Callable[..., None] = unowned(self._step)
@@ -110,28 +108,30 @@ class Step:
         indices = self.order[places]  # (B,)
         pixels = self.feed.take(indices, self.drawn[indices])
         labels = self.images.labels[indices]
-        targets, mixture = self._targets[labels], None
+        mixture = None
         if self.mixer is not None:
             pixels, partners, share = self.mixer(pixels, place, places)
             mixture = Mixture(share, labels[partners])
-            targets = share * targets + (1.0 - share) * targets[partners]
         teacher_logits, teacher_features = None, dict[str, Tensor]()
         if self.teacher is not None:
             teacher_logits, teacher_features = self.teacher.teach(indices, pixels)
         with member.counting():
             logits, features = member.see(pixels)
+            progress = (self.number / self.total).squeeze(0)
+            targets, taught = member.targets(labels, mixture, pixels, logits, progress)
             batch = Batch(
                 logits=logits,
                 labels=labels,
                 targets=targets,
                 teacher_logits=teacher_logits,
-                progress=(self.number / self.total).squeeze(0),
+                progress=progress,
                 indices=indices,
                 features=features,
                 teacher_features=teacher_features,
                 module=member.module,
                 generator=member.generator,
                 mixture=mixture,
+                taught=taught,
             )
             terms = (self.stage or self.method).loss(batch)  # by name, each (B,)
         totals = {name: term.sum() for name, term in terms.items()}
@@ -147,7 +147,7 @@ class Step:
             self.sums.add(name, total.detach())
         if self.stage is None:
             with torch.no_grad():
-                for name, watched in self.method.watch(batch).items():
+                for name, watched in [*self.method.watch(batch).items(), *batch.taught.items()]:
                     self.sums.add(name, watched.sum())
             best = logits.detach().argmax(-1)
             self.sums.add(Sums.CORRECT, batch.by_label(best.eq).sum())

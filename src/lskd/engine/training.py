@@ -59,7 +59,7 @@ class Training:
         if self.teacher is not None:
             self.teacher.enter(stage or run.method.settings)
         factors = [self._lr_factor(step) for step in range(self.total_steps)]
-        self.one_step = Step(run, stage, self.member, self.teacher, self.images, self.spec.num_classes, factors)
+        self.one_step = Step(run, stage, self.member, self.teacher, self.images, factors)
 
     @GATE.eager()
     def close(self) -> None:

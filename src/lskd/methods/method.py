@@ -36,7 +36,7 @@ class Batch:
 
     logits: Tensor  # (B, K) of the network being trained; (B, 0) in a stage that does not train it
     labels: Tensor  # (B,) int64; of mixed images, those of one of the two: see `by_label`
-    targets: Tensor  # (B, K) what the run's `target` says; of mixed images, the mixture of both
+    targets: Tensor  # (B, K) what the run's `target` says, which may have a gradient; of mixed images, for both
     teacher_logits: Tensor | None = None  # (B, K), no gradient; set where `teacher_use` is not "none"
     progress: Tensor | None = None  # () share of the training done, in [0, 1)
     indices: Tensor | None = None  # (B,) int64: which images of the training part these are
@@ -45,6 +45,7 @@ class Batch:
     module: Any = None  # what `build` made
     generator: Generator | None = None  # the run's own, on the device: whatever is random in a loss draws from it
     mixture: Mixture | None = None  # where images are mixed
+    taught: Mapping[str, Tensor] = field(default_factory=dict)  # what is logged of the targets, by name, each (B,)
 
     def by_label(self, of: Callable[[Tensor], Tensor]) -> Tensor:
         """`of(labels)`, one value an example; of mixed images λ·of(own labels) + (1-λ)·of(the others' labels), which is

@@ -14,9 +14,10 @@ from lskd.metrics import METRICS, Binned, Fitted, Measured, OfLoss
 from lskd.probes import PROBES
 from lskd.quantity import Quantity
 from lskd.run import Run
+from lskd.targets import TARGETS, TAUGHT
 
 # Where a number is found: in the evaluations of a run, in its calibration, in its record as a whole, among what its
-# method watches while it trains, or in a probe's readings. And which choices there are of it there.
+# method or its target watches while it trains, or in a probe's readings. And which choices there are of it there.
 Source = Literal["evaluation", "calibration", "run", "training", "probe"]
 CHOICES: Mapping[Source, tuple[str, ...]] = {
     "evaluation": ("part", "epoch", "at_epoch", "scaled_on"),
@@ -43,6 +44,9 @@ def known() -> Iterator[tuple[str, Quantity, Source]]:
             yield name, quantity, "calibration" if isinstance(quantity, (Binned, Fitted)) else "run"
     for method in METHODS.values():
         yield from ((name, _declared(method, name, one), "training") for name, one in method.watches.items())
+    yield from ((name, quantity, "training") for name, quantity in TAUGHT.items())
+    for target in TARGETS.values():
+        yield from ((name, _declared(target, name, one), "training") for name, one in target.watches.items())
     for probe in PROBES.values():
         yield from ((name, _declared(probe, name, one), "probe") for name, one in probe.gives.items())
 
@@ -74,8 +78,8 @@ def _has(choice: str, quantity: Quantity, source: Source) -> bool:
 
 @dataclass(frozen=True)
 class Metric:
-    """Which number of a run a cell shows: one of `METRICS`, or one that its method watches while it trains
-    (`Method.watches`), or that a probe gives (`Probe.gives`).
+    """Which number of a run a cell shows: one of `METRICS`, or one that its method or its target watches
+    while it trains (`Method.watches`, `Target.watches`), or that a probe gives (`Probe.gives`).
 
     epoch: "last" (the default of every paper unless it says otherwise), or the best one by top-1 on the validation part
     or on the test part ("best_on_test" only where the paper did so: the table's header then says it).
@@ -162,7 +166,7 @@ class Metric:
     @staticmethod
     def _loss(run: Run, train: Mapping[str, Any]) -> float | None:
         """The sum of the terms of the loss in what a record has of the training part."""
-        others = ("top1", *run.method.settings.watched)
+        others = ("top1", *run.watched)
         terms = [value for name, value in train.items() if name not in others]
         return sum(terms) if terms else None
 

@@ -11,7 +11,6 @@ from lskd.tables.metric import Metric, probed
 
 def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     """`InputError` unless `run` records the metric of its cell, if that is not a probe's."""
-    method = run.method
     spec = conf.spec_of(run.dataset)
     if "validation" not in spec.parts:
         for choice in ("part", "scaled_on", "epoch"):
@@ -20,10 +19,11 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
                     f"metric.{choice} = {getattr(metric, choice)}: {run.dataset.name} has no validation part; "
                     "dataset.holdout=N makes one"
                 )
-    watched = isinstance(metric.quantity, OfLoss) or metric.name in method.settings.watched
+    watched = isinstance(metric.quantity, OfLoss) or metric.name in run.watched
     if metric.source == "training" and not watched:
-        watches = ", ".join(method.settings.watched) or "nothing"
-        raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
+        watches = ", ".join(run.watched) or "nothing"
+        words = f"method={run.method.name} with target={run.target.name}, as they are set here, watches {watches}"
+        raise InputError(f"metric.name = {metric.name}: {words}")
     if not run.recipe.trains and metric.part == "train" and metric.source == "evaluation":
         raise InputError(
             "metric.part = train: of a network that is not trained (recipe.epochs = 0) there is no such number"

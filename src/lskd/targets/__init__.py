@@ -7,9 +7,9 @@ are found by themselves. They import torch where they use it, because every plan
 from __future__ import annotations
 
 from lskd.registry import import_files
-from lskd.targets.target import TARGETS, Target, register
+from lskd.targets.target import READS, TARGETS, TAUGHT, Seen, Target, register
 
-__all__ = ["TARGETS", "Target", "register"]
+__all__ = ["READS", "TARGETS", "TAUGHT", "Seen", "Target", "register"]
 
 import_files(__name__)
 TARGETS.ship()
