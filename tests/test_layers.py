@@ -18,7 +18,7 @@ PACKAGE = Path(lskd.__file__).parent
 # From the bottom up; modules on one line know nothing of one another, except within a package.
 LAYERS = [
     {"errors"},
-    {"program", "registry", "collector"},
+    {"program", "registry", "collector", "networks"},
     {"schema", "plugins", "quantity", "losses"},
     {"targets"},
     {"metrics", "entries"},

@@ -36,6 +36,7 @@ from lskd.launch.cost import check_teacher_cache
 from lskd.launch.queue import to_train
 from lskd.methods import METHODS
 from lskd.models import ARCHS
+from lskd.networks import PEERS
 from lskd.perform import again, execute, own_words
 from lskd.plan import Plan, in_order, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
@@ -154,7 +155,7 @@ def open_word(word: str) -> str:
     if word.startswith("runtime.retrain="):  # an id may look like a number: 123456789012, 1234e5678901
         word = re.sub(r"""(?<![\w'"])[0-9a-f]{12}(?![\w'"])""", r"'\g<0>'", word)
     head, dot, _ = key.partition(".")
-    return f"++{word}" if head in TOP_KEYS and dot and equals else word
+    return f"++{word}" if equals and head in TOP_KEYS and (dot or head in PEERS) else word
 
 
 def hydra_message(error: Exception, words: Sequence[str]) -> str:

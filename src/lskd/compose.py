@@ -17,10 +17,11 @@ from lskd.data import Dataset, Spec
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS
 from lskd.models import ARCHS
+from lskd.networks import PEERS
 from lskd.probes import PROBES
 from lskd.recipe import AS_IS, Recipe
 from lskd.registry import Registry
-from lskd.run import LINEAGE, NOTHING_TAUGHT, USUAL_TARGET, Named, ProbeSpec, Run
+from lskd.run import LINEAGE, NOTHING_TAUGHT, USUAL_TARGET, Named, ProbeSpec, Run, peer_seed
 from lskd.schema import convert, fields, parse, show, unknown_key
 from lskd.start import Start
 from lskd.targets import TARGETS
@@ -33,7 +34,11 @@ TEACHER_LS = 0.1  # what teacher_ls=true means: Müller's and Shen's α
 SHORT = {"alpha": "target.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.target.alpha"}
 # How a network is shown images is a setting of its recipe; what starts from other weights may say it of these.
 SEEN = {"start.normalize": "normalize", "start.resolution": "normalize.resize"}
-RUN_KEYS = (*GROUPS, "seed", "start", *LINEAGE, "teacher_start", "teacher_mode", "streams", *SHORT)
+RUN_KEYS = (
+    *GROUPS, "seed", "data_seed", "start", *LINEAGE, "teacher_start", "teacher_mode", "streams", *PEERS, "peers",
+    "peer_views", *SHORT,
+)  # fmt: skip
+SAME = "same"  # a peer's network that is the run's own
 RENAMED = {"smoothing": "target"}
 
 
@@ -62,9 +67,9 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         elif head == "teacher_start":
             if value is not None:
                 parents.setdefault("teacher", {})[f"start.{rest}".rstrip(".")] = value
-        elif head in LINEAGE and rest:
+        elif head in (*LINEAGE, *PEERS) and rest:
             parents.setdefault(head, {})[rest] = value
-        elif head in LINEAGE:
+        elif head in (*LINEAGE, *PEERS):
             _join(form, {head: _parent_form(value, where)}, path)
         elif head == "start":
             if value is not None:
@@ -200,12 +205,17 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
         raise InputError(f"{path}.{NOTHING_TAUGHT}".lstrip("."))
     teacher = _teacher(form, seed, recipe, dataset, spec, conf, path)
     begins, base = _start(form, seed, dataset, spec, conf, path)
+    data_seed = convert(fields(Run)["data_seed"], form.get("data_seed"), at("data_seed"))
+    views = convert(fields(Run)["peer_views"], form.get("peer_views", "same"), at("peer_views"))
+    peers = _peers(form, seed, seed if data_seed is None else data_seed, conf, path)
     if not recipe.trains:
         seed = 0  # which then changes nothing
     if teacher is None and base is None:  # of the first generation: it has the streams of its seed either way
         streams = "shared"
     with located(path):
-        return Run(dataset, arch, method, recipe, target, seed, teacher, mode, streams, begins, base)
+        return Run(
+            dataset, arch, method, recipe, target, seed, teacher, mode, streams, begins, base, data_seed, peers, views
+        )  # fmt: skip
 
 
 def _is_choice(given: Mapping[str, Any]) -> bool:
@@ -349,6 +359,45 @@ def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:
     silent = not _is_choice(trained) and not {"epochs", "steps"} & trained.keys()
     if silent and own.get("start", {}).get("", start.SEED) != start.SEED:  # as it is, of what its student sees
         inherited["recipe"] = {**inherited.get("recipe", {}), "epochs": 0, "steps": None}
+    return merge(copy.deepcopy(inherited), own)
+
+
+def _peers(form: Mapping[str, Any], seed: int, data_seed: int, conf: Conf, path: str) -> tuple[Run, ...]:
+    """The runs of the peers that `form` describes."""
+    given = [word for word in PEERS if form.get(word) is not None]
+    where, count = f"{path}.peers".lstrip("."), form.get("peers")
+    if form.get("peer", ...) is None or not (given or count is not None):  # peer=null: none, whatever else is said
+        return ()
+    most = PEERS.index(given[-1]) + 1 if given else 1
+    count = most if count is None else convert(int, count, where)
+    if "peer" not in given:
+        what = f"{where} = {count}" if not given else f"{path}.{given[0]}".lstrip(".")
+        raise InputError(f"{what}: there is no first peer; give peer=ARCH, or peer={SAME} for one of its own kind")
+    require(
+        most <= count <= len(PEERS), where, count, f"at least {most}, of which settings are given, and <= {len(PEERS)}"
+    )
+    return tuple(
+        build_run(
+            {"seed": peer_seed(seed, number), "data_seed": data_seed, **peer_form(form, word)},
+            conf,
+            f"{path}.{word}".lstrip("."),
+        )
+        for number, word in enumerate(PEERS[:count], 1)
+    )
+
+
+def peer_form(form: Mapping[str, Any], word: str) -> dict[str, Any]:
+    """The normal form of the peer `word` in `form`, but for what follows from the run's seed: its own settings (those
+    of the first peer, where there are none) over the run's data set, network, recipe, target and start."""
+    own = copy.deepcopy(form["peer"] if form.get(word) is None else form[word])
+    inherited = {key: form[key] for key in ("dataset", "arch", "recipe", "target", "start") if key in form}
+    if own.get("arch", {}).get("") == SAME:
+        del own["arch"][""]
+    if _is_choice(own.get("arch", {})):  # which the weights would not fit
+        inherited.pop("start", None)
+    for group in ("dataset", "arch", "recipe", "target", "start"):
+        if _is_choice(own.get(group, {})):
+            inherited.pop(group, None)
     return merge(copy.deepcopy(inherited), own)
 
 

@@ -151,6 +151,14 @@ def summary(logits: Tensor, labels: Tensor) -> dict[str, float]:
     return values
 
 
+def ensemble(logits: Tensor) -> Tensor:
+    """Logits (N, K) of M networks together, whose probabilities are the mean of theirs: (M, N, K) -> (N, K).
+
+    z = log(1/M Σ_m softmax(z_m)), so that softmax(z) is that mean.
+    """
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
+
 # ---- calibration --------------------------------------------------------------------------------------------------
 
 TEMPERATURES = (0.05, 20.0)

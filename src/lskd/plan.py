@@ -15,6 +15,7 @@ from typing import Any
 from lskd.compose import build_run, normal_form, parse_probe
 from lskd.config_groups import Conf, merge
 from lskd.errors import InputError
+from lskd.networks import PEERS
 from lskd.quantity import Better
 from lskd.recipe import AS_IS
 from lskd.run import LINEAGE, ProbeSpec, Run
@@ -197,6 +198,8 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
             if rows[row].get("teacher", ...) is None:  # a row without teachers, whatever they are in the columns
                 form["teacher"] = None
                 form.pop("teacher_mode", None)
+            if rows[row].get("peer", ...) is None:
+                form["peer"] = None
         given = table.parents(row, column)
         for name, by in given.items():
             if by[1] not in table.columns_of(by[0]):
@@ -205,6 +208,8 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
         left_out = {*given, *(() if form.get("teacher") is not None else ("teacher", "teacher_mode"))}
         if form.get("started_from") is None:
             left_out.add("started_from")
+        if form.get("peer") is None:
+            left_out |= {*PEERS, "peers", "peer_views"}
         if own := table.cells.get(row, {}).get(column):
             merge(form, normal_form(own, f"{where}.cells.{row}.{column}"))
         over = {key: value for key, value in over_all.items() if key not in left_out}
@@ -333,7 +338,11 @@ def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf, kno
 def _is_fixed(form: Mapping[str, Any]) -> bool:
     """Whether some run of the lineage that `form` describes has a seed of its own, or is named by its id."""
     named = str((form.get("start") or {}).get("", "")).startswith(RUN)
-    return named or "seed" in form or any(_is_fixed(form[name]) for name in LINEAGE if form.get(name) is not None)
+    return (
+        named
+        or "seed" in form
+        or any(_is_fixed(form[name]) for name in (*LINEAGE, *PEERS) if form.get(name) is not None)
+    )
 
 
 def _shared(run: Run, known: dict[str, Run]) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
@@ -14,6 +15,7 @@ from lskd.data import Dataset
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS, Method
 from lskd.models import ARCHS, Arch
+from lskd.networks import PEERS
 from lskd.probes import PROBES, Probe
 from lskd.recipe import Recipe
 from lskd.registry import Registry
@@ -77,10 +79,21 @@ class Run:
     # Where its weights come from, if not from the seed: a file or a pretrained tag, or the last weights of another run.
     start: Start = NO_START
     started_from: Run | None = None
+    # What the order of the images, their views and their mixtures are named after: None = the seed. Initial weights and
+    # dropout are always the seed's.
+    data_seed: int | None = None
+    # Networks that are trained together with this one; they learn from one another by `method`. Each is a run that may
+    # be trained alone, too: with nothing exchanged it computes the same bits here and there. Its seed is its own
+    # (`peer_seed`), its order of images that of this run, its method ce. What else they share: `_check_peers`.
+    peers: tuple[Run, ...] = ()
+    # same: peers see the very pixels that this run's network sees; own: the same images, through views of their own.
+    peer_views: Literal["same", "own"] = "same"
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
+        require(0 <= self.seed < SEEDS, "seed", self.seed, "in [0, 2^31)")
+        require(0 <= (self.data_seed or 0) < SEEDS, "data_seed", self.data_seed, "in [0, 2^31), or null for the seed")
         self._check_start()
+        self._check_peers()
         name = self.method.name
         if self.method.settings.needs_teacher and self.teacher is None:
             raise InputError(f"method = {name}: needs a teacher; give teacher=ARCH, or use method=ce")
@@ -133,6 +146,64 @@ class Run:
                 f"target = {self.target.name}: nothing is taught where nothing is trained (recipe.epochs = 0)"
             )
 
+    def _check_peers(self) -> None:
+        """`InputError` unless it has peers where its method learns from them, which can be trained together with it."""
+        name, method = self.method.name, self.method.settings
+        if not self.peers:
+            if method.needs_peers:
+                raise InputError(f"method = {name}: needs a peer; give peer=ARCH, or peer=same for one of its own kind")
+            if self.peer_views != "same":
+                raise InputError(f"peer_views = {self.peer_views}: there is no peer")
+            return
+        if not method.needs_peers:
+            allowed = ", ".join(sorted(key for key, one in METHODS.items() if one.needs_peers))
+            raise InputError(
+                f"peer = {self.peers[0].arch.name}: method={name} uses no peer; methods that do: {allowed}"
+            )
+        require(len(self.peers) <= len(PEERS), "peers", len(self.peers), f"at most {len(PEERS)}")
+        if self.teacher is not None:
+            raise InputError(f"teacher = {self.teacher.arch.name}: must be left out with a peer, which teaches instead")
+        if method.initial() is not None:
+            raise InputError(f"method = {name}: has a stage before the training, in which peers cannot take part")
+        if not self.recipe.trains:
+            raise InputError(
+                "recipe.epochs = 0: nothing is trained, and so nothing exchanged; leave peer and method out"
+            )
+        if self.peer_views == "own" and self.recipe.augment.mix.any:
+            raise InputError("peer_views = own: must be same where images are mixed, which are then of other labels")
+        seen = {self.stream_seed: "this run's"}
+        for word, peer in zip(PEERS, self.peers, strict=False):
+            if peer.peers:
+                raise InputError(f"{word}.peer = {peer.peers[0].arch.name}: a peer has none of its own; give peers=N")
+            if peer.teacher is not None:
+                raise InputError(f"{word}.teacher = {peer.teacher.arch.name}: must be left out: a peer has no teacher")
+            if peer.method != Named("ce", METHODS["ce"]):
+                raise InputError(
+                    f"{word}.method = {peer.method.name}: must be left out: method={name} is for all of them"
+                )
+            for part, run in (("", self), (f"{word}.", peer)):
+                if run.started_from is not None:
+                    raise InputError(
+                        f"{part}started_from: with peers, weights come from the seed or a file (start=PATH)"
+                    )
+            if peer.dataset != self.dataset:
+                raise InputError(f"{word}.dataset = {peer.dataset}: must be that of the run, {self.dataset}")
+            for field in SHARED:
+                its, ours = getattr(peer.recipe, field), getattr(self.recipe, field)
+                if its != ours:
+                    told = its if not hasattr(its, "__dataclass_fields__") else "another"
+                    rule = "that of the run" if told == "another" else f"that of the run, {ours}"
+                    raise InputError(
+                        f"{word}.recipe.{field} = {told}: must be {rule}, with which it is trained in one step"
+                    )
+            if peer.data_stream != self.data_stream:
+                raise InputError(
+                    f"{word}.data_seed = {peer.data_seed}: must be left out: it sees the images of the run"
+                )
+            if peer.stream_seed in seen:
+                raise InputError(f"{word}.seed = {peer.seed}: must be another than {seen[peer.stream_seed]}")
+            seen[peer.stream_seed] = f"that of {word}"
+
     @property
     def parents(self) -> tuple[Run, ...]:
         """The runs whose weights it needs: that which it starts from, and its teacher."""
@@ -150,6 +221,14 @@ class Run:
         for name in LINEAGE:
             if (parent := getattr(self, name)) is not None:
                 values[name] = parent.identity()
+        for number, (word, peer) in enumerate(zip(PEERS, self.peers, strict=False), 1):
+            usual = {"seed": peer_seed(self.seed, number), "data_seed": self.order_seed}  # they follow from this run's
+            its = peer.identity()
+            values[word] = {key: value for key, value in its.items() if usual.get(key, ...) != value}
+        if self.data_seed not in (None, self.seed):
+            values["data_seed"] = self.data_seed
+        if self.peer_views != "same":
+            values["peer_views"] = self.peer_views
         if self.teacher_mode != "eval":
             values["teacher_mode"] = self.teacher_mode
         if self.generation and self.streams != "shared":
@@ -159,7 +238,7 @@ class Run:
         return values
 
     def reseeded(self, seed: int) -> Run:
-        """The run under another seed, as are its teacher, its teacher's teacher, and so on. The same one each time.
+        """The run under another seed, as are its peers, its teacher, and so on. The same one each time.
         (Where nothing is trained the seed changes nothing, and stays.)"""
         if seed not in self._reseeded:
             self._reseeded[seed] = self._under(seed)
@@ -176,7 +255,14 @@ class Run:
         }
         if seed_here == self.seed and all(getattr(self, name) is run for name, run in parents.items()):
             return self
-        other = replace(self, seed=seed_here, **parents)
+        order = seed_here if self.data_seed is None else self.data_seed
+        peers = tuple(
+            replace(peer, seed=peer_seed(seed_here, number), data_seed=order)
+            for number, peer in enumerate(self.peers, 1)
+        )
+        other = replace(self, seed=seed_here, peers=peers, **parents)
+        if peers or self.data_seed is not None:
+            return other
         identity = {**self.identity(), "seed": seed_here, **{name: run.identity() for name, run in parents.items()}}
         vars(other)["_identity"] = identity  # nothing else differs: plans have thousands of such runs
         return other
@@ -192,6 +278,9 @@ class Run:
             seed=kept["seed"],
             teacher_mode=kept.get("teacher_mode", "eval"),
             streams=kept.get("streams", "shared"),
+            data_seed=kept.get("data_seed"),
+            peers=tuple(Run.of(its) for its in peers_of(identity).values()),
+            peer_views=kept.get("peer_views", "same"),
             **parents,
         )
         if run.identity() != identity:
@@ -205,16 +294,26 @@ class Run:
         values: dict[str, Any] = {}
         for name in PARTS:
             values |= settings_of_part(name, getattr(self, name))
-        values |= {"seed": self.seed, "teacher_mode": self.teacher_mode, "streams": self.streams}
-        for name in LINEAGE:
-            if (parent := getattr(self, name)) is not None:
-                values |= {f"{name}.{key}": value for key, value in parent.settings.items()}
+        values |= {"seed": self.seed, "data_seed": self.data_seed}
+        values |= {"teacher_mode": self.teacher_mode, "streams": self.streams}
+        if self.peers:
+            values["peer_views"] = self.peer_views
+        for name, other in self.others.items():
+            values |= {f"{name}.{key}": value for key, value in other.settings.items()}
         return values
+
+    @property
+    def others(self) -> dict[str, Run]:
+        """The runs that are parts of this one, by the words for them: what it starts from, its teacher, its peers."""
+        lineage = {name: run for name in LINEAGE if (run := getattr(self, name)) is not None}
+        return {**lineage, **dict(zip(PEERS, self.peers, strict=False))}
 
     @property
     def code(self) -> dict[str, Any]:
         """The versions of the code that trains it, and digests of what is not the package's own, for its record."""
         parts: dict[str, type] = {name: type(getattr(self, name).settings) for name in REGISTERED}
+        for word, peer in zip(PEERS, self.peers, strict=False):
+            parts |= {f"{word}.{name}": type(getattr(peer, name).settings) for name in ("arch", "target")}
         parts |= {step.name: type(step) for step in self.dataset.steps}
         return {
             "engine": ENGINE_VERSION,
@@ -243,12 +342,32 @@ class Run:
         asked = self.teacher is not None and self.method.settings.teacher_use == "logits"
         return asked and self.teacher_mode == "eval" and not self.recipe.augment.mix.any
 
+    def peer(self, number: int = 1, **others: Any) -> Run:
+        """The run that its peer `number` is, counted from 1, of its own kind but for the fields that are given. With
+        `one` a run with method=ce, `replace(one, method=…, peers=(one.peer(1), one.peer(2, arch=…)))` has two."""
+        alone: dict[str, Any] = {"method": Named("ce", METHODS["ce"]), "teacher": None, "teacher_mode": "eval"}
+        seeds = {"seed": peer_seed(self.seed, number), "data_seed": self.order_seed}
+        return replace(self, **{**alone, **seeds, "peers": (), "peer_views": "same", **others})
+
     @property
     def stream_seed(self) -> str:
-        """What all its random streams are named after (`lskd.engine.seeds`): the seed, and with streams=own the
-        generation, if it is not 0: "3", "3/1"."""
+        """What its random streams are named after (`lskd.engine.seeds`), but for those of `data_stream`: the seed, and
+        with streams=own the generation, if it is not 0: "3", "3/1"."""
+        return self._stream(self.seed)
+
+    @property
+    def data_stream(self) -> str:
+        """The same of the streams for the order, the views and the mixtures of images."""
+        return self._stream(self.order_seed)
+
+    @property
+    def order_seed(self) -> int:
+        """`data_seed`, or the seed."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    def _stream(self, seed: int) -> str:
         own = self.streams == "own" and self.generation
-        return f"{self.seed}/{self.generation}" if own else str(self.seed)
+        return f"{seed}/{self.generation}" if own else str(seed)
 
     @functools.cached_property
     def id(self) -> str:
@@ -297,6 +416,10 @@ class Run:
             if self.teacher.dataset.steps != self.dataset.steps:
                 own.append(f"on {self.teacher.dataset}")
             text += f" ({', '.join(own)})" if own else ""
+        if self.peers:
+            with_whom = Counter(peer.network + (f" ({peer.taught})" if peer.taught else "") for peer in self.peers)
+            several = [name if count == 1 else f"{count} × {name}" for name, count in with_whom.items()]
+            text += f", {self.method.name} with {' and '.join(several)}"
         if self.recipe.precision != "fp32":
             text += f", {self.recipe.precision}"
         if self.recipe.compile:
@@ -322,7 +445,35 @@ class ProbeSpec(Named[Probe]):
 REGISTERED: dict[str, Registry[Any]] = {"arch": ARCHS, "method": METHODS, "target": TARGETS}
 PLAIN: dict[str, type] = {"dataset": Dataset, "recipe": Recipe, "start": Start}
 PARTS = ("dataset", "arch", "method", "recipe", "target", "start")
-LINEAGE = ("started_from", "teacher")  # what of a run is another run
+LINEAGE = ("started_from", "teacher")  # what of a run is another run, trained before it
+
+# What of a recipe is a matter of the step and the loop, and so the same for all networks of a run.
+SHARED = (
+    "batch_size", "epochs", "steps", "augment", "normalize", "precision", "compile", "accumulate", "batch_norm_group",
+    "evaluate_every",
+)  # fmt: skip
+SEEDS = 2**31
+
+
+def peer_seed(seed: int, number: int) -> int:
+    """That of peer `number`, counted from 1, of a run with `seed`, unless it is given one."""
+    return (seed + 1_000_003 * number) % SEEDS
+
+
+def peers_of(identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The whole identity of each peer of a run, by the words for them: that of the run leaves out what follows from its
+    own."""
+    found = {}
+    for number, word in enumerate(PEERS, 1):
+        if word in identity:
+            seeds = {
+                "seed": peer_seed(identity["seed"], number),
+                "data_seed": identity.get("data_seed", identity["seed"]),
+            }
+            found[word] = whole = {**seeds, **identity[word]}
+            if whole["data_seed"] == whole["seed"]:
+                del whole["data_seed"]
+    return found
 
 
 def described_part(name: str, part: Any) -> dict[str, Any]:
@@ -382,9 +533,9 @@ def without_code(identity: Mapping[str, Any]) -> dict[str, Any]:
     for part in ("dataset", *REGISTERED, "smoothing"):
         if isinstance(of_part := kept.get(part), Mapping):
             kept[part] = part_without_code(of_part)
-    for name in LINEAGE:
-        if isinstance(parent := kept.get(name), Mapping):
-            kept[name] = without_code(parent)
+    for name in (*LINEAGE, *PEERS):
+        if isinstance(other := kept.get(name), Mapping):
+            kept[name] = without_code(other)
     return kept
 
 
@@ -407,7 +558,7 @@ def cost_key(identity: Mapping[str, Any]) -> str:
     versions of code, and what the teacher has learned from (of a teacher count its network and how it is fed).
     """
     identity = without_code(identity)
-    counted = ("dataset", "arch", "target", "teacher_mode")
+    counted = ("dataset", "arch", "target", "teacher_mode", "peer_views")
     kind: dict[str, Any] = {key: identity[key] for key in counted if key in identity}
     kind["method"] = {key: value for key, value in identity["method"].items() if not key.endswith("temperature")}
     kind["recipe"] = {key: value for key, value in identity["recipe"].items() if key not in _FREE}
@@ -416,6 +567,10 @@ def cost_key(identity: Mapping[str, Any]) -> str:
     if teacher := identity.get("teacher"):
         fed = {key: teacher["recipe"].get(key) for key in ("augment", "normalize", "precision")}
         kind["teacher"] = {"arch": teacher["arch"], "recipe": fed}
+    for word in PEERS:
+        if peer := identity.get(word):
+            own = {key: value for key, value in peer["recipe"].items() if key not in _FREE}
+            kind[word] = {**{key: peer[key] for key in ("arch", "target") if key in peer}, "recipe": own}
     return json.dumps(kind, sort_keys=True)
 
 

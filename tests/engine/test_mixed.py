@@ -69,8 +69,9 @@ def make_run(method: Method | None = None, kind: Any = "cutmix", arch: Named[Arc
     teacher = replace(recipe, normalize=Normalize("fixed", (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)), augment=Augment())
     taught = Run(Dataset("noise"), RESNET, Named("ce", METHODS["ce"]), teacher, seed=9)
     name = next((name for name, one in METHODS.items() if type(one) is type(method)), "own")
-    return Run(Dataset("noise"), arch, Named(name, method), recipe, teacher=taught if method.needs_teacher else None,
-               **of_run)  # fmt: skip
+    plain = Run(Dataset("noise"), arch, Named("ce", METHODS["ce"]), recipe)
+    return replace(plain, method=Named(name, method), teacher=taught if method.needs_teacher else None,
+                   peers=(plain.peer(),) if method.needs_peers else (), **of_run)  # fmt: skip
 
 
 def make_training(run: Run) -> Training:
@@ -104,7 +105,7 @@ class Seen:
         step, train = training.one_step, training.images.train
         self.mixer = step.mixer
         self.indices = step.order.split(parts)
-        self.pixels = [train.take(rows, step.drawn[rows]) for rows in self.indices]
+        self.pixels = [train.take(rows, step.drawn[0][rows]) for rows in self.indices]
         self.partners = self.mixer.partners.split(parts)
         self.labels = [training.images.labels[rows] for rows in self.indices]
 
@@ -190,7 +191,7 @@ def test_a_training_by_hand(kind, accumulate):
         training.step()
     for ours, theirs in zip(training.member.network.parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    means = training.end_epoch()
+    [means] = training.end_epoch()
     assert means["ce"] == pytest.approx(sum(losses) / 11, rel=1e-4)
     assert means["top1"] == pytest.approx(100 * sum(correct) / 11, rel=1e-4)
 

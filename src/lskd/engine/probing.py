@@ -92,7 +92,10 @@ def run_probes(
     with own_stream(shared.device):
         # How it was trained does not matter any more.
         recipe, method = replace(run.recipe, ema=0.0), Named("ce", METHODS["ce"])
-        alone = replace(run, recipe=recipe, method=method, target=HARD, teacher=None, teacher_mode="eval")
+        alone = replace(
+            run, recipe=recipe, method=method, target=HARD, teacher=None, teacher_mode="eval", peers=(),
+            peer_views="same",
+        )  # fmt: skip
         images, shown = shared.images(run, parts), None
         if teacher is not None:
             taught_on = parts["train"].images if taught_on is None else taught_on

@@ -25,13 +25,13 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
     """Build each kind of network among `runs` without memory, so that one that cannot be built, or has no parameters of
     the names that its recipe gives, or that its method cannot serve, is an error before anything trains."""
     checked, served, alone, begun = set(), set(), set(), set()
-    for run in runs:
+    for run in (one for whole in runs for one in (whole, *whole.peers)):
         begins = run.arch, run.start, run.started_from and run.started_from.id, repr(run.dataset), sizes(run)
         if begins not in begun:
             check_start(run, cache)
         begun.add(begins)
         taught = repr((run.method, run.arch, run.teacher and run.teacher.arch, run.dataset, sizes(run),
-                       run.teacher and sizes(run.teacher)))  # fmt: skip
+                       run.teacher and sizes(run.teacher), [peer.arch for peer in run.peers]))  # fmt: skip
         if taught not in served and (reason := unsuitable(run, cache)) is not None:
             raise InputError(reason)
         served.add(taught)
@@ -84,7 +84,7 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
 
 
 def unsuitable(run: Run, cache: Path) -> str | None:
-    """Why the method of `run` cannot serve its student, its teacher and their data, in one line; None if it can.
+    """Why the method of `run` cannot serve its networks, their teacher and data, in one line; None if it can.
 
     It needs neither data nor weights: features have shapes without values, and the images are as many as there will be
     of each class.
@@ -92,9 +92,15 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     method = run.method.settings
     if not method.reads_features:
         return None
-    spec = data.spec_of(run.dataset, cache)
+    reasons = (_unsuitable(run, one, data.spec_of(run.dataset, cache), cache) for one in (run, *run.peers))
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _unsuitable(run: Run, of: Run, spec: data.Spec, cache: Path) -> str | None:
+    """The same of one of its networks, which is that `of` a run: itself, or a peer."""
+    method = run.method.settings
     try:
-        student, teacher = blank(run, spec), None
+        student, teacher = blank(of, spec), None
         if run.teacher is not None:
             size, shown = run.teacher.recipe.normalize.resize, run.recipe.view_shape(spec.shape)
             seen = (shown[0], size, size) if size else shown
@@ -102,13 +108,13 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     except InputError:
         return None  # no network, and no matter of the method
     labels = torch.arange(spec.num_classes).repeat_interleave(torch.tensor(spec.sizes()))
-    names = f"{run.network} from {run.teacher.network}" if run.teacher else run.network
+    names = f"{of.network} from {run.teacher.network}" if run.teacher else of.network
     shapes = ""
     try:
         pair = make_pair(method, student, teacher, labels, spec.num_classes)
         shapes = f" (student: {show_shapes(pair.student)}; teacher: {show_shapes(pair.teacher)})"
         with torch.device("meta"):
-            build_module(method, pair, run.stream_seed)
+            build_module(method, pair, of.stream_seed)
     except InputError as error:
         return f"method = {run.method.name}: cannot train {names}: {error}{shapes}"
     return None

@@ -27,6 +27,14 @@ class Mixture:
 
 
 @dataclass
+class Peer:
+    """What another network of the same run makes of a batch, without gradient."""
+
+    logits: Tensor  # (B, K)
+    targets: Tensor  # (B, K) what it is taught, by its own run's settings
+
+
+@dataclass
 class Batch:
     """All that a loss may look at, for B examples of K classes. Floats are fp32 whatever the precision of the run.
 
@@ -46,6 +54,7 @@ class Batch:
     generator: Generator | None = None  # the run's own, on the device: whatever is random in a loss draws from it
     mixture: Mixture | None = None  # where images are mixed
     taught: Mapping[str, Tensor] = field(default_factory=dict)  # what is logged of the targets, by name, each (B,)
+    peers: Sequence[Peer] = ()  # the other networks of the run, in their order
 
     def by_label(self, of: Callable[[Tensor], Tensor]) -> Tensor:
         """`of(labels)`, one value an example; of mixed images λ·of(own labels) + (1-λ)·of(the others' labels), which is
@@ -115,6 +124,9 @@ class Method:
     # before count as others. It is part of the identity where it is not 1 (`lskd.plugins.version_of`).
     version: ClassVar[int] = 1
     needs_teacher: ClassVar[bool] = False
+    # Whether the networks of a run learn from one another: then it has peers, and `loss` is asked once for each network
+    # in every step, with what the others make of the same images as `batch.peers`.
+    needs_peers: ClassVar[bool] = False
     # Whether an example's loss depends on which others are in its batch (or were before it), so that a batch must not
     # go through the network in parts. (Statistics of batch norm are the recipe's matter: see `Recipe.accumulate`.)
     whole_batch: ClassVar[bool] = False
