@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lskd.data import DATASETS
+from lskd.config_groups import Conf
+from lskd.data import DATASETS, Spec
+from lskd.data.arrays import Arrays
+from lskd.data.selection import select
+from lskd.plan import plan_table
+from lskd.tables.table import load_table
 
 TABLE = """
 title: "Noise"
@@ -69,3 +78,70 @@ def test_a_lineage_on_wrong_labels(lskd_run: Any, tmp_path):
         assert kept["weights_sha256"] == live["weights_sha256"] and kept["last"] == live["last"]
         assert kept["teacher"]["id"] == found["ls", "0"]["teacher"]["id"]  # one teacher for both
     assert found["ls", "4"]["weights_sha256"] != found["proselflc", "4"]["weights_sha256"]
+
+
+# ---- the experiments ----------------------------------------------------------------------------------------------
+
+SMALL = {
+    "arch": "mlp", "arch.hidden": "[4]", "recipe.steps": "2", "recipe.batch_size": "250", "recipe.evaluate_every": "1",
+}  # fmt: skip
+PATHS = {  # the tables that are made, and the runs of a seed
+    "proselflc_noise": ("proselflc_figure2, proselflc_figure3, proselflc_table7, proselflc_table7_quarter", 7),
+}
+
+
+@pytest.fixture
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise in the place of CIFAR-100's images: 5 of each of its 100 classes, of 4×4 pixels."""
+
+    def read(spec: Spec, *, data: Path, download: bool) -> tuple[Arrays, str]:
+        generator = np.random.RandomState(0)
+        images = [generator.randint(256, size=(n, 3, 4, 4), dtype=np.uint8) for n in (500, 100)]
+        return Arrays(images[0], np.arange(500) % 100, images[1], np.arange(100), spec.class_names), "noise"
+
+    known = DATASETS["cifar100"]
+    sizes = ((5,) * 100, (1,) * 100)
+    spec = replace(known.spec, shape=(3, 4, 4), train=500, test=100, class_sizes=sizes, digest="")
+    content = read(spec, data=Path(), download=False)[0].canonical()
+    spec = replace(spec, digest=content.describe("cifar100").digest)
+    few = replace(known, spec=spec, read=read)
+    monkeypatch.setitem(DATASETS.entries, "cifar100", few)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_an_experiment_from_its_data_to_its_tables(name, lskd_run: Any, few_pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("LSKD_CACHE", str(tmp_path / "cache"))
+    tables, count = PATHS[name]
+    over = "++experiment.settings={" + ", ".join(f"{key}: {value}" for key, value in SMALL.items()) + "}"
+    words = (over, f"experiment.tables=[{tables}]", "runtime.progress=false", "runtime.threads=1", "runtime.fleet=1")
+    done = lskd_run(f"experiment={name}", "seeds=[0]", *words)
+    assert done.code == 0, done.err
+    assert len(list(tmp_path.glob("results/runs/*/result.json"))) == count
+    assert not re.search(r"\| +– +\||\(0/1 seeds\)", done.out)  # an empty cell
+
+
+def test_the_best_of_each_column_of_table_5_is_table_4():
+    """ProSelfLC prints its sweep (Table 5) and again the best of it (Table 4): both as they stand there."""
+    table = load_table("proselflc_table5", Conf())
+    for row in ("ls", "cp", "boot_soft", "proselflc"):
+        of = table.rows[row].derive
+        assert of is not None and len(table.paper[row]) == 6
+        for column, value in table.paper[row].items():
+            assert value == max(table.paper[one][column] for one in of.lines), (row, column)
+
+
+def test_the_noise_is_the_papers():
+    """int(r·N) labels of all, and 0.4 of the rate between pairs: of CIFAR-100 20 to 60 %, and 8 to 16 %."""
+    planned = plan_table(load_table("proselflc_table5", Conf()), Conf())
+    shares = {}
+    for column in planned.table.columns:
+        dataset = planned.cell("cce", column).runs[0].dataset
+        labels = np.repeat(np.arange(100), 500)
+        spec = DATASETS["cifar100"].spec
+        found = select(dataset, spec, {part: (labels, labels) for part in ("train", "test")}, lambda spec: None)
+        shares[column] = int((found["train"].labels != labels).sum())
+        assert (found["test"].labels == labels).all()
+    assert shares == {
+        "asym_20": 4_000, "asym_30": 6_000, "asym_40": 8_000, "sym_20": 10_000, "sym_40": 20_000, "sym_60": 30_000,
+        "clean": 0,
+    }  # fmt: skip
