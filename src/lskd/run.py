@@ -178,9 +178,7 @@ class Run:
             if peer.teacher is not None:
                 raise InputError(f"{word}.teacher = {peer.teacher.arch.name}: must be left out: a peer has no teacher")
             if peer.method != Named("ce", METHODS["ce"]):
-                raise InputError(
-                    f"{word}.method = {peer.method.name}: must be left out: method={name} is for all of them"
-                )
+                raise InputError(f"{word}.method = {peer.method.name}: must be left out: method={name} is for all")
             for part, run in (("", self), (f"{word}.", peer)):
                 if run.started_from is not None:
                     raise InputError(
@@ -193,9 +191,7 @@ class Run:
                 if its != ours:
                     told = its if not hasattr(its, "__dataclass_fields__") else "another"
                     rule = "that of the run" if told == "another" else f"that of the run, {ours}"
-                    raise InputError(
-                        f"{word}.recipe.{field} = {told}: must be {rule}, with which it is trained in one step"
-                    )
+                    raise InputError(f"{word}.recipe.{field} = {told}: must be {rule}: all are trained in one step")
             if peer.data_stream != self.data_stream:
                 raise InputError(
                     f"{word}.data_seed = {peer.data_seed}: must be left out: it sees the images of the run"
