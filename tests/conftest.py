@@ -18,6 +18,7 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.probes import PROBES
 from lskd.registry import Registry
+from lskd.targets import TARGETS
 from lskd.trackers import TRACKERS
 
 WritePhotographs = Callable[[Path, Mapping[str, int], tuple[str, ...]], Path]
@@ -56,7 +57,7 @@ def operators() -> type[Operators]:
 @pytest.fixture
 def forget() -> Iterator[Callable[[], None]]:
     """What a test registers is forgotten at its end, and whenever it calls this."""
-    registries: tuple[Registry[Any], ...] = (METHODS, ARCHS, PROBES, DATASETS, STEPS, TRACKERS)
+    registries: tuple[Registry[Any], ...] = (METHODS, TARGETS, ARCHS, PROBES, DATASETS, STEPS, TRACKERS)
     before = [dict(registry) for registry in registries]
 
     def restore() -> None:

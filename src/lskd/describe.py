@@ -13,6 +13,7 @@ from lskd.config_groups import Conf, labelled, merge
 from lskd.data import balance
 from lskd.launch.cost import Costs, logit_cache
 from lskd.launch.queue import by_other_code, missing_probes, needs_only_probes, to_train
+from lskd.networks import of_networks
 from lskd.origins import origins
 from lskd.plan import Plan, TablePlan, training_examples
 from lskd.run import Run, grouped, logit_cache_bytes
@@ -202,5 +203,10 @@ def summary(run: Any, store: Store) -> str:
     for part, values in result["last"].items():
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         lines.append(f"  {part}, last epoch: {numbers}")
+    for name, one in of_networks(result).items():
+        label = f"{name} ({run.others[name].network})" if name in run.others else name
+        for part, values in one["last"].items():
+            numbers = ", ".join(f"{metric} {value:.4g}" for metric, value in values.items())
+            lines.append(f"  {label}: {part}, last epoch: {numbers}")
     lines.append(f"  γ {result['gamma']:.4g}" if result.get("gamma") is not None else "  γ not defined for this method")
     return "\n".join(lines)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 OWN, ENSEMBLE = "own", "ensemble"
-PEERS = ("peer", "peer2", "peer3", "peer4", "peer5", "peer6", "peer7", "peer8")  # the first one, and so on
+# The first peer, the second, and so on.
+PEERS = ("peer", "peer2", "peer3", "peer4", "peer5", "peer6", "peer7", "peer8")
+NETWORKS = (OWN, *PEERS, ENSEMBLE)
 
 
 def of_networks(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from lskd.networks import ENSEMBLE, of_networks
 from lskd.schema import show
 
 PERCENT, SHARE, NOT_NEGATIVE, ANY = (0.0, 100.0), (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
@@ -24,6 +25,13 @@ def fault(record: Mapping[str, Any]) -> str | None:
     for key in ("last", "best", "train", "calibration"):
         for reason in wrong_numbers(record.get(key, {}), key):
             return reason
+    for name, one in of_networks(record).items():
+        for key in ("last", "best", *(() if name == ENSEMBLE else ("train",))):
+            if not isinstance(one.get(key), dict):
+                return f"{name}.{key} = {show(one.get(key))}: must be a mapping"
+        for key in ("last", "best", "train", "calibration"):
+            for reason in wrong_numbers(one.get(key, {}), f"{name}.{key}"):
+                return reason
     for key in ("examples", "steps", "epochs", "seconds", "gamma"):
         if record.get(key) is not None:
             for reason in wrong_numbers(record[key], key):

@@ -15,7 +15,7 @@ from lskd.data import Dataset
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS, Method
 from lskd.models import ARCHS, Arch
-from lskd.networks import PEERS
+from lskd.networks import OWN, PEERS
 from lskd.probes import PROBES, Probe
 from lskd.recipe import Recipe
 from lskd.registry import Registry
@@ -324,7 +324,12 @@ class Run:
     @property
     def watched(self) -> Collection[str]:
         """What it logs in each epoch beside top-1 and the terms of the loss."""
-        return [*self.method.settings.watched, *self.target.settings.watched]
+        return self.watched_of(OWN)
+
+    def watched_of(self, network: str) -> Collection[str]:
+        """The same of one of its networks: of a peer, whose target is its own."""
+        taught = self if network == OWN else self.others[network]
+        return [*self.method.settings.watched, *taught.target.settings.watched]
 
     @property
     def generation(self) -> int:

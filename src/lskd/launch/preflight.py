@@ -14,9 +14,11 @@ from lskd.engine.features import Shapes, build_module, make_pair
 from lskd.engine.member import build_network, trainable
 from lskd.engine.memory import failure_at
 from lskd.engine.optimizer import decayed_parameters, lr_factors
-from lskd.errors import InputError, one_line
+from lskd.engine.targets import Targets
+from lskd.errors import InputError, one_line, require
 from lskd.models.dropout import Random
-from lskd.run import Run
+from lskd.run import Named, Run
+from lskd.targets import READS, TARGETS, Target
 
 GLOBAL_DROPOUT = (nn.modules.dropout._DropoutNd, nn.RReLU)  # torch's modules that draw random numbers
 
@@ -24,8 +26,12 @@ GLOBAL_DROPOUT = (nn.modules.dropout._DropoutNd, nn.RReLU)  # torch's modules th
 def check_buildable(runs: Iterable[Run], cache: Path) -> None:
     """Build each kind of network among `runs` without memory, so that one that cannot be built, or has no parameters of
     the names that its recipe gives, or that its method cannot serve, is an error before anything trains."""
-    checked, served, alone, begun = set(), set(), set(), set()
+    checked, served, alone, begun, teach = set(), set(), set(), set(), set()
     for run in (one for whole in runs for one in (whole, *whole.peers)):
+        classes = data.spec_of(run.dataset, cache).num_classes
+        if (run.target, classes) not in teach:
+            check_target(run.target, classes)
+        teach.add((run.target, classes))
         begins = run.arch, run.start, run.started_from and run.started_from.id, repr(run.dataset), sizes(run)
         if begins not in begun:
             check_start(run, cache)
@@ -81,6 +87,31 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
             raise InputError(f"recipe.trainable = {given}: these modules of {run.arch.name} have no parameters")
         lr_factors(dict(network.named_parameters()), recipe.lr_factors)
         decayed_parameters(network, recipe.weight_decay)
+
+
+def check_target(target: Named[Target], classes: int) -> None:
+    """`InputError` unless a target from outside the package teaches distributions, or what stands for them, of so many
+    classes: it is asked about two examples."""
+    name, settings = target.name, target.settings
+    if type(settings) is type(TARGETS.shipped.get(name)):
+        return
+    reads = list(settings.reads)
+    require(set(reads) <= set(READS), f"target = {name}: reads", reads, f"some of {', '.join(READS)}")
+    logits = torch.zeros(2, classes, requires_grad=True)
+    try:
+        taught = Targets(settings, classes, torch.Generator(), lambda network, pixels: pixels, lambda: nn.Linear(1, 1))
+        taught.enter(nn.Linear(1, 1))
+        found, told = taught(torch.tensor([0, classes - 1]), None, torch.zeros(2, classes), logits, torch.tensor(0.5))
+    except InputError:
+        raise
+    except Exception as error:  # of targets of all kinds
+        hint = " (it finds only what it declares in `reads`)" if isinstance(error, (AttributeError, TypeError)) else ""
+        raise InputError(f"target = {name}: cannot teach {classes} classes: {one_line(error)}{hint}") from None
+    for what, tensor, shape in (("rows", taught.rows, (classes, classes)), ("teach", found, (2, classes))):
+        sound = tensor.shape == shape and bool(tensor.isfinite().all())
+        require(sound, f"target = {name}: {what}", tuple(tensor.shape), f"finite, of shape {shape}")
+    extra = sorted(told.keys() - set(settings.watched))
+    require(not extra, f"target = {name}: watch", extra, "declared in `watches`")
 
 
 def unsuitable(run: Run, cache: Path) -> str | None:

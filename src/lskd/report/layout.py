@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from lskd.networks import ENSEMBLE, OWN
 from lskd.plan import Cell
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable
@@ -268,8 +269,12 @@ def _comparison(filled: FilledTable) -> str:
 
 
 def describe(metric: Metric, run: Run) -> str:
-    """A metric with its unit, part and epoch, as measured on `run`."""
+    """A metric with its unit, network, part and epoch, as measured on `run`."""
     title = metric.quantity.title + (f" ({metric.unit})" if metric.unit else "")
+    if metric.network == ENSEMBLE:
+        title += f" of all {len(run.peers) + 1} networks together (mean of their probabilities)"
+    elif metric.network != OWN:
+        title += f" of the run's {metric.network} ({run.others[metric.network].network})"
     at = "the last epoch" if metric.at_epoch is None else "an epoch"
     if metric.source == "training":
         how = "sum" if metric.total else "mean"

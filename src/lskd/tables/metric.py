@@ -11,6 +11,7 @@ from typing import Any, Literal
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS
 from lskd.metrics import METRICS, Binned, Fitted, Measured, OfLoss
+from lskd.networks import ENSEMBLE, NETWORKS, OWN, of_network
 from lskd.probes import PROBES
 from lskd.quantity import Quantity
 from lskd.run import Run
@@ -20,10 +21,10 @@ from lskd.targets import TARGETS, TAUGHT
 # method or its target watches while it trains, or in a probe's readings. And which choices there are of it there.
 Source = Literal["evaluation", "calibration", "run", "training", "probe"]
 CHOICES: Mapping[Source, tuple[str, ...]] = {
-    "evaluation": ("part", "epoch", "at_epoch", "scaled_on"),
-    "calibration": ("part", "scaled_on"),
-    "run": (),
-    "training": ("at_epoch", "total"),
+    "evaluation": ("part", "epoch", "at_epoch", "scaled_on", "network"),
+    "calibration": ("part", "scaled_on", "network"),
+    "run": ("network",),
+    "training": ("at_epoch", "total", "network"),
     "probe": ("part", "step", "at_class"),
 }
 
@@ -90,6 +91,8 @@ class Metric:
     at_class: of a number that there is for each class, that of this one, counted from 0 in the data's order.
     at_epoch: the number of this epoch, counted from 1, from the run's log; None = of the one that `epoch` says.
     total: of what a method watches, the sum over the training images, as often as an epoch shows them; else the mean.
+    network: of a run with peers whose number it is: own (the run's own network), peer, peer2, …, or ensemble: of all of
+    them together, whose probability of a class is the mean of theirs. Calibration, too, is then of the ensemble.
     digits, unit: those of the registry, unless they are given; a `total` has no decimals.
     """
 
@@ -101,6 +104,7 @@ class Metric:
     at_class: int | None = None
     at_epoch: int | None = None
     total: bool = False
+    network: str = OWN
     digits: int = None  # type: ignore[assignment]  # a number after `__post_init__`
     unit: str = None  # type: ignore[assignment]
 
@@ -121,6 +125,10 @@ class Metric:
         require(not both, "at_epoch", self.at_epoch, "left out with scaled_on")
         fitted = isinstance(quantity, Fitted)
         require(not fitted or bool(self.scaled_on), "scaled_on", "", f"given with name={self.name}")
+        require(self.network in NETWORKS, "network", self.network, f"one of {', '.join(NETWORKS)}")
+        if self.network == ENSEMBLE:
+            named = self.source in ("evaluation", "calibration") and self.part != "train"
+            require(named, "network", ENSEMBLE, "own, or a peer, for what is not of the outputs on a held-out part")
         if self.digits is None:
             object.__setattr__(self, "digits", 0 if self.total else quantity.digits)
         if self.unit is None:
@@ -144,6 +152,10 @@ class Metric:
 
     def of(self, run: Run, result: Mapping[str, Any]) -> float | None:
         """The value in `result`, the record of `run`; None where it has no such number. (A probe's: `probed`.)"""
+        return self._value(run, self._of_network(result))
+
+    def _value(self, run: Run, result: Mapping[str, Any]) -> float | None:
+        """The same in what a record says of the network."""
         quantity = self.quantity
         if self.source == "run":
             return result.get(self.name)
@@ -163,17 +175,24 @@ class Metric:
         best = result["best"].get(self.epoch.removeprefix("best_on_"), {})
         return best.get(part, {}).get(self.name)
 
-    @staticmethod
-    def _loss(run: Run, train: Mapping[str, Any]) -> float | None:
+    def _of_network(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a record says of the network; the images are the run's."""
+        found = of_network(record, self.network)
+        return found if self.network == OWN else {"examples": record["examples"], **found}
+
+    def _loss(self, run: Run, train: Mapping[str, Any]) -> float | None:
         """The sum of the terms of the loss in what a record has of the training part."""
-        others = ("top1", *run.watched)
+        others = ("top1", *run.watched_of(self.network))
         terms = [value for name, value in train.items() if name not in others]
         return sum(terms) if terms else None
 
     def logged(self, run: Run, result: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> float | None:
         """The value at `at_epoch`, from the log `epochs` of `run` whose record is `result`; None if it is not there."""
         line = next((line for line in epochs if line["epoch"] + 1 == self.at_epoch and "stage" not in line), None)
-        return None if line is None else self.of(run, {**result, "last": line, "train": line["train"]})
+        if line is None:
+            return None
+        its = of_network(line, self.network)
+        return self._value(run, {**self._of_network(result), "last": its, "train": its.get("train", {})})
 
     def seen(self, run: Run, readings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
         """What there is of its part in `readings`, what a probe saw of `run`; None if it did not look at that step."""
@@ -190,7 +209,7 @@ class Metric:
     def reliability(self, run: Run, result: Mapping[str, Any]) -> list[list[float]] | None:
         """The bins (`metrics.reliability`) behind a calibration error; None where the record has none."""
         plain = self.name == "ece15" and self.epoch == "last" and self.part != "train"
-        return self._calibration(run, result).get("reliability") if plain else None
+        return self._calibration(run, self._of_network(result)).get("reliability") if plain else None
 
     def _calibration(self, run: Run, result: Mapping[str, Any]) -> Mapping[str, Any]:
         """What `metrics.calibration` says about the part, scaled if this metric is. Old records have nothing of it."""

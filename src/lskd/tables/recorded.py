@@ -5,13 +5,17 @@ from __future__ import annotations
 from lskd.config_groups import Conf
 from lskd.errors import InputError, require
 from lskd.metrics import OfLoss
+from lskd.networks import ENSEMBLE, OWN, PEERS
 from lskd.run import ProbeSpec, Run
 from lskd.tables.metric import Metric, probed
 
 
 def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     """`InputError` unless `run` records the metric of its cell, if that is not a probe's."""
-    spec = conf.spec_of(run.dataset)
+    spec, networks = conf.spec_of(run.dataset), [OWN, *PEERS[: len(run.peers)], *([ENSEMBLE] if run.peers else [])]
+    if metric.network not in networks:
+        what = f"one of {', '.join(networks)}" if run.peers else "left out: the run has no peers"
+        raise InputError(f"metric.network = {metric.network}: must be {what}")
     if "validation" not in spec.parts:
         for choice in ("part", "scaled_on", "epoch"):
             if str(getattr(metric, choice)).endswith("validation"):
@@ -19,10 +23,11 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
                     f"metric.{choice} = {getattr(metric, choice)}: {run.dataset.name} has no validation part; "
                     "dataset.holdout=N makes one"
                 )
-    watched = isinstance(metric.quantity, OfLoss) or metric.name in run.watched
+    watched = isinstance(metric.quantity, OfLoss) or metric.name in run.watched_of(metric.network)
     if metric.source == "training" and not watched:
-        watches = ", ".join(run.watched) or "nothing"
-        words = f"method={run.method.name} with target={run.target.name}, as they are set here, watches {watches}"
+        watches = ", ".join(run.watched_of(metric.network)) or "nothing"
+        target = run.target if metric.network == OWN else run.others[metric.network].target
+        words = f"method={run.method.name} with target={target.name}, as they are set here, watches {watches}"
         raise InputError(f"metric.name = {metric.name}: {words}")
     if not run.recipe.trains and metric.part == "train" and metric.source == "evaluation":
         raise InputError(
