@@ -82,11 +82,12 @@ def test_a_lineage_on_wrong_labels(lskd_run: Any, tmp_path):
 
 # ---- the experiments ----------------------------------------------------------------------------------------------
 
-SMALL = {
-    "arch": "mlp", "arch.hidden": "[4]", "recipe.steps": "2", "recipe.batch_size": "250", "recipe.evaluate_every": "1",
-}  # fmt: skip
+RECIPE = {"recipe.steps": "2", "recipe.batch_size": "250", "recipe.evaluate_every": "1"}
+SMALL = {"arch": "mlp", "arch.hidden": "[4]", **RECIPE}
 PATHS = {  # the tables that are made, and the runs of a seed
     "proselflc_noise": ("proselflc_figure2, proselflc_figure3, proselflc_table7, proselflc_table7_quarter", 7),
+    "cmd_noise": ("cmd_targets", 25),
+    "cmd_clean": ("cmd_clean", 14),
 }
 
 

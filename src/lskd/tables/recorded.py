@@ -23,8 +23,8 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
                     f"metric.{choice} = {getattr(metric, choice)}: {run.dataset.name} has no validation part; "
                     "dataset.holdout=N makes one"
                 )
-    watched = isinstance(metric.quantity, OfLoss) or metric.name in run.watched_of(metric.network)
-    if metric.source == "training" and not watched:
+    loss = isinstance(metric.quantity, OfLoss)
+    if metric.source == "training" and not loss and metric.name not in run.watched_of(metric.network):
         watches = ", ".join(run.watched_of(metric.network)) or "nothing"
         target = run.target if metric.network == OWN else run.others[metric.network].target
         words = f"method={run.method.name} with target={target.name}, as they are set here, watches {watches}"
