@@ -21,7 +21,7 @@ from lskd.networks import PEERS
 from lskd.probes import PROBES
 from lskd.recipe import AS_IS, Recipe
 from lskd.registry import Registry
-from lskd.run import LINEAGE, NOTHING_TAUGHT, USUAL_TARGET, Named, ProbeSpec, Run, peer_seed
+from lskd.run import LINEAGE, NOTHING_TAUGHT, USUAL_TARGET, Named, ProbeSpec, Run, check_seed, peer_seed
 from lskd.schema import convert, fields, parse, show, unknown_key
 from lskd.start import Start
 from lskd.targets import TARGETS
@@ -207,6 +207,8 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     begins, base = _start(form, seed, dataset, spec, conf, path)
     data_seed = convert(fields(Run)["data_seed"], form.get("data_seed"), at("data_seed"))
     views = convert(fields(Run)["peer_views"], form.get("peer_views", "same"), at("peer_views"))
+    for key, value in (("seed", seed), ("data_seed", data_seed or 0)):  # before those of peers, which follow from them
+        check_seed(at(key), value)
     peers = _peers(form, seed, seed if data_seed is None else data_seed, conf, path)
     if not recipe.trains:
         seed = 0  # which then changes nothing
@@ -373,9 +375,8 @@ def _peers(form: Mapping[str, Any], seed: int, data_seed: int, conf: Conf, path:
     if "peer" not in given:
         what = f"{where} = {count}" if not given else f"{path}.{given[0]}".lstrip(".")
         raise InputError(f"{what}: there is no first peer; give peer=ARCH, or peer={SAME} for one of its own kind")
-    require(
-        most <= count <= len(PEERS), where, count, f"at least {most}, of which settings are given, and <= {len(PEERS)}"
-    )
+    least = f" {most}, of which settings are given," if most > 1 else " 1"
+    require(most <= count <= len(PEERS), where, count, f"at least{least} and at most {len(PEERS)}")
     return tuple(
         build_run(
             {"seed": peer_seed(seed, number), "data_seed": data_seed, **peer_form(form, word)},

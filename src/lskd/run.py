@@ -90,8 +90,8 @@ class Run:
     peer_views: Literal["same", "own"] = "same"
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < SEEDS, "seed", self.seed, "in [0, 2^31)")
-        require(0 <= (self.data_seed or 0) < SEEDS, "data_seed", self.data_seed, "in [0, 2^31), or null for the seed")
+        check_seed("seed", self.seed)
+        check_seed("data_seed", self.order_seed)
         self._check_start()
         self._check_peers()
         name = self.method.name
@@ -328,7 +328,7 @@ class Run:
 
     def watched_of(self, network: str) -> Collection[str]:
         """The same of one of its networks: of a peer, whose target is its own."""
-        taught = self if network == OWN else self.others[network]
+        taught = self.others.get(network, self)
         return [*self.method.settings.watched, *taught.target.settings.watched]
 
     @property
@@ -454,6 +454,10 @@ SHARED = (
     "evaluate_every",
 )  # fmt: skip
 SEEDS = 2**31
+
+
+def check_seed(name: str, seed: int) -> None:
+    require(0 <= seed < SEEDS, name, seed, "in [0, 2^31)")
 
 
 def peer_seed(seed: int, number: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lskd.networks import OWN
 from lskd.report.filled import FilledTable
 from lskd.report.layout import others, others_as_printed
 from lskd.report.values import Summary
@@ -47,6 +48,8 @@ def _record(filled: FilledTable, cell: Summary) -> dict[str, object]:
     }
     if filled.table.kind == "figure":
         record["x"] = cell.x
+    if metric.network != OWN:
+        record["network"] = metric.network
     record |= {
         "metric": metric.name,
         "unit": metric.unit,

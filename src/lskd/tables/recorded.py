@@ -26,7 +26,7 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     loss = isinstance(metric.quantity, OfLoss)
     if metric.source == "training" and not loss and metric.name not in run.watched_of(metric.network):
         watches = ", ".join(run.watched_of(metric.network)) or "nothing"
-        target = run.target if metric.network == OWN else run.others[metric.network].target
+        target = run.others.get(metric.network, run).target
         words = f"method={run.method.name} with target={target.name}, as they are set here, watches {watches}"
         raise InputError(f"metric.name = {metric.name}: {words}")
     if not run.recipe.trains and metric.part == "train" and metric.source == "evaluation":

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from lskd.compose import build_run
 from lskd.errors import InputError
+from lskd.networks import OWN, PEERS, of_networks
 from lskd.report.site import charts
 from lskd.report.site.charts import Series
 from lskd.report.site.library import Library, evaluated
@@ -32,16 +33,18 @@ def said(value: Any) -> str:
 
 
 def settings(run: Run) -> dict[str, list[Setting]]:
-    """Every setting that can change a run's numbers, by group. Those of its teacher, and of the run that it starts
-    from, are on their own pages."""
+    """Every setting that can change a run's numbers, by group; of its peers, what is other. Those of its teacher,
+    and of the run that it starts from, are on their own pages."""
     own = unfolded({key: value for key, value in run.identity().items() if key not in LINEAGE})
     found: dict[str, list[Setting]] = {}
-    for name, value in run.settings.items():
+    every = run.settings
+    for name, value in every.items():
         group, _, rest = name.rpartition(".") if name.count(".") == 0 else name.partition(".")
         of_teacher = (
             group in LINEAGE
             or (not run.generation and name == "streams")
             or (run.teacher is None and name == "teacher_mode")
+            or (group in PEERS and every.get(rest, ...) == value)
         )
         if not of_teacher and (_given(name, own) or value not in ("", None)):
             found.setdefault(group or "run", []).append(Setting(rest, said(value), _given(name, own)))
@@ -64,17 +67,20 @@ class Results:
 def measured(record: Mapping[str, Any]) -> Results:
     known = evaluated()
     found: dict[str, Mapping[str, Any]] = {}
-    for part, numbers in record["last"].items():
-        found[f"{part} part, last epoch"] = numbers
-    for chosen, best in record["best"].items():
-        for part, numbers in best.items():
-            if isinstance(numbers, Mapping):
-                found[f"{part} part, best epoch on the {chosen} part ({best['epoch'] + 1})"] = numbers
-    for part, calibration in record.get("calibration", {}).items():
-        for on, scaled in calibration.get("scaled", {}).items():
-            label = f"{part} part, scaled by T = {scaled['temperature']:.3g} (chosen on the {on} part)"
-            found[label] = {key: value for key, value in scaled.items() if key in known}
-    found["training part, last epoch"] = {key: value for key, value in record["train"].items() if key in known}
+    for network, of_one in {OWN: record, **of_networks(record)}.items():
+        who = "" if network == OWN else f"{network}: "
+        for part, numbers in of_one["last"].items():
+            found[f"{who}{part} part, last epoch"] = numbers
+        for chosen, best in of_one["best"].items():
+            for part, numbers in best.items():
+                if isinstance(numbers, Mapping):
+                    found[f"{who}{part} part, best epoch on the {chosen} part ({best['epoch'] + 1})"] = numbers
+        for part, calibration in of_one.get("calibration", {}).items():
+            for on, scaled in calibration.get("scaled", {}).items():
+                label = f"{who}{part} part, scaled by T = {scaled['temperature']:.3g} (chosen on the {on} part)"
+                found[label] = {key: value for key, value in scaled.items() if key in known}
+        trained = of_one.get("train", {})
+        found[f"{who}training part, last epoch"] = {key: value for key, value in trained.items() if key in known}
     names = [name for name in known if any(name in numbers for numbers in found.values())]
     lines = [
         (label, [_shown(numbers.get(name), known[name].digits) for name in names])
@@ -102,12 +108,15 @@ def _shown(value: Any, digits: int) -> str:
 def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
     """(title, chart): the curves of a run's log: accuracy, loss, and the terms that are minimised."""
     proper = [line for line in epochs if "stage" not in line]
+    # Each network's parts as if they were parts of the data: "peer: test".
+    proper = [{**line, **{f"{name}: {part}": numbers for name, one in of_networks(line).items()
+                          for part, numbers in one.items()}} for line in proper]  # fmt: skip
     parts = list(
         dict.fromkeys(
             name
             for line in proper
             for name, v in line.items()
-            if name in ("train", "validation", "test") and isinstance(v, Mapping)
+            if name.rpartition(": ")[2] in ("train", "validation", "test") and isinstance(v, Mapping)
         )
     )
 
@@ -120,7 +129,7 @@ def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
 
     drawn = [
         ("Accuracy", "top-1 (%)", series("top1", parts)),
-        ("Loss on held-out parts", "NLL (nats)", series("nll", [part for part in parts if part != "train"])),
+        ("Loss on held-out parts", "NLL (nats)", series("nll", [part for part in parts if not part.endswith("train")])),
     ]
     known = evaluated()
     terms = list(dict.fromkeys(name for line in proper for name in line.get("train", {}) if name not in known))
