@@ -85,10 +85,11 @@ def test_a_lineage_on_wrong_labels(lskd_run: Any, tmp_path):
 RECIPE = {"recipe.steps": "2", "recipe.batch_size": "250", "recipe.evaluate_every": "1"}
 SMALL = {"arch": "mlp", "arch.hidden": "[4]", **RECIPE}
 PATHS = {  # the tables that are made, and the runs of a seed
+    "cmd_clean": ("cmd_clean", 14),
     "proselflc_noise": ("proselflc_figure2, proselflc_figure3, proselflc_table7, proselflc_table7_quarter", 7),
     "cmd_noise": ("cmd_targets", 25),
-    "cmd_clean": ("cmd_clean", 14),
 }
+SLOW = "cmd_noise"
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASETS.entries, "cifar100", few)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == SLOW)) for name in PATHS])
 def test_an_experiment_from_its_data_to_its_tables(name, lskd_run: Any, few_pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("LSKD_CACHE", str(tmp_path / "cache"))
     tables, count = PATHS[name]
