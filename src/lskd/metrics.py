@@ -122,10 +122,9 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
 def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
     """ECE of the top-1 prediction over equal-width confidence bins (Guo 2017), a fraction.
 
-    ECE = Σ_b (n_b/N) |accuracy_b - confidence_b| over the bins of `reliability`. Müller 2019 uses 15 bins.
+    Müller 2019 uses 15 bins (`calibration_error` of `reliability`).
     """
-    diagram = reliability(logits, labels, bins=bins)
-    return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in _filled(diagram)) / len(labels)
+    return calibration_error(reliability(logits, labels, bins=bins))
 
 
 @metric("top5", "top-5 accuracy", unit="%", digits=2, better="higher", rate=True, classes=6)
@@ -173,13 +172,18 @@ TEMPERATURES = (0.05, 20.0)
 
 
 def reliability(logits: Tensor, labels: Tensor, *, bins: int = 15) -> list[list[float]]:
-    """The reliability diagram of the top-1 prediction: [examples, mean confidence, accuracy] of each bin.
+    """The reliability diagram of the top-1 prediction (`binned`) and its probability."""
+    confidence, predicted = logits.float().softmax(-1).max(-1)  # fp32: a bf16 softmax moves the ECE by 0.006
+    return binned(confidence, predicted == labels, bins)
+
+
+def binned(confidence: Tensor, correct: Tensor, bins: int) -> list[list[float]]:
+    """Predictions of `confidence` (N,) in [0, 1], `correct` (N,) or not: [examples, mean confidence, accuracy] of each
+    bin.
 
     Bins have equal widths and are [lower, upper); the last one includes 1. An empty one is [0]. (torchmetrics 1.9 puts
     a confidence of exactly 1 in a bin of its own: an over-confident network then looks worse than by Guo's definition.)
     """
-    probs = logits.float().softmax(-1)  # fp32: a bf16 softmax moves the ECE by 0.006
-    confidence, predicted = probs.max(-1)
     bin_of = (confidence * bins).long().clamp_max(bins - 1)
     diagram: list[list[float]] = []
     for number in range(bins):
@@ -188,9 +192,15 @@ def reliability(logits: Tensor, labels: Tensor, *, bins: int = 15) -> list[list[
         if not count:
             diagram.append([0])
             continue
-        correct = (predicted[inside] == labels[inside]).double().mean().item()
-        diagram.append([count, confidence[inside].double().mean().item(), correct])
+        accuracy = correct[inside].double().mean().item()
+        diagram.append([count, confidence[inside].double().mean().item(), accuracy])
     return diagram
+
+
+def calibration_error(diagram: Diagram) -> float:
+    """ECE = Σ_b (n_b/N) |accuracy_b - confidence_b| of the bins of `diagram`, a fraction."""
+    filled = _filled(diagram)
+    return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in filled) / sum(n for n, *_ in filled)
 
 
 def _filled(diagram: Diagram) -> list[Sequence[float]]:

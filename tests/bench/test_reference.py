@@ -79,7 +79,7 @@ def test_it_trains_as_lskd_does(run, workers):
 
     start = build_network(run, spec)
     draws = draws_of(run, Resident(part.images, run.recipe.augment))
-    loop = UsualLoop(run, copy.deepcopy(start), teacher, *part, CPU, workers=workers, draws=draws)
+    loop = UsualLoop(run, copy.deepcopy(start), teacher, *part[:2], CPU, workers=workers, draws=draws)
     for _ in range(loop.total_steps):
         loop.step()
     for name, value in loop.student.state_dict().items():
@@ -146,7 +146,7 @@ def test_meters():
     assert accuracies(torch.eye(3), torch.arange(3))[1].item() == 100.0
 
     spec, part = make_data()
-    loop = UsualLoop(make_run(alpha=0.1), build_network(make_run(), spec), None, *part, CPU, workers=0)
+    loop = UsualLoop(make_run(alpha=0.1), build_network(make_run(), spec), None, *part[:2], CPU, workers=0)
     loop.step()
     assert 0 < loop.meters["loss"] < 4 and 0 <= loop.meters["top1"] <= loop.meters["top5"] <= 100
 
@@ -170,5 +170,5 @@ def test_meters():
 def test_what_it_cannot_express_is_refused(run, message):
     spec, part = make_data()
     with pytest.raises(InputError) as error:
-        UsualLoop(run, build_network(run, spec), None, *part, CPU, workers=0)
+        UsualLoop(run, build_network(run, spec), None, *part[:2], CPU, workers=0)
     assert message in str(error.value)

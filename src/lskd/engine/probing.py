@@ -74,6 +74,7 @@ def scene(training: Training, probe: ProbeSpec, run: Run) -> Scene:
         generator=generator_for(run.stream_seed, f"observe {probe.name}", training.step_number),
         teacher=training.teacher.live if training.teacher is not None else None,
         told=run.method.settings.teacher_probs,
+        true=images.true,
     )
 
 

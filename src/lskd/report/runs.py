@@ -78,7 +78,8 @@ class Settings:
         peers = peers_of(identity)
         if peers:
             values["peer_views"] = identity.get("peer_views", "same")
-        for name, parent in {**{name: identity.get(name) for name in LINEAGE}, **peers}.items():
+        others: dict[str, Any] = {**{name: identity.get(name) for name in LINEAGE}, **peers}
+        for name, parent in others.items():
             if parent is not None:
                 its, is_ours = self._of_relative(name, parent)
                 values |= its

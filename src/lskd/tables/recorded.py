@@ -23,8 +23,8 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
                     f"metric.{choice} = {getattr(metric, choice)}: {run.dataset.name} has no validation part; "
                     "dataset.holdout=N makes one"
                 )
-    watched = isinstance(metric.quantity, OfLoss) or metric.name in run.watched_of(metric.network)
-    if metric.source == "training" and not watched:
+    loss = isinstance(metric.quantity, OfLoss)
+    if metric.source == "training" and not loss and metric.name not in run.watched_of(metric.network):
         watches = ", ".join(run.watched_of(metric.network)) or "nothing"
         target = run.others.get(metric.network, run).target
         words = f"method={run.method.name} with target={target.name}, as they are set here, watches {watches}"
@@ -55,6 +55,9 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
         if probe.settings.needs_told and not run.method.settings.tells:
             rule = f"the run's method must show it a distribution of its teacher, as kd does; method={run.method.name}"
             raise InputError(f"probe.name = {probe.name}: {rule} does not")
+        if probe.settings.needs_noise and not run.dataset.relabelled:
+            rule = "the run's data must have wrong labels: dataset.steps=[{noise:{rate:0.4}}]"
+            raise InputError(f"probe.name = {probe.name}: {rule}")
         try:
             probe.settings.check(conf.spec_of(run.dataset))
         except InputError as error:
