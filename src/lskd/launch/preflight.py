@@ -29,9 +29,9 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
     checked, served, alone, begun, teach = set(), set(), set(), set(), set()
     for run in (one for whole in runs for one in (whole, *whole.peers)):
         classes = data.spec_of(run.dataset, cache).num_classes
-        if (run.target, classes) not in teach:
+        if (repr(run.target), classes) not in teach:
             check_target(run.target, classes)
-        teach.add((run.target, classes))
+        teach.add((repr(run.target), classes))
         begins = run.arch, run.start, run.started_from and run.started_from.id, repr(run.dataset), sizes(run)
         if begins not in begun:
             check_start(run, cache)
