@@ -155,7 +155,7 @@ def open_word(word: str) -> str:
     if word.startswith("runtime.retrain="):  # an id may look like a number: 123456789012, 1234e5678901
         word = re.sub(r"""(?<![\w'"])[0-9a-f]{12}(?![\w'"])""", r"'\g<0>'", word)
     head, dot, _ = key.partition(".")
-    return f"++{word}" if equals and head in TOP_KEYS and (dot or head in PEERS) else word
+    return f"++{word}" if equals and head in TOP_KEYS and (dot or head in PEERS[1:]) else word
 
 
 def hydra_message(error: Exception, words: Sequence[str]) -> str:

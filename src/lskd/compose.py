@@ -92,7 +92,7 @@ def unknown_setting(where: str, value: object, key: str, allowed: Iterable[str] 
     head, dot, rest = key.partition(".")
     if head in RENAMED:
         return InputError(f"{where} = {show(value)}: is called {where.removesuffix(key)}{RENAMED[head]}{dot}{rest} now")
-    return unknown_key(where, value, head, allowed)
+    return unknown_key(where, value, head, [one for one in allowed if one not in PEERS[2:]])  # peer, peer2, and so on
 
 
 def _join(form: dict[str, Any], more: Mapping[str, Any], path: str) -> None:

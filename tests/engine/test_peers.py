@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lskd import metrics
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize
-from lskd.engine import Diverged, Interrupted, Outcome, Shared, run_bytes, train
+from lskd.engine import Diverged, Interrupted, Outcome, Shared, run_bytes, run_probes, train
 from lskd.engine.member import build_network
 from lskd.engine.memory import Allocations
 from lskd.engine.training import Training
@@ -28,8 +28,9 @@ from lskd.methods import METHODS, Batch, Method, Peer, Stage
 from lskd.methods.cmd import CMD
 from lskd.methods.dml import DML
 from lskd.models import ARCHS
+from lskd.probes import PROBES
 from lskd.recipe import Recipe, Schedule
-from lskd.run import Named, Run, peer_seed
+from lskd.run import Named, ProbeSpec, Run, peer_seed
 from lskd.targets import TARGETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,6 +44,8 @@ RECIPE = Recipe(
     lr=0.05, batch_size=8, epochs=3, momentum=0.9, augment=Augment(pad=1, flip=True), schedule=Schedule("cosine")
 )
 CE = Named("ce", METHODS["ce"])
+
+FULL = {"arch": RESNET, "recipe": replace(RECIPE, ema=0.9, lr=0.02)}
 
 
 def make_parts() -> dict[str, Part]:
@@ -267,9 +270,18 @@ def test_the_ensemble_is_the_mean_of_probabilities():
     assert far.isfinite().all() and far.softmax(-1).tolist() == [[0.5, 0.5]]
 
 
-# ---- checkpoints, capture, memory, companions ---------------------------------------------------------------------
+def test_probes_look_at_the_first_network():
+    """While it trains, and at its weights afterwards."""
+    run, probe = together(DML(), FULL), ProbeSpec("stability", PROBES["stability"])
+    outcome = fit(run, probes=[probe])
+    [seen] = outcome.readings[probe.key]
+    afterwards = run_probes(run, SPEC, PARTS, outcome.network, [probe], Shared(CPU))[probe.key]
+    assert [seen] == afterwards
+    alone = replace(run, arch=RESNET, method=CE, peers=())
+    assert [seen] != run_probes(alone, SPEC, PARTS, outcome.peers[0], [probe], Shared(CPU))[probe.key]
 
-FULL = {"arch": RESNET, "recipe": replace(RECIPE, ema=0.9, lr=0.02)}
+
+# ---- checkpoints, capture, memory, companions ---------------------------------------------------------------------
 
 
 def interrupted_after(step: int) -> dict[str, Callable[..., Any]]:
