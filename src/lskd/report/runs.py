@@ -70,7 +70,7 @@ class Settings:
                 ours = ours and is_ours
         return values, ours
 
-    def _of_parent(self, name: str, parent: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    def _of_parent(self, name: str, parent: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """The same of a run's `name`, under its name, with its id. Most parents have many children."""
         key = name, marshal.dumps(parent, 2)
         if key not in self._parents:
