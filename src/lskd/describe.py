@@ -215,6 +215,5 @@ def summary(run: Any, store: Store) -> str:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         lines.append(f"  {part}, last epoch: {numbers}")
     lines.append(f"  γ {result['gamma']:.4g}" if result.get("gamma") is not None else "  γ not defined for this method")
-    lines += [f"  {name} solved for: {value:.6g}" for name, value in result.get("solved", {}).items()]
     lines += [f"  {name} {value:.6g}, solved for" for name, value in result.get("solved", {}).items()]
     return "\n".join(lines)
