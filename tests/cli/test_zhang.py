@@ -7,6 +7,14 @@ import re
 
 import pytest
 
+import lskd
+from lskd.config_groups import Conf
+from lskd.report.show import show
+from lskd.report.site.runs import training
+from lskd.report.words import number
+from lskd.snapshot import Snapshot
+from lskd.store import Store
+
 OVER = {
     "dataset": "digits", "dataset.limit": "60", "recipe.epochs": "2", "recipe.batch_size": "20", "recipe.lr": "0.1",
     "recipe.precision": "fp32", "recipe.evaluate_every": "1", "recipe.augment.crop": "0", "recipe.augment.pad": "1",
@@ -50,6 +58,12 @@ def test_an_experiment_from_its_data_to_its_tables(name, lskd_run, tmp_path):
     if solved:
         [temperature] = [one["temperature"] for one in solved if "temperature" in one]
         assert f"{temperature:.2f}" in done.out  # the table shows it
+        frame = lskd.runs(tmp_path / "results").set_index("id")["solved.temperature"].dropna()
+        assert frame.tolist() == [temperature]
+        page = show(frame.index[0], Snapshot.of(Store(tmp_path / "results")), Conf())
+        assert f"temperature (solved for) {temperature:.4g}" in page
+        [result] = [one for one in results if one.get("solved") == {"temperature": temperature}]
+        assert ("temperature, solved for", number(temperature, 4)) in training(result)
 
 
 @pytest.mark.parametrize("name", ["zhang_generations_small", "zhang_temperature_small", "zhang_methods_small"])
