@@ -15,7 +15,8 @@ from lskd.run import Run
 def settled(run: Run, teacher: Teacher | None, images: Images, classes: int) -> tuple[Run, dict[str, float]]:
     """`run`, whose method has nothing left to solve (`Method.settle`), and what was found, by name. It keeps its id.
 
-    The teacher is asked about every training image through its view of the first epoch. It gives the same answers each time, so that a run that is gone on with finds the same.
+    The teacher is asked about every training image through its view of the first epoch. It gives the same answers each
+    time, so that a run that is gone on with finds the same.
     """
     method = run.method.settings
     if not method.to_solve or teacher is None:
