@@ -146,16 +146,15 @@ def expected_calibration_error_20(logits: Tensor, labels: Tensor) -> float:
 
 
 def summary(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """All metrics that a run records for one part of the data."""
+    """All metrics that a run records for one part of the data. `FloatingPointError` for logits that are not finite."""
     logits = logits.float()
-    values = {
+    if not logits.isfinite().all():
+        raise FloatingPointError("the network's outputs are not finite")
+    return {
         name: metric.of(logits, labels)
         for name, metric in METRICS.items()
         if isinstance(metric, Measured) and logits.shape[-1] >= metric.classes
     }
-    if not logits.isfinite().all():
-        raise FloatingPointError("the network's outputs are not finite")
-    return values
 
 
 def ensemble(logits: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def theirs(tmp_path: Path) -> Theirs:
     """Trained a little, and saved as DataParallel's checkpoint in net.pt."""
     torch.manual_seed(0)
     network = Theirs()
-    images, labels = data.load(Dataset("digits"), data=tmp_path, cache=tmp_path / "cache")["train"]
+    images, labels, _ = data.load(Dataset("digits"), data=tmp_path, cache=tmp_path / "cache")["train"]
     optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9)
     for begin in range(0, 1280, 64):
         optimizer.zero_grad()
@@ -95,7 +95,7 @@ def test_a_users_own_checkpoint_teaches_without_training_in_one_command(lskd_run
     words = (*SMALL, *STUDENT, TEACHER, f"teacher_start={tmp_path}/net.pt", SEEN)
     done = lskd_run(*words)
     assert done.code == 0, done.err
-    images, labels = data.load(Dataset("digits"), data=tmp_path, cache=tmp_path / "cache")["test"]
+    images, labels, _ = data.load(Dataset("digits"), data=tmp_path, cache=tmp_path / "cache")["test"]
     top1 = 100 * (theirs(seen(images)).argmax(1) == labels).double().mean().item()
     assert top1 > 30  # it has learned something
     teacher, student = results(tmp_path)["resnet8"], results(tmp_path)["mlp"]
@@ -141,7 +141,7 @@ def test_commands_of_such_runs_are_these_runs(lskd_run, theirs, tmp_path):
 def test_a_teacher_at_another_resolution_sees_the_students_pixels_resized(lskd_run, theirs, tmp_path):
     done = lskd_run(*SMALL, *STUDENT, TEACHER, f"teacher_start={tmp_path}/net.pt", SEEN, "teacher.start.resolution=12")
     assert done.code == 0, done.err
-    images, labels = data.load(Dataset("digits"), data=tmp_path, cache=tmp_path / "cache")["test"]
+    images, labels, _ = data.load(Dataset("digits"), data=tmp_path, cache=tmp_path / "cache")["test"]
     resized = F.interpolate(images.float(), (12, 12), mode="bilinear", align_corners=False, antialias=True)
     logits = theirs(seen(resized))
     teacher = results(tmp_path)["resnet8"]
@@ -176,7 +176,7 @@ def test_fixres_trains_head_and_last_batch_norm_at_the_resolution_of_the_test(ls
     assert tuned["started_from"]["id"] == paths["base"].name
     # Its own evaluation is of whole images of 8×8: as an independent one finds.
     model = lskd.load(paths["tuned"].name, tmp_path / "results")
-    images, labels = data.load(Dataset("digits"), data=tmp_path, cache=tmp_path / "cache")["test"]
+    images, labels, _ = data.load(Dataset("digits"), data=tmp_path, cache=tmp_path / "cache")["test"]
     assert model.pixels(images[:2]).shape[-2:] == (8, 8)
     top1 = 100 * (model.logits(images).argmax(1) == labels).double().mean().item()
     assert tuned["last"]["test"]["top1"] == pytest.approx(top1, abs=0.3)

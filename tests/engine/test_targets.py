@@ -144,7 +144,7 @@ def test_beta_smoothing_is_the_algorithm_of_its_paper():
         training.begin_epoch()
         for _ in range(training.steps_per_epoch):
             training.step()
-        found = training.end_epoch()
+        [found] = training.end_epoch()
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert training.member.targets.network is not None
     for ours, expected in ((training.member.network, network), (training.member.targets.network, averaged)):

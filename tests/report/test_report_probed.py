@@ -178,7 +178,7 @@ def test_a_series_over_steps_is_one_run_seen_several_times(lab: Any) -> None:
     [
         ({"rows": {"hard": {**OVER_STEPS, "values": [0, 10, 15]}}}, r"hard/15: step = 15: must be a multiple of 10"),
         ({"probe": {}}, r"metric.name = mutual_information: must be in a table with probe: {name: mut"),
-        ({"probe": {"name": "eye"}}, r"probe.name = 'eye': allowed: class_centres, mutual_information"),
+        ({"probe": {"name": "eye"}}, r"probe.name = 'eye': allowed: class_centres, confidence, label_noise"),
         ({"probe": {**INFORMATION, "classes": ["0", "x"]}}, r"hard/0: probe.classes = 'x': allowed: 0, 1, 2"),
         ({"probe": {**INFORMATION, "class": []}}, r"probe.class = \[\]: unknown key; did you mean 'classes'"),
         ({"probe": {**INFORMATION, "draws": 1}}, r"probe.draws = 1: must be >= 2"),
@@ -308,7 +308,7 @@ def test_the_order_of_classes_of_two_networks_is_compared_seed_by_seed(lab: Any)
     ("table", "message"),
     [
         ({"rows": {"hard": {"label": "", "over": "class", "values": [0, 10]}}}, "at_class = 10: .* from 0 to 9"),
-        ({"rows": {"hard": {"label": "", "over": "class", "values": [0.5]}}}, "must be whole numbers with over=class"),
+        ({"rows": {"hard": {"label": "", "over": "class", "values": [0.5]}}}, "must be whole numbers, none below 0, with over=class"),
         ({"rows": {"hard": {"label": "", "over": "alpha", "values": [0]}}}, "at_class = None: must be given"),
         ({"metric": {"name": "centre_ratio", "at_class": 1}}, "at_class = 1: must be left out .* class_probability"),
     ],

@@ -120,7 +120,9 @@ def test_a_series_over_epochs_is_the_log_of_one_run(lab: Any) -> None:
 
 def test_epochs_that_cannot_be_are_errors(lab: Any) -> None:
     rows = {"hard": {"label": "hard", "over": "epoch", "values": [1, 2.5]}}
-    with pytest.raises(InputError, match=r"rows.hard.values = \[1.0, 2.5\]: must be whole numbers with over=epoch"):
+    with pytest.raises(
+        InputError, match=r"rows.hard.values = \[1.0, 2.5\]: must be whole numbers, none below 0, with over=epoch"
+    ):
         epochs_figure(lab, rows=rows)
     planned = epochs_figure(lab)
     log(lab, planned, "hard/1", [0.1] * 30)
