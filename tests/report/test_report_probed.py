@@ -308,7 +308,7 @@ def test_the_order_of_classes_of_two_networks_is_compared_seed_by_seed(lab: Any)
     ("table", "message"),
     [
         ({"rows": {"hard": {"label": "", "over": "class", "values": [0, 10]}}}, "at_class = 10: .* from 0 to 9"),
-        ({"rows": {"hard": {"label": "", "over": "class", "values": [0.5]}}}, "must be whole numbers, none below 0, with over=class"),
+        ({"rows": {"hard": {"label": "", "over": "class", "values": [0.5]}}}, "none below 0, with over=class"),
         ({"rows": {"hard": {"label": "", "over": "alpha", "values": [0]}}}, "at_class = None: must be given"),
         ({"metric": {"name": "centre_ratio", "at_class": 1}}, "at_class = 1: must be left out .* class_probability"),
     ],
