@@ -45,6 +45,11 @@ class Report:
     values: Values  # of the runs, from the store; pages of runs find their records here
 
     @property
+    def quotes(self) -> bool:
+        """Whether a table has numbers of the paper, or of others who repeated it, with or without ours beside them."""
+        return any(filled.has_paper or filled.has_replications for filled in self.tables)
+
+    @property
     def damaged(self) -> tuple[str, ...]:
         """Records that are left out, a line each that says what to do."""
         return tuple(self.values.damaged)

@@ -114,13 +114,10 @@ def _tables(
 ) -> tuple[list[str], int]:
     """The tables and figures: the text to print, and the exit code."""
     code, texts = 0, []
-    # What is only quoted from a paper is written if it was asked for once.
-    wanted = [
-        result for result in reports
-        if args.experiments or result.plan.runs or (out / "tables" / result.plan.experiment.name).is_dir()
-    ]  # fmt: skip
-    elsewhere = [result for result in wanted if result.plan.runs and not result.done]
-    here = [result for result in wanted if result.done or not result.plan.runs]
+    # What is only quoted from a paper, so far or for good, is written if it was asked for once.
+    asked = [r for r in reports if args.experiments or (out / "tables" / r.plan.experiment.name).is_dir()]
+    here = [r for r in reports if r.done or (r in asked and (r.quotes or not r.plan.runs))]
+    elsewhere = [r for r in asked if r.plan.runs and not r.done]
     with ahead.drawn(report.drawings(here, out, paper=args.paper)) as drawn:
         for result in here:
             try:
