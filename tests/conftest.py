@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,17 @@ from lskd.registry import Registry
 from lskd.trackers import TRACKERS
 
 WritePhotographs = Callable[[Path, Mapping[str, int], tuple[str, ...]], Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes long for what it tells; runs with LSKD_TEST_ALL=1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not os.environ.get("LSKD_TEST_ALL"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="LSKD_TEST_ALL is not set"))
 
 
 def pytest_collection_finish() -> None:

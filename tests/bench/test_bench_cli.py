@@ -73,6 +73,7 @@ def test_a_bench(tiny, tmp_path, capsys):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ratios_compare_cases_of_one_precision(tiny, tmp_path, capsys):
     """The usual loop in bf16 is one by autocast; as public codes leave it, it is fp32 on a CPU."""
     file = tmp_path / "bench.json"
@@ -109,6 +110,7 @@ def test_a_failure_costs_the_rest_of_its_pair(tiny, tmp_path, capsys, monkeypatc
     assert "least: FAILED: RuntimeError: operation not permitted when" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_strictly_a_step_that_is_not_captured_is_a_failure(tiny, capsys, monkeypatch):
     """As on a GPU where a capture fails: the step goes on eagerly."""
     assert main([*LEAST, "--no-usual", "--strict"]) == 0  # on a CPU nothing is captured
@@ -122,6 +124,7 @@ def test_strictly_a_step_that_is_not_captured_is_a_failure(tiny, capsys, monkeyp
     assert main([*LEAST, "--no-usual"]) == 0
 
 
+@pytest.mark.slow
 def test_a_share_above_1_is_never_shown_alone(tiny, capsys, monkeypatch):
     """A machine that is said to be slower than the training is."""
     monkeypatch.setattr(machine.Machine, "fastest", lambda self, precision, fleet=1: machine.Rate(1e6, SLOW))

@@ -26,12 +26,11 @@ def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("real")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MEAN_AND_STD)
 def test_content(name: str, real_cache: Path) -> None:
     if not (ROOT / name).is_dir():
         pytest.skip(f"LSKD_DATA does not hold {name}")
-    if name == "cifar10" and not os.environ.get("LSKD_TEST_ALL"):
-        pytest.skip("LSKD_TEST_ALL is not set: a quarter of a minute for what CIFAR-100 shows, too")
     # `prepare` compares counts and digest; the rest shows that the digest is that of the right data.
     assert data.prepare(name, data=ROOT, cache=real_cache, download=False) == DATASETS[name].spec
     parts = data.load(Dataset(name), data=ROOT, cache=real_cache)
@@ -52,12 +51,12 @@ def test_content(name: str, real_cache: Path) -> None:
         assert found_std == pytest.approx(std, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", MEAN_AND_STD)
+@pytest.mark.parametrize(
+    "name", ["mnist", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cifar10", "cifar100"))]
+)
 def test_holdout(name: str, real_cache: Path) -> None:
     if not (ROOT / name).is_dir():
         pytest.skip(f"LSKD_DATA does not hold {name}")
-    if name == "cifar10" and not os.environ.get("LSKD_TEST_ALL"):
-        pytest.skip("LSKD_TEST_ALL is not set: see above")
     dataset = Dataset(name, holdout=5_000, limit=1_000, evaluate="validation")
     parts = data.load(dataset, data=ROOT, cache=real_cache)
     spec = DATASETS[name].spec

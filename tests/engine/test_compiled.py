@@ -58,6 +58,7 @@ def traced(monkeypatch) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 def test_it_trains_as_the_eager_step_does_and_resumes_with_the_same_bits(traced, tmp_path: Path):
     run = make_run()
     whole = fit(run)

@@ -192,6 +192,7 @@ def test_a_teacher_with_batch_statistics_has_groups_too():
     training.step()
 
 
+@pytest.mark.slow
 def test_compiled(monkeypatch):
     """Traced whole, as for a compiler: the groups are in it."""
     import torch._dynamo

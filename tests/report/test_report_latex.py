@@ -187,6 +187,7 @@ LARGEST = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pdflatex
 def test_the_largest_shipped_tables_fit_their_pages_when_they_are_full(tmp_path: Path) -> None:
     conf, values = Conf(), Values(Store(tmp_path))

@@ -46,6 +46,7 @@ class Settings:
     def __init__(self) -> None:
         self._environments: dict[bytes, dict[str, Any]] = {}
         self._parts: dict[bytes, tuple[dict[str, Any], bool]] = {}
+        self._parents: dict[tuple[str, bytes], tuple[dict[str, Any], bool]] = {}
 
     def of(self, identity: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         """Every setting of a run with its value (`Run.settings`), and whether the code that is here would train that
@@ -62,11 +63,19 @@ class Settings:
         values["streams"] = identity.get("streams", "shared")
         for name in LINEAGE:
             if (parent := identity.get(name)) is not None:
-                its, is_ours = self.of(parent)
-                values[f"{name}.id"] = id_of(parent)
-                values |= {f"{name}.{key}": value for key, value in its.items()}
+                its, is_ours = self._of_parent(name, parent)
+                values |= its
                 ours = ours and is_ours
         return values, ours
+
+    def _of_parent(self, name: str, parent: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """The same of a run's `name`, under its name, with its id. Most parents have many children."""
+        key = name, marshal.dumps(parent, 2)
+        if key not in self._parents:
+            values, ours = self.of(parent)
+            values["id"] = id_of(parent)
+            self._parents[key] = {f"{name}.{key}": value for key, value in values.items()}, ours
+        return self._parents[key]
 
     def environment(self, env: dict[str, Any]) -> dict[str, Any]:
         """What env.json says, by column."""
