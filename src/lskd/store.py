@@ -167,6 +167,10 @@ class Store:
         """Why the run failed or diverged; None if it did not."""
         return failure_in(self.directory(run))
 
+    def failure_version(self, run: Run) -> object:
+        """Another one whenever `failure` has been recorded anew."""
+        return _version(self.directory(run) / "failed.json")
+
     def probed(self, run: Run, probe: ProbeSpec) -> dict[str, Any] | None:
         """What a probe saw of the run: `readings`, one a step that it looked at, and `weights_sha256`, the digest
         of the network's last weights; None where it has not run."""
