@@ -33,10 +33,11 @@ from lskd.data import Dataset
 from lskd.describe import commands, kinds, settings
 from lskd.errors import InputError, choices, unknown
 from lskd.launch.cost import check_teacher_cache
+from lskd.launch.launchers import LAUNCHERS, Launcher
 from lskd.launch.queue import to_train
 from lskd.methods import METHODS
 from lskd.models import ARCHS
-from lskd.perform import again, execute, own_words
+from lskd.perform import again, execute, own_words, show_status
 from lskd.plan import Plan, in_order, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, guarded, user_path
@@ -49,7 +50,9 @@ from lskd.store import Store
 from lskd.tables.experiment import load_experiment
 from lskd.trackers import check_trackers
 
-TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin", "tracker"}
+# What stands beside the settings of runs, with an experiment, too.
+BESIDE = ("experiment", "seeds", "runtime", "plan", "plugin", "tracker", "launcher", "status")
+TOP_KEYS = {*RUN_KEYS, *BESIDE}
 PLANS = (False, True, "commands", "settings", "fleet")
 
 # What Hydra raises for bad input. (Its YAML reader lets PyYAML's errors through.)
@@ -227,9 +230,15 @@ def command(config: DictConfig) -> None:
     hydra_config: Any = HydraConfig.get()
     try:
         plan, runs, runtime, conf, plan_only, lines = interpret(config, hydra_config)
-        if runtime.retrain and hydra_config.mode == RunMode.RUN:  # of a sweep, all jobs are asked for at its start
-            again(runs, runtime, only_check=bool(plan_only))
-        code = execute(plan, runs, runtime, conf, plan_only, lines)
+        launcher = make_launcher(config)
+        if config.status:
+            code = show_status(plan, runs, runtime, conf)
+        else:
+            # Of a sweep, all jobs are asked for at its start, and of what a launcher starts, before it does.
+            if runtime.retrain and hydra_config.mode == RunMode.RUN and not getattr(launcher, "job", ""):
+                again(runs, runtime, only_check=bool(plan_only))
+            words = [*own_directories(hydra_config), *hydra_config.overrides.task]
+            code = execute(plan, runs, runtime, conf, plan_only, lines, launcher, words)
     except InputError as error:
         if hydra_config.mode == RunMode.MULTIRUN and not hydra_config.launcher._target_.endswith("BasicLauncher"):
             raise  # other launchers carry exceptions from their processes to `main`, which an exit would kill
@@ -253,7 +262,7 @@ def interpret(
 ) -> tuple[Plan | None, tuple[Any, ...], Runtime, Conf, Any, list[str]]:
     """The plan (None for a single run), the runs, the runtime, whether only to show the plan, and with plan=commands
     its lines. Checks everything."""
-    content: dict[str, Any] = dict.fromkeys(("experiment", "seeds", "plan", "plugin", "tracker"))
+    content: dict[str, Any] = dict.fromkeys(BESIDE)
     content.update(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     for key in content:
         if key not in TOP_KEYS:
@@ -287,7 +296,7 @@ def interpret(
         raise unknown("experiment", name, conf.names("experiment"))
     for word in hydra_config.overrides.task:
         key = word.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] not in ("experiment", "seeds", "runtime", "plan", "plugin", "tracker"):
+        if key.partition(".")[0] not in BESIDE:
             raise InputError(
                 f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
                 f"its runs use experiment.settings.{key}=…"
@@ -314,6 +323,17 @@ def finished_run(id: str, results: str) -> Run:
     if record is None or record.state != "done":
         raise InputError("must be a finished run")
     return Run.of(record.config)
+
+
+def make_launcher(config: DictConfig) -> Launcher:
+    """The launcher of launcher=NAME, with its settings."""
+    given: Any = OmegaConf.to_container(config.launcher, resolve=True) if config.launcher else {"name": config.launcher}
+    if not isinstance(given, dict):
+        raise unknown("launcher", given, LAUNCHERS)
+    name = given.pop("name", None)
+    if name not in LAUNCHERS:
+        raise unknown("launcher", name, LAUNCHERS)
+    return parse(type(LAUNCHERS[name]), given, "launcher", defaults=LAUNCHERS[name])
 
 
 def make_runtime(given: Any, tracker: Any) -> Runtime:
@@ -361,9 +381,13 @@ def typed(hydra_config: DictConfig) -> dict[str, Any]:
 
 def typed_words(hydra_config: DictConfig) -> list[str]:
     """What was typed besides the settings of runs: own directories, plug-ins, the runtime."""
-    own = [f"--config-dir={path}" for path in search_path(hydra_config)[:-1]]
+    own = own_directories(hydra_config)
     words = [word.lstrip("+") for word in hydra_config.overrides.task]
     return [*own, *(word for word in words if re.match(r"(plugin|runtime|tracker)\b", word))]
+
+
+def own_directories(hydra_config: DictConfig) -> list[str]:
+    return [f"--config-dir={path}" for path in search_path(hydra_config)[:-1]]
 
 
 def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:

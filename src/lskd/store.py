@@ -15,6 +15,7 @@
                            not done, and its record stays until the new one takes its place; delete
                            the file to have the record back as it is
 
+    results/.jobs/KEY/     which runs a cluster's job is to do; its script, and what it prints           (ignored)
     results/trackers/NAME  what a tracker keeps here, such as TensorBoard's files (`lskd.trackers`)       (ignored)
     results/.leases/<id>   who is training the run, and how far it is (`lskd.claims`)                 (ignored)
 
@@ -256,6 +257,26 @@ class Store:
             with contextlib.suppress(InputError):
                 specs[path.stem] = parse(Spec, read_json(path) or {}, str(path))
         return specs
+
+    def job_folder(self, key: str) -> Path:
+        """Of what was handed to a cluster under `key`."""
+        return self.root / ".jobs" / key
+
+    def job(self, key: str) -> dict[str, Any] | None:
+        """Its record, if there is one."""
+        return read_json(self.job_folder(key) / "job.json")
+
+    def jobs(self) -> list[tuple[str, dict[str, Any]]]:
+        """(key, record) of each, the oldest first; damaged ones are left out."""
+        found = []
+        for path in self.root.glob(".jobs/*/job.json"):
+            with contextlib.suppress(InputError):
+                if record := read_json(path):
+                    found.append((path.parent.name, record))
+        return sorted(found, key=lambda one: one[1].get("submitted", 0))
+
+    def write_job(self, key: str, record: dict[str, Any]) -> None:
+        write_json(self.job_folder(key) / "job.json", record)
 
     # ---- writing -------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ class Outcomes:
     damaged: list[Run] = field(default_factory=list)  # their records are, and were left as they are
     left: list[Run] = field(default_factory=list)  # to other processes, by one that does not wait for them
     interrupted: bool = False
+    submitted: list[str] | None = None  # by a launcher that has others train, in words: then nothing is done yet
 
     @property
     def exit_code(self) -> int:
