@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -251,5 +252,5 @@ def test_random_kills_never_leave_two(tmp_path):
         os.close(log)
     numbers = [int(line) for line in (tmp_path / "log").read_text().split()]
     assert len(set(numbers)) > KILLS / 3
-    back = sum(after < before for before, after in zip(numbers, numbers[1:], strict=False))
+    back = sum(after < before for before, after in pairwise(numbers))
     assert back <= stops

@@ -261,7 +261,9 @@ def test_a_file_system_needs_no_locks(store, monkeypatch, code):
 
 def test_where_no_claim_would_hold_nothing_is_trained(store, monkeypatch):
     monkeypatch.setattr(claims, "_file_system", lambda path: "fuse.s3fs")
-    with pytest.raises(InputError, match=r"^runtime.results = '.*': is on an object store \(fuse.s3fs\), where .*") as told:
+    with pytest.raises(
+        InputError, match=r"^runtime.results = '.*': is on an object store \(fuse.s3fs\), where .*"
+    ) as told:
         carry_out([RUN], store, Runtime(progress=False, cache=str(CONF.cache)), CONF)
     assert "\n" not in str(told.value) and list(store.root.glob("runs/*")) == list(store.root.glob(".leases/*")) == []
 

@@ -232,9 +232,8 @@ class Lease:
     def check(self) -> bool:
         """Whether it is still ours, by what is in the store."""
         with contextlib.suppress(OSError):
-            self._lost |= max(_numbers(self.claims.folder / self.name), default=0) != self.number or not os.path.samestat(
-                os.fstat(self.file), os.stat(self.path)
-            )
+            last = max(_numbers(self.claims.folder / self.name), default=0)
+            self._lost |= last != self.number or not os.path.samestat(os.fstat(self.file), os.stat(self.path))
         return self.holds
 
     def renew(self) -> None:
@@ -356,7 +355,8 @@ def cluster_job() -> str:
 
 
 def unfit(folder: Path) -> str | None:
-    """Why no claim below `folder` would hold, in words; None where they do. An `OSError` where nothing can be written."""
+    """Why no claim below `folder` would hold, in words; None where they do. An `OSError` where nothing can be
+    written."""
     kind = _file_system(folder)
     if kind in OBJECT_STORES:
         return f"an object store ({kind}), where two processes can make one file"

@@ -1,5 +1,5 @@
-"""How the runs of a plan are cut into jobs: those of one generation side by side, as many as a GPU takes, no longer than
-a job may last, after the jobs that train their parents and no others."""
+"""How the runs of a plan are cut into jobs: those of one generation side by side, as many as a GPU takes, no longer
+than a job may last, after the jobs that train their parents and no others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lskd.launch.queue import by_teacher
 from lskd.run import Run
 
-MOST_GROUPS = 32  # of tasks that wait for the same ones, in a generation: each is submitted by a call of its own
+MOST_GROUPS = 16  # of tasks that wait for the same ones, in a generation: each is submitted by a call of its own
 
 Place = tuple[str, int]  # a task: its array, and its number there
 
@@ -41,7 +41,7 @@ def arrays(
     together: runs side by side in a task.
     seconds: what a run takes beside others, its share of the device's time; None where that is not known.
     limit: seconds that a task may take.
-    at_once: tasks of a generation that are to run at once.
+    at_once: tasks of an array that may run at once; a generation is cut into as many, if they are full then.
     most_tasks: of an array.
     placed: tasks that train runs already, by the ids of these.
     """
@@ -53,14 +53,12 @@ def arrays(
             tasks = cut(group, seconds, together=together, limit=limit, at_once=share)
             for first in range(0, len(tasks), most_tasks):
                 some = tuple(tasks[first : first + most_tasks])
-                made.append(Array(f"{key}{len(made)}", some, after, min(share, len(some))))
+                made.append(Array(f"{key}{len(made)}", some, after, min(at_once, len(some))))
                 place |= {run.id: (made[-1].key, i) for i, task in enumerate(some) for run in task}
     return made
 
 
-def _groups(
-    runs: Sequence[Run], place: Mapping[str, Place], together: int
-) -> list[tuple[frozenset[Place], list[Run]]]:
+def _groups(runs: Sequence[Run], place: Mapping[str, Place], together: int) -> list[tuple[frozenset[Place], list[Run]]]:
     """The runs by the tasks that train their parents. Small groups go together, to fill a GPU, and so do some where
     there are too many: they then wait for the tasks of all of them."""
     groups: list[tuple[frozenset[Place], list[Run]]] = []
@@ -88,14 +86,19 @@ def cut(
     usual = sum(told) / len(told) if told else limit / together  # of what is unknown: a GPU full of it in a task
     costs = [usual if one is None else one for one in known]
     count = max(math.ceil(sum(costs) / limit), min(at_once, math.ceil(len(runs) / together)))
-    each, begun = sum(costs) / min(count, len(runs)), 0.0
-    tasks: dict[tuple[int, int], list[Run]] = {}
-    part, full = 0, 0.0
-    for run, cost in zip(runs, costs, strict=True):
-        number = int((begun + cost / 2) / each) if each else 0  # the task in whose span the run's middle lies
+    while True:
+        tasks = _cut(costs, min(count, len(runs)))
+        fits = all(len(task) == 1 or sum(costs[i] for i in task) <= limit for task in tasks)
+        if fits or count >= len(runs):
+            return [tuple(runs[i] for i in task) for task in tasks]
+        count = max(count + 1, math.ceil(1.02 * count))
+
+
+def _cut(costs: Sequence[float], count: int) -> list[list[int]]:
+    """The places of `costs` in `count` rows of about the same sum: each is in that in whose span its middle lies."""
+    each, begun = sum(costs) / count, 0.0
+    tasks: dict[int, list[int]] = {}
+    for place, cost in enumerate(costs):
+        tasks.setdefault(int((begun + cost / 2) / each) if each else 0, []).append(place)
         begun += cost
-        full = full + cost if (number, part) in tasks else cost
-        if full > limit:  # its ends reach beyond that span
-            part, full = part + 1, cost
-        tasks.setdefault((number, part), []).append(run)
-    return [tuple(task) for task in tasks.values()]
+    return list(tasks.values())

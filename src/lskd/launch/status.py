@@ -41,9 +41,7 @@ class Standing:
     job: str = ""  # "job 12_3 (PENDING: Priority)"
 
 
-def standings(
-    runs: Sequence[Run], store: Store, conf: Conf, probes: Probes = MappingProxyType({})
-) -> list[Standing]:
+def standings(runs: Sequence[Run], store: Store, conf: Conf, probes: Probes = MappingProxyType({})) -> list[Standing]:
     """Of each of `runs`, in their order."""
     pending = {run.id for run in to_train(runs, store, probes)}
     wanted = [run for run in runs if run.id in pending or store.state(run) == "damaged"]

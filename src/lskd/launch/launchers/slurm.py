@@ -1,12 +1,12 @@
 """`launcher=slurm`: what is missing of a plan as Slurm's array jobs, teachers first, each after those that it needs.
 
-In the store each array has a folder `.jobs/KEY`: job.json (its number in Slurm, and which runs each task is to do), the
-script, and what the tasks print. Whether a task waits, runs or is over is asked of squeue and sacct. The store says what
-is done: a task does what is missing of its runs and nobody has, and ends, whatever is said here.
+In the store each array has a folder `.jobs/KEY`: job.json (its number in Slurm, and which runs each task is to do),
+the script, and what the tasks print. Whether a task waits, runs or is over is asked of squeue and sacct. The store says
+what is done: a task does what is missing of its runs and nobody has, and ends, whatever is said here.
 
-A task gets SIGUSR1 before its time limit and SIGTERM where it is preempted: it writes its checkpoints, ends with 130, and
-its script has it requeued. sbatch is called directly: submitit, which wraps it, sends pickled functions and collects
-what they return, of which nothing is needed here; it ignores SIGTERM, and ends for good a job that was preempted.
+A task gets SIGUSR1 before its time limit and SIGTERM where it is preempted: it writes its checkpoints, ends with 130,
+and its script has it requeued. sbatch is called directly: submitit, which wraps it, sends pickled functions and
+collects what they return, of which nothing is needed here; it ignores SIGTERM, which is all that a preempted job gets.
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ class Slurm(Launcher):
         require(self.warning >= 0, "warning", self.warning, ">= 0")
         allowed = "a time as sbatch reads it: minutes, h:mm:ss, days-h:mm:ss"
         require(self.time is None or seconds_of(self.time) is not None, "time", self.time, allowed)
+        limit = seconds_of(self.time) if self.time is not None else None
+        rule = f"longer than launcher.warning = {self.warning} s"
+        require(not limit or limit > self.warning, "time", self.time, rule)
         for key in self.sbatch:
             if key.replace("-", "_") in OWN:
                 rule = f"launcher.{OWN[key.replace('-', '_')]}" if OWN[key.replace("-", "_")] else "lskd itself"
@@ -80,11 +83,13 @@ class Slurm(Launcher):
         known, ids = {run.id for run in work.runs}, record["tasks"][task]
         if strange := [id for id in ids if id not in known]:
             raise InputError(
-                f"launcher.job = {self.job!r}: run {strange[0]} is not in the plan of the same words any more: files or "
-                "code have changed since it was submitted; submit again"
+                f"launcher.job = {self.job!r}: run {strange[0]} is not in the plan of the same words any more: files "
+                "or code have changed since it was submitted; submit again"
             )
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        if self.gpus > 1 and len(devices) == self.gpus:  # a process each; where Slurm has given each its own, it has one
+        if (
+            self.gpus > 1 and len(devices) == self.gpus
+        ):  # a process each, unless Slurm has given each its own
             os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(os.environ.get("SLURM_LOCALID") or 0)]
         outcomes = carry_out(work.runs, work.store, work.runtime, work.conf, work.probes, only=set(ids))
         for run in outcomes.left if not outcomes.interrupted else ():
@@ -226,8 +231,8 @@ class Slurm(Launcher):
         return words
 
     def script(self, words: Sequence[str], key: str) -> str:
-        """What a task does: `lskd-run` with the same words, a process a GPU. Where all were told to stop, it is put into
-        the queue again, unless it is Slurm that ends it."""
+        """What a task does: `lskd-run` with the same words, a process a GPU. Where all were told to stop, it is put
+        into the queue again, unless it is Slurm that ends it."""
         command = shlex.join([sys.executable, "-c", PROGRAM, *words, f"launcher.job='{key}'"])
         return f"""#!/bin/bash
 cd {shlex.quote(os.getcwd())} || exit
@@ -255,7 +260,9 @@ exit $code
             if "artition" in text and self.partition is not None:
                 names = sorted({name.rstrip("*") for name in ask("sinfo", "-h", "-o", "%R").split()})
                 if self.partition not in names:
-                    raise InputError(f"launcher.partition = {self.partition!r}: {choices(self.partition, names)}") from None
+                    raise InputError(
+                        f"launcher.partition = {self.partition!r}: {choices(self.partition, names)}"
+                    ) from None
             if "node configuration" in text:
                 asked = ", ".join(f"launcher.{key} = {getattr(self, key)}" for key in ("gpus", "cpus", "memory"))
                 has = "; ".join(sorted(set(ask("sinfo", "-h", "-o", "%R: %c cores, %m MB, %G").splitlines())))
@@ -316,7 +323,9 @@ def alone(store: Store) -> Any:
     until = time.monotonic() + 2 * claims.EXPIRES * claims.BEAT
     while (lease := store.claims.take("submission")) is None:
         if time.monotonic() > until:
-            raise InputError("launcher = slurm: another process is submitting runs from these results; start again later")
+            raise InputError(
+                "launcher = slurm: another process is submitting runs from these results; start again later"
+            )
         time.sleep(0.5)
     try:
         yield
