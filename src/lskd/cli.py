@@ -164,6 +164,8 @@ def hydra_message(error: Exception, words: Sequence[str]) -> str:
         return str(error.__cause__)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        if group == "hydra/launcher" and name.startswith("submitit"):
+            return f"{group} = {name}: is not installed; its extra is slurm: pip install 'lskd[slurm]'"
         own = [Path(words[i + 1]) for i, word in enumerate(words[:-1]) if word in ("--config-dir", "-cd")]
         return str(no_such_file(group, name, own, error.options))
     text = " ".join(str(error).split())
@@ -203,6 +205,8 @@ def prepare_groups(words: list[str]) -> None:
         for name in conf.names(group):
             if not (conf.directories[0] / group / f"{name}.yaml").is_file():
                 ConfigStore.instance().store(group=group, name=name, node=conf.load(group, name), provider="lskd")
+    for name in LAUNCHERS.keys() - LAUNCHERS.shipped.keys():
+        ConfigStore.instance().store(group="launcher", name=name, node={"name": name}, provider="lskd")
 
 
 def typed_early(words: Sequence[str], *keys: str) -> list[Any]:
@@ -231,6 +235,8 @@ def command(config: DictConfig) -> None:
     try:
         plan, runs, runtime, conf, plan_only, lines = interpret(config, hydra_config)
         launcher = make_launcher(config)
+        if not isinstance(config.status, bool):
+            raise InputError(f"status = {show(config.status)}: must be true or false")
         if config.status:
             code = show_status(plan, runs, runtime, conf)
         else:
@@ -434,6 +440,7 @@ class CheckSweep(Callback):
                 job = loader.load_sweep_config(config, list(job_words))
                 settings = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
                 plan, needed, runtime, conf, plan_only, _ = interpret(settings, job.hydra)
+                make_launcher(settings)
                 probes = plan.probes if plan is not None else {}
                 if runtime.retrain and not plan_only:
                     asked.setdefault(runtime, {}).update((run.id, run) for run in needed)

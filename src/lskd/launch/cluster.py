@@ -61,11 +61,10 @@ def most_tasks() -> int:
     return max(1, int(found[1]) - 1) if found else 1000
 
 
-def seconds_of(limit: str | int) -> float | None:
+def seconds_of(limit: str) -> float | None:
     """A time limit as sbatch reads it: minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s; None for anything else."""
-    text = str(limit)
-    days, dash, rest = text.rpartition("-")
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+    days, dash, rest = limit.rpartition("-")
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
         return None
     parts = [int(part) for part in rest.split(":")]
     if dash:

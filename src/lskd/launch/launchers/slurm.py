@@ -61,9 +61,10 @@ class Slurm(Launcher):
         require(self.cpus >= 1, "cpus", self.cpus, ">= 1")
         require(self.array >= 1, "array", self.array, ">= 1")
         require(self.warning >= 0, "warning", self.warning, ">= 0")
-        allowed = "a time as sbatch reads it: minutes, h:mm:ss, days-h:mm:ss"
-        require(self.time is None or seconds_of(self.time) is not None, "time", self.time, allowed)
-        limit = seconds_of(self.time) if self.time is not None else None
+        # A number would be minutes; but in a YAML file 8:00:00 without quotes is one, too, of seconds.
+        readable = isinstance(self.time, str) and seconds_of(self.time) is not None
+        require(self.time is None or readable, "time", self.time, "h:mm:ss or days-h:mm:ss, in a file in quotes")
+        limit = seconds_of(self.time or "")
         rule = f"longer than launcher.warning = {self.warning} s"
         require(not limit or limit > self.warning, "time", self.time, rule)
         for key in self.sbatch:
@@ -87,9 +88,7 @@ class Slurm(Launcher):
                 "or code have changed since it was submitted; submit again"
             )
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        if (
-            self.gpus > 1 and len(devices) == self.gpus
-        ):  # a process each, unless Slurm has given each its own
+        if self.gpus > 1 and len(devices) == self.gpus:  # a process each, unless Slurm has given each its own
             os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(os.environ.get("SLURM_LOCALID") or 0)]
         outcomes = carry_out(work.runs, work.store, work.runtime, work.conf, work.probes, only=set(ids))
         for run in outcomes.left if not outcomes.interrupted else ():
@@ -158,7 +157,7 @@ class Slurm(Launcher):
         """Submit `runs`, and say in `told` what has been."""
         processes = max(1, self.gpus)
         costs = Costs(work.store, runs, "cuda" if self.gpus else "cpu")
-        limit = (seconds_of(self.time) if self.time is not None else None) or 7 * 24 * 3600
+        limit = seconds_of(self.time or "") or 7 * 24 * 3600
         room = max(60.0, limit - self.warning - START_SECONDS)
         key = f"{work.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}-"
 
