@@ -211,6 +211,7 @@ def test_what_is_done_is_reported(lskd_run, experiment, cluster):
         (["launcher.sbatch.qso=long"], "sbatch: unrecognized option '--qso=long'\nTry", "lskd-run: launcher = slurm: "
          "sbatch refuses it: unrecognized option '--qso=long'; Try\n"),
         (["launcher.partitions=x"], "", "lskd-run: launcher.partitions = 'x': unknown key; did you mean 'partition'?"),
+        (["launcher.time=90"], "", "lskd-run: launcher.time = 90: must be "),
         (["launcher.time=soon"], "", "lskd-run: launcher.time = 'soon': must be h:mm:ss or days-h:mm:ss"),
     ],
 )  # fmt: skip

@@ -46,7 +46,7 @@ class Slurm(Launcher):
 
     partition: str | None = None
     account: str | None = None
-    time: str | int | None = "04:00:00"
+    time: str | None = "04:00:00"
     gpus: int = 1
     cpus: int = 4
     memory: str | int | None = None
@@ -61,9 +61,9 @@ class Slurm(Launcher):
         require(self.cpus >= 1, "cpus", self.cpus, ">= 1")
         require(self.array >= 1, "array", self.array, ">= 1")
         require(self.warning >= 0, "warning", self.warning, ">= 0")
-        # A number would be minutes; but in a YAML file 8:00:00 without quotes is one, too, of seconds.
-        readable = isinstance(self.time, str) and seconds_of(self.time) is not None
-        require(self.time is None or readable, "time", self.time, "h:mm:ss or days-h:mm:ss, in a file in quotes")
+        # (No number: of minutes it would be, but in a YAML file 8:00:00 without quotes is a number of seconds.)
+        readable = self.time is None or seconds_of(self.time) is not None
+        require(readable, "time", self.time, "h:mm:ss or days-h:mm:ss, in a file in quotes")
         limit = seconds_of(self.time or "")
         rule = f"longer than launcher.warning = {self.warning} s"
         require(not limit or limit > self.warning, "time", self.time, rule)
