@@ -372,12 +372,30 @@ def test_what_others_train_is_left_to_them_after_a_look_at_each_teacher(tmp_path
     begins = lskd.launch.sweep.by_teacher  # what was looked at before does not count
     monkeypatch.setattr(lskd.launch.sweep, "by_teacher", lambda runs: asked.clear() or begins(runs))
     monkeypatch.setattr(lskd.launch.execute, "train_run", None)
+    monkeypatch.setattr(lskd.launch.sweep, "SETTLE_SECONDS", -1)
     with Store(tmp_path).claim(teacher):
         runtime, conf = Runtime(progress=False, cache=str(tmp_path / "cache")), Conf(cache=tmp_path / "cache")
         only = {run.id for run in students}
         outcomes = carry_out([teacher, *students], Store(tmp_path), runtime, conf, only=only)
     assert {run.id for run in outcomes.left} == only and outcomes.exit_code == 0
     assert asked == [teacher]
+
+
+def test_a_teacher_that_shows_late_is_waited_for_a_little(tmp_path, monkeypatch):
+    """Its task is over when that of its student begins, but of a file of another machine NFS may know nothing yet."""
+    student, ready, looks = STUDENTS[0], Store.ready, list[Run]()
+    runtime, conf = Runtime(progress=False, cache=str(tmp_path / "cache")), Conf(cache=tmp_path / "cache")
+    carry_out([student.teacher], Store(tmp_path), runtime, conf)
+
+    def late(self: Store, run: Run) -> bool:
+        if run == student.teacher:
+            looks.append(run)
+        return ready(self, run) and len(looks) > 3
+
+    monkeypatch.setattr(Store, "ready", late)
+    monkeypatch.setattr(lskd.launch.sweep, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(lskd.launch.sweep, "LOOK_SECONDS", (0.01, 0.02))
+    assert carry_out([student.teacher, student], Store(tmp_path), runtime, conf, only={student.id}).trained == [student]
 
 
 def test_what_failed_in_another_process_meanwhile_is_not_tried_again(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import json
@@ -33,6 +34,7 @@ from typing import Any
 
 BEAT = 10.0  # seconds between renewals
 FENCE, EXPIRES = 4, 8  # beats without one after which the holder stops, and after which others may take it
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}  # the last one on NFS: deleted on another machine
 SIZE = 1024  # bytes of a claim's file: it is written in one piece, over what is there
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
 
@@ -61,8 +63,10 @@ class Holder:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:  # opened anew: NFS asks the server then
                 text = file.read()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise
         return text, Holder.of(text)
 
     @staticmethod
@@ -106,8 +110,10 @@ class Claims:
         path = folder / str(last + 1)
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        except (FileExistsError, FileNotFoundError):  # somebody was faster, or has finished it
-            return None
+        except OSError as error:
+            if error.errno in GONE or error.errno == errno.EEXIST:  # somebody has finished it, or was faster
+                return None
+            raise
         try:
             locked = _lock(file)
             holder = Holder(
@@ -307,8 +313,10 @@ def _now() -> float:
 def _numbers(folder: Path) -> set[int]:
     try:
         return {int(name) for name in os.listdir(folder) if name.isdigit()}
-    except FileNotFoundError:
-        return set()
+    except OSError as error:
+        if error.errno in GONE:
+            return set()
+        raise
 
 
 def _lock(file: int) -> bool:

@@ -247,6 +247,7 @@ def test_a_job_does_its_own_runs_and_waits_for_none(lskd_run, experiment, cluste
     for path in (tmp_path / "results").glob(".jobs/*/job.json"):
         keys[json.loads(path.read_text())["job"]] = path.parent.name
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    monkeypatch.setattr("lskd.launch.sweep.SETTLE_SECONDS", 0.1)
     began = time.monotonic()
     finished = lskd_run(*words, f"launcher.job={keys['103']}")  # whose teacher, of 101_1, is not there
     assert finished.code == 0 and "LEFT" in finished.err and time.monotonic() - began < 10
@@ -316,6 +317,24 @@ def test_the_launcher_of_hydra_names_its_extra(lskd_run):
     if finished.code:
         said = "is not installed; its extra is slurm: pip install 'lskd[slurm]'"
         assert finished.err == f"lskd-run: hydra/launcher = submitit_slurm: {said}\n"
+
+
+def test_runs_in_training_say_where_and_how_far(lskd_run, experiment, tmp_path, monkeypatch):
+    words = experiment({**BASE, "recipe.epochs": 10}, (0,))
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    [line] = [line for line in lskd_run(*words, "plan=commands").out.splitlines() if " lskd-run " in line]
+    lease = Store(tmp_path / "results").claims.take(line.split()[0])
+    assert lease is not None
+    lease.write(step=3, steps=10, pace=0.05)  # of 64 images
+    status = lskd_run(*words, "status=true")
+    assert status.code == 3
+    assert re.search(
+        rf"running  {line.split()[0]}  .*, seed 0: {os.uname().nodename} job 4711, since \d\d:\d\d, epoch 4/10, "
+        r"1,280 images/s, 0 s left\n",
+        status.out,
+    )
+    lease.release()
+    assert lskd_run(*words, "status=true").code == 1
 
 
 def test_runs_that_failed_say_why(lskd_run, experiment):

@@ -37,6 +37,9 @@ WAIT_SECONDS = 0.5  # between looks at the trainings here
 # Between looks at what waits: for teachers, and for other processes. So long after one that found something to begin;
 # twice as long after each that did not, up to the latter: a look at a thousand runs is thousands of calls to the store.
 LOOK_SECONDS = WAIT_SECONDS, 5.0
+# Until a process that waits for nobody gives up a run whose teacher is not there. On NFS a file of another machine may
+# show so late.
+SETTLE_SECONDS = 90.0
 
 
 @dataclass
@@ -132,6 +135,7 @@ class Sweep:
         pending = by_teacher(runs)
         self.failures = {run.id: self.store.failure_version(run) for run in runs}
         look, pause = 0.0, LOOK_SECONDS[0]  # when to, and how long after it
+        idle = time.monotonic()  # since when nothing is in training
         training: dict[Future[Literal["over", "again"]], Run] = {}
         with ThreadPoolExecutor(self.fleet.size, thread_name_prefix="run") as lanes:
             try:
@@ -148,7 +152,9 @@ class Sweep:
                         least, most = LOOK_SECONDS
                         pause = least if len(waiting) < len(pending) else min(2 * pause, most)
                         look, pending = time.monotonic() + pause, waiting
-                    if not training and not self.waits:
+                    idle = time.monotonic() if training else idle
+                    settled = not self.may_show or time.monotonic() > idle + SETTLE_SECONDS
+                    if not training and not self.waits and settled:
                         break
                     if not training and pending:
                         time.sleep(WAIT_SECONDS)
@@ -201,6 +207,11 @@ class Sweep:
             self.claims[run.id] = stack.pop_all()
         self.fleet.training[run.id] = run
         return "ours"
+
+    @property
+    def may_show(self) -> bool:
+        """Whether a parent may be trained, and only not show yet: of one that failed there is a record."""
+        return any(state in ("missing", "started", "done") for state in self.parents.values())
 
     def state_of(self, parent: Run) -> State | Literal["ready"]:
         """Of a run that others need; looked up once for all of them."""
