@@ -58,6 +58,8 @@ def execute(
     exit code."""
     store = Store.at(runtime.results)
     probes = plan.probes if plan is not None else {}
+    name = plan.experiment.name if plan is not None else "run"
+    work = Work(name, runs, store, runtime, conf, probes, words)
     print(describe(plan, runs, store, conf, runtime.device_type, details=bool(plan_only)), flush=True)
     for reason in damages(runs, store, probes):
         print(f"lskd-run: DAMAGED and left out: {reason}", file=sys.stderr, flush=True)
@@ -66,8 +68,8 @@ def execute(
             from lskd.launch.preflight import check_buildable
 
             check_buildable(runs, conf.cache)  # of an experiment's many kinds this is left to the training's start
-        if lines:
-            print("\n".join(lines))
+        if said := [*launcher.describe(work), *lines]:
+            print("\n".join(said))
         if plan_only == "fleet":
             from lskd.environment import resolve_device
             from lskd.launch.fleet import Fleet
@@ -77,8 +79,7 @@ def execute(
         return 0
     from lskd.launch.sweep import why_blocked
 
-    name = plan.experiment.name if plan is not None else "run"
-    outcomes = launcher.carry_out(Work(name, runs, store, runtime, conf, probes, words))
+    outcomes = launcher.carry_out(work)
     for run, reason in outcomes.failed:
         print(f"lskd-run: FAILED {run} ({store.directory(run)}): {own_words(reason)}", file=sys.stderr)
     for run in outcomes.blocked:

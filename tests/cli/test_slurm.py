@@ -130,6 +130,13 @@ SLURM = ["launcher=slurm", "launcher.gpus=0", "launcher.cpus=1"]
 
 def test_teachers_are_submitted_first_and_students_after_theirs(lskd_run, experiment, cluster, tmp_path):
     words = [*experiment(), *SLURM]
+    planned = lskd_run(*words, "plan=true")
+    assert planned.out.splitlines()[-3:] == [
+        "  array 1: 2 tasks, 2 runs",
+        "  array 2: 1 task, 1 run, after array 1_0",
+        "  array 3: 1 task, 1 run, after array 1_1",
+    ]
+    assert planned.code == 0 and cluster.submitted == []
     finished = lskd_run(*words)
     assert finished.code == 0, finished.err
     assert "job 101: 2 tasks, 2 runs\n" in finished.out and "job 102: 1 task, 1 run, after 101_0\n" in finished.out
@@ -389,10 +396,11 @@ class Real:
         return dict(line.split() for line in listed.splitlines())
 
     def until(self, holds: Callable[[], bool], seconds: float = 180) -> None:
-        until = time.monotonic() + seconds
+        until, pending = time.monotonic() + seconds, dict[str, int]()
         while not holds():
             for job, state in self.states().items():
-                if state == "PENDING":  # those that are requeued wait for two minutes
+                pending[job] = pending.get(job, 0) + 1 if state == "PENDING" else 0
+                if pending[job] == 8:  # those that are requeued wait for two minutes
                     subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], capture_output=True)
             assert time.monotonic() < until, self.told()
             time.sleep(0.5)

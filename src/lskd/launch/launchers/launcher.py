@@ -45,6 +45,10 @@ class Launcher:
         """Have all done that is missing, or see to it that it will be (`Outcomes.submitted`)."""
         raise TypeError(f"{type(self).__name__} does not define carry_out(work)")
 
+    def describe(self, work: Work) -> Sequence[str]:
+        """Lines for plan=true about what `carry_out` would do."""
+        return ()
+
     def elsewhere(self, store: Store, ids: Iterable[str]) -> Mapping[str, Elsewhere]:
         """Those of the runs `ids` that have been handed over from this store, whatever has become of them."""
         return {}

@@ -81,6 +81,8 @@ class Slurm(Launcher):
         if record is None:
             raise InputError(f"launcher.job = {self.job!r}: is no job of {work.store.root}")
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
+        if not record.get("job") and (array := os.environ.get("SLURM_ARRAY_JOB_ID")):  # who submitted it has not said
+            work.store.write_job(self.job, {**record, "job": array})
         known, ids = {run.id for run in work.runs}, record["tasks"][task]
         if strange := [id for id in ids if id not in known]:
             raise InputError(
@@ -153,56 +155,61 @@ class Slurm(Launcher):
             told.append(f"{len(waiting)} runs wait for these: start again when they are done")
         return list(ready.values()), told
 
-    def send(self, work: Work, runs: Sequence[Run], placed: Mapping[str, Place], told: list[str]) -> None:
-        """Submit `runs`, and say in `told` what has been."""
+    def cut(self, work: Work, runs: Sequence[Run], placed: Mapping[str, Place]) -> list[tuple[Array, str]]:
+        """The arrays for `runs`, and each in words."""
         processes = max(1, self.gpus)
         costs = Costs(work.store, runs, "cuda" if self.gpus else "cpu")
+        seconds = {run.id: costs.estimate(run, training_examples(run, work.conf)) for run in runs}
         limit = seconds_of(self.time or "") or 7 * 24 * 3600
-        room = max(60.0, limit - self.warning - START_SECONDS)
-        key = f"{work.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}-"
-
-        def estimate(run: Run) -> float | None:
-            return costs.estimate(run, training_examples(run, work.conf))
-
         made = arrays(
-            runs, estimate,
+            runs, lambda run: seconds[run.id],
             together=processes * (work.runtime.fleet or (GPU_FLEET if self.gpus else self.cpus)),
-            limit=processes * room, at_once=self.array, most_tasks=most_tasks(), placed=placed, key=key,
+            limit=processes * max(60.0, limit - self.warning - START_SECONDS),
+            at_once=self.array, most_tasks=most_tasks(), placed=placed,
+            key=f"{work.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}-",
         )  # fmt: skip
+        return [(one, described(one, seconds, processes)) for one in made]
+
+    def describe(self, work: Work) -> list[str]:
+        pending = to_train(work.runs, work.store, work.probes)
+        there = self.elsewhere(work.store, [run.id for run in pending]) if shutil.which("squeue") else {}
+        placed = {id: place(one.job) for id, one in there.items() if one.state != "ended"}
+        runs, told = self.sift(work, pending, placed, Outcomes())
+        made = self.cut(work, runs, placed)
+        numbers = {one.key: f"array {number}" for number, (one, _) in enumerate(made, 1)}
+        sizes = {one.key: len(one.tasks) for one, _ in made}
+        for one, text in made:
+            told.append(f"  {numbers[one.key]}: {text}{after(one, numbers, sizes)}")
+        return told
+
+    def send(self, work: Work, runs: Sequence[Run], placed: Mapping[str, Place], told: list[str]) -> None:
+        """Submit `runs`, and say in `told` what has been."""
+        made = self.cut(work, runs, placed)
         jobs: dict[str, str] = {}  # the numbers in Slurm, by the arrays' keys
-        sizes = {one.key: len(one.tasks) for one in made}
-        for one in made:
+        sizes = {one.key: len(one.tasks) for one, _ in made}
+        for one, text in made:
             try:
                 jobs[one.key] = self.send_array(work, one, dependency(one, jobs, sizes))
             except InputError as error:
-                raise InputError(f"{error}; {len(jobs)} of {len(made)} arrays are submitted: {told_of(jobs)}") from None
-            count = sum(map(len, one.tasks))
-            known = [seconds for run in (run for task in one.tasks for run in task) if (seconds := estimate(run))]
-            about = ""
-            if known:
-                from lskd.launch.progress import duration
+                sent = ", ".join(jobs.values()) or "none"
+                raise InputError(f"{error}; of {len(made)} arrays these are submitted: {sent}") from None
+            told.append(f"job {jobs[one.key]}: {text}{after(one, jobs, sizes)}")
 
-                longest = max(sum(estimate(run) or 0 for run in task) for task in one.tasks) / processes
-                about = f", at most about {duration(longest)} each"
-            tasks = f"{len(one.tasks)} task{'s' * (len(one.tasks) > 1)}"
-            after = f", after {dependency(one, jobs, sizes).replace(':', ' ').strip()}" if one.after else ""
-            told.append(f"job {jobs[one.key]}: {tasks}, {count} run{'s' * (count > 1)}{about}{after}")
-
-    def send_array(self, work: Work, array: Array, after: str) -> str:
+    def send_array(self, work: Work, array: Array, needs: str) -> str:
         """Its number in Slurm."""
         folder = work.store.job_folder(array.key)
         folder.mkdir(parents=True)
         script = folder / "job.sh"
         script.write_text(self.script(work.words, array.key), encoding="utf-8")
         tasks = [[run.id for run in task] for task in array.tasks]
-        record = {"tasks": tasks, "submitted": time.time(), "words": list(work.words), "after": after}
+        record = {"tasks": tasks, "submitted": time.time(), "words": list(work.words), "after": needs}
         work.store.write_job(array.key, {**record, "job": None})
         options = [
             *self.options(),
             f"--job-name=lskd-{work.name}",
             f"--output={folder}/%a.out",
             f"--array=0-{len(tasks) - 1}%{array.at_once}",
-            *([f"--dependency=afterany{after}", "--kill-on-invalid-dep=yes"] if after else []),
+            *([f"--dependency=afterany{needs}", "--kill-on-invalid-dep=yes"] if needs else []),
         ]
         try:
             job = ask("sbatch", "--parsable", *options, str(script)).strip().partition(";")[0]
@@ -312,8 +319,20 @@ def dependency(array: Array, jobs: Mapping[str, str], sizes: Mapping[str, int]) 
     return "".join(f":{word}" for word in words)
 
 
-def told_of(jobs: Mapping[str, str]) -> str:
-    return ", ".join(jobs.values()) or "none"
+def after(array: Array, jobs: Mapping[str, str], sizes: Mapping[str, int]) -> str:
+    """The same in words: ", after 123, 124_0"."""
+    names = dependency(array, jobs, sizes).split(":")[1:]
+    return f", after {', '.join(names)}" if names else ""
+
+
+def described(array: Array, seconds: Mapping[str, float | None], processes: int) -> str:
+    """An array in words: "2 tasks, 16 runs, at most about 3 h 5 min each"."""
+    from lskd.launch.progress import duration
+
+    count = sum(map(len, array.tasks))
+    text = f"{len(array.tasks)} task{'s' * (len(array.tasks) > 1)}, {count} run{'s' * (count > 1)}"
+    longest = max(sum(seconds[run.id] or 0.0 for run in task) for task in array.tasks) / processes
+    return text + (f", at most about {duration(longest)} each" if longest else "")
 
 
 @contextmanager
