@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 0.5  # between looks at the trainings here
 # Between looks at what waits: for teachers, and for other processes. So long after one that found something to begin;
 # twice as long after each that did not, up to the latter: a look at a thousand runs is thousands of calls to the store.
-LOOK_SECONDS = WAIT_SECONDS, 5.0
+LOOK_SECONDS = WAIT_SECONDS, 2.0
 # Until a process that waits for nobody gives up a run whose teacher is not there. On NFS a file of another machine may
 # show so late.
 SETTLE_SECONDS = 90.0
@@ -150,8 +150,10 @@ class Sweep:
                             elif state == "wait":
                                 waiting.append(run)
                         least, most = LOOK_SECONDS
-                        pause = least if len(waiting) < len(pending) else min(2 * pause, most)
+                        if len(waiting) < len(pending):
+                            pause = least
                         look, pending = time.monotonic() + pause, waiting
+                        pause = min(2 * pause, most)
                     idle = time.monotonic() if training else idle
                     settled = not self.may_show or time.monotonic() > idle + SETTLE_SECONDS
                     if not training and not self.waits and settled:
