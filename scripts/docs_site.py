@@ -83,8 +83,8 @@ def method_pages() -> dict[str, str]:
     rows = [[f"[`{name}`]({name}.md)", paper(method), first_line(type(method))] for name, method in METHODS.items()]
     index = [
         "# Methods",
-        "What `method=NAME` may be. Every method also takes `alpha`, the label smoothing of the network being trained: "
-        "q is its smoothed label, p its softmax; subscripts s and t are student and teacher.",
+        "What `method=NAME` may be. With every method goes a `target`, by default label smoothing with `alpha`: q is "
+        "what it teaches the network of an image, p its softmax; subscripts s and t are student and teacher.",
         table(["method", "what it is", "loss"], rows),
         toctree(f"{name}.md" for name in METHODS),
     ]

@@ -68,7 +68,7 @@ def compare(run: Run, store: Store, runtime: Runtime, workers: int) -> dict[str,
         raise SystemExit(f"{run}: is not in {store.root}; lskd-run experiment=precision trains it")
     spec = data.spec_of(run.dataset, runtime.cache_root)
     parts = load_parts(run.dataset, runtime.data_root, runtime.cache_root)
-    images, labels = parts["train"]
+    images, labels, _ = parts["train"]
     set_precision("fp32")
     student = build_network(run, spec)
     teacher = load_network(run.teacher, store, runtime) if run.teacher is not None else None

@@ -20,6 +20,7 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.probes import PROBES
 from lskd.registry import Registry
+from lskd.targets import TARGETS
 from lskd.trackers import TRACKERS
 
 WritePhotographs = Callable[[Path, Mapping[str, int], tuple[str, ...]], Path]
@@ -69,7 +70,7 @@ def operators() -> type[Operators]:
 @pytest.fixture
 def forget() -> Iterator[Callable[[], None]]:
     """What a test registers is forgotten at its end, and whenever it calls this."""
-    registries: tuple[Registry[Any], ...] = (METHODS, ARCHS, PROBES, DATASETS, STEPS, TRACKERS, LAUNCHERS)
+    registries: tuple[Registry[Any], ...] = (METHODS, TARGETS, ARCHS, PROBES, DATASETS, STEPS, TRACKERS, LAUNCHERS)
     before = [dict(registry) for registry in registries]
 
     def restore() -> None:

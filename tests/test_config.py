@@ -148,7 +148,7 @@ CHANGES = {
     "recipe.lr": 0.3, "recipe.batch_size": 32, "recipe.epochs": 3, "recipe.momentum": 0.5, "recipe.nesterov": True,
     "recipe.lr_factors": {"head.*": 0.1}, "recipe.schedule.kind": "linear", "recipe.weight_decay.rate": 0.1,
     "recipe.clip_norm": 1.0, "recipe.loss_scale": 3.0, "recipe.augment.pad": 2, "recipe.normalize.kind": "none",
-    "recipe.precision": "bf16", "recipe.evaluate_every": 1, "alpha": 0.1, "smoothing.mass": "others", "seed": 1,
+    "recipe.precision": "bf16", "recipe.evaluate_every": 1, "alpha": 0.1, "target.mass": "others", "seed": 1,
     "teacher": "mlp800", "teacher.arch.hidden": [3], "teacher.seed": 7, "teacher.recipe.lr": 0.3, "teacher_ls": 0.1,
     "teacher_mode": "batch_stats", "streams": "shared",
 }  # fmt: skip
@@ -201,12 +201,12 @@ def test_the_runtime_is_no_part_of_a_run():
 def test_short_and_long_names_are_one():
     short = run_of(**TAUGHT, alpha=0.2, temperature=3, teacher_ls=True)
     nested = {"arch": "mlp", "alpha": 0.1}
-    long = run_of(**{**TAUGHT, "teacher": nested}, smoothing={"alpha": 0.2}, method__temperature=3.0)
+    long = run_of(**{**TAUGHT, "teacher": nested}, target={"alpha": 0.2}, method__temperature=3.0)
     assert short.id == long.id
-    assert run_of(**TAUGHT, teacher_ls=0.1).id == run_of(**TAUGHT, teacher__smoothing__alpha=0.1).id == run_of(
+    assert run_of(**TAUGHT, teacher_ls=0.1).id == run_of(**TAUGHT, teacher__target__alpha=0.1).id == run_of(
         **TAUGHT, teacher_ls=True).id  # fmt: skip
-    with pytest.raises(InputError, match=r"alpha = 0.1: smoothing.alpha = 0.2 says otherwise"):
-        run_of(**PLAIN, alpha=0.1, smoothing__alpha=0.2)
+    with pytest.raises(InputError, match=r"alpha = 0.1: target.alpha = 0.2 says otherwise"):
+        run_of(**PLAIN, alpha=0.1, target__alpha=0.2)
 
 
 # ---- teachers ------------------------------------------------------------------------------------------------------
@@ -214,11 +214,11 @@ def test_short_and_long_names_are_one():
 
 def test_a_teacher_inherits_data_recipe_seed_and_mass():
     run = run_of(
-        **TAUGHT, dataset__limit=100, recipe="standard", recipe__lr=0.3, seed=4, smoothing__mass="others", alpha=0.2
+        **TAUGHT, dataset__limit=100, recipe="standard", recipe__lr=0.3, seed=4, target__mass="others", alpha=0.2
     )
-    alone = run_of(**PLAIN, dataset__limit=100, recipe="standard", recipe__lr=0.3, seed=4, smoothing__mass="others")
+    alone = run_of(**PLAIN, dataset__limit=100, recipe="standard", recipe__lr=0.3, seed=4, target__mass="others")
     assert run.teacher == alone
-    assert run.teacher.smoothing.alpha == 0.0, "label smoothing is not inherited"
+    assert run.teacher.target.settings.alpha == 0.0, "label smoothing is not inherited"
 
 
 def test_single_fields_of_a_teacher_change_what_it_inherits():
@@ -261,7 +261,7 @@ def test_normal_form_and_words():
     form = normal_form({"arch": "mlp1200", "arch.hidden_dropout": 0.5, "teacher": "resnet56", "teacher_ls": True})
     assert form == {
         "arch": {"": "mlp1200", "hidden_dropout": 0.5},
-        "teacher": {"arch": {"": "resnet56"}, "smoothing": {"alpha": 0.1}},
+        "teacher": {"arch": {"": "resnet56"}, "target": {"alpha": 0.1}},
     }
     assert override_words({"dataset": {"": "digits", "digest": "123", "evaluate": "null"}}) == [
         "dataset=digits", "dataset.digest='123'", "dataset.evaluate='null'"
@@ -363,20 +363,20 @@ def test_the_columns_of_a_figure_are_its_values_as_they_are_printed(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"teacher.alpha": 0.1, "teacher.smoothing.alpha": 0.2},
-        {"teacher": {"alpha": 0.1}, "teacher.smoothing": {"alpha": 0.2}},
+        {"teacher.alpha": 0.1, "teacher.target.alpha": 0.2},
+        {"teacher": {"alpha": 0.1}, "teacher.target": {"alpha": 0.2}},
         {"teacher": "mlp", "teacher.arch": "mlp800"},
         {"teacher.teacher_ls": True, "teacher.teacher.alpha": 0.2},
         {"teacher.temperature": 2, "teacher.method.temperature": 3},
         {"recipe": {"schedule": {"kind": "step"}}, "recipe.schedule.kind": "linear"},
-        {"smoothing": {"alpha": 0.0}, "alpha": 0.1},
+        {"target": {"alpha": 0.0}, "alpha": 0.1},
         {"method.temperature": 2, "temperature": 4},
     ],
 )
 def test_settings_that_disagree(settings):
     with pytest.raises(InputError, match="says otherwise; give one of them"):
         normal_form(settings)
-    assert normal_form({"alpha": 0.1, "smoothing.alpha": 0.1}) == {"smoothing": {"alpha": 0.1}}
+    assert normal_form({"alpha": 0.1, "target.alpha": 0.1}) == {"target": {"alpha": 0.1}}
 
 
 def test_recipes_are_named_as_their_files():

@@ -65,6 +65,8 @@ def fit(method: str, student: Arch, teacher: Arch, **knobs: float) -> tuple[Run,
         settings = dataclasses.replace(METHODS[method], **{**METHODS[method].small, **knobs})
         network = build_network(run, spec)
         run = dataclasses.replace(run, arch=named(student), method=Named(method, settings), teacher=run, seed=2)
+    if METHODS[method].needs_peers:
+        run = dataclasses.replace(run, method=Named(method, METHODS[method]), peers=(run.peer(),))
     return run, spec, train(run, spec, parts, network, shared=Shared(torch.device("cpu")))
 
 

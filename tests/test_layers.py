@@ -18,8 +18,9 @@ PACKAGE = Path(lskd.__file__).parent
 # From the bottom up; modules on one line know nothing of one another, except within a package.
 LAYERS = [
     {"errors"},
-    {"program", "registry", "collector"},
-    {"schema", "plugins", "quantity", "losses", "targets"},
+    {"program", "registry", "collector", "networks"},
+    {"schema", "plugins", "quantity", "losses"},
+    {"targets"},
     {"metrics", "entries"},
     {"methods", "models", "data"},
     {"probes"},
@@ -127,7 +128,8 @@ def test_only_the_command_line_imports_hydra(file):
 
 
 @pytest.mark.parametrize(
-    "module", ["lskd.plan", "lskd.cli", "lskd.store", "lskd.data", "lskd.models", "lskd.methods", "lskd.probes"]
+    "module",
+    ["lskd.plan", "lskd.cli", "lskd.store", "lskd.data", "lskd.models", "lskd.methods", "lskd.probes", "lskd.targets"],
 )
 def test_planning_imports_no_torch(module):
     program = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -211,12 +211,13 @@ def test_calibration_scales_each_part_by_each_parts_temperature():
 def test_summary():
     logits, labels = draw(300, 10)
     values = summary(logits, labels)
-    assert set(values) == {"top1", "error", "nll", "ece15", "top3", "top5"}
+    assert set(values) == {"top1", "error", "nll", "ece15", "top3", "top5", "ece20"}
     assert values["top1"] == top_k_accuracy(logits, labels) == pytest.approx(100 - values["error"])
     assert values["top3"] == top_k_accuracy(logits, labels, 3) > values["top1"]
     assert values["top5"] == top_k_accuracy(logits, labels, 5) > values["top3"]
     assert values["nll"] == negative_log_likelihood(logits, labels)
     assert values["ece15"] == expected_calibration_error(logits, labels)
+    assert values["ece20"] == expected_calibration_error(logits, labels, bins=20) != values["ece15"]
 
 
 @pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
@@ -271,8 +272,8 @@ def test_what_is_better():
 def test_metrics_record_what_they_are():
     """In this order, as in the records of old runs; only of enough classes."""
     few, many = (list(summary(*draw(20, classes))) for classes in (5, 6))
-    assert few == ["top1", "error", "nll", "ece15", "top3"]
-    assert many == ["top1", "error", "nll", "ece15", "top5", "top3"]
+    assert few == ["top1", "error", "nll", "ece15", "top3", "ece20"]
+    assert many == ["top1", "error", "nll", "ece15", "top5", "top3", "ece20"]
     assert summary(*draw(50, 6))["error"] == 100 - summary(*draw(50, 6))["top1"]
     diagram = reliability(*draw(200, 6))
     gap = METRICS["gap"]

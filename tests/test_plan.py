@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import lskd.launch.sweep
+import lskd.plan
 import lskd.store
-from lskd.compose import normal_form, parse_run
+from lskd.compose import build_run, normal_form, parse_run
 from lskd.config_groups import Conf
 from lskd.describe import by_seed, teachers
 from lskd.errors import InputError
@@ -175,7 +176,7 @@ RKD = {"method": "rkd", "teacher": {"arch": "resnet8x4"}, "arch": "resnet8"}
         (RKD, {"seed": 5}, True),
         (RKD, {"alpha": 0.1}, True),
         (RKD, {"recipe.lr": 0.3, "recipe.epochs": 1, "recipe.schedule": {"kind": "cosine", "milestones": []}}, True),
-        (RKD, {"teacher": {"arch": "resnet8x4", "seed": 3, "smoothing.alpha": 0.1, "recipe.epochs": 1}}, True),
+        (RKD, {"teacher": {"arch": "resnet8x4", "seed": 3, "target.alpha": 0.1, "recipe.epochs": 1}}, True),
         ({**RKD, "method": "kd"}, {"temperature": 7.0}, True),
     ],
 )
@@ -270,7 +271,7 @@ def test_a_cell_has_settings_of_its_own():
     assert changed == [("ls", "kd")]
     run = planned.cell("ls", "kd").runs[0]
     assert run.teacher is not None
-    assert (run.method.settings.temperature, run.teacher.smoothing.alpha) == (2, 0.3)
+    assert (run.method.settings.temperature, run.teacher.target.settings.alpha) == (2, 0.3)
 
 
 @pytest.mark.parametrize(
@@ -312,3 +313,16 @@ def test_the_second_stage_is_the_first_with_other_seeds():
     for one, other in zip(first.cells, second.cells, strict=True):
         assert [run.id for run in one.runs] == [run.reseeded(seed).id for seed, run in enumerate(other.runs)]
     assert first.table.claims == second.table.claims
+
+
+def test_settings_that_were_said_before_are_built_once_over_all_plans(monkeypatch):
+    """Of several experiments; and the other plan's runs are the same objects."""
+    built: list[Any] = []
+    monkeypatch.setattr(lskd.plan, "build_run", lambda form, conf: built.append(form) or build_run(form, conf))
+    known: dict[str, Run] = {}
+    name = "muller_mnist"
+    first, second = (
+        make_plan(load_experiment(CONF.load("experiment", name), name), CONF, known=known) for _ in range(2)
+    )
+    assert len(built) == len({json.dumps(form, sort_keys=True) for form in built})
+    assert all(one is other for one, other in zip(first.runs, second.runs, strict=True))

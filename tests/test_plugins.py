@@ -447,3 +447,10 @@ def test_lskd_data_knows_the_data_of_plugins(load, tmp_path, capsys):
 def test_what_a_plugin_cannot_register(load, text, message):
     with pytest.raises(InputError, match=rf"^plugin = '.*bad\.py': {message}"):
         load({"bad.py": text})
+
+
+def test_a_plugin_that_assigns_is_shown_the_decorator(tmp_path):
+    plugin = tmp_path / "assigns.py"
+    plugin.write_text("from lskd.methods import METHODS, Method\n\n\nMETHODS['mine'] = Method()\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"^plugin = .*: method = 'mine': cannot be assigned; .*@register\(\"mine\"\)"):
+        load_plugins(str(plugin))

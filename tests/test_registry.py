@@ -10,8 +10,12 @@ import pytest
 
 import lskd
 from lskd import data, methods, models, probes
+from lskd.data import DATASETS
 from lskd.errors import InputError
+from lskd.methods import METHODS
+from lskd.metrics import METRICS
 from lskd.registry import Registry
+from lskd.targets import TARGETS
 
 PACKAGE = Path(lskd.__file__).parent
 
@@ -85,3 +89,25 @@ def test_files_are_called_as_what_they_register():
 def test_what_the_package_registers_is_shipped(registry):
     assert registry.shipped == registry.entries and len(registry) >= 4
     assert registry.shipped is not registry.entries
+
+
+@pytest.mark.parametrize(
+    ("registry", "words"),
+    [
+        (
+            METHODS,
+            '@register("mine") above @dataclass(frozen=True) and class …(Method), with from lskd.methods',
+        ),
+        (
+            TARGETS,
+            '@register("mine") above @dataclass(frozen=True) and class …(Target), with from lskd.targets',
+        ),
+        (METRICS, '@metric("NAME", "title") above its function, with from lskd.metrics import metric'),
+        (DATASETS, "@register(Spec(…)) above its reader, with from lskd.data import Spec, register"),
+    ],
+)
+def test_an_assignment_says_how_a_part_is_registered(registry, words):
+    with pytest.raises(InputError) as caught:
+        registry["mine"] = object()
+    assert str(caught.value).startswith(f"{registry.kind} = 'mine': cannot be assigned; where it stands, say {words}")
+    assert "mine" not in registry and "\n" not in str(caught.value)

@@ -159,7 +159,9 @@ def test_methods_whose_loss_is_of_the_whole_batch_are_refused_in_parts(make_run)
     whole = {name for name, method in METHODS.items() if method.whole_batch}
     assert whole == {"sp", "pkt", "rkd", "cc", "crd"}
     for name in METHODS:
-        settings = {"method": name, "teacher": "mlp"} if METHODS[name].needs_teacher else {"method": name}
+        settings = {"method": name}
+        settings |= {"teacher": "mlp"} if METHODS[name].needs_teacher else {}
+        settings |= {"peer": "same"} if METHODS[name].needs_peers else {}
         run = make_run(**settings, **{"recipe.batch_size": 4})
         assert run.recipe.accumulate == 1
         if name in whole:

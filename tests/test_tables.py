@@ -12,11 +12,10 @@ from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.plan import TablePlan, plan_table
-from lskd.schema import parse
 from lskd.tables.claim import TESTS, Kind, Term, read_operand
 from lskd.tables.claim import Test as Statement
 from lskd.tables.derived import best, difference, mean, rank, wins
-from lskd.tables.table import Table, without_nulls
+from lskd.tables.table import Table, read_table
 
 CONF = Conf()
 BASE = {"dataset": "digits", "recipe": "quickstart", "arch": "mlp"}
@@ -26,7 +25,7 @@ COLUMNS = {"small": {"label": "small", "run": {"arch.hidden": [16]}}, "large": {
 
 def make_table(**table: Any) -> Table:
     content = {"title": "A table", "seeds": [0, 1, 2], "base": BASE, "rows": ROWS, "columns": COLUMNS, "name": "mine"}
-    return parse(Table, without_nulls({**content, **table}), "table.mine")
+    return read_table({**content, **table}, "table.mine")
 
 
 def plan_of(**table: Any) -> TablePlan:
@@ -232,7 +231,7 @@ def test_an_ancestor_of_any_generation_can_be_shown():
         ({"g1": {"label": "", "taught_by": "g0"}}, "rows.g1.taught_by = 'g0': allowed: g1"),
         ({"g1": {"label": "", "taught_by": "g2"}, "g2": {"label": "", "taught_by": "g1"}}, "it is taught by itself"),
         (
-            {**GENERATIONS, "g1": {**GENERATIONS["g1"], "run": {"smoothing.mass": "others"}}},
+            {**GENERATIONS, "g1": {**GENERATIONS["g1"], "run": {"target.mass": "others"}}},
             "not be the run of g0/small",
         ),
     ],
@@ -272,7 +271,7 @@ def test_a_derived_series_has_the_points_that_all_have():
     planned = figure()
     assert [(cell.column, cell.x) for cell in planned.cells if cell.row == "cost"] == [("1", 1.0), ("8", 8.0)]
     assert [key for key in planned.table.along("cost")] == [("cost", "1"), ("cost", "8")]
-    with pytest.raises(InputError, match="in a table, or in a figure one of difference, mean, best"):
+    with pytest.raises(InputError, match="in a table, or in a figure one of difference, change, mean, best"):
         figure(rows={"r": {"label": "", "derive": {"kind": "rank", "of": "*"}}})
 
 

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from lskd.config_groups import Conf
 from lskd.losses import cross_entropy, entropy, logit_mse, soft_cross_entropy, soft_kl
-from lskd.methods import METHODS, Batch, Method
+from lskd.methods import METHODS, Batch, Method, Peer
 from lskd.methods.kd import KD
 from lskd.methods.logit_matching import LogitMatching
 from lskd.schema import parse
-from lskd.targets import equivalent_smoothing, smooth_labels, soften
+from lskd.targets.distributions import equivalent_smoothing, smooth_labels, soften
 
 B, K = 7, 5
 
@@ -346,7 +346,8 @@ def test_every_method_keeps_its_promises(name):
         labels=LABELS,
         targets=smooth_labels(LABELS, K, 0.1),
         teacher_logits=TEACHER.float() if method.needs_teacher else None,  # what it does not ask for is not there
-        progress=0.5,
+        progress=torch.tensor(0.5),
+        peers=[Peer(10 * TEACHER.float(), smooth_labels(LABELS, K, 0.2))] if method.needs_peers else (),
     )
     terms = method.loss(batch)
     assert terms
@@ -367,7 +368,7 @@ def test_methods_that_need_a_teacher_listen_to_it(name):
     if method.needs_teacher:
         assert not torch.equal(total(method, make_batch()), total(method, make_batch(teacher=TEACHER.roll(1, 0))))
         assert_equal(probs.sum(-1), torch.ones(B, dtype=torch.float64))
-    else:
+    elif not method.needs_peers:
         assert torch.equal(total(method, make_batch()), total(method, make_batch(teacher=None)))
         assert probs is None
 

@@ -98,8 +98,8 @@ def test_they_get_every_line_of_every_log_in_its_order(sweep, spy, tmp_path, mon
 def test_settings_are_whole(sweep, spy):
     sweep("spy", runs=[STUDENT.teacher, STUDENT])
     [settings] = [content for what, id, content in spy if what == "begin" and id == STUDENT.id]
-    expected = {"method.name": "kd", "method.temperature": 4.0, "arch.hidden": "[4]", "smoothing.alpha": 0.1, "seed": 0}
-    expected |= {"teacher.arch.name": "mlp", "teacher.smoothing.alpha": 0.0, "recipe.schedule.kind": "cosine"}
+    expected = {"method.name": "kd", "method.temperature": 4.0, "arch.hidden": "[4]", "target.alpha": 0.1, "seed": 0}
+    expected |= {"teacher.arch.name": "mlp", "teacher.target.alpha": 0.0, "recipe.schedule.kind": "cosine"}
     assert expected.items() <= settings.items()
     assert not any("provenance" in name for name in settings)
 

@@ -3,8 +3,8 @@
 >>> import lskd
 >>> frame = lskd.runs()
 >>> students = frame[frame["method.name"] == "kd"]
->>> students.groupby(["method.temperature", "teacher.smoothing.alpha"])["top1"].count()
-method.temperature  teacher.smoothing.alpha
+>>> students.groupby(["method.temperature", "teacher.target.alpha"])["top1"].count()
+method.temperature  teacher.target.alpha
 4.0                 0.0                        1
 Name: top1, dtype: int64
 """
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lskd.config_groups import Conf
 from lskd.data import Spec
-from lskd.errors import InputError
+from lskd.errors import InputError, unknown
+from lskd.networks import OWN, PEERS
 from lskd.plugins import load_installed_plugins
 from lskd.run import Run
 from lskd.runtime import Runtime
@@ -42,15 +43,20 @@ def runs(results: str | Path = "") -> pandas.DataFrame:
     id, state       "done"; "diverged" and "failed" for runs without a result, "started", and "missing" for one that is
                     being trained and has no checkpoint yet
     other_code      whether another version of the code, or of a plug-in, has trained it than the one that is here
-    dataset.…, arch.…, method.…, recipe.…, smoothing.…, start.…, seed, teacher_mode, streams
+    dataset.…, arch.…, method.…, recipe.…, target.…, start.…, seed, teacher_mode, streams
                     every setting with its value, defaults included (`Run.settings`). A setting that a run does not
                     have, such as the temperature of one without a teacher, is missing (NaN): `groupby` leaves such
                     runs out unless it is told dropna=False. Lists are tuples
     teacher.id, teacher.…, teacher.teacher.…
-                    the same of its teacher, and of the teacher's; started_from.… of the run that it started from
+                    the same of its teacher, and of the teacher's; started_from.… of the run that it started from;
+                    peer.…, peer2.… of the networks that were trained together with it
+    generations     of a run in a chain of them its place there, from 2 on. All its settings, those of its teacher too,
+                    are then those of the first in the chain; teacher.id is that of the one before
     top1, error, top3, top5, nll, ece15
                     after the last epoch, on the part that the data set names (dataset.evaluate); percent, nats, shares
-    last.PART.…, best.PART.…, train.…, calibration.…, gamma, seconds, …
+    peer.top1, …, ensemble.top1, …
+                    the same of its peers, and of all of its networks together
+    last.PART.…, best.PART.…, train.…, calibration.…, solved.…, gamma, seconds, …
                     all other numbers of result.json, by their names there
     env.…           where it was trained: versions, commit, device
 
@@ -70,9 +76,9 @@ def runs(results: str | Path = "") -> pandas.DataFrame:
     return found
 
 
-def load(run: Run | str, results: str | Path = "", *, device: str = "cpu") -> Model:
+def load(run: Run | str, results: str | Path = "", *, network: str = OWN, device: str = "cpu") -> Model:
     """The trained network of a run: a `Run`, or its id (the first digits are enough), in the folder `results` ("":
-    $LSKD_RESULTS, else ./results), where its weights must be.
+    $LSKD_RESULTS, else ./results), where its weights must be. `network`: its own, or that of a peer ("peer", "peer2").
 
     `InputError` for an id that is none here, or several, for weights that are not here, and for a run of a plug-in that
     has not been loaded (`lskd.plugins.load_plugins("mine.py")`).
@@ -93,14 +99,17 @@ def load(run: Run | str, results: str | Path = "", *, device: str = "cpu") -> Mo
         record = store.record(store.find(run))
         assert record is not None  # it was found
         run = Run.of(record.config)
-    path = store.weights(run)
+    names = (OWN, *PEERS[: len(run.peers)])
+    if network not in names:
+        raise unknown("network", network, names)
+    path = store.weights(run, network)
     if not path.is_file():
         raise InputError(
             f"{path}: is not here (results are shared without weights); the command that `lskd-report show {run.id}` "
             "prints makes them with runtime.retrain=true"
         )
     spec = Conf(specs=store.specs()).spec_of(run.dataset)
-    network = read_network(run, spec, store)
+    trained = read_network(run, spec, store, network)
     where = torch.device(device)
     said = json.loads(read_metadata(path).get("preprocessing", "{}")).get("normalize", {})
     known = (said["mean"], said["std"]) if "mean" in said else None
@@ -109,7 +118,7 @@ def load(run: Run | str, results: str | Path = "", *, device: str = "cpu") -> Mo
         runtime = Runtime()
         images = load_parts(run.dataset, runtime.data_root, runtime.cache_root)["train"].images
     normalizer = Normalizer(run.recipe.normalize, images, where, known)
-    return Model(run, placed(network.requires_grad_(False).eval(), where), spec, normalizer, where)
+    return Model(run, placed(trained.requires_grad_(False).eval(), where), spec, normalizer, where)
 
 
 class Prediction(NamedTuple):

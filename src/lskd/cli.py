@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]  # stubs are not everywhere
 
 from lskd import program
-from lskd.compose import GROUPS, RUN_KEYS, build_run, normal_form
+from lskd.compose import GROUPS, RUN_KEYS, build_run, normal_form, unknown_setting
 from lskd.config_groups import REGISTRIES, Conf, labelled, merge, no_such_file, shipped_conf
 from lskd.data import Dataset
 from lskd.describe import commands, kinds, settings
@@ -37,17 +37,20 @@ from lskd.launch.launchers import LAUNCHERS, Launcher
 from lskd.launch.queue import to_train
 from lskd.methods import METHODS
 from lskd.models import ARCHS
+from lskd.networks import PEERS
 from lskd.perform import again, execute, own_words, show_status
 from lskd.plan import Plan, in_order, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, guarded, user_path
 from lskd.recipe import Recipe
+from lskd.registry import Registry
 from lskd.run import Run
 from lskd.runtime import Runtime
-from lskd.schema import fields, parse, show, unknown_key
+from lskd.schema import fields, parse, show
 from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
+from lskd.targets import TARGETS
 from lskd.trackers import check_trackers
 
 # What stands beside the settings of runs, with an experiment, too.
@@ -155,7 +158,7 @@ def open_word(word: str) -> str:
     if word.startswith("runtime.retrain="):  # an id may look like a number: 123456789012, 1234e5678901
         word = re.sub(r"""(?<![\w'"])[0-9a-f]{12}(?![\w'"])""", r"'\g<0>'", word)
     head, dot, _ = key.partition(".")
-    return f"++{word}" if head in TOP_KEYS and (dot or head == "smoothing") and equals else word
+    return f"++{word}" if equals and head in TOP_KEYS and (dot or head in PEERS[1:]) else word
 
 
 def hydra_message(error: Exception, words: Sequence[str]) -> str:
@@ -187,11 +190,12 @@ def hydra_message(error: Exception, words: Sequence[str]) -> str:
 def unknown_top_key(key: str, value: object) -> InputError:
     """`InputError` for a key that is none of the settings; perhaps it is one of their fields, as in lr=0.1."""
     kinds: dict[str, list[type]] = {"recipe": [Recipe], "dataset": [Dataset], "runtime": [Runtime]}
-    kinds |= {"arch": [type(arch) for arch in ARCHS.values()], "method": [type(method) for method in METHODS.values()]}
+    registries: dict[str, Registry[Any]] = {"arch": ARCHS, "method": METHODS, "target": TARGETS}
+    kinds |= {name: [type(one) for one in registry.values()] for name, registry in registries.items()}
     for group, classes in kinds.items():
         if any(key in fields(kind) for kind in classes):
             return InputError(f"{key} = {show(value)}: unknown key; did you mean {group}.{key}?")
-    return unknown_key(key, value, key, TOP_KEYS)
+    return unknown_setting(key, value, key, TOP_KEYS)
 
 
 def prepare_groups(words: list[str]) -> None:

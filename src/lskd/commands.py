@@ -7,14 +7,15 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lskd.compose import GROUPS, registered
+from lskd.compose import GROUPS, SAME, registered
 from lskd.config_groups import Conf
 from lskd.data import Dataset
 from lskd.errors import InputError
+from lskd.networks import PEERS
 from lskd.recipe import Recipe
-from lskd.run import LINEAGE, REGISTERED, Run, settings_of_part
-from lskd.schema import identity, parse
-from lskd.start import DIGEST, Start
+from lskd.run import LINEAGE, REGISTERED, USUAL_TARGET, Run, peer_seed, settings_of_part
+from lskd.schema import parse
+from lskd.start import DIGEST, SEED, Start
 
 
 class Commands:
@@ -32,12 +33,16 @@ class Commands:
 
     def form(self, run: Run) -> dict[str, Any]:
         """The settings of `run` in normal form (`compose.normal_form`), what is usual or inherited left out."""
+        first, place = run.chain
+        if place > 1:
+            return {**self.form(first), "generations": place}
         form: dict[str, Any] = {group: self._group(group, run) for group in GROUPS}
-        if smoothing := identity(run.smoothing):
-            form["smoothing"] = smoothing
         form["seed"] = run.seed
-        if form["method"] == {"": "ce"}:
-            del form["method"]
+        if form["target"][""] == USUAL_TARGET:
+            del form["target"][""]
+        for group, usual in (("method", {"": "ce"}), ("target", {})):
+            if form[group] == usual:
+                del form[group]
         if run.start != Start():
             begins, form["start"] = run.start, {}
             if run.started_from is None:
@@ -58,13 +63,37 @@ class Commands:
             for key in inherited:
                 if its[key] == form[key]:
                     del its[key]
-            if name == "teacher" and "mass" in form.get("smoothing", {}):  # which is inherited, too
-                its.setdefault("smoothing", {})["mass"] = parent.smoothing.mass
+            if name == "teacher" and "mass" in form.get("target", {}) and "" not in its.get("target", {}):
+                its.setdefault("target", {})["mass"] = parent.target.settings.mass  # which is inherited, too
             if run.streams == "shared" and parent.generation:
                 its["streams"] = parent.streams
         if run.teacher_mode != "eval":
             form["teacher_mode"] = run.teacher_mode
+        if run.data_seed is not None:
+            form["data_seed"] = run.data_seed
+        peers = [self._peer(run, number, form) for number in range(1, len(run.peers) + 1)]
+        if peers and all(one == peers[0] for one in peers):
+            form |= {"peer": peers[0]} | ({"peers": len(peers)} if len(peers) > 1 else {})
+        else:
+            form |= dict(zip(PEERS, peers, strict=False))
+        if run.peer_views != "same":
+            form["peer_views"] = run.peer_views
         return form
+
+    def _peer(self, run: Run, number: int, form: Mapping[str, Any]) -> dict[str, Any]:
+        """The form of a peer of `run`, whose own is `form`, as `compose.peer_form` reads it."""
+        peer = run.peers[number - 1]
+        its = self.form(peer)
+        usual = {"seed": peer_seed(run.seed, number), "data_seed": run.order_seed}
+        usual |= {key: form[key] for key in ("dataset", "recipe", "target", "start") if key in form}
+        if peer.arch != run.arch:
+            usual.pop("start", None)
+        if "target" in usual and its.get("target") != usual["target"]:  # nothing is inherited of another target
+            its["target"] = {"": USUAL_TARGET, **its.get("target", {})}
+        if "start" in usual and "start" not in its:
+            its["start"] = {"": SEED}
+        its = {key: value for key, value in its.items() if usual.get(key) != value}
+        return its | ({"arch": {"": SAME}} if peer.arch == run.arch else {})
 
     def _group(self, group: str, run: Run) -> dict[str, Any]:
         """The file of `group` that is nearest to the run (its own, where several are), under "", and what differs."""
@@ -129,21 +158,36 @@ def override_words(form: Mapping[str, Any]) -> list[str]:
 
 
 def _words(form: Mapping[str, Any], prefix: str) -> Iterable[str]:
-    known = ("", *GROUPS, "start", "smoothing", *LINEAGE, "teacher_mode", "streams", "seed")
+    known = (
+        "",
+        *GROUPS,
+        "start",
+        *LINEAGE,
+        "teacher_mode",
+        "generations",
+        "streams",
+        *PEERS,
+        "peers",
+        "peer_views",
+        "data_seed",
+        "seed",
+    )
     order = {key: i for i, key in enumerate(known)}
     for key, value in sorted(form.items(), key=lambda item: order.get(item[0], len(order))):
         where = f"{prefix}.{key}".lstrip(".") if key else prefix
-        if where == "smoothing.alpha":
+        if where == "target.alpha":
             yield f"alpha={_hydra(value)}"
         elif where == "method.temperature":
             yield f"temperature={_hydra(value)}"
-        elif where in LINEAGE and isinstance(value, Mapping):
-            yield f"{where}={_hydra(_nested(value))}"
         elif (
-            isinstance(value, Mapping)
-            and where.split(".")[0] in (*GROUPS, "start", "smoothing")
-            and key != "lr_factors"
+            where in PEERS
+            and isinstance(value, Mapping)
+            and value.keys() == {"arch"} == {*value, *value["arch"]} - {""}
         ):
+            yield f"{where}={_hydra(value['arch'][''])}"
+        elif where in (*LINEAGE, *PEERS) and isinstance(value, Mapping):
+            yield f"{where}={_hydra(_nested(value))}"
+        elif isinstance(value, Mapping) and where.split(".")[0] in (*GROUPS, "start") and key != "lr_factors":
             yield from _words(value, where)
         else:
             yield f"{where}={_hydra(value)}"
@@ -153,7 +197,7 @@ def _nested(form: Mapping[str, Any]) -> dict[str, Any]:
     """A teacher's normal form as settings: {"arch": {"": "x", "f": 1}} -> {"arch": "x", "arch.f": 1}."""
     settings: dict[str, Any] = {}
     for key, value in form.items():
-        if key in LINEAGE and isinstance(value, Mapping):
+        if key in (*LINEAGE, *PEERS) and isinstance(value, Mapping):
             settings[key] = _nested(value)
         elif isinstance(value, Mapping) and "" in value:
             settings[key] = value[""]

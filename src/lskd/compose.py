@@ -7,7 +7,7 @@ trained, and an `InputError` names the setting as the user wrote it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -15,23 +15,32 @@ from lskd import data, start
 from lskd.config_groups import Conf, merge
 from lskd.data import Dataset, Spec
 from lskd.errors import InputError, require, unknown
-from lskd.methods import METHODS
+from lskd.methods import METHODS, Method
 from lskd.models import ARCHS
+from lskd.networks import PEERS
 from lskd.probes import PROBES
 from lskd.recipe import AS_IS, Recipe
-from lskd.run import LINEAGE, NOTHING_TAUGHT, Named, ProbeSpec, Run, Smoothing
+from lskd.registry import Registry
+from lskd.run import LINEAGE, NOTHING_TAUGHT, USUAL_TARGET, Named, ProbeSpec, Run, check_seed, peer_seed
 from lskd.schema import convert, fields, parse, show, unknown_key
 from lskd.start import Start
+from lskd.targets import TARGETS
 
 T = TypeVar("T")
-GROUPS = ("dataset", "arch", "method", "recipe")
+GROUPS = ("dataset", "arch", "method", "recipe", "target")
 TEACHER_LS = 0.1  # what teacher_ls=true means: Müller's and Shen's α
 
 # Short names a user may type, and the fields they stand for.
-SHORT = {"alpha": "smoothing.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.smoothing.alpha"}
+SHORT = {"alpha": "target.alpha", "temperature": "method.temperature", "teacher_ls": "teacher.target.alpha"}
 # How a network is shown images is a setting of its recipe; what starts from other weights may say it of these.
 SEEN = {"start.normalize": "normalize", "start.resolution": "normalize.resize"}
-RUN_KEYS = (*GROUPS, "smoothing", "seed", "start", *LINEAGE, "teacher_start", "teacher_mode", "streams", *SHORT)
+RUN_KEYS = (
+    *GROUPS, "seed", "data_seed", "start", *LINEAGE, "teacher_start", "teacher_mode", "generations", "streams", *PEERS,
+    "peers", "peer_views", *SHORT,
+)  # fmt: skip
+MOST_GENERATIONS = 100  # in a chain, whose identities are nested
+SAME = "same"  # a peer's network that is the run's own
+RENAMED = {"smoothing": "target"}
 
 
 def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -39,7 +48,7 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
     {"arch": "mlp1200", "arch.hidden_dropout": 0.5, "teacher": "resnet56", "teacher_ls": True} becomes
     {"arch": {"": "mlp1200", "hidden_dropout": 0.5},
-     "teacher": {"arch": {"": "resnet56"}, "smoothing": {"alpha": 0.1}}}.
+     "teacher": {"arch": {"": "resnet56"}, "target": {"alpha": 0.1}}}.
     Two normal forms can be merged, which two sets of settings as written cannot.
     """
     if not isinstance(settings, Mapping):
@@ -51,7 +60,7 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         where = f"{path}.{key}".lstrip(".")
         head, _, rest = str(key).partition(".")
         if head not in RUN_KEYS:
-            raise unknown_key(where, value, head, RUN_KEYS)
+            raise unknown_setting(where, value, str(key))
         if head in SHORT:
             if rest:
                 raise InputError(f"{where} = {show(value)}: {head} has no parts")
@@ -59,9 +68,9 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         elif head == "teacher_start":
             if value is not None:
                 parents.setdefault("teacher", {})[f"start.{rest}".rstrip(".")] = value
-        elif head in LINEAGE and rest:
+        elif head in (*LINEAGE, *PEERS) and rest:
             parents.setdefault(head, {})[rest] = value
-        elif head in LINEAGE:
+        elif head in (*LINEAGE, *PEERS):
             _join(form, {head: _parent_form(value, where)}, path)
         elif head == "start":
             if value is not None:
@@ -76,6 +85,15 @@ def normal_form(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         if value is not None:
             _apply_short(form, head, value, f"{path}.{head}".lstrip("."))
     return form
+
+
+def unknown_setting(where: str, value: object, key: str, allowed: Iterable[str] = RUN_KEYS) -> InputError:
+    """`InputError` for a `key` that is not allowed, which stands at the end of `where`; perhaps a setting was called so
+    before."""
+    head, dot, rest = key.partition(".")
+    if head in RENAMED:
+        return InputError(f"{where} = {show(value)}: is called {where.removesuffix(key)}{RENAMED[head]}{dot}{rest} now")
+    return unknown_key(where, value, head, [one for one in allowed if one not in PEERS[2:]])  # peer, peer2, and so on
 
 
 def _join(form: dict[str, Any], more: Mapping[str, Any], path: str) -> None:
@@ -147,8 +165,6 @@ def _apply_short(form: dict[str, Any], head: str, value: Any, where: str) -> Non
         if target.get(part) is None:
             target[part] = {}
         target = target[part]
-        if not isinstance(target, dict):
-            raise InputError(f"{part} = {show(target)}: must be a mapping, or left out where {head} is given")
     if leaf in target and target[leaf] != value:
         raise _disagree(where, value, f"{where.removesuffix(head)}{SHORT[head]}", target[leaf])
     target[leaf] = value
@@ -172,6 +188,9 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
         return f"{path}.{key}".lstrip(".")
 
     form = {"method": {"": "ce"}, **form}
+    chained = form.pop("generations", None)
+    if not _is_choice(given := form.get("target", {})):
+        form["target"] = {"": USUAL_TARGET, **given}
     for group in ("dataset", "arch", "method"):
         if not _is_choice(form.get(group, {})):
             raise InputError(f"{at(group)}: is required; allowed: {', '.join(conf.names(group))}")
@@ -179,21 +198,44 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
     recipe = _recipe(form.get("recipe", {}), usual_recipe, spec, conf, at("recipe"))
     arch = registered(ARCHS, _resolve("arch", form["arch"], conf, at("arch")), at("arch"))
     method = registered(METHODS, _resolve("method", form["method"], conf, at("method")), at("method"))
-    smoothing = parse(Smoothing, form.get("smoothing", {}), at("smoothing"))
+    target = registered(TARGETS, _resolve("target", form["target"], conf, at("target")), at("target"))
     seed = convert(int, form.get("seed", 0), at("seed"))
     mode = convert(fields(Run)["teacher_mode"], form.get("teacher_mode", "eval"), at("teacher_mode"))
     given = form.get("streams")
     streams = convert(fields(Run)["streams"], "own" if given is None else given, at("streams"))
     if not recipe.trains and form.get("teacher") is not None:  # which would have such a recipe, too
         raise InputError(f"{path}.{NOTHING_TAUGHT}".lstrip("."))
+    generations = _generations(chained, method, at("generations"))
     teacher = _teacher(form, seed, recipe, dataset, spec, conf, path)
     begins, base = _start(form, seed, dataset, spec, conf, path)
+    data_seed = convert(fields(Run)["data_seed"], form.get("data_seed"), at("data_seed"))
+    views = convert(fields(Run)["peer_views"], form.get("peer_views", "same"), at("peer_views"))
+    for key, value in (("seed", seed), ("data_seed", data_seed or 0)):  # before those of peers, which follow from them
+        check_seed(at(key), value)
+    peers = _peers(form, seed, seed if data_seed is None else data_seed, conf, path)
     if not recipe.trains:
         seed = 0  # which then changes nothing
     if teacher is None and base is None:  # of the first generation: it has the streams of its seed either way
         streams = "shared"
     with located(path):
-        return Run(dataset, arch, method, recipe, smoothing, seed, teacher, mode, streams, begins, base)
+        run = Run(
+            dataset, arch, method, recipe, target, seed, teacher, mode, streams, begins, base, data_seed, peers, views
+        )  # fmt: skip
+    for _ in range(generations - 1):
+        run = run.successor
+    return run
+
+
+def _generations(given: Any, method: Named[Method], where: str) -> int:
+    """How many networks a chain has, each taught by the one before; the run is the last of them."""
+    if given is None:
+        return 1
+    count = convert(int, given, where)
+    require(1 <= count <= MOST_GENERATIONS, where, count, f"from 1 to {MOST_GENERATIONS}")
+    if not method.settings.needs_teacher:
+        allowed = ", ".join(sorted(key for key, one in METHODS.items() if one.needs_teacher))
+        raise InputError(f"{where} = {count}: method={method.name} uses no teacher; methods that do: {allowed}")
+    return count
 
 
 def _is_choice(given: Mapping[str, Any]) -> bool:
@@ -291,10 +333,10 @@ def _teacher(
     if own is None:
         return None
     if "arch" not in own:
-        alpha = own.get("smoothing", {}).get("alpha")
-        if set(own) == {"smoothing"} and not alpha:
+        alpha = own.get("target", {}).get("alpha")
+        if set(own) == {"target"} and not alpha:
             return None  # teacher_ls=false, and no teacher
-        what = f"{where}_ls = {show(alpha)}" if set(own) == {"smoothing"} else where
+        what = f"{where}_ls = {show(alpha)}" if set(own) == {"target"} else where
         if set(own) <= {"start", "recipe"} and "" in own.get("start", {}):
             what = f"{where}_start = {show(own['start'][''])}"
         raise InputError(
@@ -325,18 +367,59 @@ def _teacher(
 
 def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:
     """The normal form of the teacher in `form`: its own settings over the student's data set, recipe, seed, streams
-    and mass. One that starts from given weights, and says nothing of a training of its own, has none."""
+    and mass. One that starts from given weights, and says nothing of a training of its own, has none. In a chain of
+    generations it is the one before."""
+    if (generations := form.get("generations") or 1) > 1:
+        return {**copy.deepcopy(form), "generations": generations - 1}
     own = form["teacher"]
     inherited = {key: form[key] for key in ("dataset", "recipe", "seed", "streams") if key in form}
     for group in ("dataset", "recipe"):  # a choice of its own starts afresh; single fields change the student's
         if _is_choice(own.get(group, {})):
             inherited.pop(group, None)
-    if "mass" in form.get("smoothing", {}):
-        inherited["smoothing"] = {"mass": form["smoothing"]["mass"]}
+    if "mass" in form.get("target", {}) and not _is_choice(own.get("target", {})):
+        inherited["target"] = {"mass": form["target"]["mass"]}
     trained = own.get("recipe", {})
     silent = not _is_choice(trained) and not {"epochs", "steps"} & trained.keys()
     if silent and own.get("start", {}).get("", start.SEED) != start.SEED:  # as it is, of what its student sees
         inherited["recipe"] = {**inherited.get("recipe", {}), "epochs": 0, "steps": None}
+    return merge(copy.deepcopy(inherited), own)
+
+
+def _peers(form: Mapping[str, Any], seed: int, data_seed: int, conf: Conf, path: str) -> tuple[Run, ...]:
+    """The runs of the peers that `form` describes."""
+    given = [word for word in PEERS if form.get(word) is not None]
+    where, count = f"{path}.peers".lstrip("."), form.get("peers")
+    if form.get("peer", ...) is None or not (given or count is not None):  # peer=null: none, whatever else is said
+        return ()
+    most = PEERS.index(given[-1]) + 1 if given else 1
+    count = most if count is None else convert(int, count, where)
+    if "peer" not in given:
+        what = f"{where} = {count}" if not given else f"{path}.{given[0]}".lstrip(".")
+        raise InputError(f"{what}: there is no first peer; give peer=ARCH, or peer={SAME} for one of its own kind")
+    least = f" {most}, of which settings are given," if most > 1 else " 1"
+    require(most <= count <= len(PEERS), where, count, f"at least{least} and at most {len(PEERS)}")
+    return tuple(
+        build_run(
+            {"seed": peer_seed(seed, number), "data_seed": data_seed, **peer_form(form, word)},
+            conf,
+            f"{path}.{word}".lstrip("."),
+        )
+        for number, word in enumerate(PEERS[:count], 1)
+    )
+
+
+def peer_form(form: Mapping[str, Any], word: str) -> dict[str, Any]:
+    """The normal form of the peer `word` in `form`, but for what follows from the run's seed: its own settings (those
+    of the first peer, where there are none) over the run's data set, network, recipe, target and start."""
+    own = copy.deepcopy(form["peer"] if form.get(word) is None else form[word])
+    inherited = {key: form[key] for key in ("dataset", "arch", "recipe", "target", "start") if key in form}
+    if own.get("arch", {}).get("") == SAME:
+        del own["arch"][""]
+    if _is_choice(own.get("arch", {})):  # which the weights would not fit
+        inherited.pop("start", None)
+    for group in ("dataset", "arch", "recipe", "target", "start"):
+        if _is_choice(own.get(group, {})):
+            inherited.pop(group, None)
     return merge(copy.deepcopy(inherited), own)
 
 
@@ -352,15 +435,17 @@ def _resolve(group: str, given: dict[str, Any], conf: Conf, where: str) -> dict[
         raise InputError(f"{prefix}{error}") from None
 
 
-def registered(registry: Mapping[str, T], given: Mapping[str, Any], path: str) -> Named[T]:
+def registered(registry: Registry[T], given: Mapping[str, Any], path: str) -> Named[T]:
     """The entry of a registry that `given` names, with its settings."""
     given = dict(given)
     name = given.pop("name", None)
     if name not in registry:
         raise unknown(f"{path}.name", name, registry)
     prototype = registry[name]
-    if "temperature" in given and "temperature" not in fields(type(prototype)):
-        raise InputError(f"temperature = {show(given['temperature'])}: method={name} has no temperature")
+    for short in ("alpha", "temperature"):
+        if SHORT[short] == f"{registry.kind}.{short}" and short in given and short not in fields(type(prototype)):
+            where = f"{path.removesuffix(registry.kind)}{short}"
+            raise InputError(f"{where} = {show(given[short])}: {path}={name} has no {short}")
     return Named(name, parse(type(prototype), given, path, defaults=prototype))
 
 

@@ -1,4 +1,4 @@
-"""The YAML files of conf/: config groups (dataset, arch, method, recipe, table, experiment) and their named choices."""
+"""The YAML files of conf/: groups (dataset, arch, method, target, recipe, table, experiment) and their choices."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.program import shipped_conf
 from lskd.registry import Registry
+from lskd.targets import TARGETS
 
 # Groups whose choices need no file: what is registered has a name and its defaults.
-REGISTRIES: dict[str, Registry[Any]] = {"dataset": data.DATASETS, "arch": ARCHS, "method": METHODS}
+REGISTRIES: dict[str, Registry[Any]] = {"dataset": data.DATASETS, "arch": ARCHS, "method": METHODS, "target": TARGETS}
 
 
 @dataclass

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lskd.commands import Commands
-from lskd.compose import normal_form, teacher_form
+from lskd.compose import normal_form
 from lskd.config_groups import Conf, labelled, merge
 from lskd.data import balance
 from lskd.launch.cost import Costs, logit_cache
 from lskd.launch.queue import by_other_code, missing_probes, needs_only_probes, to_train
-from lskd.origins import origins
+from lskd.networks import of_networks
+from lskd.origins import origins, teacher_of
 from lskd.plan import Plan, TablePlan, training_examples
 from lskd.run import Run, grouped, logit_cache_bytes
 from lskd.schema import show, unfolded
@@ -52,13 +53,24 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
 def by_seed(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
     """Runs that differ in their seeds alone, under one label, which says what tells them from others of that label."""
 
-    def described(run: Run) -> Iterator[str]:
-        for name, value in unfolded(run.identity()).items():
+    def described(run: Run) -> Iterator[str]:  # (of a chain the first: the label says how many follow)
+        for name, value in unfolded(run.chain[0].identity()).items():
             if name.rpartition(".")[2] != "seed":
                 yield f"{name}={value if isinstance(value, str) else show(value)}"
 
     for label, own, group in grouped(runs, described):
         yield ", ".join([label, *own]), group
+
+
+def chains(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
+    """`by_seed`, with the generations of a chain under one label: "…, generations 1-10"."""
+    lines: dict[str, list[Run]] = {}
+    for label, group in by_seed(runs):
+        first, _ = group[0].chain
+        lines.setdefault(first.label + label.removeprefix(group[0].label), []).extend(group)
+    for label, group in lines.items():
+        places = sorted({run.chain[1] for run in group})
+        yield label + (f", generations {ranges(places)}" if len(places) > 1 or places[0] > 1 else ""), group
 
 
 def describe(
@@ -85,11 +97,12 @@ def describe(
     older = by_other_code(missing, store)
     if details:
         lines.append("")
-        for label, group in by_seed(runs):
+        for label, group in chains(runs):
             done = sum(store.state(run) == "done" for run in group)
             steps = group[0].recipe.total_steps(training_examples(group[0], conf))
             seeds = ranges(sorted({run.seed for run in group}))
-            length = f"{steps:,} steps, seeds {seeds}" if group[0].recipe.trains else "evaluated, not trained"
+            each = " each" if group[-1].chain[1] > 1 else ""
+            length = f"{steps:,} steps{each}, seeds {seeds}" if group[0].recipe.trains else "evaluated, not trained"
             lines.append(f"  {done:>3}/{len(group)} done  {label}  [{length}]")
         lines += [f"  {line}" for line in teachers(runs, conf)]
         for label, group in by_seed(run for run in missing if run.id in older):
@@ -180,7 +193,7 @@ def kinds(plan: Plan, conf: Conf) -> Iterator[str]:
                 form = {**cell.settings, "seed": planned.seeds[0]}
                 said = merge(labelled(form, f"conf/table/{planned.table.name}.yaml"), over_all)
                 for _ in range(_depth(form) - _teachers_of(cell.runs[0])):  # the table takes the teachers
-                    form, said = teacher_form(form), teacher_form(said)
+                    form, said = teacher_of(form, said)
                 yield from settings(cell.runs[0], form, said, conf)
 
 
@@ -190,7 +203,7 @@ def _teachers_of(run: Run) -> int:
 
 def _depth(form: Mapping[str, Any]) -> int:
     """How many teachers above it the run of a form has."""
-    return 0 if form.get("teacher") is None else 1 + _depth(form["teacher"])
+    return 0 if form.get("teacher") is None else (form.get("generations") or 1) + _depth(form["teacher"])
 
 
 def summary(run: Any, store: Store) -> str:
@@ -202,5 +215,12 @@ def summary(run: Any, store: Store) -> str:
     for part, values in result["last"].items():
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         lines.append(f"  {part}, last epoch: {numbers}")
+    for name, one in of_networks(result).items():
+        label = f"{name} ({run.others[name].network})" if name in run.others else name
+        for part, values in one["last"].items():
+            numbers = ", ".join(f"{metric} {value:.4g}" for metric, value in values.items())
+            lines.append(f"  {label}: {part}, last epoch: {numbers}")
     lines.append(f"  γ {result['gamma']:.4g}" if result.get("gamma") is not None else "  γ not defined for this method")
+    lines += [f"  {name} solved for: {value:.6g}" for name, value in result.get("solved", {}).items()]
+    lines += [f"  {name} {value:.6g}, solved for" for name, value in result.get("solved", {}).items()]
     return "\n".join(lines)

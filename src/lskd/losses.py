@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """H(q, p) = -Σ_k q_k log p_k, with p = softmax(logits).
 
-    With `targets.smooth_labels(..., mass="all")` it equals
+    With `targets.distributions.smooth_labels(..., mass="all")` it equals
     `torch.nn.functional.cross_entropy(logits, labels, label_smoothing=alpha, reduction="none")`.
     """
     return -(targets * logits.log_softmax(-1)).sum(-1)

@@ -63,7 +63,9 @@ class OfRun(Quantity):
     """A number of a whole run, under its name in the record."""
 
 
-METRICS: Registry[Quantity] = Registry("metric", Quantity)
+METRICS: Registry[Quantity] = Registry(
+    "metric", Quantity, '@metric("NAME", "title") above its function, with from lskd.metrics import metric'
+)
 METRICS.add("gamma", OfRun("equivalent label smoothing γ"), __name__)
 METRICS.add("loss", OfLoss("training loss", digits=4, better="lower"), __name__)
 METRICS.add("temperature", Fitted("temperature of the least negative log-likelihood", digits=2), __name__)
@@ -111,7 +113,7 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
     """Mean of -log p(label), in nats."""
     from lskd.losses import cross_entropy
-    from lskd.targets import smooth_labels
+    from lskd.targets.distributions import smooth_labels
 
     return cross_entropy(logits.float(), smooth_labels(labels, logits.shape[-1], alpha=0.0)).double().mean().item()
 
@@ -120,10 +122,9 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
 def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
     """ECE of the top-1 prediction over equal-width confidence bins (Guo 2017), a fraction.
 
-    ECE = Σ_b (n_b/N) |accuracy_b - confidence_b| over the bins of `reliability`. Müller 2019 uses 15 bins.
+    Müller 2019 uses 15 bins (`calibration_error` of `reliability`).
     """
-    diagram = reliability(logits, labels, bins=bins)
-    return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in _filled(diagram)) / len(labels)
+    return calibration_error(reliability(logits, labels, bins=bins))
 
 
 @metric("top5", "top-5 accuracy", unit="%", digits=2, better="higher", rate=True, classes=6)
@@ -136,6 +137,12 @@ def top5(logits: Tensor, labels: Tensor) -> float:
 def top3(logits: Tensor, labels: Tensor) -> float:
     """Percentage of examples whose label is among the three largest logits."""
     return top_k_accuracy(logits, labels, 3)
+
+
+@metric("ece20", "expected calibration error (20 bins)", better="lower")
+def expected_calibration_error_20(logits: Tensor, labels: Tensor) -> float:
+    """`expected_calibration_error` over 20 bins, as the code of Zhang & Sabuncu (2020) has it."""
+    return expected_calibration_error(logits, labels, bins=20)
 
 
 def summary(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -151,19 +158,32 @@ def summary(logits: Tensor, labels: Tensor) -> dict[str, float]:
     return values
 
 
+def ensemble(logits: Tensor) -> Tensor:
+    """Logits (N, K) of M networks together, whose probabilities are the mean of theirs: (M, N, K) -> (N, K).
+
+    z = log(1/M Σ_m softmax(z_m)), so that softmax(z) is that mean.
+    """
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
+
 # ---- calibration --------------------------------------------------------------------------------------------------
 
 TEMPERATURES = (0.05, 20.0)
 
 
 def reliability(logits: Tensor, labels: Tensor, *, bins: int = 15) -> list[list[float]]:
-    """The reliability diagram of the top-1 prediction: [examples, mean confidence, accuracy] of each bin.
+    """The reliability diagram of the top-1 prediction (`binned`) and its probability."""
+    confidence, predicted = logits.float().softmax(-1).max(-1)  # fp32: a bf16 softmax moves the ECE by 0.006
+    return binned(confidence, predicted == labels, bins)
+
+
+def binned(confidence: Tensor, correct: Tensor, bins: int) -> list[list[float]]:
+    """Predictions of `confidence` (N,) in [0, 1], `correct` (N,) or not: [examples, mean confidence, accuracy] of each
+    bin.
 
     Bins have equal widths and are [lower, upper); the last one includes 1. An empty one is [0]. (torchmetrics 1.9 puts
     a confidence of exactly 1 in a bin of its own: an over-confident network then looks worse than by Guo's definition.)
     """
-    probs = logits.float().softmax(-1)  # fp32: a bf16 softmax moves the ECE by 0.006
-    confidence, predicted = probs.max(-1)
     bin_of = (confidence * bins).long().clamp_max(bins - 1)
     diagram: list[list[float]] = []
     for number in range(bins):
@@ -172,9 +192,15 @@ def reliability(logits: Tensor, labels: Tensor, *, bins: int = 15) -> list[list[
         if not count:
             diagram.append([0])
             continue
-        correct = (predicted[inside] == labels[inside]).double().mean().item()
-        diagram.append([count, confidence[inside].double().mean().item(), correct])
+        accuracy = correct[inside].double().mean().item()
+        diagram.append([count, confidence[inside].double().mean().item(), accuracy])
     return diagram
+
+
+def calibration_error(diagram: Diagram) -> float:
+    """ECE = Σ_b (n_b/N) |accuracy_b - confidence_b| of the bins of `diagram`, a fraction."""
+    filled = _filled(diagram)
+    return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in filled) / sum(n for n, *_ in filled)
 
 
 def _filled(diagram: Diagram) -> list[Sequence[float]]:
@@ -209,7 +235,7 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     from scipy.optimize import minimize_scalar
 
     from lskd.losses import cross_entropy
-    from lskd.targets import smooth_labels
+    from lskd.targets.distributions import smooth_labels
 
     logits, labels = logits.double().cpu(), labels.cpu()
     targets = smooth_labels(labels, logits.shape[-1], alpha=0.0, dtype=logits.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from lskd.compose import build_run, normal_form, parse_probe
 from lskd.config_groups import Conf, merge
 from lskd.errors import InputError
+from lskd.networks import PEERS
 from lskd.quantity import Better
 from lskd.recipe import AS_IS
 from lskd.run import LINEAGE, ProbeSpec, Run
@@ -107,10 +109,12 @@ class Plan:
     probes: Probes = field(default_factory=dict)
 
 
-def make_plan(experiment: Experiment, conf: Conf, seeds: Sequence[int] = ()) -> Plan:
+def make_plan(
+    experiment: Experiment, conf: Conf, seeds: Sequence[int] = (), known: dict[str, Run] | None = None
+) -> Plan:
     """All runs of `experiment`, under `seeds` where others than the declared ones are asked for. Every setting of every
-    cell is checked here, before anything is trained."""
-    known: dict[str, Run] = {}
+    cell is checked here, before anything is trained. `known`: see `plan_table`."""
+    known = {} if known is None else known
     tables = tuple(plan_table(load_table(name, conf), conf, experiment, seeds, known) for name in experiment.tables)
     runs = in_order(run for planned in tables for cell in planned.cells for run in cell.runs)
     others = [plan_table(load_table(name, conf), conf, experiment, seeds, known) for name in experiment.probe_for]
@@ -131,7 +135,8 @@ def plan_table(
     known: dict[str, Run] | None = None,
 ) -> TablePlan:
     """The table with the runs of its cells. Every setting of every cell is checked. `known` has the runs of other
-    tables by id: what is the same run is the same object (an identity is computed once), and is added to."""
+    tables, by id and by the settings that describe them: what is the same run is the same object (an identity is
+    computed once), and is added to."""
     known = {} if known is None else known
     where = f"table.{table.name}"
     declared = experiment.seeds if experiment is not None and experiment.seeds else table.seeds
@@ -191,12 +196,19 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
         row, column = key
         line, form = table.rows[row], merge(merge({}, base), rows[row])
         if table.kind == "figure" and line.over not in OF_ONE_RUN:
-            merge(form, normal_form({line.over: table.value_at(row, column)}, f"{where}.rows.{row}.over"))
+            value = table.value_at(row, column)
+            whole = int(value) if isinstance(value, float) and value.is_integer() else value
+            setting = {line.over: whole}
+            if line.over == "generation":
+                setting = {"generations": max(1, int(value))}
+            merge(form, normal_form(setting, f"{where}.rows.{row}.over"))
         elif table.kind != "figure":
             merge(form, columns[column])
             if rows[row].get("teacher", ...) is None:  # a row without teachers, whatever they are in the columns
                 form["teacher"] = None
                 form.pop("teacher_mode", None)
+            if rows[row].get("peer", ...) is None:
+                form["peer"] = None
         given = table.parents(row, column)
         for name, by in given.items():
             if by[1] not in table.columns_of(by[0]):
@@ -205,12 +217,15 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
         left_out = {*given, *(() if form.get("teacher") is not None else ("teacher", "teacher_mode"))}
         if form.get("started_from") is None:
             left_out.add("started_from")
+        if form.get("peer") is None:
+            left_out |= {*PEERS, "peers", "peer_views"}
         if own := table.cells.get(row, {}).get(column):
             merge(form, normal_form(own, f"{where}.cells.{row}.{column}"))
         over = {key: value for key, value in over_all.items() if key not in left_out}
         if form.get("recipe", {}).get("") == AS_IS and "recipe" in over:  # shorter or not, nothing is trained
             over["recipe"] = {name: value for name, value in over["recipe"].items() if name not in ("epochs", "steps")}
-        forms[key] = merge(form, over)
+        merge(form, over)
+        forms[key] = as_chain(form, forms[given["teacher"]]) if "teacher" in given else form
         return forms[key]
 
     for key in keys:
@@ -219,11 +234,20 @@ def forms_of(table: Table, keys: Iterable[Key], over_all: Mapping[str, Any]) -> 
     return forms
 
 
+def as_chain(form: dict[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """The `form` of a run that `teacher` teaches; where that is a chain of generations, as one: not nested."""
+    own, its = ({**one, "teacher": None, "generations": None} for one in (form, teacher))
+    if own != its or teacher.get("teacher") is None:
+        return form
+    generations = sum(one.get("generations") or 1 for one in (form, teacher))
+    return {**copy.deepcopy(dict(teacher)), "generations": generations}
+
+
 def _check_parents(runs: Sequence[Run], name: str, parents: Sequence[Run], by: Key) -> None:
     for run, parent in zip(runs, parents, strict=True):
         found = getattr(run, name)
         if found is None or found.id != parent.id:
-            why = "settings of its student are laid over it; give a recipe, and smoothing.mass, in both or in the base"
+            why = "settings of its student are laid over it; give a recipe, and target.mass, in both or in the base"
             if name != "teacher":
                 why = "settings are laid over it; give a recipe in both or in the base"
             what = "taught_by: the teacher" if name == "teacher" else f"{name}: it"
@@ -325,15 +349,27 @@ def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf, kno
     """The run that `form` describes under each seed. Settings are checked once: the others differ in their seeds alone,
     teachers' included, unless one of those is fixed. For `known`, see `plan_table`."""
     if _is_fixed(form):
-        return [_shared(build_run({"seed": seed, **form}, conf), known) for seed in seeds]
-    first = _shared(build_run({"seed": seeds[0], **form}, conf), known)
+        return [_run({"seed": seed, **form}, conf, known) for seed in seeds]
+    first = _run({"seed": seeds[0], **form}, conf, known)
     return [first, *(first.reseeded(seed) for seed in seeds[1:])]
 
 
 def _is_fixed(form: Mapping[str, Any]) -> bool:
     """Whether some run of the lineage that `form` describes has a seed of its own, or is named by its id."""
     named = str((form.get("start") or {}).get("", "")).startswith(RUN)
-    return named or "seed" in form or any(_is_fixed(form[name]) for name in LINEAGE if form.get(name) is not None)
+    return (
+        named
+        or "seed" in form
+        or any(_is_fixed(form[name]) for name in (*LINEAGE, *PEERS) if form.get(name) is not None)
+    )
+
+
+def _run(form: Mapping[str, Any], conf: Conf, known: dict[str, Run]) -> Run:
+    """The run of a form. (Most cells of many tables say what others said before.)"""
+    said = json.dumps(form, sort_keys=True, default=repr)
+    if said not in known:
+        known[said] = _shared(build_run(form, conf), known)
+    return known[said]
 
 
 def _shared(run: Run, known: dict[str, Run]) -> Run:

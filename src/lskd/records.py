@@ -8,11 +8,20 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from lskd.networks import ENSEMBLE, of_networks
 from lskd.schema import show
 
 PERCENT, SHARE, NOT_NEGATIVE, ANY = (0.0, 100.0), (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
 NUMBERS = re.compile(r"-?\d+(\.\d+)?( -?\d+(\.\d+)?)*")
-LIMITS = {"top1": PERCENT, "top3": PERCENT, "top5": PERCENT, "error": PERCENT, "ece15": SHARE, "nll": NOT_NEGATIVE}
+LIMITS = {
+    "top1": PERCENT,
+    "top3": PERCENT,
+    "top5": PERCENT,
+    "error": PERCENT,
+    "ece15": SHARE,
+    "ece20": SHARE,
+    "nll": NOT_NEGATIVE,
+}
 
 
 def fault(record: Mapping[str, Any]) -> str | None:
@@ -21,9 +30,16 @@ def fault(record: Mapping[str, Any]) -> str | None:
     for key in ("last", "best", "train"):
         if not isinstance(record.get(key), dict):
             return f"{key} = {show(record.get(key))}: must be a mapping"
-    for key in ("last", "best", "train", "calibration"):
+    for key in ("last", "best", "train", "calibration", "solved"):
         for reason in wrong_numbers(record.get(key, {}), key):
             return reason
+    for name, one in of_networks(record).items():
+        for key in ("last", "best", *(() if name == ENSEMBLE else ("train",))):
+            if not isinstance(one.get(key), dict):
+                return f"{name}.{key} = {show(one.get(key))}: must be a mapping"
+        for key in ("last", "best", "train", "calibration"):
+            for reason in wrong_numbers(one.get(key, {}), f"{name}.{key}"):
+                return reason
     for key in ("examples", "steps", "epochs", "seconds", "gamma"):
         if record.get(key) is not None:
             for reason in wrong_numbers(record[key], key):

@@ -12,7 +12,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from lskd.errors import InputError, choices
 
@@ -25,12 +25,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
     kind: what they are, in words, for errors: "method".
     base: the class that parts derive from.
+    how: how one is registered, in words, where that is not the decorator `register` beside `base`.
     shipped: those of the package itself, whatever plug-ins register: their defaults never change, so that identities
         leave them out.
     """
 
-    def __init__(self, kind: str, base: type) -> None:
-        self.kind, self.base = kind, base
+    def __init__(self, kind: str, base: type, how: str = "") -> None:
+        self.kind, self.base, self.how = kind, base, how
         self.entries: dict[str, T] = {}
         self._owners: dict[str, str] = {}
         self.shipped: Mapping[str, T] = MappingProxyType({})
@@ -43,6 +44,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def __setitem__(self, name: str, entry: object) -> NoReturn:
+        """`InputError`: what is put here by assignment would have no checks, and no owner."""
+        module, part = self.base.__module__.rpartition(".")[0], self.base.__name__
+        above = f'@register("{name}") above @dataclass(frozen=True) and class …({part})'
+        how = self.how or f"{above}, with from {module} import register"
+        raise InputError(f"{self.kind} = {name!r}: cannot be assigned; where it stands, say {how}")
 
     def add(self, name: str, entry: T, owner: str) -> None:
         """Register `entry`, which the module `owner` brings. `InputError` for a name that another one has."""

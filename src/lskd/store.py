@@ -10,6 +10,7 @@
         rebuilt.json       the result of training a done run again for its weights, or for a probe    (tracked)
         probes/KEY.json    what a probe saw of it (`lskd.probes`)                                     (tracked)
         model.safetensors  weights                                                                    (ignored)
+        peer.safetensors   those of the network that was trained together with it; peer2, …           (ignored)
         checkpoint.pt      from which an interrupted run goes on; removed when the run is done        (ignored)
         retrain.json       runtime.retrain has asked for the run again: it is trained as if it were   (ignored)
                            not done, and its record stays until the new one takes its place; delete
@@ -37,6 +38,7 @@ from lskd.claims import Claims, unfit
 from lskd.data import Spec
 from lskd.errors import InputError
 from lskd.files import RESTORE, read_json, write_json
+from lskd.networks import OWN, PEERS, of_network
 from lskd.program import user_path
 from lskd.records import fault, wrong_numbers
 from lskd.run import ProbeSpec, Run
@@ -71,8 +73,13 @@ class Store:
     def directory(self, run: Run) -> Path:
         return self.root / "runs" / run.id
 
-    def weights(self, run: Run) -> Path:
-        return self.directory(run) / "model.safetensors"
+    def weights(self, run: Run, network: str = OWN) -> Path:
+        """Of its own network, or of a peer's (`lskd.networks`)."""
+        return self.directory(run) / ("model.safetensors" if network == OWN else f"{network}.safetensors")
+
+    def all_weights(self, run: Run) -> list[Path]:
+        """Of all of its networks."""
+        return [self.weights(run, network) for network in (OWN, *PEERS[: len(run.peers)])]
 
     def checkpoint(self, run: Run) -> Path:
         return self.directory(run) / "checkpoint.pt"
@@ -129,13 +136,14 @@ class Store:
             check_result(result, run.id, directory)
         return result
 
-    def weights_sha256(self, run: Run) -> list[str]:
+    def weights_sha256(self, run: Run, network: str = OWN) -> list[str]:
         """The digests that the weights of a done run may have: that of the record, and that of those made again. (What
         is damaged has none.)"""
         digests = []
         for name in ("result", "rebuilt"):
             with contextlib.suppress(InputError):
-                digests.append((read_json(self.directory(run) / f"{name}.json") or {}).get("weights_sha256"))
+                record = read_json(self.directory(run) / f"{name}.json") or {}
+                digests.append(of_network(record, network).get("weights_sha256"))
         return [digest for digest in digests if isinstance(digest, str)]
 
     def sources(self, run: Run) -> dict[str, str]:
@@ -143,11 +151,12 @@ class Store:
         found: dict[str, str] = {}
         for parent in run.parents:
             found |= self.sources(parent)
-        if run.start.digest:
-            with contextlib.suppress(InputError):
-                source = ((self.result(run) or {}).get("start") or {}).get("source")
-                if isinstance(source, str):
-                    found[run.start.digest] = source
+        for network, one in ((OWN, run), *zip(PEERS, run.peers, strict=False)):
+            if one.start.digest:
+                with contextlib.suppress(InputError):
+                    source = (of_network(self.result(run) or {}, network).get("start") or {}).get("source")
+                    if isinstance(source, str):
+                        found[one.start.digest] = source
         return found
 
     def request(self, run: Run) -> str | None:
@@ -383,7 +392,8 @@ class Store:
             except FileExistsError:
                 of_record = (read_json(directory / "result.json") or {}).get("weights_sha256")
                 if of_record != result.get("weights_sha256"):
-                    self.weights(run).unlink(missing_ok=True)
+                    for path in self.all_weights(run):
+                        path.unlink(missing_ok=True)
                 raise ClaimLost(f"{run} was finished by another process") from None
         for leftover in ("failed.json", "checkpoint.pt", "retrain.json"):
             (directory / leftover).unlink(missing_ok=True)

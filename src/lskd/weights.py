@@ -6,6 +6,7 @@ directory:
     format         "pt"
     lskd           version of lskd
     run            id of the run
+    network        peer, peer2, …: that the weights are those of a peer; left out where they are of its own network
     identity       JSON: what was hashed into the id, config.json's content (`lskd.Run.of`)
     classes        JSON: names of the classes, in the order of the network's outputs
     preprocessing  JSON: `image` (channels, height, width; 0: of any size), uint8; `augment`, of which an evaluation
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import lskd
 from lskd.data import Spec
+from lskd.networks import OWN
 from lskd.run import Run
 
 if TYPE_CHECKING:
@@ -38,8 +40,9 @@ _HASHING = threading.Lock()
 _DIGESTS: dict[Hashable, str] = {}
 
 
-def metadata(run: Run, spec: Spec, mean: Sequence[float], std: Sequence[float]) -> dict[str, str]:
-    """What a file of the weights of `run` says of itself. `mean`, `std`: of its normalisation, one a channel."""
+def metadata(run: Run, spec: Spec, mean: Sequence[float], std: Sequence[float], network: str = OWN) -> dict[str, str]:
+    """What a file of the weights of `run` says of itself. `mean`, `std`: of its normalisation, one a channel;
+    `network`: whose they are (`lskd.networks`)."""
     normalize: dict[str, Any] = {"kind": run.recipe.normalize.kind}
     if normalize["kind"] != "per_image":
         normalize |= {"mean": list(mean), "std": list(std)}
@@ -50,6 +53,7 @@ def metadata(run: Run, spec: Spec, mean: Sequence[float], std: Sequence[float]) 
         "format": "pt",
         "lskd": lskd.__version__,
         "run": run.id,
+        **({} if network == OWN else {"network": network}),
         "identity": _json(run.identity()),
         "classes": _json(list(spec.class_names)),
         "preprocessing": _json(preprocessing),

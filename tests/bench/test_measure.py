@@ -61,7 +61,7 @@ def test_steps_go_on_into_new_epochs(pair):
     assert [runner.steps(1) for _ in range(4)] == [64, 64, 22, 64]
     assert runner.steps(3) == 150
     assert runner.training.epoch == 3
-    assert runner.training.end_epoch().keys() == {"top1", "soft", "ce"}
+    assert runner.training.end_epoch()[0].keys() == {"top1", "soft", "ce"}
 
 
 def test_side_by_side_each_member_makes_all_the_steps(pair, monkeypatch):

@@ -20,7 +20,9 @@ from lskd.methods import METHODS
 from lskd.methods.kd import KD
 from lskd.models import CifarResNetArch
 from lskd.recipe import Recipe, Schedule, WeightDecay
-from lskd.run import Named, Run, Smoothing
+from lskd.run import Named, Run
+from lskd.targets import Target
+from lskd.targets.label_smoothing import LabelSmoothing
 
 CPU = torch.device("cpu")
 RESNET = Named("resnet8", CifarResNetArch(depth=8, stem=4, widths=(4, 6, 8)))
@@ -43,11 +45,15 @@ def make_data(channels: int = 3, images: int = 23) -> tuple[Spec, Part]:
     )
 
 
+def smoothed(alpha: float, mass: Any = "all") -> Named[Target]:
+    return Named("label_smoothing", LabelSmoothing(alpha, mass))
+
+
 def make_run(alpha: float = 0.0, method: Any = METHODS["ce"], recipe: Recipe = CRD, **fields: Any) -> Run:
     if method.needs_teacher:
         fields["teacher"] = Run(Dataset("noise"), RESNET, Named("ce", METHODS["ce"]), recipe, seed=9)
     name = "kd" if isinstance(method, KD) else "ce"
-    return Run(Dataset("noise"), RESNET, Named(name, method), recipe, Smoothing(alpha), seed=3, **fields)
+    return Run(Dataset("noise"), RESNET, Named(name, method), recipe, smoothed(alpha), seed=3, **fields)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_it_trains_as_lskd_does(run, workers):
 
     start = build_network(run, spec)
     draws = draws_of(run, Resident(part.images, run.recipe.augment))
-    loop = UsualLoop(run, copy.deepcopy(start), teacher, *part, CPU, workers=workers, draws=draws)
+    loop = UsualLoop(run, copy.deepcopy(start), teacher, *part[:2], CPU, workers=workers, draws=draws)
     for _ in range(loop.total_steps):
         loop.step()
     for name, value in loop.student.state_dict().items():
@@ -140,7 +146,7 @@ def test_meters():
     assert accuracies(torch.eye(3), torch.arange(3))[1].item() == 100.0
 
     spec, part = make_data()
-    loop = UsualLoop(make_run(alpha=0.1), build_network(make_run(), spec), None, *part, CPU, workers=0)
+    loop = UsualLoop(make_run(alpha=0.1), build_network(make_run(), spec), None, *part[:2], CPU, workers=0)
     loop.step()
     assert 0 < loop.meters["loss"] < 4 and 0 <= loop.meters["top1"] <= loop.meters["top5"] <= 100
 
@@ -157,12 +163,12 @@ def test_meters():
         ),
         (make_run(recipe=replace(CRD, normalize=Normalize("per_image"))), "recipe.normalize.kind = 'per_image'"),
         (make_run(method=KD(), teacher_mode="batch_stats"), "teacher_mode = 'batch_stats'"),
-        (replace(make_run(), smoothing=Smoothing(0.1, "others")), "smoothing.mass = 'others'"),
+        (replace(make_run(), target=smoothed(0.1, "others")), "target.mass = 'others'"),
         (make_run(method=METHODS["logit_matching"]), "method = 'ce': must be ce or kd"),
     ],
 )
 def test_what_it_cannot_express_is_refused(run, message):
     spec, part = make_data()
     with pytest.raises(InputError) as error:
-        UsualLoop(run, build_network(run, spec), None, *part, CPU, workers=0)
+        UsualLoop(run, build_network(run, spec), None, *part[:2], CPU, workers=0)
     assert message in str(error.value)

@@ -84,7 +84,7 @@ def test_help_names_every_choice_and_is_quick(tmp_path):
     finished = spawn(tmp_path, "--help")
     assert children_cpu_seconds() - begun < 3
     assert finished.returncode == 0
-    for group in ("arch", "dataset", "experiment", "method", "recipe"):
+    for group in ("arch", "dataset", "experiment", "method", "recipe", "target"):
         assert f"{group}: {', '.join(Conf().names(group))}" in finished.stdout
 
 
@@ -134,7 +134,7 @@ def test_printed_commands_are_the_runs_they_are_printed_with(lskd_run, experimen
 
 def test_printed_commands_know_chains_of_teachers_and_odd_values(lskd_run):
     settings = {
-        "dataset": "digits", "arch": "mlp", "method": "kd_muller", "temperature": 2, "smoothing.mass": "others",
+        "dataset": "digits", "arch": "mlp", "method": "kd_muller", "temperature": 2, "target.mass": "others",
         "recipe.lr_factors": {"head.*": 0.1}, "recipe.schedule.warmup": 1.5,
         "teacher": {"arch": "mlp", "arch.hidden": [8, 8], "method": "kd", "method.beta": 1e-5, "seed": 3,
                     "recipe": "quickstart", "teacher": {"arch": "mlp", "alpha": 0.2, "recipe.epochs": 7}},
@@ -170,7 +170,7 @@ def test_printed_commands_run_as_they_are_pasted(lskd_run, tmp_path):
     own = ("--config-dir", str(tmp_path / "conf"), *quoted)
     taught = ("method=kd", "teacher=mlp", "teacher.arch.hidden=[8]", "temperature=2", "teacher_ls=true", "seed=3")
     for words in (
-        (*taught, "recipe.lr=0.05", "smoothing={mass: others}"),
+        (*taught, "recipe.lr=0.05", "target.mass=others"),
         ("method=confident", "recipe=slow", *own, "method.weight=0.5", "dataset.limit=100"),
         (*own, "experiment=mine", "experiment.settings.recipe.epochs=2", "experiment.settings.method=confident"),
     ):
@@ -210,7 +210,7 @@ def test_settings_of_a_named_teacher(lskd_run):
     words = ["method=kd", "teacher=mlp800", "teacher.recipe.epochs=3", "teacher.arch.hidden=[8]", "teacher_ls=0.2"]
     teacher = run_of(words).teacher
     assert (teacher.arch.name, teacher.arch.settings.hidden) == ("mlp800", (8,))
-    assert (teacher.recipe.epochs, teacher.smoothing.alpha) == (3, 0.2)
+    assert (teacher.recipe.epochs, teacher.target.settings.alpha) == (3, 0.2)
     assert (
         run_of(["method=kd", "teacher={arch:mlp800,arch.hidden:[8],recipe.epochs:3,alpha:0.2}"]).teacher.id
         == teacher.id
@@ -245,8 +245,8 @@ def test_every_setting_says_where_it_comes_from(lskd_run, tmp_path):
     assert told["recipe.name"] == ("mine", "command line") and told["teacher.recipe.name"] == ("mine", "student's")
     assert told["method.temperature"] == ("4.0", "command line")
     assert told["method.divergence"] == ("ce", "conf/method/kd_muller.yaml")
-    assert told["smoothing.alpha"] == ("0.1", "command line") == told["teacher.smoothing.alpha"]
-    assert told["smoothing.mass"] == ("all", "default") and told["teacher.seed"] == ("3", "student's")
+    assert told["target.alpha"] == ("0.1", "command line") == told["teacher.target.alpha"]
+    assert told["target.mass"] == ("all", "default") and told["teacher.seed"] == ("3", "student's")
     assert told["teacher.recipe.epochs"] == ("7", "command line") and told["recipe.epochs"][0] == "240"
     assert told["teacher.recipe.momentum"] == ("0.5", "student's") and told["teacher.dataset.name"][1] == "student's"
     assert told["arch.name"] == ("resnet20", "command line") and told["arch.depth"] == ("20", "default")
@@ -275,7 +275,7 @@ def test_the_defaults_of_the_command_line_are_those_of_a_run(lskd_run):
     """config.yaml says what the settings are that nobody gave: help reads it, a run does not."""
     shown = OmegaConf.to_container(OmegaConf.load(shipped_conf() / "config.yaml"))
     run = run_of([])
-    assert {key for key in shown if key in RUN_KEYS} == {*RUN_KEYS} - {*GROUPS, "smoothing"}
+    assert {key for key in shown if key in RUN_KEYS} == {*RUN_KEYS} - {*GROUPS}
     assert (shown["seed"], shown["teacher_mode"]) == (run.seed, run.teacher_mode)
     assert {shown[key] for key in RUN_KEYS if key in shown and key not in ("seed", "teacher_mode")} == {None}
     assert run.parents == () and run.start == Start()

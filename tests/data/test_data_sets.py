@@ -109,7 +109,7 @@ def test_load_prepares_once(tiny, arrays, tmp_path, monkeypatch) -> None:
     parts = data.load(Dataset("tiny"), data=tiny, cache=tmp_path)
     assert set(parts) == set(first) == {"train", "test"}
     for part in ("train", "test"):
-        images, labels = parts[part]
+        images, labels, _ = parts[part]
         assert (str(images.dtype), str(labels.dtype)) == ("torch.uint8", "torch.int64")
         np.testing.assert_array_equal(images.numpy(), getattr(arrays, f"{part}_images"))
         np.testing.assert_array_equal(labels.numpy(), getattr(arrays, f"{part}_labels"))

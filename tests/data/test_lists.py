@@ -133,7 +133,7 @@ def test_a_built_in_one_is_indexed_where_it_is(name, small, tmp_path):
     spec = data.prepare(name, data=root, cache=cache)
     parts = data.load(Dataset(name), data=root, cache=cache)
     assert set(parts) == set(spec.parts)
-    for part, (files, labels) in parts.items():
+    for part, (files, labels, _) in parts.items():
         assert len(files) == getattr(spec, part) == len(labels)
         for row, label in enumerate(labels.tolist()):
             mean = np.asarray(Image.open(files.path(row)).convert("RGB")).mean((0, 1))

@@ -90,7 +90,7 @@ def test_what_is_read_is_what_was_put_in(root, tmp_path):
     assert (spec.train, spec.test, spec.class_names) == (12, 6, ("0", "1", "2"))
     parts = data.load(Dataset("mine", holdout=3), data=tmp_path, cache=tmp_path / "cache")
     found = {}
-    for part, (files, labels) in parts.items():
+    for part, (files, labels, _) in parts.items():
         contents = [files.source(row).getvalue() for row in range(len(files))]
         assert len(set(contents)) == len(files) == len(labels)
         found[part] = dict(zip(contents, labels.tolist(), strict=True))
@@ -103,7 +103,7 @@ def test_what_is_read_is_what_was_put_in(root, tmp_path):
 
 def test_decoded_by_many_threads_in_any_order_they_are_the_files_pixels(root, tmp_path):
     bring(root)
-    files, _ = data.load(Dataset("mine"), data=tmp_path, cache=tmp_path / "cache")["train"]
+    files, *_ = data.load(Dataset("mine"), data=tmp_path, cache=tmp_path / "cache")["train"]
     folder = tmp_path / "files"
     folder.mkdir()
     for row in range(len(files)):
@@ -231,7 +231,9 @@ def test_one_part_can_be_split_and_names_come_from_parquet(tmp_path):
     assert (spec.train, spec.test, spec.class_names) == (9, 6, ("ant", "bee", "cat"))
     parts = data.load(Dataset("mine"), data=tmp_path, cache=tmp_path / "cache")
     assert parts["test"].labels.bincount().tolist() == [2, 2, 2]
-    contents = {part: {files.source(row).getvalue() for row in range(len(files))} for part, (files, _) in parts.items()}
+    contents = {
+        part: {files.source(row).getvalue() for row in range(len(files))} for part, (files, *_) in parts.items()
+    }
     assert not contents["train"] & contents["test"]
 
 

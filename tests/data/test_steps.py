@@ -15,6 +15,7 @@ from lskd.data.selection import select
 from lskd.data.sets.cifar100 import SUPERCLASSES
 from lskd.data.step import Step, register
 from lskd.data.steps.long_tail import exponential, pareto
+from lskd.data.steps.noise import Noise
 from lskd.errors import InputError
 from lskd.schema import parse
 
@@ -36,7 +37,8 @@ def rows_of(spec: Spec, seed: int = 0) -> Parts:
 
 
 def chosen(dataset: Dataset, spec: Spec) -> Parts:
-    return select(dataset, spec, rows_of(spec), lambda spec: data.check(dataset, spec))
+    found = select(dataset, spec, rows_of(spec), lambda spec: data.check(dataset, spec))
+    return {part: (one.images, one.labels) for part, one in found.items()}
 
 
 def relabelled(spec: Spec, **noise: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +118,56 @@ def test_asymmetric_noise_of_cifar10_swaps_the_usual_pairs():
     assert np.allclose(found, expected)
 
 
+def test_pairs_of_each_superclass_exchange_labels():
+    """Of ProSelfLC's CIFAR-100: 40 classes in 20 pairs, so that 0.4 of the rate are wrong."""
+    found = transitions(*relabelled(CIFAR100, kind="pairs", rate=0.3), 100)
+    assert np.allclose(found, found.T) and np.allclose(found.sum(1), 1)
+    for group in SUPERCLASSES.values():
+        numbers = [CIFAR100.class_names.index(name) for name in group]
+        own = found[np.ix_(numbers, numbers)]
+        paired = np.diag(own) < 1
+        assert paired.sum() == 2 and np.allclose(own[np.ix_(paired, paired)], [[0.7, 0.3], [0.3, 0.7]])
+    assert np.trace(found) == pytest.approx(100 - 40 * 0.3)
+    other = transitions(*relabelled(CIFAR100, kind="pairs", rate=0.3, seed=1), 100)
+    assert np.trace(other) == pytest.approx(np.trace(found)) and not np.allclose(other, found)  # other pairs
+    given = transitions(*relabelled(CIFAR10, kind="pairs", rate=0.5, flips={"cat": "dog"}), 10)
+    expected = np.eye(10)
+    expected[3, 3] = expected[3, 5] = expected[5, 3] = expected[5, 5] = 0.5
+    assert np.allclose(given, expected)
+
+
+def test_pairs_are_of_classes_that_are_left():
+    dataset = with_steps(
+        {"classes": {"names": ["whale", "beaver", "apple"]}}, {"noise": {"kind": "pairs", "rate": 1.0}}
+    )
+    rows, labels = chosen(dataset, CIFAR100)["train"]
+    true = [CIFAR100.class_names[number] for number in rows_of(CIFAR100)["train"][1][rows]]
+    became = dict(zip(true, (("whale", "beaver", "apple")[label] for label in labels), strict=True))
+    assert became == {"whale": "beaver", "beaver": "whale", "apple": "apple"}
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.4, 0.6])
+def test_noise_over_all_images_is_of_just_so_many(rate):
+    """ProSelfLC's symmetric noise: int(r·N) images, whatever their classes, each with another label than its own."""
+    true, noisy = relabelled(CIFAR100, rate=rate, counts="total")
+    wrong = np.bincount(true[noisy != true], minlength=100)
+    assert wrong.sum() == int(rate * 50_000)
+    assert wrong.std() == pytest.approx(np.sqrt(500 * rate * (1 - rate)), rel=0.3)  # with counts=exact: 0
+    assert len(relabelled(CIFAR10, rate=0.00003, counts="total")[0]) == 50_000
+
+
+def test_the_true_labels_are_kept():
+    steps = ({"classes": {"first": 8}}, {"long_tail": {"imbalance": 3}}, {"noise": {"rate": 0.3}})
+    dataset = with_steps(*steps, name="cifar10", holdout=80, limit=4000)
+    found = select(dataset, CIFAR10, rows_of(CIFAR10), lambda spec: data.check(dataset, spec))
+    clean = replace(dataset, steps=dataset.steps[:2])
+    assert (found["train"].true == chosen(clean, CIFAR10)["train"][1]).all()
+    assert (found["train"].true == rows_of(CIFAR10)["train"][1][found["train"].images]).all()
+    assert found["test"].true is None is found["validation"].true
+    assert select(clean, CIFAR10, rows_of(CIFAR10), lambda spec: None)["train"].true is None
+    assert dataset.relabelled and not clean.relabelled
+
+
 def test_asymmetric_noise_by_a_given_map():
     found = transitions(*relabelled(CIFAR10, kind="asymmetric", rate=0.5, flips={"ship": "frog"}), 10)
     expected = np.eye(10)
@@ -153,12 +205,13 @@ def test_bernoulli_noise_chooses_each_image_by_itself():
     assert wrong.var() == pytest.approx(500 * 0.4 * 0.6, rel=0.6)  # with counts=exact: 0
 
 
-@pytest.mark.parametrize("counts", ["exact", "bernoulli"])
-@pytest.mark.parametrize("kind", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("counts", ["exact", "total", "bernoulli"])
+@pytest.mark.parametrize("kind", ["symmetric", "asymmetric", "pairs"])
 def test_more_noise_leaves_the_wrong_labels_of_less(counts, kind):
-    (true, low), (_, high) = (relabelled(CIFAR10, kind=kind, rate=rate, counts=counts) for rate in (0.2, 0.4))
+    spec = CIFAR100 if kind == "pairs" else CIFAR10
+    (true, low), (_, high) = (relabelled(spec, kind=kind, rate=rate, counts=counts) for rate in (0.2, 0.4))
     assert (high[low != true] == low[low != true]).all()
-    other = relabelled(CIFAR10, kind=kind, rate=0.2, counts=counts, seed=1)[1]
+    other = relabelled(spec, kind=kind, rate=0.2, counts=counts, seed=1)[1]
     assert (other != low).any()
 
 
@@ -243,9 +296,10 @@ def test_images_of_a_cache_whether_resident_or_streamed(stream, write_photograph
     steps = ({"classes": {"names": ["cat", "ant"]}}, {"long_tail": {"imbalance": 4}}, {"noise": {"rate": 0.5}})
     dataset = with_steps(*steps, name="own", digest=spec.digest)
     parts, told = data.load(dataset, data=tmp_path, cache=cache), data.spec_of(dataset, cache)
-    images, labels = parts["train"]
+    images, labels, true = parts["train"]
     assert (told.class_names, told.sizes(), told.test) == (("cat", "ant"), (8, 2), 4)
     assert len(images) == 10 and labels.tolist().count(0) == 5  # 4 of the cats, and one of the ants
+    assert true.bincount().tolist() == [8, 2] and (true != labels).sum() == 5
     assert parts["test"].labels.tolist().count(0) == 2
     if stream:
         folders = [name.split("/")[0] for name in images.names]
@@ -283,6 +337,8 @@ TRUE = [0, 1, 1, 1, 2, 0, 0, 2, 2, 1, 1, 2, 1, 0, 0, 0, 2, 2]
 TAIL_ROWS = [0, 3, 5, 6, 11, 12, 13, 14, 15]
 NOISY = [1, 0, 1, 1, 2, 0, 0, 0, 2, 2, 1, 1, 2, 1, 0, 2, 2, 1]
 NOISY_ALL = [0, 1, 1, 2, 0, 0, 0, 1, 2, 1, 1, 2, 1, 1, 1, 0, 2, 2]
+NOISY_TOTAL = [1, 1, 0, 0, 1, 0, 0, 0, 0, 2, 1, 1, 1, 0, 0, 0, 0, 2]
+PAIRED = ["apple-mushroom", "aquarium_fish-flatfish", "boy-woman", "bridge-skyscraper"]
 
 
 def test_draws_never_change():
@@ -297,6 +353,11 @@ def test_draws_never_change():
     assert drawn({"long_tail": {"imbalance": 6}}) == [TAIL_ROWS, [TRUE[row] for row in TAIL_ROWS]]
     assert drawn({"noise": {"rate": 0.5}})[1] == NOISY
     assert drawn({"noise": {"rate": 0.5, "counts": "bernoulli", "into": "all", "seed": 2}})[1] == NOISY_ALL
+    assert drawn({"noise": {"rate": 0.5, "counts": "total"}})[1] == NOISY_TOTAL
+    pairs = parse(Noise, {"kind": "pairs", "rate": 0.5}, "noise").taken_for(CIFAR100)
+    names = CIFAR100.class_names
+    paired = [f"{names[one]}-{names[other]}" for one, other in enumerate(pairs) if one != other]
+    assert len(paired) == 40 and paired[:4] == PAIRED
 
 
 # ---- bad input ----------------------------------------------------------------------------------------------------
@@ -322,6 +383,8 @@ NOISE, TAIL, FIRST = {"noise": {"rate": 0.2}}, {"long_tail": {"imbalance": 10}},
         ([{"noise": {"rate": 1.5}}], "noise.rate = 1.5: must be in (0, 1]"),
         ([{"noise": {}}], "noise.rate = 0.0: must be in (0, 1]"),
         ([{"noise": {"rate": 0.1, "flips": {"apple": "pear"}}}], "is for kind=asymmetric"),
+        ([{"noise": {"kind": "pairs", "rate": 0.1, "into": "all"}}], "into = all: is for kind=symmetric, not pairs"),
+        ([{"noise": {"kind": "pairs", "rate": 0.1, "flips": {"apple": "pear", "pear": "bear"}}}], "in one pair"),
         ([{"noise": {"kind": "asymmetric", "rate": 0.1, "into": "all"}}], "into = all: is for kind=symmetric"),
         ([{"noise": {"kind": "asymmetric", "rate": 0.1, "flips": {"apple": "per"}}}], "flips = 'per': did you mean"),
         ([{"noise": {"kind": "asymmetric", "rate": 0.1, "flips": {"apple": "apple"}}}], "must be another class"),

@@ -24,7 +24,7 @@ class Graph:
         self.replays = 0
 
     def register_generator_state(self, generator: torch.Generator) -> None:
-        self.generator = generator
+        self.generators = [*getattr(self, "generators", []), generator]
 
     def replay(self) -> None:
         self.replays += 1
@@ -130,8 +130,8 @@ def captured(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
 
     def capturing(step: Step, *given: Any) -> None:
         init(step, *given)
-        step.run_step = Captured(gpu.kernels(unowned(step._step)), step.member.generator)
-        step.run_update = Captured(gpu.kernels(unowned(step._update)), step.member.generator)
+        step.run_step = Captured(gpu.kernels(unowned(step._step)), *[member.generator for member in step.members])
+        step.run_update = Captured(gpu.kernels(unowned(step._update)), *[member.generator for member in step.members])
         step._pace = Pace()
 
     monkeypatch.setattr(Step, "__init__", capturing)

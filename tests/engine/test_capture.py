@@ -45,6 +45,7 @@ from lskd.models import (
 )
 from lskd.recipe import Recipe, Schedule, WeightDecay
 from lskd.run import Named, Run
+from lskd.targets import TARGETS
 
 CPU = torch.device("cpu")
 NETWORKS = {
@@ -67,7 +68,8 @@ VARIANTS: dict[str, Method] = {
 }
 OF_FEATURES = [name for name, method in METHODS.items() if method.teacher_use == "features" or method.initial()]
 CASES = [(arch, method) for arch in NETWORKS for method in ("ce", "kd", "logit_matching", "kd, live")]
-CASES += [("mlp", "kd, subsets"), ("mlp", "wsl"), *(("resnet8", method) for method in OF_FEATURES)]
+CASES += [("mlp", "kd, subsets"), ("mlp", "wsl"), ("mlp", "map_sd"), ("mlp", "dml"), ("resnet8", "cmd")]
+CASES += [("resnet8", method) for method in OF_FEATURES]
 SPEC = Spec("noise", "Noise", 4, (3, 12, 12), 14, 6, tuple("abcd"), digest="")
 # Reads a value on the host, or has a shape that depends on values: either would break a capture.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_consecutive", "_unique2", "bincount"}
@@ -103,7 +105,9 @@ class Recording(TorchDispatchMode):
                         old.detach().copy_(new)
 
 
-def make_training(arch: str, method: str, device: torch.device = CPU, **fields: Any) -> Training:
+def make_training(
+    arch: str, method: str, device: torch.device = CPU, target: str = "label_smoothing", **fields: Any
+) -> Training:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (14, *SPEC.shape), generator=generator, dtype=torch.uint8)
     parts = {"train": Part(images, torch.arange(14) % 4)}
@@ -118,9 +122,13 @@ def make_training(arch: str, method: str, device: torch.device = CPU, **fields: 
     settings = VARIANTS.get(method) or METHODS[method]
     teacher_run = Run(Dataset("noise"), Named("resnet8", NETWORKS["resnet8"]), Named("ce", METHODS["ce"]), recipe)
     taught = settings.needs_teacher
-    run = Run(
-        Dataset("noise"), Named(arch, NETWORKS[arch]), Named(method.partition(",")[0], settings), recipe, seed=1,
-        teacher=teacher_run if taught else None, teacher_mode=teacher_mode,
+    plain = Run(
+        Dataset("noise"), Named(arch, NETWORKS[arch]), Named("ce", METHODS["ce"]), recipe, seed=1,
+        target=Named(target, TARGETS[target]),
+    )  # fmt: skip
+    run = replace(
+        plain, method=Named(method.partition(",")[0], settings), teacher=teacher_run if taught else None,
+        teacher_mode=teacher_mode, peers=(plain.peer(),) if settings.needs_peers else (),
     )  # fmt: skip
     shared = Shared(device)
     seen = shared.images(run, parts)
@@ -136,7 +144,7 @@ def train(training: Training) -> list[dict[str, float]]:
         training.begin_epoch()
         for _ in range(training.steps_per_epoch):
             training.step()
-        log.append(training.end_epoch())
+        log += training.end_epoch()
     return log
 
 
@@ -166,8 +174,11 @@ def replaying(training: Training) -> dict[tuple[int, ...], Recording]:
 def differences(one: Training, other: Training) -> list[str]:
     """The names of what differs, in the networks and in the methods' own modules."""
     found = []
-    one, other = one.member, other.member
-    for ours, others in ((one.network, other.network), (one.module, other.module)):
+    members = list(zip(one.members, other.members, strict=True))
+    pairs = [pair for a, b in members for pair in (
+        (a.network, b.network), (a.module, b.module), (a.targets.network, b.targets.network)
+    )]  # fmt: skip
+    for ours, others in pairs:
         if ours is not None:
             expected = others.state_dict()
             found += [name for name, value in ours.state_dict().items() if not torch.equal(value, expected[name])]
@@ -213,6 +224,19 @@ def test_mixed_images_and_groups_of_batch_norm_are_replayed(kind, fields):
     plain, replayed = (make_training("resnet8", "kd, live", **{"epochs": 5, **fields}) for _ in range(2))
     replaying(replayed)
     assert train(replayed) == train(plain)
+    assert differences(replayed, plain) == []
+
+
+ADAPTIVE = [(arch, name) for arch in ("mlp", "resnet8") for name, target in TARGETS.items() if target.reads]
+
+
+@pytest.mark.parametrize(("arch", "target"), ADAPTIVE)
+def test_targets_that_networks_have_a_part_in_are_replayed(arch, target):
+    """Ranks, draws, the averaged network and its batch norms, the progress: others in each step."""
+    plain, replayed = (make_training(arch, "ce", target=target) for _ in range(2))
+    recordings = replaying(replayed)
+    assert train(replayed) == train(plain)
+    assert sorted(recordings) == [(2,), (4,)]
     assert differences(replayed, plain) == []
 
 
@@ -322,7 +346,7 @@ def test_each_size_runs_eagerly_then_is_captured_then_replayed(capture):
     assert eager == [True, True] + [False] * 6  # the first replay of each graph: it may load what the device lacks
     assert trace == [("eager", 4)] * 3 + [("captured", 4)] + [("eager", 2)] * 3 + [("captured", 2)]
     assert {size: graph.replays for (size,), graph in captured.graphs.items()} == {4: 4, 2: 4}
-    assert all(graph.generator is captured.generator for graph in captured.graphs.values())
+    assert all(graph.generators == list(captured.generators) for graph in captured.graphs.values())
 
 
 def failing(message: str = "operation not permitted when stream is capturing\nmore") -> RuntimeError:
@@ -577,6 +601,19 @@ def test_captured_steps_are_the_eager_ones_on_cuda(arch, method, precision):
         eager, captured = (make_training(arch, method, device, precision=precision) for _ in range(2))
         eager.one_step.close()
         assert_same_on_cuda(captured, eager, 1e-4 if precision == "fp32" else 2e-2)
+        assert sorted(captured.one_step.captured[0].graphs) == [(2,), (4,)]
+        captured.close()
+
+
+@needs_cuda
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize(("arch", "target"), ADAPTIVE)
+def test_targets_that_networks_have_a_part_in_are_captured_on_cuda(arch, target):
+    device = torch.device("cuda")
+    with own_stream(device):
+        eager, captured = (make_training(arch, "ce", device, target=target) for _ in range(2))
+        eager.one_step.close()
+        assert_same_on_cuda(captured, eager, 1e-4)
         assert sorted(captured.one_step.captured[0].graphs) == [(2,), (4,)]
         captured.close()
 

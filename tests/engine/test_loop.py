@@ -31,7 +31,9 @@ from lskd.methods import METHODS, Batch, Method
 from lskd.methods.kd import KD
 from lskd.models import ARCHS, Arch, CifarResNetArch, MLPArch
 from lskd.recipe import Recipe, Schedule, WeightDecay
-from lskd.run import Named, Run, Smoothing, logit_cache_bytes
+from lskd.run import Named, Run, logit_cache_bytes
+from lskd.targets import Target
+from lskd.targets.label_smoothing import LabelSmoothing
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -61,6 +63,10 @@ MLP = MLPArch(hidden=(6,))
 RESNET = CifarResNetArch(depth=8, stem=4, widths=(4, 6, 8))
 
 
+def smoothed(alpha: float, mass: Any = "all") -> Named[Target]:
+    return Named("label_smoothing", LabelSmoothing(alpha, mass))
+
+
 def make_run(method: Method | None = None, arch: Arch = MLP, alpha: float = 0.0, **fields: Any) -> Run:
     """3 steps an epoch on 11 images, the last of which has 3. Other fields are the run's or its recipe's."""
     method = method or METHODS["ce"]
@@ -69,7 +75,7 @@ def make_run(method: Method | None = None, arch: Arch = MLP, alpha: float = 0.0,
     if not {"epochs", "steps"} & set(fields):
         fields["epochs"] = 2
     recipe = Recipe(**{"lr": 0.1, "batch_size": 4, **fields})
-    settings.setdefault("smoothing", Smoothing(alpha))
+    settings.setdefault("target", smoothed(alpha))
     if method.needs_teacher:
         teacher = Run(Dataset("rows"), Named("mlp", MLP), Named("ce", METHODS["ce"]), recipe)
         settings.setdefault("teacher", teacher)
@@ -517,7 +523,7 @@ def test_batch_statistics_are_those_of_each_batch():
 @pytest.mark.parametrize(("mass", "expected"), [("all", 0.3), ("others", 0.3 * CLASSES / (CLASSES - 1))])
 def test_gamma_without_a_teacher_is_alpha(mass, expected):
     assert fit(make_run(steps=1)).result["gamma"] == 0.0
-    assert fit(make_run(smoothing=Smoothing(0.3, mass), steps=1)).result["gamma"] == pytest.approx(expected)
+    assert fit(make_run(target=smoothed(0.3, mass), steps=1)).result["gamma"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.25])

@@ -56,9 +56,10 @@ def make_run(method: Method, name: str = "fitnet", student: Arch = STUDENT, **fi
     )
     teacher = Run(Dataset("noise"), Named("resnet8", TEACHER), Named("ce", METHODS["ce"]), recipe)
     arch = min((name for name, prototype in ARCHS.items() if type(prototype) is type(student)), key=len)
-    return Run(
-        Dataset("noise"), Named(arch, student), Named(name, method), recipe, seed=1,
-        teacher=teacher if method.needs_teacher else None,
+    plain = Run(Dataset("noise"), Named(arch, student), Named("ce", METHODS["ce"]), recipe, seed=1)
+    return replace(
+        plain, method=Named(name, method), teacher=teacher if method.needs_teacher else None,
+        peers=(plain.peer(),) if method.needs_peers else (),
     )  # fmt: skip
 
 

@@ -28,9 +28,10 @@ from lskd.methods.kd import KD
 from lskd.methods.wsl import WSL, wsl_weights
 from lskd.models import Arch, CifarResNetArch, MLPArch
 from lskd.recipe import Recipe
-from lskd.run import Named, Run, Smoothing
+from lskd.run import Named, Run
 from lskd.runtime import Runtime
-from lskd.targets import smooth_labels
+from lskd.targets.distributions import smooth_labels
+from lskd.targets.label_smoothing import LabelSmoothing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,15 +62,16 @@ class Watching(Method):
 def make_run(method: Method | None = None, kind: Any = "cutmix", arch: Named[Arch] = RESNET, **fields: Any) -> Run:
     """3 steps an epoch, of 4, 4 and 3 images."""
     mix = Mix() if kind == "none" else Mix(kind, **fields.pop("mix", {}))
-    of_run = {name: fields.pop(name) for name in ("smoothing", "teacher_mode", "seed") if name in fields}
+    of_run = {name: fields.pop(name) for name in ("target", "teacher_mode", "seed") if name in fields}
     recipe = Recipe(**{"lr": 0.05, "batch_size": 4, "epochs": 2, "momentum": 0.9, "normalize": Normalize("per_image"),
                        "augment": Augment(pad=1, flip=True, mix=mix), **fields})  # fmt: skip
     method = method or METHODS["ce"]
     teacher = replace(recipe, normalize=Normalize("fixed", (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)), augment=Augment())
     taught = Run(Dataset("noise"), RESNET, Named("ce", METHODS["ce"]), teacher, seed=9)
     name = next((name for name, one in METHODS.items() if type(one) is type(method)), "own")
-    return Run(Dataset("noise"), arch, Named(name, method), recipe, teacher=taught if method.needs_teacher else None,
-               **of_run)  # fmt: skip
+    plain = Run(Dataset("noise"), arch, Named("ce", METHODS["ce"]), recipe)
+    return replace(plain, method=Named(name, method), teacher=taught if method.needs_teacher else None,
+                   peers=(plain.peer(),) if method.needs_peers else (), **of_run)  # fmt: skip
 
 
 def make_training(run: Run) -> Training:
@@ -103,7 +105,7 @@ class Seen:
         step, train = training.one_step, training.images.train
         self.mixer = step.mixer
         self.indices = step.order.split(parts)
-        self.pixels = [train.take(rows, step.drawn[rows]) for rows in self.indices]
+        self.pixels = [train.take(rows, step.drawn[0][rows]) for rows in self.indices]
         self.partners = self.mixer.partners.split(parts)
         self.labels = [training.images.labels[rows] for rows in self.indices]
 
@@ -127,7 +129,9 @@ class Seen:
 def test_teacher_and_student_see_the_same_mixture(kind, mode):
     """Each normalised in its own way: the student's per image, of the mixed image; the targets are those of both."""
     method = Watching()
-    training = make_training(make_run(method, kind, teacher_mode=mode, smoothing=Smoothing(0.2)))
+    training = make_training(
+        make_run(method, kind, teacher_mode=mode, target=Named("label_smoothing", LabelSmoothing(0.2)))
+    )
     training.begin_epoch()
     seen = Seen(training, [4, 4, 3])
     targets = smooth_labels(torch.arange(K), K, 0.2)
@@ -187,7 +191,7 @@ def test_a_training_by_hand(kind, accumulate):
         training.step()
     for ours, theirs in zip(training.member.network.parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    means = training.end_epoch()
+    [means] = training.end_epoch()
     assert means["ce"] == pytest.approx(sum(losses) / 11, rel=1e-4)
     assert means["top1"] == pytest.approx(100 * sum(correct) / 11, rel=1e-4)
 

@@ -48,7 +48,7 @@ def drawn(run: Run) -> tuple[list[Tensor], Tensor, Tensor]:
     training = Training(run, SPEC, images, teacher)
     tensors = [tensor.clone() for tensor in training.member.network.parameters() if tensor.unique().numel() > 1]
     training.begin_epoch()
-    return tensors, training.one_step.order, training.one_step.drawn
+    return tensors, training.one_step.order, training.one_step.drawn[0]
 
 
 def test_a_student_of_its_teachers_architecture_has_streams_of_its_own():

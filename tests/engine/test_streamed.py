@@ -261,6 +261,21 @@ def test_a_stopped_training_goes_on_with_the_same_bits(photographs, tmp_path, st
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
+def test_peers_are_fed_each_with_views_of_its_own(photographs):
+    """With nothing exchanged the first network is what it is alone, and so is a peer that sees the same views."""
+    spec, parts = photographs
+    run = streamed_run(MLP, epochs=2)
+    zero = Named("cmd", replace(METHODS["cmd"], chi=0.0))  # type: ignore[call-arg]
+    alone, peer = (train(one, spec, parts, shared=Shared(CPU)) for one in (run, run.peer()))
+    peers = {}
+    for views in ("same", "own"):
+        both = train(replace(run, method=zero, peers=(run.peer(),), peer_views=views), spec, parts, shared=Shared(CPU))
+        assert_identical(weights(both), weights(alone))
+        peers[views] = both.peers[0].state_dict()
+    assert_identical(peers["same"], weights(peer))
+    assert not torch.equal(peers["own"]["head.weight"], peers["same"]["head.weight"])
+
+
 def test_a_teacher_of_streamed_images_is_asked_at_every_step(photographs):
     spec, parts = photographs
     taught = replace(streamed_run(), method=Named("kd", METHODS["kd"]), teacher=streamed_run())

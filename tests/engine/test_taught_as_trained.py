@@ -22,7 +22,7 @@ from lskd.models import CifarResNetArch
 from lskd.probes import Probe, Scene
 from lskd.recipe import Recipe
 from lskd.run import Named, ProbeSpec, Run
-from lskd.targets import equivalent_smoothing
+from lskd.targets.distributions import equivalent_smoothing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,7 @@ from lskd.engine import Shared
 from lskd.engine.features import Shapes, eval_mode
 from lskd.engine.member import build_network
 from lskd.engine.memory import Black
-from lskd.engine.step import Sums
+from lskd.engine.sums import Sums
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training
 from lskd.launch.preflight import blank
@@ -129,7 +129,7 @@ def test_the_end_of_a_stage_is_the_beginning_of_the_training_proper():
         for _ in range(3):
             training.step()
             steps.append(training.steps_done)
-        means = training.end_epoch()
+        [means] = training.end_epoch()
         assert ("top1" in means) == (stages[-1] is None)
     assert stages[:2] == [stages[0]] * 2 and stages[0] is not None and stages[2:] == [None, None]
     assert steps == [(done, 12) for done in range(1, 13)]
@@ -178,7 +178,7 @@ def test_what_a_teacher_says_to_a_batch_is_what_it_says_live(run, evaluated):
     training.begin_epoch()
     teacher, step = training.teacher, training.one_step
     rows = step.order[:4]
-    pixels = training.images.train.take(rows, step.drawn[rows])
+    pixels = training.images.train.take(rows, step.drawn[0][rows])
     logits, features = teacher.teach(rows, pixels)
     assert teacher.evaluated == evaluated and bool(features) == (run.method.name == "fitnet")
     torch.testing.assert_close(logits, teacher.live(pixels), rtol=1e-5, atol=1e-6)

@@ -51,7 +51,7 @@ def looked() -> tuple[list[dict[str, Any]], dict[str, tuple[np.ndarray, np.ndarr
     assert run_probes(run, spec, parts, outcome.network, PROBES, shared) == outcome.readings
     arrays = {}
     network = outcome.network.double().eval()
-    for name, (images, labels) in parts.items():
+    for name, (images, labels, _) in parts.items():
         seen: list[torch.Tensor] = []
         handle = network.head.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
         with torch.no_grad():

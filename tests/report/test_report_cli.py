@@ -110,7 +110,7 @@ def test_an_experiment_that_is_asked_for_is_the_only_one_that_is_planned(
 ) -> None:
     planned: list[str] = []
     make = cli.make_plan
-    monkeypatch.setattr(cli, "make_plan", lambda one, conf: planned.append(one.name) or make(one, conf))
+    monkeypatch.setattr(cli, "make_plan", lambda one, conf, **known: planned.append(one.name) or make(one, conf))
     assert main(["fiction", "--results", str(filled.store.root), "--config-dir", str(own)]) == 0
     assert planned == ["fiction"]
 

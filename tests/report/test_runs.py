@@ -76,7 +76,7 @@ FILTERS = [
     (("teacher=null",), [0, 6]),
     (("teacher!=null", "teacher.alpha=0"), [1, 2, 3, 4]),
     (("teacher_ls=0.1",), [5]),
-    (("teacher.smoothing.alpha>0",), [5]),
+    (("teacher.target.alpha>0",), [5]),
     (("top1>=92", "top1<94"), [2, 3]),
     (("arch.hidden=[8]",), [0]),
     (("teacher.arch.hidden=[8]", "seed!=1"), [1, 3]),
@@ -114,7 +114,7 @@ def test_groups_are_over_seeds_and_leave_nobody_out(made: Any, capsys: Any) -> N
     table = csv(capsys, store, "state=done", "--group")
     assert list(table["n"]) == [2, 1, 2, 1] and table["n"].sum() == 6
     assert list(table["method.temperature"].fillna(0)) == [4, 4, 8, 0]
-    assert list(table["teacher.smoothing.alpha"].fillna(-1)) == [0, 0.1, 0, -1]
+    assert list(table["teacher.target.alpha"].fillna(-1)) == [0, 0.1, 0, -1]
     assert list(table["top1.mean"]) == [91.5, 95.0, 93.5, 90.0]
     assert table["top1.sd"][0] == pytest.approx(math.sqrt(0.5)) and math.isnan(table["top1.sd"][1])
     by = csv(capsys, store, "--by", "temperature", "--columns", "train.ce")
@@ -134,7 +134,7 @@ def test_only_what_differs_is_printed(made: Any, capsys: Any) -> None:
         "id",
         "method.temperature",
         "seed",
-        "teacher.smoothing.alpha",
+        "teacher.target.alpha",
         "teacher.seed",
         "top1",
         "nll",

@@ -293,7 +293,7 @@ def test_the_command_writes_a_site_or_a_file(made, tmp_path, monkeypatch, capsys
 
 def test_runs_that_differ_in_their_seeds_are_together(made):
     runs = made.reports[0].plan.runs
-    groups = of_runs.by_seed([run for run in runs if run.smoothing.alpha == 0.1] + [replace(runs[0], seed=9)])
+    groups = of_runs.by_seed([run for run in runs if run.target.settings.alpha == 0.1] + [replace(runs[0], seed=9)])
     names = [(group.label, [run.seed for run in group.runs]) for group in groups]
     assert names == [
         ("mlp(hidden=16) on digits", [9]),

@@ -28,6 +28,7 @@ from lskd.errors import require
 from lskd.methods.ce import CE
 from lskd.methods.kd import KD
 from lskd.run import Run
+from lskd.targets.label_smoothing import LabelSmoothing
 
 # epoch -> the order of the examples (N,), and the number of the view through which each image (N,) is seen
 Draws = Callable[[int], tuple[Tensor, Tensor]]
@@ -36,14 +37,15 @@ Transform = Callable[[Image.Image], Tensor]
 
 def check(run: Run) -> None:
     """`InputError` unless this loop can express `run`."""
-    recipe, method = run.recipe, run.method.settings
+    recipe, method, target = run.recipe, run.method.settings, run.target.settings
     require(type(method) in (CE, KD), "method", run.method.name, "ce or kd for the usual loop")
+    require(type(target) is LabelSmoothing, "target", run.target.name, "label_smoothing for the usual loop")
     for name, value, plain in (
         ("recipe.dampening", recipe.dampening, 0.0),
         ("recipe.lr_factors", recipe.lr_factors, {}),
         ("recipe.clip_norm", recipe.clip_norm, None),
         ("recipe.weight_decay.to", recipe.weight_decay.to, "all"),
-        ("smoothing.mass", run.smoothing.mass, "all"),
+        ("target.mass", getattr(target, "mass", "all"), "all"),
         ("teacher_mode", run.teacher_mode, "eval"),
     ):
         require(value == plain, name, value, f"{plain} for the usual loop")
@@ -123,7 +125,9 @@ class UsualLoop:
 
     def loss(self, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
         """The run's loss, as such codes write it: see `KD` for its conventions."""
-        hard = F.cross_entropy(logits, labels, label_smoothing=self.run.smoothing.alpha)
+        target = self.run.target.settings
+        assert isinstance(target, LabelSmoothing)
+        hard = F.cross_entropy(logits, labels, label_smoothing=target.alpha)
         if taught is None:
             return hard
         kd = self.run.method.settings

@@ -11,7 +11,7 @@ from lskd.data.augment import Normalize
 from lskd.methods import METHODS, Method
 from lskd.methods.kd import KD
 from lskd.recipe import WeightDecay
-from lskd.run import Named, Run, Smoothing
+from lskd.run import HARD, Named, Run
 
 
 def synthetic(spec: Spec, examples: int) -> dict[str, Part]:
@@ -38,4 +38,4 @@ def as_public_code(run: Run) -> Run:
         normalize=Normalize("dataset") if recipe.normalize.kind == "per_image" else recipe.normalize,
     )  # fmt: skip
     method = Named[Method]("ce", METHODS["ce"]) if run.teacher is None else Named[Method]("kd", KD())
-    return replace(run, method=method, recipe=recipe, smoothing=Smoothing())
+    return replace(run, method=method, recipe=recipe, target=HARD)

@@ -44,7 +44,7 @@ from lskd.engine.training import Training
 from lskd.environment import available_cores
 from lskd.methods import Batch
 from lskd.run import Run
-from lskd.targets import smooth_labels
+from lskd.targets.distributions import smooth_labels
 
 T = TypeVar("T")
 
@@ -125,7 +125,8 @@ class Pair:
                 )
             before = allocated(self.device)
             student, teacher = build_network(run, self.spec), self.teacher_of(run)
-            loop = UsualLoop(plain, student, teacher, *data["train"], self.device, workers=workers)
+            images, labels, _ = data["train"]
+            loop = UsualLoop(plain, student, teacher, images, labels, self.device, workers=workers)
             own = (AS_IT_COMES,) if on_gpu else ("fp32",)
             for precision in dict.fromkeys((*own, *self.options.precisions)):
                 work = usual_work(loop, precision)

@@ -56,6 +56,11 @@ class Dataset:
                     rule = "first what changes classes, then what images there are, then labels"
                     raise InputError(f"steps[{i}] = {step.name}: must stand before {before.name}: {rule}")
 
+    @property
+    def relabelled(self) -> bool:
+        """Whether images are trained on under other labels than their own."""
+        return any(step.changes == "labels" for step in self.steps)
+
     def __hash__(self) -> int:  # of what can be hashed: a step may have mappings
         return hash((self.name, self.holdout, self.holdout_seed, self.limit, str(self)))
 
@@ -121,6 +126,7 @@ class Part(NamedTuple):
 
     images: Any
     labels: torch.Tensor  # (N,) int64
+    true: torch.Tensor | None = None  # (N,) int64: the labels before a step changed them; None: none did
 
 
 def check_seed(drawn: Any, *, needed: bool = True, by: str = "") -> None:

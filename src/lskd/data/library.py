@@ -32,7 +32,10 @@ def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
     content = disk.read(folder, data)
     disk.check_changes(folder, content)
     found = select(dataset, known, content.labelled(), partial(check, dataset))
-    return {name: Part(images, torch.from_numpy(labels)) for name, (images, labels) in found.items()}
+    return {
+        name: Part(one.images, torch.from_numpy(one.labels), None if one.true is None else torch.from_numpy(one.true))
+        for name, one in found.items()
+    }
 
 
 def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force: bool = False) -> Spec:

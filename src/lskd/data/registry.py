@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -37,7 +37,7 @@ class Origin:
     """A data set that is known by name: what it is, and how it is got.
 
     recipe: the usual one, where a run names none; origin: where its files come from, in words; flips: of each class the
-    one that it is taken for in asymmetric label noise.
+    one that it is taken for in asymmetric label noise; groups: classes that look alike, by the name of their group.
     """
 
     spec: Spec
@@ -45,15 +45,23 @@ class Origin:
     recipe: str
     origin: str = ""
     flips: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-DATASETS: Registry[Origin] = Registry("dataset", Origin)
+DATASETS: Registry[Origin] = Registry(
+    "dataset", Origin, "@register(Spec(…)) above its reader, with from lskd.data import Spec, register"
+)
 
 R = TypeVar("R", bound=Reader)
 
 
 def register(
-    spec: Spec, *, recipe: str = "", origin: str = "", flips: Mapping[str, str] | None = None
+    spec: Spec,
+    *,
+    recipe: str = "",
+    origin: str = "",
+    flips: Mapping[str, str] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Callable[[R], R]:
     """A decorator for the `Reader` of the data set `spec`: it is there as `spec.name` from now on.
 
@@ -62,7 +70,7 @@ def register(
     """
 
     def enter(read: R) -> R:
-        known = Origin(spec, read, recipe or spec.usual_recipe, origin, flips or {})
+        known = Origin(spec, read, recipe or spec.usual_recipe, origin, flips or {}, groups or {})
         DATASETS.add(spec.name, known, getattr(read, "__module__", "a plug-in"))
         return read
 

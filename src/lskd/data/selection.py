@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lskd.data.dataset import Dataset, Spec
 from lskd.data.splits import class_balanced, count, shares
@@ -68,9 +68,17 @@ def of_training(dataset: Dataset) -> tuple[Step, ...]:
     return tuple(step for step in dataset.steps if step.changes != "classes")
 
 
+class Selected(NamedTuple):
+    """The images of a part and their labels (N,), with those that they had before a step changed them."""
+
+    images: Any
+    labels: np.ndarray
+    true: np.ndarray | None = None
+
+
 def select(
     dataset: Dataset, spec: Spec, parts: Mapping[str, tuple[Any, np.ndarray]], check: Callable[[Spec], None]
-) -> dict[str, tuple[Any, np.ndarray]]:
+) -> dict[str, Selected]:
     """The images and labels of each part that the runs on `dataset` have, of all `parts` of the data set `spec`.
     `check` is asked whether that can be, with the true sizes of the classes."""
     spec = counted(spec, parts)
@@ -88,10 +96,13 @@ def select(
         chosen, _ = class_balanced(labels, dataset.limit, dataset.holdout_seed)
         images, labels = images[chosen], labels[chosen]
     spec = counted(spec, {**found, "train": (images, labels)})
+    true = None
     for step in of_training(dataset):
+        if step.changes == "labels" and true is None:
+            true = labels
         images, labels = step.apply(images, labels, spec)
         spec = step.describe(spec)
-    return {**found, "train": (images, labels)}
+    return {**{part: Selected(*content) for part, content in found.items()}, "train": Selected(images, labels, true)}
 
 
 def counted(spec: Spec, parts: Mapping[str, tuple[Any, np.ndarray]]) -> Spec:

@@ -216,8 +216,9 @@ class Captured:
     on a torch that cannot go on (`RECOVERS`).
     """
 
-    def __init__(self, step: Callable[..., None], generator: torch.Generator) -> None:
-        self.step, self.generator = step, generator
+    def __init__(self, step: Callable[..., None], *generators: torch.Generator) -> None:
+        """`generators`: all that the step draws from."""
+        self.step, self.generators = step, generators
         self.calls: Counter[tuple[int, ...]] = Counter()
         self.graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
         self.pool = torch.cuda.graph_pool_handle()
@@ -243,7 +244,8 @@ class Captured:
         # that takes 0.1 to 0.2 s, as long as a small training's epoch, and ours leave none.
         with GATE.alone(), collector_off():
             graph = torch.cuda.CUDAGraph()
-            graph.register_generator_state(self.generator)
+            for generator in self.generators:
+                graph.register_generator_state(generator)
             stream = torch.cuda.current_stream()
             try:
                 # thread_local: the other trainings of this process go on with their replays.

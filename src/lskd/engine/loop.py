@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lskd import metrics
@@ -18,6 +19,7 @@ from lskd.engine.capture import GATE, own_stream
 from lskd.engine.checkpoint import Checkpoint
 from lskd.engine.probing import Probing, Readings
 from lskd.engine.record import Outputs, held_memory_mb, summarise
+from lskd.engine.settled import settled
 from lskd.engine.shared import Shared
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training, set_precision
@@ -35,12 +37,13 @@ class Interrupted(Exception):
 @dataclass
 class Outcome:
     """What a training gives: the network, on the CPU, the record for result.json, one record an epoch for log.jsonl,
-    and what the probes saw, by their keys."""
+    what the probes saw, by their keys, and the networks of its peers."""
 
     network: nn.Module
     result: dict[str, Any]
     epochs: list[dict[str, Any]]
     readings: Readings = field(default_factory=dict)
+    peers: Sequence[nn.Module] = ()
 
 
 def train(
@@ -50,7 +53,7 @@ def train(
     teacher_network: nn.Module | None = None,
     *,
     taught_on: Tensor | None = None,
-    begins: Mapping[str, Tensor] | None = None,
+    begins: Sequence[Mapping[str, Tensor] | None] = (),
     shared: Shared,
     probes: Sequence[ProbeSpec] = (),
     checkpoint: Path | None = None,
@@ -61,13 +64,13 @@ def train(
 ) -> Outcome:
     """Train `run` on `parts` ("train", and what there is of "validation" and "test"), on the device of `shared`.
     `taught_on` are the training images of its teacher, where they are others than the student's and count
-    (`Teacher.of`). `begins`: what of the network's state is not drawn from the seed, as the training begins.
+    (`Teacher.of`). `begins`: what of each network's state, the run's own first, is not drawn from the seed.
 
     Several trainings may share the device, each in a thread of its own; their recipes must then agree in `precision`.
     With `checkpoint`, the state is written there every `checkpoint_seconds` and when `stop()` says so, and a state that
     is there is gone on from: on a CPU the result is bit-identical to that of an undisturbed run. `on_epoch` gets all
     epoch records so far, `on_step` the number of steps done and their total. Probes look at the network between
-    steps, and change nothing of it. Raises Diverged, Interrupted.
+    steps, and change nothing of it; of peers, at the run's own. Raises Diverged, Interrupted.
     """
     recipe = run.recipe
     set_precision(recipe.precision, search=shared.search)
@@ -78,6 +81,7 @@ def train(
             cache = stack.enter_context(shared.logit_cache(run, images.train, spec.num_classes))
             taught_on = parts["train"].images if taught_on is None else taught_on
             teacher = Teacher.of(run, teacher_network, images, taught_on, cache)
+        run, solved = settled(run, teacher, images, spec.num_classes)
 
         def from_the_start() -> tuple[Training, Probing]:
             training = Training(run, spec, images, teacher, begins)
@@ -97,7 +101,7 @@ def train(
                 saved, (training, probing) = None, from_the_start()
         if saved is None and probing.due():
             probing.measure()
-        outputs, held = Outputs(), None
+        outputs, held = list[Outputs](), None
 
         def checkpoint_if_due() -> None:
             """Between two steps: write the state if it is time to, or if a stop is asked for; then stop."""
@@ -123,19 +127,21 @@ def train(
                 if training.step_number < end:
                     checkpoint_if_due()
             record: dict[str, Any] = {} if stage is None else {"stage": stage.name}
-            record |= {"epoch": epoch, "step": end, "lr": training.lr(end - 1)}
-            trained = training.end_epoch()
+            record |= {"epoch": epoch, "step": end, "lr": training.member.lr(end - 1)}
+            trained, *of_peers = training.end_epoch()
 
             with clock.stopped():
                 record |= {"seconds": round(clock.seconds, 3), "train": trained}
-                if not all(math.isfinite(value) for value in trained.values()):
+                if of_peers:
+                    record["peers"] = [{"train": one} for one in of_peers]
+                if not all(math.isfinite(value) for one in (trained, *of_peers) for value in one.values()):
                     of = f" of {stage.name}" if stage else ""
                     raise Diverged(f"the training loss is not finite in epoch {epoch}{of}, by step {end}")
                 if stage is None and (last or (epoch + 1) % recipe.evaluate_every == 0):
                     with GATE.eager():
                         outputs, found = evaluate(training, f"in epoch {epoch}, by step {end}")
                         held = held_memory_mb(training.device)
-                    record |= found
+                    note(record, found)
                 epochs.append(record)
                 on_epoch(epochs)
                 if training.stage is not stage and probing.due():  # the training proper begins
@@ -145,26 +151,48 @@ def train(
         if not recipe.trains:
             with GATE.eager():
                 outputs, found = evaluate(training, "as it is")
-            epochs = [{"epoch": 0, "step": 0, "lr": 0.0, "seconds": round(clock.read(), 3), "train": {}, **found}]
+            epochs = [{"epoch": 0, "step": 0, "lr": 0.0, "seconds": round(clock.read(), 3), "train": {}}]
+            note(epochs[0], found)
             on_epoch(epochs)
         result = summarise(training, epochs, outputs, clock.read() if not recipe.trains else clock.seconds)
+        if solved:
+            result["solved"] = solved
         if held is not None:
             result["held_memory_mb"] = held
         with GATE.eager():
-            network = training.member.trained
-            network.zero_grad()
-            return Outcome(network.cpu(), result, epochs, probing.readings)
+            for member in training.members:
+                member.trained.zero_grad()
+            network, *peers = [member.trained.cpu() for member in training.members]
+            return Outcome(network, result, epochs, probing.readings, peers)
 
 
-def evaluate(training: Training, when: str) -> tuple[Outputs, dict[str, dict[str, float]]]:
-    """Logits and labels of the held-out parts, and their metrics. `Diverged`, which says `when`, for outputs that are
+def evaluate(training: Training, when: str) -> tuple[list[Outputs], list[dict[str, dict[str, float]]]]:
+    """Logits and labels of the held-out parts, and their metrics: of each network, and, where they are several, of all
+    together, whose probability of a class is the mean of theirs. `Diverged`, which says `when`, for outputs that are
     not finite."""
     held_out = training.images.held_out.items()
-    outputs = {name: (training.member.evaluate(part.images.evaluation()), part.labels) for name, part in held_out}
+    outputs = [
+        {name: (member.evaluate(part.images.evaluation()), part.labels) for name, part in held_out}
+        for member in training.members
+    ]
+    if len(outputs) > 1:
+        together = {name: torch.stack([one[name][0] for one in outputs]) for name in outputs[0]}
+        outputs.append({name: (metrics.ensemble(together[name]), labels) for name, (_, labels) in outputs[0].items()})
     try:
-        return outputs, {name: metrics.summary(*output) for name, output in outputs.items()}
+        return outputs, [{name: metrics.summary(*output) for name, output in one.items()} for one in outputs]
     except FloatingPointError as error:
         raise Diverged(f"{error} {when}") from None
+
+
+def note(record: dict[str, Any], found: Sequence[Mapping[str, Any]]) -> None:
+    """Add to the line of an epoch what `evaluate` found."""
+    own, *others = found
+    record |= own
+    if others:
+        *peers, together = others
+        for line, of_peer in zip(record["peers"], peers, strict=True):
+            line |= of_peer
+        record["ensemble"] = together
 
 
 class Clock:

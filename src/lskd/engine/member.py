@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
@@ -21,38 +22,50 @@ from lskd.engine.grouped import group_batch_norms
 from lskd.engine.optimizer import Optimizer
 from lskd.engine.seeds import initial_weights, seed_for
 from lskd.engine.shared import Images
+from lskd.engine.sums import Sums
+from lskd.engine.targets import Targets
 from lskd.engine.teacher import Teacher, forward, placed
 from lskd.errors import InputError
-from lskd.methods import Stage
+from lskd.methods import Method, Stage
 from lskd.models.dropout import Random
 from lskd.run import Run
 
 
 class Member:
-    """A network, the method's own modules beside it, the optimizer of both, and the average of the network's weights
-    where the recipe asks for one. `enter` says what is trained, and comes before all else.
+    """A network, the method's own modules beside it, the optimizer of both, the average of the network's weights where
+    the recipe asks for one, and what it is taught (`targets`). `enter` says what is trained, and comes before all else.
 
-    One training usually has one: what networks that train together share is in `Step`.
+    One training usually has one, and peers are more: what networks that train together share is in `Step`.
+
+    run: the one that has the network; of a peer, its own. method: of the training, for all of its networks.
     """
 
     def __init__(
         self,
         run: Run,
+        method: Method,
         spec: Spec,
         images: Images,
         teacher: Teacher | None,
         begins: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.recipe, self.method, self.normalizer = run.recipe, run.method.settings, images.normalizer
+        self.run, self.recipe, self.method, self.normalizer = run, run.recipe, method, images.normalizer
         device, classes = images.labels.device, spec.num_classes
-        network = build_network(run, spec)
-        if begins is not None:
-            network.load_state_dict({**network.state_dict(), **begins})
-        self.network = placed(network, device)
-        self.generator = torch.Generator(device).manual_seed(seed_for(run.stream_seed, "dropout"))
-        for part in self.network.modules():
-            if isinstance(part, Random):
-                part.generator = self.generator
+        generator = torch.Generator(device).manual_seed(seed_for(run.stream_seed, "dropout"))
+
+        def built(purpose: str) -> nn.Module:
+            network = build_network(run, spec, purpose)
+            if begins is not None:
+                network.load_state_dict({**network.state_dict(), **begins})
+            for part in network.modules():
+                if isinstance(part, Random):
+                    part.generator = generator
+            group_batch_norms(network, run.recipe.batch_norm_group)
+            return placed(network, device)
+
+        self.generator, self.network = generator, built("init")
+        seen_by = functools.partial(forward, normalizer=images.normalizer, precision=run.recipe.precision)
+        self.targets = Targets(run.target.settings, classes, generator, seen_by, lambda: built("average"))
 
         seen, shapes = images.train.shape, None
         pixels = torch.zeros(1, *self.normalizer.seen(seen), device=device)
@@ -62,16 +75,16 @@ class Member:
         module = build_module(self.method, pair, run.stream_seed)
         self.module = None if module is None else placed(module, device)
         self._parts = [part for part in (self.network, self.module) if part is not None]
-        for part in self._parts:
-            group_batch_norms(part, self.recipe.batch_norm_group)
+        if self.module is not None:
+            group_batch_norms(self.module, self.recipe.batch_norm_group)
         self._learnable = [p for part in self._parts for p in part.parameters() if p.requires_grad]
 
         # Compiled code brings kernels together by itself.
         self._run: Callable[[Tensor], Tensor] = compiled(self.network) if self.recipe.compile else self.network
-        self._counters = Counters() if self.recipe.compile else Counters(*self._parts)
 
-    def enter(self, stage: Stage | None) -> None:
-        """Train from now on what `stage` trains, or (None) everything, with an optimizer that starts afresh."""
+    def enter(self, stage: Stage | None, total: int, steps_per_epoch: int) -> None:
+        """Train for `total` steps what `stage` trains, or (None) everything, with an optimizer that starts afresh."""
+        self._total, self._steps_per_epoch = total, steps_per_epoch
         recipe, own = self.recipe, [] if self.module is None else [self.module]
         self.stage, self._taps = stage, tapped(self.network, (stage or self.method).taps)
         self._trained = self._parts
@@ -89,11 +102,32 @@ class Member:
         if recipe.accumulate > 1:
             self.optimizer.hold_gradients()
         self.average = Average(self.network, recipe.ema) if recipe.ema and stage is None else None
+        self.targets.enter(self.network if stage is None else None)
+        self._counters = Counters(*(() if recipe.compile else self._parts), self.targets.network)
+        device, factors = self.generator.device, [self._factor(step) for step in range(total)]
+        self._factors = torch.tensor(factors, dtype=torch.float64, device=device)  # of the learning rate
+        self.sums = Sums(device)
 
     @property
     def trained(self) -> nn.Module:
         """The network that is evaluated and kept: the average of its weights, where the recipe asks for that."""
         return self.network if self.average is None else self.average.network
+
+    def lr(self, step: int) -> float:
+        """The learning rate at `step` of this stage."""
+        return self.optimizer.lr * self._factor(step)
+
+    def _factor(self, step: int) -> float:
+        at = self.recipe.schedule.at
+        return 1.0 if self.stage else at(step, total_steps=self._total, steps_per_epoch=self._steps_per_epoch)
+
+    def resets_momentum(self, step: int) -> bool:
+        """Whether `step` is the first one after a milestone at which momentum starts afresh."""
+        schedule = self.recipe.schedule
+        if not schedule.reset_momentum or self.stage is not None or step == 0:
+            return False
+        now, before = (schedule.passed(at, steps_per_epoch=self._steps_per_epoch) for at in (step, step - 1))
+        return now > before
 
     # ---- in a step ------------------------------------------------------------------------------------------------
 
@@ -115,16 +149,17 @@ class Member:
         with contextlib.nullcontext() if self._casts is None else self._casts.together():
             return run_tapped(self.network, self._taps, lambda: self.forward(self._run, pixels))
 
-    def update(self, loss: Tensor | None, factor: Tensor, step: Tensor) -> None:
-        """Update number `step` from `loss`, or (None) from the gradient that the parts of a batch have left, at
-        `factor` times the learning rate."""
+    def update(self, loss: Tensor | None, step: Tensor) -> None:
+        """Update number `step` (1,) from `loss`, or (None) from the gradient that the parts of a batch have left."""
+        factor = self._factors[step].squeeze(0)
         if loss is not None:
             self.optimizer.step(loss, factor)
         else:
             self.optimizer.update(factor)
             self.optimizer.clear()
-        if self.average is not None:
-            self.average.update(step)
+        for average in (self.average, self.targets.average):
+            if average is not None:
+                average.update(step)
 
     # ---- as it is -------------------------------------------------------------------------------------------------
 
@@ -143,7 +178,9 @@ class Member:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
+            "sums": self.sums.totals,
             "average": None if self.average is None else self.average.network.state_dict(),
+            "target": None if self.targets.network is None else self.targets.network.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -152,8 +189,11 @@ class Member:
             self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
+        self.sums.restore(state["sums"])
         if self.average is not None:
             self.average.network.load_state_dict(state["average"])
+        if self.targets.network is not None:
+            self.targets.network.load_state_dict(state["target"])
 
 
 def trainable(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
@@ -168,7 +208,7 @@ def trainable(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     return [module for name, module in modules.items() if any(fnmatchcase(name, one) for one in patterns)]
 
 
-def build_network(run: Run, spec: Spec) -> nn.Module:
+def build_network(run: Run, spec: Spec, purpose: str = "init") -> nn.Module:
     """The run's network with its initial weights, which depend on the seed alone (not on the device)."""
-    with initial_weights(run.stream_seed, "init"):
+    with initial_weights(run.stream_seed, purpose):
         return run.arch.settings.build(run.recipe.input_shape(spec.shape), spec.num_classes)

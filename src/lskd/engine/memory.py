@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import os
 import weakref
@@ -22,6 +23,7 @@ from lskd.engine.member import build_network
 from lskd.engine.shared import Images
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training
+from lskd.recipe import Recipe
 from lskd.run import Run
 
 # Beside its tensors a training has on CUDA: what cuBLAS keeps for each thread and stream (32 MiB on Hopper, 8 before);
@@ -34,8 +36,8 @@ FEWER = (2, 4)  # for large images, and large networks
 
 def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     """Memory that one training of `run` takes on a device beyond what it shares with others: weights (the method's
-    own modules among them), gradients, momentum and its teacher's weights, and the most that a step and an evaluation
-    hold besides.
+    own modules among them), averages of them, gradients, momentum and its teacher's weights, and the most that a step
+    and an evaluation hold besides.
 
     On CUDA ("cuda") a captured step keeps its memory to itself, so what runs eagerly beside it needs more: the most of
     an evaluation and of a step of the last batch of an epoch, which is captured later. Not counted is what a library's
@@ -78,11 +80,15 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     )
     in_parts = run.recipe.accumulate > 1
     size = batch * (2 if in_parts else 1)
+
     # (Compiled code allocates less; what compiling itself takes is not counted.)
-    recipe = dataclasses.replace(
-        run.recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None, compile=False,
-        batch_norm_group=batch // 2 if run.recipe.batch_norm_group and batch >= 4 else 0,
-    )  # fmt: skip
+    def at_size(recipe: Recipe) -> Recipe:
+        return dataclasses.replace(
+            recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None, compile=False,
+            batch_norm_group=batch // 2 if recipe.batch_norm_group and batch >= 4 else 0,
+        )  # fmt: skip
+
+    recipe = at_size(run.recipe)
     with Allocations() as memory:
         # As many images as there will be: a method may keep something for each.
         examples = max(spec.train, 4 * size)
@@ -100,8 +106,8 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
                 mixed=recipe.augment.mix.any, group=recipe.batch_norm_group,
             )  # fmt: skip
             teacher.hold(torch.zeros(batch, spec.num_classes))
-        training = Training(dataclasses.replace(run, recipe=recipe), spec, images, teacher)
-        member = training.member
+        peers = tuple(dataclasses.replace(peer, recipe=at_size(peer.recipe)) for peer in run.peers)
+        training = Training(dataclasses.replace(run, recipe=at_size(run.recipe), peers=peers), spec, images, teacher)
 
         def work() -> None:
             """A step; of a batch in parts one of them, which are alike, and the update."""
@@ -116,12 +122,16 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
         for _ in range((1 if training.stage is None else 2) if run.recipe.trains else 0):
             if step:
                 training.enter(None)
-            member.train_mode()
+            for member in training.members:
+                member.train_mode()
             if not in_parts:  # where gradients are there from the beginning
                 work()  # its gradients stay
             kept = memory.live
             step = max(step, memory.most(work) - kept)
-        evaluation = memory.most(lambda: member.evaluate(evaluated.batches(rows, rows, batch))) - kept
+        evaluation = max(
+            memory.most(functools.partial(member.evaluate, evaluated.batches(rows, rows, batch))) - kept
+            for member in training.members
+        )
         if (shown := teacher) is not None:
             evaluation = max(evaluation, memory.most(lambda: shown.live(source.plain(rows))) - kept)
     return {"kept": kept - shared, "step": step, "evaluation": evaluation}

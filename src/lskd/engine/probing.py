@@ -13,12 +13,13 @@ from lskd.data import Part, Spec
 from lskd.engine.capture import GATE, own_stream
 from lskd.engine.features import eval_mode
 from lskd.engine.seeds import generator_for
+from lskd.engine.settled import settled
 from lskd.engine.shared import Shared
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training, set_precision
 from lskd.methods import METHODS
 from lskd.probes import Scene
-from lskd.run import Named, ProbeSpec, Run
+from lskd.run import HARD, Named, ProbeSpec, Run
 
 Readings = dict[str, list[dict[str, Any]]]  # by the key of the probe, in the order of steps
 
@@ -72,6 +73,8 @@ def scene(training: Training, probe: ProbeSpec, run: Run) -> Scene:
         class_names=training.spec.class_names,
         generator=generator_for(run.stream_seed, f"observe {probe.name}", training.step_number),
         teacher=training.teacher.live if training.teacher is not None else None,
+        told=run.method.settings.teacher_probs,
+        true=images.true,
     )
 
 
@@ -91,11 +94,15 @@ def run_probes(
     with own_stream(shared.device):
         # How it was trained does not matter any more.
         recipe, method = replace(run.recipe, ema=0.0), Named("ce", METHODS["ce"])
-        alone = replace(run, recipe=recipe, method=method, teacher=None, teacher_mode="eval")
+        alone = replace(
+            run, recipe=recipe, method=method, target=HARD, teacher=None, teacher_mode="eval", peers=(),
+            peer_views="same",
+        )  # fmt: skip
         images, shown = shared.images(run, parts), None
         if teacher is not None:
             taught_on = parts["train"].images if taught_on is None else taught_on
             shown = Teacher.of(replace(run, teacher_mode="eval"), teacher, images, taught_on)
+        run, _ = settled(run, shown, images, spec.num_classes)
         training = Training(alone, spec, images, shown)
         with GATE.eager():
             training.member.network.load_state_dict(network.state_dict())

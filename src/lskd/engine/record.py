@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,16 +14,19 @@ from lskd.data import Part
 from lskd.engine.capture import GATE
 from lskd.engine.seeds import generator_for
 from lskd.engine.training import Training
-from lskd.targets import equivalent_smoothing
+from lskd.run import Run
+from lskd.targets.distributions import equivalent_smoothing
 
 Outputs = dict[str, tuple[Tensor, Tensor]]  # by held-out part: logits (N, K) and labels (N,)
 
 
-def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs, seconds: float) -> dict[str, Any]:
-    """The record of a finished training, whose `outputs` are those of its last epoch."""
+def summarise(
+    training: Training, epochs: list[dict[str, Any]], outputs: Sequence[Outputs], seconds: float
+) -> dict[str, Any]:
+    """The record of a finished training, whose `outputs` are those of its last epoch (`loop.evaluate`)."""
     run, steps, examples = training.run, training.step_number, training.examples
     with GATE.eager():
-        calibration = metrics.calibration(outputs)
+        calibration, *calibrations = [metrics.calibration(one) for one in outputs]
     full_epochs, more_steps = divmod(steps, training.steps_per_epoch)
     images_trained = full_epochs * examples + more_steps * run.recipe.batch_size
     initial = [record for record in epochs if "stage" in record]
@@ -39,7 +42,7 @@ def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs
         "best": {name: best_epoch(epochs, name, held_out) for name in held_out},
         "train": epochs[-1]["train"],
         "calibration": calibration,
-        "gamma": gamma(training),
+        "gamma": gamma(training, run, epochs[-1]["train"]),
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(proper / steps * training.steps_per_epoch, 4) if steps else 0.0,
         "images_per_second": round(images_trained / max(proper, 1e-9), 1),
@@ -59,23 +62,45 @@ def summarise(training: Training, epochs: list[dict[str, Any]], outputs: Outputs
     if initial:
         kept = ("stage", "seconds", "train")
         result["initial"] = {"epochs": len(initial), **{key: initial[-1][key] for key in kept}}
+    if run.peers:
+        lines = [[{"epoch": line["epoch"], **line["peers"][k]} for line in epochs] for k in range(len(run.peers))]
+        result["peers"] = [
+            {
+                "run": str(member.run),
+                "parameters": sum(p.numel() for p in member.network.parameters()),
+                "last": {name: of_peer[-1][name] for name in held_out},
+                "best": {name: best_epoch(of_peer, name, held_out) for name in held_out},
+                "train": of_peer[-1]["train"],
+                "calibration": calibrated,
+                "gamma": gamma(training, member.run, of_peer[-1]["train"]),
+            }
+            for member, of_peer, calibrated in zip(training.members[1:], lines, calibrations[:-1], strict=True)
+        ]
+        together = [{"epoch": line["epoch"], **line["ensemble"]} for line in epochs if "ensemble" in line]
+        result["ensemble"] = {
+            "last": {name: together[-1][name] for name in held_out},
+            "best": {name: best_epoch(together, name, held_out) for name in held_out},
+            "calibration": calibrations[-1],
+        }
     return result
 
 
-def gamma(training: Training) -> float | None:
-    """Müller's γ: the α of a run without a teacher; with one, `equivalent_smoothing` of what the student is shown.
+def gamma(training: Training, run: Run, trained: Mapping[str, float]) -> float | None:
+    """Müller's γ: of a run without a teacher, that of its target (of one that changes, in the last epoch, whose means
+    are `trained`); with a teacher, `equivalent_smoothing` of what it shows. `run`: the training's own, or a peer's.
 
     The mean is over the training set, each image through the view of the first epoch, and not mixed. None for a method
     that shows the student no distribution.
     """
-    run, images, teacher = training.run, training.images, training.teacher
-    method, classes = run.method.settings, training.spec.num_classes
+    images, teacher = training.images, training.teacher
+    method, classes = training.run.method.settings, training.spec.num_classes
     if teacher is None:
-        return run.smoothing.alpha * (classes / (classes - 1) if run.smoothing.mass == "others" else 1.0)
-    if method.teacher_probs(torch.zeros(1, classes)) is None:  # no need to ask the teacher
+        target = run.target.settings
+        return trained.get("target_gamma") if target.reads else target.gamma(classes)
+    if not method.tells:
         return None
     smoothing, begun = list[Tensor](), 0
-    for logits in teacher.everything(images.train.draw(generator_for(run.stream_seed, "augment", 0))):
+    for logits in teacher.everything(images.train.draw(generator_for(run.data_stream, "augment", 0))):
         with GATE.eager():
             probs = method.teacher_probs(logits)
             if probs is None:

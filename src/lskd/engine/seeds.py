@@ -20,8 +20,9 @@ GLOBAL_GENERATOR = threading.Lock()  # initial weights are drawn from it, and tr
 def seed_for(seed: int | str, purpose: str, epoch: int = 0) -> int:
     """A 63-bit seed for one purpose and epoch of a run with `seed`, which is its `stream_seed`.
 
-    Purposes are "init", "shuffle", "augment", "mix" and "dropout", "method" for the weights of its own modules, and
-    "initial shuffle", "initial augment" and "initial mix" for the stage before the training.
+    Purposes are "init", "shuffle", "augment", "mix" and "dropout", "method" for the weights of its own modules,
+    "average" for those at which the averaged network of its target begins, and "initial shuffle", "initial augment" and
+    "initial mix" for the stage before the training.
 
     Streams that are re-seeded every epoch have no state to save: a resumed run draws the epoch again.
     """

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class Images:
     labels: Tensor  # (N,) of the training part
     normalizer: Normalizer
     held_out: dict[str, Part]  # their images are sources, too
+    true: Tensor | None = None  # (N,) of the training part, where its labels have been changed
 
 
 @dataclass(eq=False)
@@ -71,18 +73,23 @@ class Shared:
             return self._images[key]
 
     def _load(self, recipe: Recipe, parts: Mapping[str, Part]) -> Images:
-        here = {name: Part(*(one.to(self.device) for one in part)) for name, part in parts.items()}
+        def move(content: Any) -> Any:
+            return None if content is None else content.to(self.device)
+
+        here = {name: Part(move(one.images), move(one.labels), move(one.true)) for name, one in parts.items()}
         normalizer = Normalizer(recipe.normalize, here["train"].images, self.device)
         seen = {
-            name: Part(source_of(images, recipe.augment, self.device, self._decoders, trained=name == "train"), labels)
-            for name, (images, labels) in here.items()
+            name: part._replace(
+                images=source_of(part.images, recipe.augment, self.device, self._decoders, trained=name == "train")
+            )
+            for name, part in here.items()
         }
         for part in seen.values():  # activations are of what the network sees
             part.images.at_once = min(
                 part.images.at_once, at_once(self.device.type, *normalizer.seen(part.images.shape)[1:])
             )
-        train, labels = seen.pop("train")
-        return Images(train, labels, normalizer, seen)
+        train = seen.pop("train")
+        return Images(train.images, train.labels, normalizer, seen, train.true)
 
     @contextlib.contextmanager
     def _for_all(self) -> Iterator[None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,15 +14,18 @@ from lskd.data.mixing import Mixer
 from lskd.engine.capture import GATE, Captured, Pace, unowned
 from lskd.engine.member import Member
 from lskd.engine.shared import Images
+from lskd.engine.sums import Sums
 from lskd.engine.teacher import Teacher
-from lskd.methods import Batch, Mixture, Stage
+from lskd.methods import Batch, Mixture, Peer, Stage
 from lskd.run import Run
-from lskd.targets import smooth_labels
 
 
 class Step:
     """The steps of one stage of a training, or (None) of the training proper: from the images of a batch to updated
     weights. Call `begin` at an epoch, and then the step for each batch.
+
+    Several `members` learn from the same images, and from one another's outputs as they are before the step: all see
+    the batch, then all have their losses, then all are updated.
 
     Everything that it reads or changes is on the device, at one place: so on a GPU it is captured once and replayed,
     and nothing waits for the device before an epoch ends.
@@ -30,19 +35,22 @@ class Step:
         self,
         run: Run,
         stage: Stage | None,
-        member: Member,
+        members: Sequence[Member],
         teacher: Teacher | None,
         images: Images,
-        classes: int,
-        factors: Sequence[float],
+        total: int,
     ) -> None:
-        """`factors` of the learning rate, of each step that there will be."""
+        """`total` steps that there will be."""
         self.recipe, self.method, self.stage = run.recipe, run.method.settings, stage
-        self.member, self.teacher, self.images = member, teacher, images
+        self.members, self.teacher, self.images = members, teacher, images
         self.device = device = images.labels.device
-        self.examples, self.total = len(images.labels), len(factors)
+        self.examples, self.total = len(images.labels), total
         self.steps_per_epoch = self.recipe.steps_per_epoch(self.examples)
-        self.feed = images.train.feed(self.recipe.micro_batch, GATE.eager)
+        # One for all members, or one for each, through which it sees the images in its own way.
+        self.feeds = [
+            images.train.feed(self.recipe.micro_batch, GATE.eager)
+            for _ in (members if run.peer_views == "own" else members[:1])
+        ]
         sizes = {"examples": self.examples, "batch": self.recipe.batch_size, "part": self.recipe.micro_batch}
         mix = self.recipe.augment.mix
         self.mixer = Mixer(mix, images.train.shape, **sizes, device=device) if mix.any else None
@@ -50,20 +58,17 @@ class Step:
         # What the step reads, at fixed addresses.
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.order = torch.zeros(self.examples, dtype=torch.int64, device=device)
-        self.drawn = torch.zeros(self.examples, dtype=torch.int64, device=device)
+        self.drawn = [torch.zeros(self.examples, dtype=torch.int64, device=device) for _ in self.feeds]
         self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # examples of the batch that are done already
         self._places = torch.arange(self.recipe.micro_batch, device=device)
-        self._factors = torch.tensor(factors, dtype=torch.float64, device=device)
-        alpha, mass = run.smoothing.alpha, run.smoothing.mass
-        self._targets = smooth_labels(torch.arange(classes, device=device), classes, alpha, mass)  # (K, K)
-        self.sums = Sums(device)
 
         self.run_step: Callable[..., None] = unowned(self._step)
         self.run_update: Callable[..., None] = unowned(self._update)
         self._pace: Pace | None = None
         if device.type == "cuda":
-            self.run_step = Captured(self.run_step, member.generator)
-            self.run_update = Captured(self.run_update, member.generator)
+            generators = [member.generator for member in members]
+            self.run_step = Captured(self.run_step, *generators)
+            self.run_update = Captured(self.run_update, *generators)
             self._pace = Pace()
 
     @property
@@ -75,22 +80,26 @@ class Step:
         """Let go of what was captured."""
         self.run_step, self.run_update = unowned(self._step), unowned(self._update)
 
-    def begin(self, order: Tensor, drawn: Tensor, place: int, mixing: int) -> None:
-        """An epoch over the images in `order` (N,), each through the view `drawn` (N,) for it, from its batch number
-        `place` on. Both are on the CPU. `mixing` seeds how images are mixed, if they are."""
+    def begin(self, order: Tensor, drawn: Sequence[Tensor], place: int, mixing: int) -> None:
+        """An epoch over the images in `order` (N,), each through the view `drawn` (N,) for it (one for each of
+        `feeds`), from its batch number `place` on. All are on the CPU. `mixing` seeds how images are mixed, if they
+        are."""
         with GATE.eager():
             self.order.copy_(order)
-            self.drawn.copy_(drawn)
+            for here, views in zip(self.drawn, drawn, strict=True):
+                here.copy_(views)
             if self.mixer is not None:
                 self.mixer.begin(mixing)
-        self.feed.begin(order[place * self.recipe.batch_size :], drawn)
+        for feed, views in zip(self.feeds, drawn, strict=True):
+            feed.begin(order[place * self.recipe.batch_size :], views)
 
     def __call__(self, place: int) -> None:
         """One update, from batch number `place` of the epoch."""
         batch, part = self.recipe.batch_size, self.recipe.micro_batch
         size = min(batch, self.examples - place * batch)
         for begun in range(0, size, part):
-            self.feed.advance()
+            for feed in self.feeds:
+                feed.advance()
             if self.recipe.accumulate == 1:
                 self.run_step(size)
             else:
@@ -103,89 +112,82 @@ class Step:
     def _step(self, size: int, of: int = 0) -> None:
         """The update from the batch, of `size` examples, that `number` stands at; no Python state changes here.
         With `of`, only the share in its gradient of the next `size` of its examples, which are `of`."""
-        recipe, member = self.recipe, self.member
+        recipe = self.recipe
         place = self.number % self.steps_per_epoch
         begins = place * recipe.batch_size
         if of:
             begins = begins + self._taken
         places = begins + self._places[:size]
         indices = self.order[places]  # (B,)
-        pixels = self.feed.take(indices, self.drawn[indices])
+        seen = [feed.take(indices, drawn[indices]) for feed, drawn in zip(self.feeds, self.drawn, strict=True)]
         labels = self.images.labels[indices]
-        targets, mixture = self._targets[labels], None
+        mixture = None
         if self.mixer is not None:
-            pixels, partners, share = self.mixer(pixels, place, places)
+            seen[0], partners, share = self.mixer(seen[0], place, places)
             mixture = Mixture(share, labels[partners])
-            targets = share * targets + (1.0 - share) * targets[partners]
         teacher_logits, teacher_features = None, dict[str, Tensor]()
         if self.teacher is not None:
-            teacher_logits, teacher_features = self.teacher.teach(indices, pixels)
-        with member.counting():
-            logits, features = member.see(pixels)
-            batch = Batch(
-                logits=logits,
-                labels=labels,
-                targets=targets,
-                teacher_logits=teacher_logits,
-                progress=(self.number / self.total).squeeze(0),
-                indices=indices,
-                features=features,
-                teacher_features=teacher_features,
-                module=member.module,
-                generator=member.generator,
-                mixture=mixture,
-            )
-            terms = (self.stage or self.method).loss(batch)  # by name, each (B,)
-        totals = {name: term.sum() for name, term in terms.items()}
-        means = [total / terms[name].numel() for name, total in totals.items()]
-        loss = recipe.loss_scale * functools.reduce(torch.add, means)
+            teacher_logits, teacher_features = self.teacher.teach(indices, seen[0])
+        progress = (self.number / self.total).squeeze(0)
+        with contextlib.ExitStack() as stack:
+            batches = []
+            for member, pixels in zip(self.members, itertools.cycle(seen), strict=False):
+                stack.enter_context(member.counting())
+                logits, features = member.see(pixels)
+                targets, taught = member.targets(labels, mixture, pixels, logits, progress)
+                batches.append(
+                    Batch(
+                        logits=logits,
+                        labels=labels,
+                        targets=targets,
+                        teacher_logits=teacher_logits,
+                        progress=progress,
+                        indices=indices,
+                        features=features,
+                        teacher_features=teacher_features,
+                        module=member.module,
+                        generator=member.generator,
+                        mixture=mixture,
+                        taught=taught,
+                    )
+                )
+            told = [Peer(batch.logits.detach(), batch.targets.detach()) for batch in batches]
+            losses = []
+            for number, (member, batch) in enumerate(zip(self.members, batches, strict=True)):
+                batch.peers = (*told[:number], *told[number + 1 :])
+                losses.append(self._loss(member, batch))
         if of:
-            (loss * (size / of)).backward()
+            for loss in losses:
+                (loss * (size / of)).backward()
             self._taken += size
         else:
-            self._update(loss)
+            self._update(losses)
+        for member, batch in zip(self.members, batches, strict=True):
+            self._count(member, batch)
 
+    def _loss(self, member: Member, batch: Batch) -> Tensor:
+        """The loss of one network, whose terms are counted."""
+        terms = (self.stage or self.method).loss(batch)  # by name, each (B,)
+        totals = {name: term.sum() for name, term in terms.items()}
+        means = [total / terms[name].numel() for name, total in totals.items()]
         for name, total in totals.items():
-            self.sums.add(name, total.detach())
+            member.sums.add(name, total.detach())
+        return self.recipe.loss_scale * functools.reduce(torch.add, means)
+
+    def _count(self, member: Member, batch: Batch) -> None:
+        """What is to be told of one network's epoch beside its loss."""
         if self.stage is None:
             with torch.no_grad():
-                for name, watched in self.method.watch(batch).items():
-                    self.sums.add(name, watched.sum())
-            best = logits.detach().argmax(-1)
-            self.sums.add(Sums.CORRECT, batch.by_label(best.eq).sum())
-        self.sums.add(Sums.EXAMPLES, self._places[:size].numel())
+                for name, watched in [*self.method.watch(batch).items(), *batch.taught.items()]:
+                    member.sums.add(name, watched.sum())
+            best = batch.logits.detach().argmax(-1)
+            member.sums.add(Sums.CORRECT, batch.by_label(best.eq).sum())
+        member.sums.add(Sums.EXAMPLES, len(batch.logits))
 
-    def _update(self, loss: Tensor | None = None) -> None:
-        """The update from `loss`, or from the gradient that the parts of a batch have left."""
-        self.member.update(loss, self._factors[self.number].squeeze(0), self.number)
-        if loss is None:
+    def _update(self, losses: Sequence[Tensor] = ()) -> None:
+        """The update of each network from its loss, or (none) from the gradient that the parts of a batch have left."""
+        for number, member in enumerate(self.members):
+            member.update(losses[number] if losses else None, self.number)
+        if not losses:
             self._taken.zero_()
         self.number += 1
-
-
-class Sums:
-    """Sums over the examples of an epoch, by name, on the device: of the terms of the loss and what else is watched, of
-    the examples themselves, and of those that are classified correctly (of mixed images, the shares that are)."""
-
-    EXAMPLES, CORRECT = "#examples", "#correct"
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.totals: dict[str, Tensor] = {}
-
-    def add(self, name: str, value: Tensor | int) -> None:
-        if name not in self.totals:
-            self.totals[name] = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.totals[name] += value
-
-    def end_epoch(self) -> dict[str, float]:
-        """top1 (%), where what is correct was counted, and the means by name. All begin anew. Waits for the device."""
-        totals = dict(zip(self.totals, torch.stack(list(self.totals.values())).tolist(), strict=True))
-        for value in self.totals.values():
-            value.zero_()
-        seen = totals.pop(self.EXAMPLES)
-        top1 = {"top1": 100.0 * totals.pop(self.CORRECT) / seen} if self.CORRECT in totals else {}
-        return top1 | {name: total / seen for name, total in totals.items()}
-
-    def restore(self, totals: dict[str, Tensor]) -> None:
-        self.totals = {name: value.to(self.device) for name, value in totals.items()}

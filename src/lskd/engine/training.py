@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ class Training:
     any two steps. A method may declare a stage before the training proper: then it begins there, and the end of that
     stage's last epoch is the beginning of the training proper. `close` ends its use of a GPU.
 
-    member: what is trained, and how it is evaluated. one_step: what it does at each batch.
+    members: what is trained, and how it is evaluated: the run's own network, `member`, and those of its peers.
+    one_step: what it does at each batch.
     """
 
     @GATE.eager()
@@ -35,16 +36,20 @@ class Training:
         spec: Spec,
         images: Images,
         teacher: Teacher | None = None,
-        begins: Mapping[str, Tensor] | None = None,
+        begins: Sequence[Mapping[str, Tensor] | None] = (),
     ) -> None:
-        """`begins`: what of the network's state is not drawn from the seed."""
+        """`begins`: what of each network's state is not drawn from the seed."""
         self.run, self.spec, self.images, self.teacher = run, spec, images, teacher
         self.device = images.labels.device
         if self.device.type == "cpu":
             keep_freed_memory()
         self.examples = len(images.labels)
         self.steps_per_epoch = run.recipe.steps_per_epoch(self.examples)
-        self.member = Member(run, spec, images, teacher, begins)
+        runs = (run, *run.peers)
+        self.members = [
+            Member(one, run.method.settings, spec, images, teacher, state)
+            for one, state in zip(runs, begins or [None] * len(runs), strict=True)
+        ]
         initial = run.method.settings.initial()
         self._initial_steps = 0 if initial is None else initial.epochs * self.steps_per_epoch
         self.enter(initial)
@@ -55,11 +60,16 @@ class Training:
         run = self.run
         self.stage, self.step_number = stage, 0
         self.total_steps = stage.epochs * self.steps_per_epoch if stage else run.recipe.total_steps(self.examples)
-        self.member.enter(stage)
+        for member in self.members:
+            member.enter(stage, self.total_steps, self.steps_per_epoch)
         if self.teacher is not None:
             self.teacher.enter(stage or run.method.settings)
-        factors = [self._lr_factor(step) for step in range(self.total_steps)]
-        self.one_step = Step(run, stage, self.member, self.teacher, self.images, self.spec.num_classes, factors)
+        self.one_step = Step(run, stage, self.members, self.teacher, self.images, self.total_steps)
+
+    @property
+    def member(self) -> Member:
+        """The run's own."""
+        return self.members[0]
 
     @GATE.eager()
     def close(self) -> None:
@@ -79,47 +89,34 @@ class Training:
         """The epoch of the next step, counted from 0."""
         return self.step_number // self.steps_per_epoch
 
-    def lr(self, step: int) -> float:
-        """The learning rate at `step` of this stage."""
-        return self.member.optimizer.lr * self._lr_factor(step)
-
-    def _lr_factor(self, step: int) -> float:
-        schedule, per_epoch = self.run.recipe.schedule, self.steps_per_epoch
-        return 1.0 if self.stage else schedule.at(step, total_steps=self.total_steps, steps_per_epoch=per_epoch)
-
     def begin_epoch(self) -> None:
         """Draw the order, the views and the mixtures of the present epoch, and have the teacher look at the views."""
-        seed, stage = self.run.stream_seed, "initial " if self.stage else ""
+        seed, stage = self.run.data_stream, "initial " if self.stage else ""
         order = torch.randperm(self.examples, generator=generator_for(seed, f"{stage}shuffle", self.epoch))
-        drawn = self.images.train.draw(generator_for(seed, f"{stage}augment", self.epoch))
+        shown = [seed, *(member.run.stream_seed for member in self.members[1:])][: len(self.one_step.feeds)]
+        drawn = [self.images.train.draw(generator_for(one, f"{stage}augment", self.epoch)) for one in shown]
         mixing = seed_for(seed, f"{stage}mix", self.epoch)
         self.one_step.begin(order, drawn, self.step_number % self.steps_per_epoch, mixing)
         if self.teacher is not None:
-            self.teacher.begin_epoch(drawn)
-        self.member.train_mode()
+            self.teacher.begin_epoch(drawn[0])
+        for member in self.members:
+            member.train_mode()
 
     def step(self) -> None:
         """One update."""
-        if self._at_reset():
-            with GATE.eager():
-                self.member.optimizer.reset_momentum()
+        for member in self.members:
+            if member.resets_momentum(self.step_number):
+                with GATE.eager():
+                    member.optimizer.reset_momentum()
         self.one_step(self.step_number % self.steps_per_epoch)
         self.step_number += 1
 
-    def _at_reset(self) -> bool:
-        """Whether the next step is the first one after a milestone at which momentum starts afresh."""
-        schedule, step = self.run.recipe.schedule, self.step_number
-        if not schedule.reset_momentum or self.stage is not None or step == 0:
-            return False
-        now, before = (schedule.passed(at, steps_per_epoch=self.steps_per_epoch) for at in (step, step - 1))
-        return now > before
-
     @GATE.eager()
-    def end_epoch(self) -> dict[str, float]:
-        """top1 (%), and the mean over the epoch of each term of the loss and of what the method watches. Waits for the
-        device. (No top1 of a stage before the training proper.) A stage that is over makes way for the training
-        proper."""
-        means = self.one_step.sums.end_epoch()
+    def end_epoch(self) -> list[dict[str, float]]:
+        """Of each network top1 (%), and the mean over the epoch of each term of the loss and of what the method
+        watches. Waits for the device. (No top1 of a stage before the training proper.) A stage that is over makes way
+        for the training proper."""
+        means = [member.sums.end_epoch() for member in self.members]
         if self.stage is not None and self.step_number == self.total_steps:
             self.enter(None)
         return means
@@ -128,11 +125,12 @@ class Training:
     # Order and views are drawn anew at every epoch, so the step says where they are.
 
     def state(self) -> dict[str, Any]:
-        return self.member.state() | {
+        own, *peers = [member.state() for member in self.members]
+        return own | {
             "id": self.run.id,
             "initial": self.stage is not None,
             "step": self.step_number,
-            "sums": self.one_step.sums.totals,
+            "peers": peers,
         }
 
     @GATE.eager()
@@ -141,8 +139,8 @@ class Training:
         if self.stage is not None and not state["initial"]:
             self.enter(None)
         self.go_to(state["step"])
-        self.one_step.sums.restore(state["sums"])
-        self.member.restore(state)
+        for member, kept in zip(self.members, [state, *state["peers"]], strict=True):
+            member.restore(kept)
 
     def go_to(self, step: int) -> None:
         """The next step is number `step` of this stage."""

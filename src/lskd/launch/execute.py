@@ -22,6 +22,7 @@ from lskd.errors import InputError
 from lskd.files import write_atomically
 from lskd.launch.preflight import blank, start_label
 from lskd.launch.queue import needs_only_probes
+from lskd.networks import OWN, PEERS
 from lskd.run import LINEAGE, ProbeSpec, Run
 from lskd.runtime import Runtime
 from lskd.store import Store
@@ -87,8 +88,9 @@ def train_run(
     teacher = load_network(run.teacher, store, runtime) if run.teacher is not None else None
     used = {name: {"id": one.id, "weights_sha256": file_sha256(store.weights(one))}
             for name in LINEAGE if (one := getattr(run, name)) is not None}  # fmt: skip
-    if run.start.digest:
-        used["start"] = {"digest": run.start.digest, "source": run.start.source}
+    runs = (run, *run.peers)
+    begun = [{"start": {"digest": one.start.digest, "source": one.start.source}} if one.start.digest else {}
+             for one in runs]  # fmt: skip
 
     at = 0, 0
 
@@ -118,7 +120,7 @@ def train_run(
     outcome = train(
         run, spec, parts, teacher,
         taught_on=taught_on,
-        begins=initial_state(run, spec, store, runtime),
+        begins=[initial_state(one, spec, store, runtime) for one in runs],
         shared=shared,
         probes=missing,
         checkpoint=store.checkpoint(run),
@@ -128,25 +130,40 @@ def train_run(
         stop=asked_to_stop,
     )  # fmt: skip
 
-    # Copies: a layer that the network has under several names is saved under each.
-    weights = {name: tensor.cpu().contiguous().clone() for name, tensor in outcome.network.state_dict().items()}
     store.check_claim(run)  # before anything of another process is written over
     if not rebuilding:
         write_log(store.log(run), outcome.epochs, whole=True)
     normalizer = shared.images(run, parts).normalizer
-    content = dump(weights, metadata(run, spec, normalizer.mean, normalizer.std))
-    digest = sha256(content)
-    result = {**outcome.result, "weights_sha256": digest, **used}
+    contents = [
+        dump(weights_of(network), metadata(run, spec, normalizer.mean, normalizer.std, name))
+        for name, network in zip((OWN, *PEERS), (outcome.network, *outcome.peers), strict=False)
+    ]
+    digest, *digests = map(sha256, contents)
+    result = {**outcome.result, "weights_sha256": digest, **used, **begun[0]}
+    for record, its, source in zip(result.get("peers", ()), digests, begun[1:], strict=True):
+        record |= {"weights_sha256": its, **source}
     # A killed process must not leave other weights than those of a record: a run is done when it has its weights, and
     # weights that are made again come when their digest is known.
-    store.weights(run).unlink(missing_ok=True)
+    paths = store.all_weights(run)
+    for path in paths:
+        path.unlink(missing_ok=True)
     if not rebuilding:
-        write_atomically(store.weights(run), lambda path: path.write_bytes(content))
+        write_weights(paths, contents)
     record_readings(run, store, missing, outcome.readings, digest)
     store.finish(run, result)
     if rebuilding:
-        write_atomically(store.weights(run), lambda path: path.write_bytes(content))
+        write_weights(paths, contents)
     return result
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """Copies, on the CPU: a layer that the network has under several names is saved under each."""
+    return {name: tensor.cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+
+
+def write_weights(paths: Sequence[Path], contents: Sequence[bytes]) -> None:
+    for path, content in zip(paths, contents, strict=True):
+        write_atomically(path, functools.partial(Path.write_bytes, data=content))
 
 
 def initial_state(run: Run, spec: data.Spec, store: Store, runtime: Runtime) -> dict[str, Tensor] | None:
@@ -178,16 +195,16 @@ def load_network(run: Run, store: Store, runtime: Runtime) -> nn.Module:
     return read_network(run, data.spec_of(run.dataset, runtime.cache_root), store)
 
 
-def read_network(run: Run, spec: data.Spec, store: Store) -> nn.Module:
-    """`load_network`, where what the data set is is known."""
-    network = build_network(run, spec)
-    path, again = store.weights(run), f"delete it to train {run} again"
+def read_network(run: Run, spec: data.Spec, store: Store, name: str = OWN) -> nn.Module:
+    """`load_network`, where what the data set is is known; `name`: its own, or a peer's (`lskd.networks`)."""
+    network = build_network(run if name == OWN else run.others[name], spec)
+    path, again = store.weights(run, name), f"delete it to train {run} again"
     try:
         weights = safetensors.torch.load_file(path)
         network.load_state_dict(weights)
     except Exception as error:  # safetensors and torch raise several kinds for a damaged or foreign file
         raise UnusableWeights(f"{path}: cannot be loaded ({error}); {again}") from None
-    found, recorded = file_sha256(path), store.weights_sha256(run)
+    found, recorded = file_sha256(path), store.weights_sha256(run, name)
     if recorded and found not in recorded:
         told = f"its SHA-256 is {found}, recorded is {' or '.join(recorded)}"
         raise UnusableWeights(f"{path}: is not the network of the record ({told}); put that back, or {again}")

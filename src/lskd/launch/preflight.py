@@ -14,9 +14,11 @@ from lskd.engine.features import Shapes, build_module, make_pair
 from lskd.engine.member import build_network, trainable
 from lskd.engine.memory import failure_at
 from lskd.engine.optimizer import decayed_parameters, lr_factors
-from lskd.errors import InputError, one_line
+from lskd.engine.targets import Targets
+from lskd.errors import InputError, one_line, require
 from lskd.models.dropout import Random
-from lskd.run import Run
+from lskd.run import Named, Run
+from lskd.targets import READS, TARGETS, Target
 
 GLOBAL_DROPOUT = (nn.modules.dropout._DropoutNd, nn.RReLU)  # torch's modules that draw random numbers
 
@@ -24,14 +26,18 @@ GLOBAL_DROPOUT = (nn.modules.dropout._DropoutNd, nn.RReLU)  # torch's modules th
 def check_buildable(runs: Iterable[Run], cache: Path) -> None:
     """Build each kind of network among `runs` without memory, so that one that cannot be built, or has no parameters of
     the names that its recipe gives, or that its method cannot serve, is an error before anything trains."""
-    checked, served, alone, begun = set(), set(), set(), set()
-    for run in runs:
+    checked, served, alone, begun, teach = set(), set(), set(), set(), set()
+    for run in (one for whole in runs for one in (whole, *whole.peers)):
+        classes = data.spec_of(run.dataset, cache).num_classes
+        if (repr(run.target), classes) not in teach:
+            check_target(run.target, classes)
+        teach.add((repr(run.target), classes))
         begins = run.arch, run.start, run.started_from and run.started_from.id, repr(run.dataset), sizes(run)
         if begins not in begun:
             check_start(run, cache)
         begun.add(begins)
         taught = repr((run.method, run.arch, run.teacher and run.teacher.arch, run.dataset, sizes(run),
-                       run.teacher and sizes(run.teacher)))  # fmt: skip
+                       run.teacher and sizes(run.teacher), [peer.arch for peer in run.peers]))  # fmt: skip
         if taught not in served and (reason := unsuitable(run, cache)) is not None:
             raise InputError(reason)
         served.add(taught)
@@ -83,8 +89,33 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
         decayed_parameters(network, recipe.weight_decay)
 
 
+def check_target(target: Named[Target], classes: int) -> None:
+    """`InputError` unless a target from outside the package teaches distributions, or what stands for them, of so many
+    classes: it is asked about two examples."""
+    name, settings = target.name, target.settings
+    if type(settings) is type(TARGETS.shipped.get(name)):
+        return
+    reads = list(settings.reads)
+    require(set(reads) <= set(READS), f"target = {name}: reads", reads, f"some of {', '.join(READS)}")
+    logits = torch.zeros(2, classes, requires_grad=True)
+    try:
+        taught = Targets(settings, classes, torch.Generator(), lambda network, pixels: pixels, lambda: nn.Linear(1, 1))
+        taught.enter(nn.Linear(1, 1))
+        found, told = taught(torch.tensor([0, classes - 1]), None, torch.zeros(2, classes), logits, torch.tensor(0.5))
+    except InputError:
+        raise
+    except Exception as error:  # of targets of all kinds
+        hint = " (it finds only what it declares in `reads`)" if isinstance(error, (AttributeError, TypeError)) else ""
+        raise InputError(f"target = {name}: cannot teach {classes} classes: {one_line(error)}{hint}") from None
+    for what, tensor, shape in (("rows", taught.rows, (classes, classes)), ("teach", found, (2, classes))):
+        sound = tensor.shape == shape and bool(tensor.isfinite().all())
+        require(sound, f"target = {name}: {what}", tuple(tensor.shape), f"finite, of shape {shape}")
+    extra = sorted(told.keys() - set(settings.watched))
+    require(not extra, f"target = {name}: watch", extra, "declared in `watches`")
+
+
 def unsuitable(run: Run, cache: Path) -> str | None:
-    """Why the method of `run` cannot serve its student, its teacher and their data, in one line; None if it can.
+    """Why the method of `run` cannot serve its networks, their teacher and data, in one line; None if it can.
 
     It needs neither data nor weights: features have shapes without values, and the images are as many as there will be
     of each class.
@@ -92,9 +123,15 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     method = run.method.settings
     if not method.reads_features:
         return None
-    spec = data.spec_of(run.dataset, cache)
+    reasons = (_unsuitable(run, one, data.spec_of(run.dataset, cache), cache) for one in (run, *run.peers))
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _unsuitable(run: Run, of: Run, spec: data.Spec, cache: Path) -> str | None:
+    """The same of one of its networks, which is that `of` a run: itself, or a peer."""
+    method = run.method.settings
     try:
-        student, teacher = blank(run, spec), None
+        student, teacher = blank(of, spec), None
         if run.teacher is not None:
             size, shown = run.teacher.recipe.normalize.resize, run.recipe.view_shape(spec.shape)
             seen = (shown[0], size, size) if size else shown
@@ -102,13 +139,13 @@ def unsuitable(run: Run, cache: Path) -> str | None:
     except InputError:
         return None  # no network, and no matter of the method
     labels = torch.arange(spec.num_classes).repeat_interleave(torch.tensor(spec.sizes()))
-    names = f"{run.network} from {run.teacher.network}" if run.teacher else run.network
+    names = f"{of.network} from {run.teacher.network}" if run.teacher else of.network
     shapes = ""
     try:
         pair = make_pair(method, student, teacher, labels, spec.num_classes)
         shapes = f" (student: {show_shapes(pair.student)}; teacher: {show_shapes(pair.teacher)})"
         with torch.device("meta"):
-            build_module(method, pair, run.stream_seed)
+            build_module(method, pair, of.stream_seed)
     except InputError as error:
         return f"method = {run.method.name}: cannot train {names}: {error}{shapes}"
     return None

@@ -203,7 +203,7 @@ class Progress:
 def measures(run: Run, record: Mapping[str, Any]) -> tuple[str, str]:
     """ "loss 0.123" and "test 97.5 %" of a line of the log: the training loss, all terms together, and top-1 on the
     part that the run is judged on; "" for what it does not have."""
-    terms = [value for name, value in record["train"].items() if name not in ("top1", *run.method.settings.watches)]
+    terms = [value for name, value in record["train"].items() if name not in ("top1", *run.watched)]
     part = run.dataset.evaluate
     top1 = record.get(part, {}).get("top1")
     of = "val" if part == "validation" else part

@@ -60,10 +60,11 @@ class Failure(Exception):
 
 
 def is_small(run: Run, spec: Spec) -> bool:
-    """Whether a step of `run` is more Python than arithmetic: its own network's step, and its teacher's."""
+    """Whether a step of `run` is more Python than arithmetic: its own networks' step, and its teacher's."""
     of_teacher = run.teacher is None or is_small(run.teacher, spec)
-    shape = run.recipe.input_shape(spec.shape)
-    return of_teacher and run.recipe.micro_batch * multiplications(run.arch, shape, spec.num_classes) <= SMALL
+    shape, classes = run.recipe.input_shape(spec.shape), spec.num_classes
+    count = sum(multiplications(one.arch, shape, classes) for one in (run, *run.peers))
+    return of_teacher and run.recipe.micro_batch * count <= SMALL
 
 
 @functools.lru_cache(maxsize=256)

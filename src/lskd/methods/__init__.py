@@ -9,11 +9,11 @@ and a test. Files are found by themselves. They import torch where they use it, 
 
 from __future__ import annotations
 
-from lskd.methods.method import METHODS, Batch, Method, Mixture, Pair, Stage, maps, register
+from lskd.methods.method import METHODS, Batch, Lesson, Method, Mixture, Pair, Peer, Stage, maps, register
 from lskd.quantity import Quantity
 from lskd.registry import import_files
 
-__all__ = ["METHODS", "Batch", "Method", "Mixture", "Pair", "Quantity", "Stage", "maps", "register"]
+__all__ = ["METHODS", "Batch", "Lesson", "Method", "Mixture", "Pair", "Peer", "Quantity", "Stage", "maps", "register"]
 
 import_files(__name__)
 METHODS.ship()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from lskd.errors import require
 from lskd.losses import cross_entropy, soft_kl
 from lskd.methods.method import Batch, Method, Pair
-from lskd.targets import soften
+from lskd.targets.distributions import soften
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,6 +48,10 @@ class Combined(Method):
             T = self.kd_temperature
             terms["soft"] = self.kd * T**2 * soft_kl(batch.logits, batch.teacher_logits, student_t=T, teacher_t=T)
         return terms
+
+    @property
+    def tells(self) -> bool:
+        return bool(self.kd)
 
     def teacher_probs(self, teacher_logits: Tensor) -> Tensor | None:
         return soften(teacher_logits, self.kd_temperature) if self.kd else None

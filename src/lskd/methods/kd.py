@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lskd.errors import require
-from lskd.losses import cross_entropy, regularization_samples, soft_cross_entropy, soft_kl
-from lskd.methods.method import Batch, Method, register
+from lskd.errors import InputError, require
+from lskd.losses import cross_entropy, label_loss, regularization_samples, soft_cross_entropy, soft_kl
+from lskd.methods.method import Batch, Lesson, Method, register
 from lskd.quantity import Quantity
-from lskd.targets import soften
+from lskd.schema import show
+from lskd.targets.distributions import soften
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+COLDEST, HOTTEST = -7, 10  # powers of 2: temperatures between which `true_class` is solved for
+PIECE = 8192  # images whose logits are looked at together
 
 
 @register("kd")
@@ -43,10 +47,17 @@ class KD(Method):
       "gradient" lets no gradient into the student's logit of the label (what the paper says it is for: with "sum",
       p_s's normaliser still brings one).
     - `count_rs`: log the share of regularization samples in each epoch, as "rs".
+
+    true_class: instead of a temperature, the mean target of the true class over the training images,
+    (1-β)·q_y + β·mean p_t(T)_y, for which T is solved before the training (Zhang & Sabuncu 2020 compare methods of
+    equal mean targets). Of several such T the largest; views are those of the first epoch.
     """
 
     needs_teacher: ClassVar[bool] = True
     watches: ClassVar[Mapping[str, Quantity]] = {"rs": Quantity("regularization samples")}
+    solves: ClassVar[Mapping[str, Quantity]] = {
+        "temperature": Quantity("temperature of distillation that was solved for", digits=2)
+    }
 
     temperature: float = 4.0
     beta: float = 0.9
@@ -58,6 +69,7 @@ class KD(Method):
     keep_others: float = 1.0
     masked: Literal["no", "sum", "gradient"] = "no"
     count_rs: bool = False
+    true_class: float | None = None
 
     def __post_init__(self) -> None:
         require(0 < self.temperature < math.inf, "temperature", self.temperature, "> 0 and finite")
@@ -66,6 +78,21 @@ class KD(Method):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
         if self.weights == "complement":
             require(self.beta <= 1, "beta", self.beta, "in [0, 1] with weights=complement (weights=add has no bound)")
+        if self.true_class is not None:
+            self._check_true_class()
+
+    def _check_true_class(self) -> None:
+        """`InputError` unless the two terms are the cross-entropy with one target, whose true class has a share."""
+        assert self.true_class is not None
+        require(0 < self.true_class < 1, "true_class", self.true_class, "in (0, 1), or null")
+        solves = "left out with true_class, which solves for it"
+        require(self.temperature == KD.temperature, "temperature", self.temperature, solves)
+        require(self.beta > 0, "beta", self.beta, "> 0 with true_class: a teacher that is not heard changes no target")
+        one_target: dict[str, Any] = {"weights": "complement", "t_squared": False, "student_t": "one", "masked": "no"}
+        one_target |= {"keep_rs": 1, "keep_others": 1}
+        for name, value in one_target.items():
+            rule = f"{show(value)} with true_class: else the two terms have no target in common"
+            require(getattr(self, name) == value, name, getattr(self, name), rule)
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         assert batch.teacher_logits is not None
@@ -108,6 +135,43 @@ class KD(Method):
     def _rs(self, batch: Batch, labels: Tensor) -> Tensor:
         assert batch.teacher_logits is not None
         return regularization_samples(batch.logits.detach(), batch.teacher_logits, labels, self.temperature)
+
+    @property
+    def to_solve(self) -> Collection[str]:
+        return () if self.true_class is None else self.solves
+
+    @property
+    def needs_rows(self) -> bool:
+        return self.true_class is not None
+
+    def settle(self, lesson: Lesson) -> KD:
+        """With the T that gives the true class its mean target."""
+        assert self.true_class is not None
+        hard = lesson.targets.diagonal()[lesson.labels].double().mean().item()
+        pieces = [piece for logits in lesson.logits for piece in logits.split(PIECE)]
+        labels = lesson.labels.split([len(piece) for piece in pieces])
+
+        def mean_target(log_t: float) -> float:
+            """Of the true class at temperature exp(log_t)."""
+            shares = (
+                (-label_loss(logits.double() / math.exp(log_t), own)).exp().sum().item()
+                for logits, own in zip(pieces, labels, strict=True)
+            )
+            return (1.0 - self.beta) * hard + self.beta * sum(shares) / len(lesson.labels)
+
+        # Images that the teacher gets wrong have their largest share at some T between: the mean need not fall
+        # everywhere. Of powers of 2 from above, the first that reaches the target has the largest solution above it.
+        grid = [math.log(2) * power for power in range(HOTTEST, COLDEST - 1, -1)]
+        found = [mean_target(log_t) for log_t in grid]
+        reaches = next((place for place, mean in enumerate(found) if mean >= self.true_class), 0)
+        if not reaches:
+            rule = f"between {found[0]:.4g} and {max(found):.4g}, what this teacher gives at any T"
+            raise InputError(f"method.true_class = {self.true_class:g}: must be {rule}")
+        from scipy.optimize import brentq
+
+        between = grid[reaches], grid[reaches - 1]
+        log_t = brentq(lambda log_t: mean_target(log_t) - self.true_class, *between, xtol=1e-12)
+        return replace(self, temperature=math.exp(log_t), true_class=None)
 
     def teacher_probs(self, teacher_logits: Tensor) -> Tensor:
         return soften(teacher_logits, self.temperature)

@@ -27,6 +27,14 @@ class Mixture:
 
 
 @dataclass
+class Peer:
+    """What another network of the same run makes of a batch, without gradient."""
+
+    logits: Tensor  # (B, K)
+    targets: Tensor  # (B, K) what it is taught, by its own run's settings
+
+
+@dataclass
 class Batch:
     """All that a loss may look at, for B examples of K classes. Floats are fp32 whatever the precision of the run.
 
@@ -36,7 +44,7 @@ class Batch:
 
     logits: Tensor  # (B, K) of the network being trained; (B, 0) in a stage that does not train it
     labels: Tensor  # (B,) int64; of mixed images, those of one of the two: see `by_label`
-    targets: Tensor  # (B, K) hard labels after the run's label smoothing; of mixed images, the mixture of both targets
+    targets: Tensor  # (B, K) what the run's `target` says, which may have a gradient; of mixed images, for both
     teacher_logits: Tensor | None = None  # (B, K), no gradient; set where `teacher_use` is not "none"
     progress: Tensor | None = None  # () share of the training done, in [0, 1)
     indices: Tensor | None = None  # (B,) int64: which images of the training part these are
@@ -45,6 +53,8 @@ class Batch:
     module: Any = None  # what `build` made
     generator: Generator | None = None  # the run's own, on the device: whatever is random in a loss draws from it
     mixture: Mixture | None = None  # where images are mixed
+    taught: Mapping[str, Tensor] = field(default_factory=dict)  # what is logged of the targets, by name, each (B,)
+    peers: Sequence[Peer] = ()  # the other networks of the run, in their order
 
     def by_label(self, of: Callable[[Tensor], Tensor]) -> Tensor:
         """`of(labels)`, one value an example; of mixed images λ·of(own labels) + (1-λ)·of(the others' labels), which is
@@ -76,6 +86,16 @@ class Pair:
         """(student's, teacher's), as in `Batch.pairs`; `InputError` if they are not equally many."""
         require(len(self.student) == len(self.teacher), "taps", list(self.student), f"as many as {list(self.teacher)}")
         return list(zip(self.student.values(), self.teacher.values(), strict=True))
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher says before the training begins: to all N training images, each through the view that the first
+    epoch has for it, not mixed."""
+
+    logits: Sequence[Tensor]  # fp32 (n, K) in pieces, which together have the N images in order
+    labels: Tensor  # (N,) int64
+    targets: Tensor  # (K, K) what an image of each class is taught by its label, before any network is asked
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,9 @@ class Method:
     # before count as others. It is part of the identity where it is not 1 (`lskd.plugins.version_of`).
     version: ClassVar[int] = 1
     needs_teacher: ClassVar[bool] = False
+    # Whether the networks of a run learn from one another: then it has peers, and `loss` is asked once for each network
+    # in every step, with what the others make of the same images as `batch.peers`.
+    needs_peers: ClassVar[bool] = False
     # Whether an example's loss depends on which others are in its batch (or were before it), so that a batch must not
     # go through the network in parts. (Statistics of batch norm are the recipe's matter: see `Recipe.accumulate`.)
     whole_batch: ClassVar[bool] = False
@@ -121,6 +144,8 @@ class Method:
     small: ClassVar[Mapping[str, Any]] = {}
     # The quantities that `watch` may give, by the name that a table's metric has.
     watches: ClassVar[Mapping[str, Quantity]] = {}
+    # The settings that `settle` may find; the metric of a table is solved_NAME.
+    solves: ClassVar[Mapping[str, Quantity]] = {}
 
     @property
     def one_label(self) -> bool:
@@ -140,6 +165,27 @@ class Method:
     def watched(self) -> Collection[str]:
         """Which of `watches` it gives with these settings."""
         return self.watches
+
+    @property
+    def to_solve(self) -> Collection[str]:
+        """Which of `solves` are to be found, with these settings, before the training begins."""
+        return ()
+
+    def settle(self, lesson: Lesson) -> Method:
+        """This method with the settings `to_solve` as they follow from its teacher, and nothing left to solve: asked
+        before the first step, so that the loss is of numbers. What is found is recorded ("solved" in result.json).
+        `InputError` where there is no solution."""
+        raise TypeError(f"{type(self).__name__} does not define settle(lesson)")
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether `settle` reads `Lesson.targets`: then a target that a network has a part in is refused."""
+        return False
+
+    @property
+    def tells(self) -> bool:
+        """Whether the student sees a distribution of its teacher (`teacher_probs`) with these settings."""
+        return self._defines("teacher_probs")
 
     def teacher_probs(self, teacher_logits: Tensor) -> Tensor | None:
         """The teacher's distribution (B, K) that the student sees, for Müller's γ; None where there is none."""

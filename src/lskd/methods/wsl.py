@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from lskd.errors import require
 from lskd.losses import label_loss
 from lskd.methods.kd import KD
 from lskd.methods.method import Batch, register
@@ -37,6 +38,11 @@ class WSL(KD):
     divergence: Literal["kl", "ce"] = "ce"
     count_rs: bool = True
     weighting: Weighting = "exp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rule = "null with method=wsl, whose weights change with the student"
+        require(self.true_class is None, "true_class", self.true_class, rule)
 
     def soft_weights(self, batch: Batch) -> Tensor | None:
         kept, weights = super().soft_weights(batch), wsl_weights(batch, self.weighting)

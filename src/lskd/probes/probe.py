@@ -37,6 +37,9 @@ class Scene:
     class_names: tuple[str, ...]
     generator: torch.Generator  # on the CPU; a stream of its own for each run and step
     teacher: Callable[[Tensor], Tensor] | None = None  # as `forward`, of the run's teacher in eval mode
+    # Of the teacher's logits (B, K), the distribution that the run's method makes of them (`Method.teacher_probs`).
+    told: Callable[[Tensor], Tensor | None] = lambda teacher_logits: None
+    true: Tensor | None = None  # (N,): labels of the training images before a step changed them; None: none did
 
 
 class Seen(NamedTuple):
@@ -60,6 +63,8 @@ class Probe:
     # The numbers that a reading gives, by the name that a table's metric has.
     gives: ClassVar[Mapping[str, Quantity]] = {}
     needs_teacher: ClassVar[bool] = False  # whether `measure` shows images to the teacher, too
+    needs_told: ClassVar[bool] = False  # whether it asks for `Scene.told`
+    needs_noise: ClassVar[bool] = False  # whether it asks for `scene.true`: labels must have been changed (`noise`)
     lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
     pictures: ClassVar[tuple[str, ...]] = ()  # which of them `draw` makes; a table asks for one as its `diagram`
     # Whether a run's numbers follow from readings of all runs of its cell (`numbers`).

@@ -12,17 +12,18 @@ torch: all numbers are in the records of the runs.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lskd.collector import collector_off
 from lskd.errors import InputError
 from lskd.files import write_atomically
 from lskd.plan import Plan
-from lskd.report import frames, index, latex, markdown
+from lskd.report import ahead, frames, index, latex, markdown
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable, fill
 from lskd.report.values import Values
@@ -80,18 +81,43 @@ def frame(report: Report) -> pandas.DataFrame:
     return pandas.concat(by_table, names=["table"]).reset_index("table").reset_index(drop=True)
 
 
-def write(report: Report, out: Path, *, bold: bool = False) -> list[Path]:
+def drawings(reports: Iterable[Report], out: Path, *, paper: bool = False) -> dict[Hashable, Callable[[], Any]]:
+    """What draws the figures of `reports` for `write`, and `write_for_paper` with `paper`, for `ahead.drawn`."""
+    from lskd.report import figures
+
+    calls: dict[Hashable, Callable[[], Any]] = {}
+    for report in reports:
+        for filled in filter(figures.drawable, report.tables):
+            calls[_key(filled, "screen")] = functools.partial(figures.write, filled, _figure_folder(report, out))
+            if paper:
+                folder = _paper_folder(report, out)
+                calls[_key(filled, "paper")] = functools.partial(figures.write_for_paper, filled, folder)
+    return calls
+
+
+def _key(filled: FilledTable, kind: str) -> Hashable:
+    return kind, filled.experiment.name, filled.table.name
+
+
+def _figure_folder(report: Report, out: Path) -> Path:
+    return out / "figures" / report.plan.experiment.name
+
+
+def _paper_folder(report: Report, out: Path) -> Path:
+    return out / "paper" / report.plan.experiment.name
+
+
+def write(report: Report, out: Path, *, bold: bool = False, drawn: ahead.Drawn = ahead.now) -> list[Path]:
     """Write the tables and figures of an experiment below `out`; the files written. `bold`: of LaTeX tables the best
-    mean of each column is bold (`layout.best`)."""
+    mean of each column is bold (`layout.best`). `drawn`: where figures are that are drawn ahead (`drawings`)."""
     from lskd.report import figures  # half a second of matplotlib, which a table does not need
 
-    name = report.plan.experiment.name
-    table_folder, figure_folder = out / "tables" / name, out / "figures" / name
+    table_folder, figure_folder = out / "tables" / report.plan.experiment.name, _figure_folder(report, out)
     written = []
     try:
         table_folder.mkdir(parents=True, exist_ok=True)
         for filled in report.tables:
-            images = figures.write(filled, figure_folder)
+            images = drawn(_key(filled, "screen"), functools.partial(figures.write, filled, figure_folder))
             figure = _link(images[-1], table_folder) if images else ""
             contents = {
                 "md": markdown.page(filled, runs=_link(report.root / "runs", table_folder), figure=figure),
@@ -108,18 +134,18 @@ def write(report: Report, out: Path, *, bold: bool = False) -> list[Path]:
     return written
 
 
-def write_for_paper(report: Report, out: Path, *, bold: bool = False) -> list[Path]:
+def write_for_paper(report: Report, out: Path, *, bold: bool = False, drawn: ahead.Drawn = ahead.now) -> list[Path]:
     r"""Write what a paper's source \input's into one folder below `out`; the files written. Images have no titles and
     notes, which are in the captions of their floats: <table>_column.tex and <table>_page.tex."""
     from lskd.report import figures
 
-    folder = out / "paper" / report.plan.experiment.name
+    folder = _paper_folder(report, out)
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for filled in report.tables:
             floats = {filled.table.name: latex.environment(filled, bold=bold)}
-            images, text = figures.write_for_paper(filled, folder)
+            images, text = drawn(_key(filled, "paper"), functools.partial(figures.write_for_paper, filled, folder))
             for image in images:
                 floats[image.stem] = latex.figure(filled, image.name, text, wide=image.stem.endswith("_page"))
             for name, content in floats.items():

@@ -15,6 +15,8 @@ from lskd.errors import InputError
 from lskd.plan import make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, fail, guarded, terminal_columns, user_path
+from lskd.report import ahead
+from lskd.run import Run
 from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.experiment import load_experiment
@@ -75,9 +77,11 @@ def _run(args: argparse.Namespace) -> int:
         _check_writable(out, f"--out = {str(out)!r}")
 
     code, reports = 0, []
+    known: dict[str, Run] = {}  # experiments share runs
     for name in dict.fromkeys(args.experiments or names):
         try:
-            reports.append(report.render(make_plan(load_experiment(conf.load("experiment", name), name), conf), store))
+            experiment = load_experiment(conf.load("experiment", name), name)
+            reports.append(report.render(make_plan(experiment, conf, known=known), store))
         except InputError as error:  # the others are written all the same
             code = _fail(error)
     # All is written before anything is printed: the reader of a pipe may stop.
@@ -109,17 +113,19 @@ def _tables(
     args: argparse.Namespace, reports: Sequence[report.Report], store: Store, out: Path
 ) -> tuple[list[str], int]:
     """The tables and figures: the text to print, and the exit code."""
-    code, texts, elsewhere = 0, [], []
-    for result in reports:
-        plan = result.plan
-        # What is only quoted from a paper is written if it was asked for once.
-        wanted = bool(args.experiments or plan.runs) or (out / "tables" / plan.experiment.name).is_dir()
-        if wanted and plan.runs and not result.done:
-            elsewhere.append(result)
-        elif wanted:
+    code, texts = 0, []
+    # What is only quoted from a paper is written if it was asked for once.
+    wanted = [
+        result for result in reports
+        if args.experiments or result.plan.runs or (out / "tables" / result.plan.experiment.name).is_dir()
+    ]  # fmt: skip
+    elsewhere = [result for result in wanted if result.plan.runs and not result.done]
+    here = [result for result in wanted if result.done or not result.plan.runs]
+    with ahead.drawn(report.drawings(here, out, paper=args.paper)) as drawn:
+        for result in here:
             try:
-                written = report.write(result, out, bold=args.bold)
-                written += report.write_for_paper(result, out, bold=args.bold) if args.paper else []
+                written = report.write(result, out, bold=args.bold, drawn=drawn)
+                written += report.write_for_paper(result, out, bold=args.bold, drawn=drawn) if args.paper else []
                 text = report.text(result, out, terminal_columns())
                 texts.append("\n".join([text, *(f"wrote {path}" for path in written), ""]))
             except InputError as error:

@@ -399,14 +399,14 @@ def draw_scatter(figure: Figure, filled: FilledTable) -> str:
                 xs, ys = ([one.values[seed] for seed in seeds] for one in (pair.x, pair.y))
                 axes.plot(xs, ys, marker, color=color, markersize=0.5 * size, alpha=0.4)
                 middle = statistics.mean(xs), statistics.mean(ys)
-                axes.plot(*middle, marker, color=color, markersize=size, label=columns[y].label)
+                axes.plot(*middle, marker, color=color, markersize=size, label=columns[y].title)
                 label = filled.row_label(pair.x.cell.row)
                 axes.annotate(label, middle, xytext=(4, 4), textcoords="offset points", fontsize="small")
             if pair.printed is not None:
                 axes.plot(*pair.printed, marker, color=color, markersize=size, fillstyle="none", label="the paper's")
-        said.append(f"{columns[y].label}: {_ranked(pairs)}")
-    axes.set_xlabel(_broken(columns[scatter.x].label, figure))
-    axes.set_ylabel(_broken(", ".join(columns[y].label for y in scatter.ys), figure, 0.4))
+        said.append(f"{columns[y].title}: {_ranked(pairs)}")
+    axes.set_xlabel(_broken(columns[scatter.x].title, figure))
+    axes.set_ylabel(_broken(", ".join(columns[y].title for y in scatter.ys), figure, 0.4))
     lines = _legend(figure, axes)
     figure.set_figheight(0.7 * figure.get_figwidth() + lines * 1.5 * _letters())
     return (

@@ -56,7 +56,7 @@ class FilledTable:
     def column_label(self, cell: Summary) -> str:
         """Of a table the column's label, of a figure the setting, such as "temperature = 4"."""
         if self.table.kind == "table":
-            return self.table.columns[cell.cell.column].label
+            return self.table.columns[cell.cell.column].title
         return f"{self.table.rows[self.table.plain_row(cell.cell.row)].over} = {cell.cell.column}"
 
 

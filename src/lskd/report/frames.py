@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lskd.networks import OWN
 from lskd.report.filled import FilledTable
 from lskd.report.layout import others, others_as_printed
 from lskd.report.values import Summary
@@ -38,15 +39,20 @@ def _quoted_record(filled: FilledTable, row: str, column: str) -> dict[str, obje
 
 def _record(filled: FilledTable, cell: Summary) -> dict[str, object]:
     metric, run = cell.cell.metric, cell.cell.runs[0]
+    line = filled.table.columns.get(cell.cell.column)
     low, high = cell.interval or (None, None)
     record: dict[str, object] = {
         "row": cell.cell.row,
         "column": cell.cell.column,
         "row_label": filled.row_label(cell.cell.row),
-        "column_label": filled.column_label(cell),
+        "column_label": line.label if line is not None else filled.column_label(cell),
     }
+    if any(one.group for one in filled.table.columns.values()):
+        record["column_group"] = line.group if line is not None else ""
     if filled.table.kind == "figure":
         record["x"] = cell.x
+    if metric.network != OWN:
+        record["network"] = metric.network
     record |= {
         "metric": metric.name,
         "unit": metric.unit,

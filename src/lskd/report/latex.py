@@ -26,9 +26,11 @@ from lskd.report.layout import (
     common_n,
     conventions,
     grid,
+    headings,
     label_columns,
     legend,
     selected_on_test,
+    spans,
 )
 
 if TYPE_CHECKING:
@@ -161,6 +163,7 @@ class _Body:
     headers: tuple[tuple[str, ...], ...]  # of each column, in lines
     lines: tuple[Line, ...]
     labels: int  # columns on the left
+    headings: tuple[str, ...]  # of each column what stands over its header, once for those side by side
     bold: frozenset[tuple[int, int]] = frozenset()  # (line, column)
     apart: bool = False  # whether a row's label stands in a line of its own, over the row's lines
     wrapped: float = float("inf")  # the width of the first column, within which its labels are broken into lines
@@ -178,7 +181,8 @@ class _Body:
             for j, column in enumerate(filled.table.columns)
             if line.kind == "ours" and (line.row, column) in chosen
         ]
-        return cls(tuple((header,) for header in headers), tuple(lines), labels, frozenset(places))
+        above = tuple(headings(filled))
+        return cls(tuple((header,) for header in headers), tuple(lines), labels, above, frozenset(places))
 
     @property
     def grouped(self) -> bool:
@@ -190,7 +194,8 @@ class _Body:
         kept = [*range(self.labels), *chosen]
         lines = tuple(line._replace(texts=[line.texts[i] for i in kept]) for line in self.lines)
         places = frozenset((i, kept.index(j)) for i, j in self.bold if j in kept)
-        return replace(self, headers=tuple(self.headers[i] for i in kept), lines=lines, bold=places)
+        headers, above = tuple(self.headers[i] for i in kept), tuple(self.headings[i] for i in kept)
+        return replace(self, headers=headers, headings=above, lines=lines, bold=places)
 
     # -- how wide and how high it is
 
@@ -211,6 +216,10 @@ class _Body:
         for j, header in enumerate(self.headers):
             cells = [self.cell(i, j) for i in range(len(self.lines))]
             found.append(max([*cells, *map(measure, header)]))
+        end = 0
+        for heading, columns in spans(self.headings):  # TeX makes the last one wider
+            end += columns
+            found[end - 1] += max(0.0, measure(heading) - sum(found[end - columns : end]))
         if self.apart:
             found[1] += INDENT
             del found[0]
@@ -237,7 +246,7 @@ class _Body:
 
     def height(self, fit: Fit, lines: Sequence[int]) -> float:
         """With these lines."""
-        count = max(map(len, self.headers)) + 1.5
+        count = max(map(len, self.headers)) + 1.5 + 1.2 * any(self.headings)
         for position, i in enumerate(lines):
             labels = len(self.label(fit, i)) if self.starts(position, lines) else 0
             count += max(labels, 1) if not self.grouped else 1 + labels * self.apart + 0.5 * (labels > 0)
@@ -268,6 +277,7 @@ class _Body:
         written = [
             rf"\begin{{tabular}}{{{'l' * left}{'r' * (columns - left)}}}",
             r"\toprule",
+            *self._headings(),
             _row(headers[self.apart :]),
             r"\midrule",
         ]
@@ -284,6 +294,17 @@ class _Body:
             else:
                 written.append(_row([_stacked(label, "t", "l"), *cells]))
         return "\n".join([*written, r"\bottomrule", r"\end{tabular}"])
+
+    def _headings(self) -> list[str]:
+        """The line of headings, and the rules below them."""
+        if not any(self.headings):
+            return []
+        cells, rules, end = [], [], 0
+        for heading, columns in spans(self.headings[self.apart :]):
+            cells.append(rf"\multicolumn{{{columns}}}{{c}}{{{tex(heading)}}}" if heading else "")
+            rules += [rf"\cmidrule(lr){{{end + 1}-{end + columns}}}"] if heading else []
+            end += columns
+        return [_row(cells), " ".join(rules)]
 
     def _text(self, i: int, j: int) -> str:
         text = self.lines[i].texts[j]

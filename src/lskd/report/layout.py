@@ -8,10 +8,12 @@ interval for it. A cell with fewer seeds than the table wants says so. A figure'
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from lskd.networks import ENSEMBLE, OWN
 from lskd.plan import Cell
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable
@@ -67,6 +69,20 @@ def grid(filled: FilledTable) -> tuple[list[str], list[Line]]:
     if not filled.table.has_cells:
         return _quoted(filled)
     return _points(filled) if filled.table.kind == "figure" else _crossed(filled)
+
+
+def headings(filled: FilledTable) -> list[str]:
+    """What stands over the header of each column: the name of its group, or ""."""
+    if filled.table.kind == "figure":
+        return [""] * len(grid(filled)[0])
+    return [""] * label_columns(filled) + [line.group for line in filled.table.columns.values()]
+
+
+def spans(groups: Sequence[str]) -> list[tuple[str, int]]:
+    """Headings that stand side by side as one: its text, and over how many columns it goes. Columns without one stand
+    alone."""
+    numbered = itertools.groupby(enumerate(groups), key=lambda one: one[1] or one[0])
+    return [(group if isinstance(group, str) else "", len(list(columns))) for group, columns in numbered]
 
 
 def label_columns(filled: FilledTable) -> int:
@@ -268,8 +284,12 @@ def _comparison(filled: FilledTable) -> str:
 
 
 def describe(metric: Metric, run: Run) -> str:
-    """A metric with its unit, part and epoch, as measured on `run`."""
+    """A metric with its unit, network, part and epoch, as measured on `run`."""
     title = metric.quantity.title + (f" ({metric.unit})" if metric.unit else "")
+    if metric.network == ENSEMBLE:
+        title += f" of all {len(run.peers) + 1} networks together (mean of their probabilities)"
+    elif metric.network != OWN:
+        title += f" of the run's {metric.network} ({run.others[metric.network].network})"
     at = "the last epoch" if metric.at_epoch is None else "an epoch"
     if metric.source == "training":
         how = "sum" if metric.total else "mean"
@@ -327,12 +347,12 @@ def _skipped(filled: FilledTable, text: Callable[[str], str]) -> list[str]:
     for row, reasons in filled.table.skip.items():
         for column, reason in reasons.items():
             line = filled.table.columns.get(column)
-            cells[reason].append(text(f"{filled.row_label(row)} / {line.label if line is not None else column}"))
+            cells[reason].append(text(f"{filled.row_label(row)} / {line.title if line is not None else column}"))
     for row in filled.table.rows if filled.table.kind == "table" else ():
         for column, line in filled.table.columns.items():
             there = filled.table.has(row, column) or column in filled.table.skip.get(row, ())
             if not there and filled.table.derivation(row, column) is not None:
-                cells[UNDERIVED].append(text(f"{filled.row_label(row)} / {line.label}"))
+                cells[UNDERIVED].append(text(f"{filled.row_label(row)} / {line.title}"))
     return [f"{NOT_AT_HAND}: {', '.join(places)}: {reason}" for reason, places in cells.items()]
 
 

@@ -12,7 +12,7 @@ from lskd.recipe import Recipe
 from lskd.report import terminal
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable
-from lskd.report.layout import EXTREMES, banner, conventions, grid, label_columns, legend, selected_on_test
+from lskd.report.layout import EXTREMES, banner, conventions, grid, headings, label_columns, legend, selected_on_test
 from lskd.schema import identity, show
 
 WIDTH = 120  # characters; rows × columns that are wider are broken into blocks of columns
@@ -40,6 +40,7 @@ def _fitted(filled: FilledTable, columns: int) -> str:
     """The table for a terminal of so many columns. Least and largest of a figure's points go where there is no room: a
     point is in few lines then, and the CSV has them."""
     headers, lines = grid(filled)
+    headers = [": ".join(filter(None, both)) for both in zip(headings(filled), headers, strict=True)]
     rows = [line.texts for line in lines]
     if filled.table.kind == "figure" and not terminal.fits(headers, rows, columns):
         kept = [i for i, header in enumerate(headers) if header not in EXTREMES]
@@ -68,6 +69,10 @@ def _body(filled: FilledTable) -> list[str]:
     rows = [line.texts for line in lines]
     # A figure's points are few columns, which must stay side by side.
     width = WIDTH if filled.table.kind == "table" else 0
+    headers = [
+        f"{plain(group)}<br>{plain(header)}" if group else plain(header)
+        for group, header in zip(headings(filled), headers, strict=True)
+    ]
     return [_blocks(headers, rows, label_columns(filled), width), *_words(filled)]
 
 
@@ -82,8 +87,10 @@ def _words(filled: FilledTable) -> list[str]:
 
 
 def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], fixed: int, width: int) -> str:
-    """The table, in blocks of columns not wider than `width` (0: in one); each repeats the first `fixed` columns."""
-    widths = [max(len(line[i]) for line in (headers, *rows)) + 3 for i in range(len(headers))]
+    """The table, in blocks of columns not wider than `width` (0: in one); each repeats the first `fixed` columns.
+    Headers are Markdown, in lines that <br> divides."""
+    above = [max(map(len, header.split("<br>"))) for header in headers]
+    widths = [max(above[i], *(len(row[i]) for row in rows)) + 3 for i in range(len(headers))]
     blocks: list[list[int]] = [[]]
     for i in range(fixed, len(headers)):
         if width and blocks[-1] and sum(widths[j] for j in (*range(fixed), *blocks[-1], i)) > width:
@@ -93,7 +100,7 @@ def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], fixed: int, w
     for block in blocks:
         chosen = [*range(fixed), *block]
         body = [[plain(row[i]) for i in chosen] for row in rows]
-        head = [plain(headers[i]) for i in chosen]
+        head = [headers[i] for i in chosen]
         align = ["left"] * fixed + ["right"] * len(block)
         tables.append(tabulate(body, head, tablefmt="pipe", colalign=align, disable_numparse=True))
     return "\n\n".join(tables)

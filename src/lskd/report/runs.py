@@ -16,14 +16,19 @@ from tabulate import tabulate
 from lskd.collector import collector_off
 from lskd.compose import SHORT
 from lskd.errors import InputError
+from lskd.networks import PEERS, of_networks
 from lskd.run import (
     ENGINE_VERSION,
     LINEAGE,
     PARTS,
+    REGISTERED,
     described_part,
+    first_of_chain,
     id_of,
     part_of,
     part_without_code,
+    parts_of,
+    peers_of,
     settings_of_part,
 )
 from lskd.schema import show, unfolded
@@ -36,7 +41,11 @@ if TYPE_CHECKING:
 # last epoch.
 METRICS = ("top1", "nll", "ece15", "gamma")
 
-_NAMES = {"dataset": "dataset.name", "arch": "arch.name", "method": "method.name", "teacher": "teacher.arch.name"}
+_NAMES = {**{name: f"{name}.name" for name in ("dataset", *REGISTERED)}, "teacher": "teacher.arch.name"}
+
+
+OF_RUNS = ("seed", "data_seed", "teacher_mode", "streams", "peer_views", "generations")  # settings of no part
+_OF_OTHERS = re.compile(rf"((?:(?:{'|'.join((*LINEAGE, *PEERS))})\.)*)(.*)")  # whose a column is, and of what
 
 
 class Settings:
@@ -51,7 +60,11 @@ class Settings:
     def of(self, identity: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         """Every setting of a run with its value (`Run.settings`), and whether the code that is here would train that
         run. What this code does not know (another version's, a plug-in's) is given as it was recorded."""
-        parts = {name: identity.get(name, {}) for name in PARTS}
+        first, place = first_of_chain(identity)
+        if place > 1:
+            values, ours = self.of(first)
+            return {**values, "generations": place, "teacher.id": id_of(identity["teacher"])}, ours
+        parts = parts_of(identity)
         key = marshal.dumps(parts, 2)  # quicker than JSON; without references, which would tell equal parts apart
         if key not in self._parts:
             parsed = [self._parsed(name, described) for name, described in parts.items()]
@@ -61,16 +74,21 @@ class Settings:
         values["seed"] = identity["seed"]
         values["teacher_mode"] = identity.get("teacher_mode", "eval")
         values["streams"] = identity.get("streams", "shared")
-        for name in LINEAGE:
-            if (parent := identity.get(name)) is not None:
-                its, is_ours = self._of_parent(name, parent)
+        values["data_seed"] = identity.get("data_seed")
+        peers = peers_of(identity)
+        if peers:
+            values["peer_views"] = identity.get("peer_views", "same")
+        others: dict[str, Any] = {**{name: identity.get(name) for name in LINEAGE}, **peers}
+        for name, parent in others.items():
+            if parent is not None:
+                its, is_ours = self._of_relative(name, parent)
                 values |= its
                 ours = ours and is_ours
         return values, ours
 
-    def _of_parent(self, name: str, parent: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-        """The same of a run's `name`, under its name, with its id. Most parents have many children."""
-        key = name, marshal.dumps(parent, 2)
+    def _of_relative(self, name: str, parent: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """The same of another run that it needs, under its `name`, with its id. Most teachers have many students."""
+        key = name, marshal.dumps(dict(parent), 2)
         if key not in self._parents:
             values, ours = self.of(parent)
             values["id"] = id_of(parent)
@@ -131,6 +149,9 @@ def _row(record: Record, settings: Settings) -> dict[str, Any]:
     result = {key: value for key, value in record.result.items() if key not in ("id", "run", "start", *LINEAGE)}
     last = result.get("last", {}).get(values["dataset.evaluate"], {})
     numbers = {**last, **unfolded(result)}
+    for name, one in of_networks(result).items():
+        its = {**one.get("last", {}).get(values["dataset.evaluate"], {}), **unfolded(one)}
+        numbers |= {f"{name}.{key}": value for key, value in its.items() if key not in ("run", "start")}
     row |= {name: value for name, value in numbers.items() if not isinstance(value, (list, dict))}
     return row | settings.environment(record.env)
 
@@ -140,10 +161,10 @@ def _place(name: str) -> tuple[int, int]:
     first = ["id", "state", "other_code"]
     if name in first:
         return first.index(name), 0
-    generation = sum(name.count(f"{parent}.") for parent in LINEAGE)
-    head = re.sub(rf"^(?:(?:{'|'.join(LINEAGE)})\.)*", "", name).partition(".")[0]
-    if head in (*PARTS, "id", "seed", "teacher_mode", "streams"):
-        return 10 + generation, 0
+    whose, setting = _OF_OTHERS.match(name).groups()  # type: ignore[union-attr]  # it matches everything
+    head = setting.partition(".")[0]
+    if head in (*PARTS, "id", *OF_RUNS):
+        return 10 + whose.count("."), 0
     return (100 if name in METRICS else 102 if head == "env" else 101), 0
 
 
@@ -210,9 +231,9 @@ def varying(runs: pandas.DataFrame) -> list[str]:
     everyone = [""] * len(runs)
     found = []
     for name, values in columns.items():
-        before, of, setting = name.rpartition("teacher.")
-        prefix, head = before + of, setting.partition(".")[0]
-        taught = columns[f"{prefix}arch.name"] if of and setting != "arch.name" else everyone
+        prefix, setting = _OF_OTHERS.match(name).groups()  # type: ignore[union-attr]  # it matches everything
+        head = setting.partition(".")[0]
+        taught = columns[f"{prefix}arch.name"] if prefix and setting != "arch.name" else everyone
         kinds = everyone if setting.endswith(".name") else columns.get(f"{prefix}{head}.name", everyone)
         pairs = {(kind, value) for kind, value, one in zip(kinds, values, taught, strict=True) if one != _NONE}
         if len(pairs) > len({kind for kind, _ in pairs}):
@@ -229,8 +250,9 @@ _NONE = "null"
 
 
 def is_setting(name: str) -> bool:
-    """Whether a column is a setting of the runs, or of their teachers."""
-    return name.rpartition("teacher.")[2].partition(".")[0] in (*PARTS, "seed", "teacher_mode", "streams")
+    """Whether a column is a setting of the runs, or of their teachers and peers."""
+    whose, setting = _OF_OTHERS.match(name).groups()  # type: ignore[union-attr]  # it matches everything
+    return "started_from" not in whose and setting.partition(".")[0] in (*PARTS, *OF_RUNS)
 
 
 def grouped(runs: pandas.DataFrame, keys: Sequence[str], metrics: Sequence[str]) -> pandas.DataFrame:
@@ -261,8 +283,11 @@ def _order(value: Any) -> tuple[bool, bool, float, str]:
 
 
 def seeds(runs: pandas.DataFrame) -> list[str]:
-    """The columns that tell the seeds of a run: its own, and its teachers'."""
-    return [name for name in runs.columns if name.rpartition(".")[2] in ("seed", "id") and not name.startswith("env.")]
+    """The columns that tell the seeds of a run: its own, its teachers', and what follows from it of its peers."""
+    return [
+        name for name in runs.columns
+        if not name.startswith("env.") and (name.rpartition(".")[2] in ("seed", "id") or name.endswith(".data_seed"))
+    ]  # fmt: skip
 
 
 def as_csv(runs: pandas.DataFrame) -> str:

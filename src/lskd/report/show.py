@@ -13,6 +13,7 @@ from lskd.compose import build_run
 from lskd.config_groups import Conf
 from lskd.data import balance
 from lskd.errors import InputError
+from lskd.networks import OWN, of_networks
 from lskd.report.runs import Settings
 from lskd.run import Run, id_of
 from lskd.schema import show as written
@@ -103,19 +104,23 @@ def _numbers(record: Record) -> str:
     result = record.result
     if not result:
         return ""
-    rows = {f"{part}, last epoch": values for part, values in result["last"].items()}
-    for chosen, best in result["best"].items():
-        for part, values in best.items():
-            if part != "epoch":
-                rows[f"{part}, epoch {best['epoch'] + 1}, the best on {chosen}"] = values
-    if result["train"]:  # else nothing was trained
-        rows["train, as it was trained on"] = result["train"]
+    rows: dict[str, Mapping[str, float]] = {}
+    for network, of_one in {OWN: result, **of_networks(result)}.items():
+        who = "" if network == OWN else f"{network}: "
+        rows |= {f"{who}{part}, last epoch": values for part, values in of_one["last"].items()}
+        for chosen, best in of_one["best"].items():
+            for part, values in best.items():
+                if part != "epoch":
+                    rows[f"{who}{part}, epoch {best['epoch'] + 1}, the best on {chosen}"] = values
+        if of_one.get("train"):  # else nothing was trained
+            rows[f"{who}train, as it was trained on"] = of_one["train"]
     recorded = list(dict.fromkeys(name for values in rows.values() for name in values))
     usual = ("top1", "error", "top3", "top5", "nll", "ece15")
     names = [*(name for name in usual if name in recorded), *(name for name in recorded if name not in usual)]
     table = [[label, *(_number(values.get(name)) for name in names)] for label, values in rows.items()]
     others = [f"{key} {_number(value)}" for key, value in result.items()
               if isinstance(value, (int, float)) and not isinstance(value, bool)]  # fmt: skip
+    others += [f"{key} (solved for) {_number(value)}" for key, value in result.get("solved", {}).items()]
     align = ["left", *["right"] * len(names)]
     shown = tabulate(table, ["", *names], tablefmt="simple", disable_numparse=True, colalign=align)
     return f"{shown}\n\n{textwrap.fill(', '.join(others), 100)}"

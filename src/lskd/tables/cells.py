@@ -52,6 +52,10 @@ def _groups(table: Table, key: Key, exists: Callable[[Key], bool]) -> Groups:
 
     if not kind.compares:
         return tuple((at(line),) for line in of)
+    if kind.compares == "before":
+        [one], columns = of, table.in_order(of[0])
+        place = columns.index(own) if own in columns else 0
+        return ((at(one), at(one, columns[place - 1])),) if place else ()
     if kind.compares == "than":
         if not kind.across:
             return tuple((at(line), at(derive.than)) for line in of)

@@ -11,15 +11,17 @@ from types import MappingProxyType
 from typing import Literal
 
 from lskd.errors import InputError, require, unknown
+from lskd.tables.chains import chain_of
 from lskd.tables.metric import Metric
 
 
 @dataclass(frozen=True)
 class Term:
     """What stands between the minus signs of an operand: a cell `row/column`, where "*" stands for every row or every
-    column; `series@x`, the series interpolated, seed by seed, at the x of the other operand's cell; `max(row)`,
-    `min(row)`, the largest or smallest of a run's numbers along the row, seed by seed; or `best(row)`, the number of
-    the run that the table's `select` chooses along the row, seed by seed."""
+    column, and a row "NAME.*" for every generation of a chain (`lskd.tables.chains`); `series@x`, the series
+    interpolated, seed by seed, at the x of the other operand's cell; `max(row)`, `min(row)`, the largest or smallest of
+    a run's numbers along the row, seed by seed; or `best(row)`, the number of the run that the table's `select` chooses
+    along the row, seed by seed."""
 
     row: str
     column: str = ""
@@ -31,13 +33,22 @@ class Term:
     @property
     def wild(self) -> str:
         """What a "*" goes over: "columns", "rows", or nothing."""
-        return "columns" if self.column == "*" else "rows" if self.row == "*" else ""
+        if self.kind != "cell":
+            return ""
+        return "columns" if self.column == "*" else "rows" if self.row == "*" or self.chain else ""
+
+    @property
+    def chain(self) -> str:
+        """The chain over whose generations a "*" goes, if it does."""
+        return chain_of(self.row)
 
     def at(self, key: str) -> Term:
         """One of the cells that a "*" stands for."""
         if self.wild == "columns":
             return replace(self, column=key)
-        return replace(self, row=key) if self.wild == "rows" else self
+        if self.wild == "rows":
+            return replace(self, row=f"{self.chain}.{key}" if self.chain else key)
+        return self
 
 
 Operand = tuple[Term, ...]  # the first less the others
@@ -134,7 +145,8 @@ class Test:
 
     less, greater: of < than, of > than. equal: |of - than| < within.
     below, above: of < than, of > than, a number.
-    rising, falling: the row `of` rises (falls) along its columns, or along the values of a series named in `through`.
+    rising, falling: the row `of` rises (falls) along its columns, or along the values of a series named in `through`;
+        of "NAME.*/column", along the generations of a chain.
     not_falling, not_rising: nowhere along the row from one to the next does it fall (rise) by `within` or more.
     largest, smallest: the cell `of` is the largest (smallest) of its row, or of its row's `columns`.
     correlated, anticorrelated: over the cells of `of`, a "row/*" or "*/column", the numbers of `of` and `than` go

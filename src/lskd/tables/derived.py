@@ -23,7 +23,8 @@ class Kind:
 
     number: from the numbers of one seed. All have been given such a sign that more is better if `directed`; `choice`
         has, for each group, the number by which the table's `select` chooses, as more is better, too.
-    compares: what stands behind the first cell of a group: nothing, the line `than`, or all that are `among` them.
+    compares: what stands behind the first cell of a group: nothing, the line `than`, all that are `among` them, or the
+        cell `before` it: of a figure at the value before, of a chain of generations the one before.
     many: whether `of` is several lines.
     words: what the number is, before the words for the numbers that it is made of.
     digits, unit, better: of the number, where they are not those of what it is made of.
@@ -31,7 +32,7 @@ class Kind:
 
     number: Callable[[Groups, Sequence[float]], float]
     words: str
-    compares: Literal["", "than", "among"] = ""
+    compares: Literal["", "than", "among", "before"] = ""
     across: bool = False  # `than` and `among` are rows for a column and columns for a row; else lines of its own kind
     many: bool = True
     directed: bool = False
@@ -73,6 +74,7 @@ def best(groups: Groups, choice: Sequence[float]) -> float:
 # Adding one is a line here.
 DERIVED: dict[str, Kind] = {
     "difference": Kind(difference, "difference of", "than", many=False),
+    "change": Kind(difference, "change from the one before of", "before", many=False),
     "mean": Kind(mean, "mean over cells of"),
     "rank": Kind(rank, "rank (1: the best) by", "among", across=True, directed=True, digits=1, unit="", better="lower"),
     "wins": Kind(wins, "how often better by", "than", across=True, directed=True, digits=1, unit="", better="higher"),

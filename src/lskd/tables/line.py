@@ -17,21 +17,25 @@ OF_ONE_RUN = ("step", "epoch", "class")  # what a series may go over without bei
 
 @dataclass(frozen=True)
 class Line:
-    """A row or column of a table, or a series of a figure: a label, and settings laid over the table's base.
+    """A row or column of a table, or a series of a figure: a label, and settings laid over the table's base. (Rows that
+    are chains of generations have been spelled out: `lskd.tables.chains`.)
 
+    group: (columns of tables) a heading over the columns of this name that stand side by side.
     take: the cell is the run that the settings describe, or its teacher, or that one's (`teacher.teacher`), and so on.
     taught_by: the teacher is the run of this row (of a column: of this column), with all its settings: a generation.
     started_from: its weights come, as it begins, from the run of this row (of a column: of this column).
     derive: instead of settings: the cells follow from those of other rows (of a column: columns).
     over, values: (figures) the setting that varies along the series, and its values: numbers, or of a categorical axis
         names; over=step: the steps at which a probe looked at one run; over=epoch: the epochs of one run, from 1;
-        over=class: the classes of one run, by their numbers from 0, of what a probe gives for each.
+        over=class: the classes of one run, by their numbers from 0, of what a probe gives for each; over=generation:
+        the networks of a chain, each taught by the one before, of which 0 is the teacher of the first.
     panel: (figures) the series stands in a panel of this name, its vertical axis; panels are one above the other, over
         one horizontal axis. All series have one, or none.
     style: (figures) matplotlib's line format, such as "o--"; "" = one by its place among the series.
     """
 
     label: str
+    group: str = ""
     run: dict[str, Any] = field(default_factory=dict)
     take: str = "run"
     taught_by: str = ""
@@ -52,6 +56,11 @@ class Line:
             raise InputError(
                 "derive: must be given without run, take, taught_by, started_from, metric, over and values"
             )
+
+    @property
+    def title(self) -> str:
+        """The label, where no heading stands over it."""
+        return f"{self.group}: {self.label}" if self.group else self.label
 
     @property
     def ancestor(self) -> int:

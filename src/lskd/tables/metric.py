@@ -11,20 +11,25 @@ from typing import Any, Literal
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS
 from lskd.metrics import METRICS, Binned, Fitted, Measured, OfLoss
+from lskd.networks import ENSEMBLE, NETWORKS, OWN, of_network
 from lskd.probes import PROBES
 from lskd.quantity import Quantity
 from lskd.run import Run
+from lskd.targets import TARGETS, TAUGHT
 
 # Where a number is found: in the evaluations of a run, in its calibration, in its record as a whole, among what its
-# method watches while it trains, or in a probe's readings. And which choices there are of it there.
-Source = Literal["evaluation", "calibration", "run", "training", "probe"]
+# method has solved for before it trains, or it or its target watches meanwhile, or in a probe's readings. And which
+# choices there are of it there.
+Source = Literal["evaluation", "calibration", "run", "solved", "training", "probe"]
 CHOICES: Mapping[Source, tuple[str, ...]] = {
-    "evaluation": ("part", "epoch", "at_epoch", "scaled_on"),
-    "calibration": ("part", "scaled_on"),
-    "run": (),
-    "training": ("at_epoch", "total"),
+    "evaluation": ("part", "epoch", "at_epoch", "scaled_on", "network"),
+    "calibration": ("part", "scaled_on", "network"),
+    "run": ("network",),
+    "solved": (),
+    "training": ("at_epoch", "total", "network"),
     "probe": ("part", "step", "at_class"),
 }
+SOLVED = "solved_"  # in front of the name of a setting that a method solves for
 
 
 def probed() -> dict[str, str]:
@@ -43,6 +48,10 @@ def known() -> Iterator[tuple[str, Quantity, Source]]:
             yield name, quantity, "calibration" if isinstance(quantity, (Binned, Fitted)) else "run"
     for method in METHODS.values():
         yield from ((name, _declared(method, name, one), "training") for name, one in method.watches.items())
+        yield from ((SOLVED + name, _declared(method, name, one), "solved") for name, one in method.solves.items())
+    yield from ((name, quantity, "training") for name, quantity in TAUGHT.items())
+    for target in TARGETS.values():
+        yield from ((name, _declared(target, name, one), "training") for name, one in target.watches.items())
     for probe in PROBES.values():
         yield from ((name, _declared(probe, name, one), "probe") for name, one in probe.gives.items())
 
@@ -74,8 +83,9 @@ def _has(choice: str, quantity: Quantity, source: Source) -> bool:
 
 @dataclass(frozen=True)
 class Metric:
-    """Which number of a run a cell shows: one of `METRICS`, or one that its method watches while it trains
-    (`Method.watches`), or that a probe gives (`Probe.gives`).
+    """Which number of a run a cell shows: one of `METRICS`, or one that its method or its target watches while it
+    trains (`Method.watches`, `Target.watches`), or that its method has solved for (`Method.solves`: solved_NAME), or
+    that a probe gives (`Probe.gives`).
 
     epoch: "last" (the default of every paper unless it says otherwise), or the best one by top-1 on the validation part
     or on the test part ("best_on_test" only where the paper did so: the table's header then says it).
@@ -86,6 +96,8 @@ class Metric:
     at_class: of a number that there is for each class, that of this one, counted from 0 in the data's order.
     at_epoch: the number of this epoch, counted from 1, from the run's log; None = of the one that `epoch` says.
     total: of what a method watches, the sum over the training images, as often as an epoch shows them; else the mean.
+    network: of a run with peers whose number it is: own (the run's own network), peer, peer2, …, or ensemble: of all of
+    them together, whose probability of a class is the mean of theirs. Calibration, too, is then of the ensemble.
     digits, unit: those of the registry, unless they are given; a `total` has no decimals.
     """
 
@@ -97,6 +109,7 @@ class Metric:
     at_class: int | None = None
     at_epoch: int | None = None
     total: bool = False
+    network: str = OWN
     digits: int = None  # type: ignore[assignment]  # a number after `__post_init__`
     unit: str = None  # type: ignore[assignment]
 
@@ -117,6 +130,10 @@ class Metric:
         require(not both, "at_epoch", self.at_epoch, "left out with scaled_on")
         fitted = isinstance(quantity, Fitted)
         require(not fitted or bool(self.scaled_on), "scaled_on", "", f"given with name={self.name}")
+        require(self.network in NETWORKS, "network", self.network, f"one of {', '.join(NETWORKS)}")
+        if self.network == ENSEMBLE:
+            named = self.source in ("evaluation", "calibration") and self.part != "train"
+            require(named, "network", ENSEMBLE, "own, or a peer, for what is not of the outputs on a held-out part")
         if self.digits is None:
             object.__setattr__(self, "digits", 0 if self.total else quantity.digits)
         if self.unit is None:
@@ -140,9 +157,15 @@ class Metric:
 
     def of(self, run: Run, result: Mapping[str, Any]) -> float | None:
         """The value in `result`, the record of `run`; None where it has no such number. (A probe's: `probed`.)"""
+        return self._value(run, self._of_network(result))
+
+    def _value(self, run: Run, result: Mapping[str, Any]) -> float | None:
+        """The same in what a record says of the network."""
         quantity = self.quantity
         if self.source == "run":
             return result.get(self.name)
+        if self.source == "solved":
+            return result.get("solved", {}).get(self.name.removeprefix(SOLVED))
         if self.source == "training":
             mean = self._loss(run, result["train"]) if isinstance(quantity, OfLoss) else result["train"].get(self.name)
             return mean * result["examples"] if self.total and mean is not None else mean
@@ -159,17 +182,24 @@ class Metric:
         best = result["best"].get(self.epoch.removeprefix("best_on_"), {})
         return best.get(part, {}).get(self.name)
 
-    @staticmethod
-    def _loss(run: Run, train: Mapping[str, Any]) -> float | None:
+    def _of_network(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a record says of the network; the images are the run's."""
+        found = of_network(record, self.network)
+        return found if self.network == OWN else {"examples": record["examples"], **found}
+
+    def _loss(self, run: Run, train: Mapping[str, Any]) -> float | None:
         """The sum of the terms of the loss in what a record has of the training part."""
-        others = ("top1", *run.method.settings.watched)
+        others = ("top1", *run.watched_of(self.network))
         terms = [value for name, value in train.items() if name not in others]
         return sum(terms) if terms else None
 
     def logged(self, run: Run, result: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> float | None:
         """The value at `at_epoch`, from the log `epochs` of `run` whose record is `result`; None if it is not there."""
         line = next((line for line in epochs if line["epoch"] + 1 == self.at_epoch and "stage" not in line), None)
-        return None if line is None else self.of(run, {**result, "last": line, "train": line["train"]})
+        if line is None:
+            return None
+        its = of_network(line, self.network)
+        return self._value(run, {**self._of_network(result), "last": its, "train": its.get("train", {})})
 
     def seen(self, run: Run, readings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
         """What there is of its part in `readings`, what a probe saw of `run`; None if it did not look at that step."""
@@ -186,7 +216,7 @@ class Metric:
     def reliability(self, run: Run, result: Mapping[str, Any]) -> list[list[float]] | None:
         """The bins (`metrics.reliability`) behind a calibration error; None where the record has none."""
         plain = self.name == "ece15" and self.epoch == "last" and self.part != "train"
-        return self._calibration(run, result).get("reliability") if plain else None
+        return self._calibration(run, self._of_network(result)).get("reliability") if plain else None
 
     def _calibration(self, run: Run, result: Mapping[str, Any]) -> Mapping[str, Any]:
         """What `metrics.calibration` says about the part, scaled if this metric is. Old records have nothing of it."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 from lskd.config_groups import Conf
 from lskd.errors import InputError, require
 from lskd.metrics import OfLoss
+from lskd.networks import ENSEMBLE, OWN, PEERS
 from lskd.run import ProbeSpec, Run
-from lskd.tables.metric import Metric, probed
+from lskd.tables.metric import SOLVED, Metric, probed
 
 
 def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     """`InputError` unless `run` records the metric of its cell, if that is not a probe's."""
-    method = run.method
-    spec = conf.spec_of(run.dataset)
+    spec, networks = conf.spec_of(run.dataset), [OWN, *PEERS[: len(run.peers)], *([ENSEMBLE] if run.peers else [])]
+    if metric.network not in networks:
+        what = f"one of {', '.join(networks)}" if run.peers else "left out: the run has no peers"
+        raise InputError(f"metric.network = {metric.network}: must be {what}")
     if "validation" not in spec.parts:
         for choice in ("part", "scaled_on", "epoch"):
             if str(getattr(metric, choice)).endswith("validation"):
@@ -20,10 +23,16 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
                     f"metric.{choice} = {getattr(metric, choice)}: {run.dataset.name} has no validation part; "
                     "dataset.holdout=N makes one"
                 )
-    watched = isinstance(metric.quantity, OfLoss) or metric.name in method.settings.watched
-    if metric.source == "training" and not watched:
-        watches = ", ".join(method.settings.watched) or "nothing"
-        raise InputError(f"metric.name = {metric.name}: method={method.name} as it is set here watches {watches}")
+    loss = isinstance(metric.quantity, OfLoss)
+    if metric.source == "training" and not loss and metric.name not in run.watched_of(metric.network):
+        watches = ", ".join(run.watched_of(metric.network)) or "nothing"
+        target = run.others.get(metric.network, run).target
+        words = f"method={run.method.name} with target={target.name}, as they are set here, watches {watches}"
+        raise InputError(f"metric.name = {metric.name}: {words}")
+    if metric.source == "solved" and metric.name.removeprefix(SOLVED) not in run.method.settings.to_solve:
+        raise InputError(
+            f"metric.name = {metric.name}: method={run.method.name} as it is set here does not solve for it"
+        )
     if not run.recipe.trains and metric.part == "train" and metric.source == "evaluation":
         raise InputError(
             "metric.part = train: of a network that is not trained (recipe.epochs = 0) there is no such number"
@@ -43,6 +52,12 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
     if probe is not None:
         if probe.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
             raise InputError(f"probe.name = {probe.name}: the run must have a teacher, with teacher_mode=eval")
+        if probe.settings.needs_told and not run.method.settings.tells:
+            rule = f"the run's method must show it a distribution of its teacher, as kd does; method={run.method.name}"
+            raise InputError(f"probe.name = {probe.name}: {rule} does not")
+        if probe.settings.needs_noise and not run.dataset.relabelled:
+            rule = "the run's data must have wrong labels: dataset.steps=[{noise:{rate:0.4}}]"
+            raise InputError(f"probe.name = {probe.name}: {rule}")
         try:
             probe.settings.check(conf.spec_of(run.dataset))
         except InputError as error:

@@ -6,6 +6,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from lskd.errors import InputError, require, unknown
+from lskd.tables.chains import ALL, in_chain
 from lskd.tables.claim import Operand, Statement, Term, Test
 from lskd.tables.line import value_key
 
@@ -51,7 +52,10 @@ def _check(table: Table, term: Term, where: str) -> None:
         chosen = term.kind != "best" or table.select is not None
         require(chosen, where, str(term), "in a table with `select`, the number by which the best is chosen")
     elif term.wild == "rows":
-        known = {column for row in table.rows for column in table.columns_of(row)}
+        rows = [term.at(key).row for key in in_chain(table.rows, term.chain)] if term.chain else list(table.rows)
+        if not rows:
+            raise unknown(where, str(term), {f"{row.rpartition('.')[0]}{ALL}/…" for row in table.rows if "." in row})
+        known = {column for row in rows for column in table.columns_of(row)}
         if term.column not in known:
             raise unknown(where, str(term), known)
     elif not table.has(term.row, term.column):
@@ -85,17 +89,19 @@ def _of_cells(table: Table, test: Test, of: Operand, than: Operand, where: str) 
 def _of_series(table: Table, test: Test, of: Operand, than: Operand, where: str) -> list[Statement]:
     """Orders and associations: one part about the whole series; of not_rising and not_falling, one a step."""
     pairs = test.kind.about == "pairs"
-    words = "row/* or */column" if pairs else "a whole row, as row/*"
+    words = "row/* or */column" if pairs else "a whole row, as row/*, or the generations of a chain, as NAME.*/column"
     for operand in (of, than) if than else (of,):
         whole = len(operand) == 1 and bool(operand[0].wild)
-        whole = whole and (pairs or operand[0].wild == "columns")
+        whole = whole and (pairs or operand[0].wild == "columns" or bool(operand[0].chain))
         require(whole, where, " - ".join(map(str, operand)), words)
     if than:
-        require(of[0].wild == than[0].wild, where, str(than[0]), f"of what {of[0]} is of")
+        alike = of[0].wild == than[0].wild and bool(of[0].chain) == bool(than[0].chain)
+        require(alike, where, str(than[0]), f"of what {of[0]} is of")
         require(len(paired_keys(table, of[0], than[0], test)) > 3, where, str(of[0]), "at least four cells")
         return [Statement(test, of, than)]
     keys = series(table, of[0], test, where)
-    require(len(keys) > 1, f"{where}.through", list(test.through), f"at least two of {table.columns_of(of[0].row)}")
+    along = in_chain(table.rows, of[0].chain) if of[0].chain else table.columns_of(of[0].row)
+    require(len(keys) > 1, f"{where}.through", list(test.through), f"at least two of {along}")
     if test.kind.about == "row":
         require(len(keys) > 2, where, str(of[0]), "at least three cells; of two, one is greater or less")
         return [Statement(test, of)]
@@ -115,17 +121,16 @@ def series(table: Table, term: Term, test: Test, where: str = "", *, skipped: bo
     not exist, too."""
     existing = set(table.keys())
     if term.wild == "rows":
-        known, chosen = [row for row in table.rows if term.column in table.columns_of(row)], test.rows
+        rows = in_chain(table.rows, term.chain) if term.chain else list(table.rows)
+        known, chosen = [row for row in rows if term.column in table.columns_of(term.at(row).row)], test.rows
     else:
-        known, chosen = table.columns_of(term.row), test.columns
-        if table.kind == "figure" and table.x_axis != "category":
-            known = sorted(known, key=float)
+        known, chosen = table.in_order(term.row), test.columns
         if test.through:
             chosen = tuple(map(value_key, test.through))
     for key in chosen:
         if key not in known:
             raise unknown(f"{where}.{'through' if test.through else term.wild}", key, known)
-    taken = chosen or [key for key in known if not table.is_derived(term.wild, key)]
+    taken = chosen or [key for key in known if term.chain or not table.is_derived(term.wild, key)]
     cells = [(key, term.at(key)) for key in known if key in taken]
     return [key for key, cell in cells if skipped or (cell.row, cell.column) in existing]
 

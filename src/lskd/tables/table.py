@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lskd.config_groups import Conf
-from lskd.errors import require, unknown
+from lskd.errors import InputError, require, unknown
 from lskd.probes import PROBES
 from lskd.schema import parse
 from lskd.tables import statements
 from lskd.tables.cells import Groups, Key, find_cells
+from lskd.tables.chains import spelled_out
 from lskd.tables.claim import Claim, Statement, Test
 from lskd.tables.derived import DERIVED, Derivation
 from lskd.tables.line import OF_ONE_RUN, Line, Printed, Scatter, read_printed, value_key
@@ -122,6 +123,7 @@ class Table:
 
     def _check_line(self, where: str, line: Line, lines: Mapping[str, Line]) -> None:
         """`InputError` unless a row or column names what there is, and is of a figure where it must be."""
+        require(not line.group or lines is self.columns, f"{where}.group", line.group, "given for columns only")
         if line.derive is not None:
             self._check_derivation(f"{where}.derive", line.derive, lines)
             return
@@ -144,10 +146,9 @@ class Table:
         values, shown = f"{where}.values", list(line.values)
         names = any(isinstance(value, str) for value in line.values)
         require(not names or self.x_axis == "category", values, shown, "numbers but with x_axis=category")
-        whole = line.over not in OF_ONE_RUN or all(
-            isinstance(value, float) and value.is_integer() for value in line.values
-        )
-        require(whole, values, shown, f"whole numbers with over={line.over}")
+        counted = line.over in (*OF_ONE_RUN, "generation")
+        whole = all(isinstance(value, float) and value.is_integer() and value >= 0 for value in line.values)
+        require(whole or not counted, values, shown, f"whole numbers, none below 0, with over={line.over}")
         positive = self.x_axis != "log" or self.x is not None or all(float(value) > 0 for value in line.values)
         require(positive, values, shown, "> 0 with x_axis=log")
         distinct = len(set(map(value_key, line.values))) == len(line.values)
@@ -159,6 +160,8 @@ class Table:
         fits = self.kind == "table" or (self.kind == "figure" and not kind.across)
         simple = ", ".join(name for name, other in DERIVED.items() if not other.across)
         require(fits, f"{where}.kind", derive.kind, f"in a table, or in a figure one of {simple}")
+        here = self.kind == "figure" or kind.compares != "before"
+        require(here, f"{where}.kind", derive.kind, "of a figure's series, or of the generations of a row, as NAME.*")
         given = not kind.chooses or self.select is not None
         require(given, "select", None, f"given with kind={derive.kind}: the number by which it is chosen")
         across = self.columns if lines is self.rows else self.rows
@@ -216,8 +219,10 @@ class Table:
         return self._cells[row, column]
 
     def ancestor(self, row: str, column: str) -> int:
-        """How many generations above the run of its settings the run of a cell is."""
-        return max(line.ancestor for line in (self.rows[row], self.columns.get(column)) if line is not None)
+        """How many generations above the run of its settings the run of a cell is. Generation 0 of a chain is the
+        teacher of the first."""
+        first = self.rows[row].over == "generation" and not self.value_at(row, column)
+        return first + max(line.ancestor for line in (self.rows[row], self.columns.get(column)) if line is not None)
 
     def parents(self, row: str, column: str) -> dict[str, Key]:
         """The cells whose runs are, by these names (`run.LINEAGE`), other runs of the cell's own; the settings say what
@@ -245,6 +250,11 @@ class Table:
     def columns_of(self, row: str) -> list[str]:
         """The columns of a row; of a figure's series, its values."""
         return [value_key(value) for value in self.values_of(row)] if self.kind == "figure" else list(self.columns)
+
+    def in_order(self, row: str) -> list[str]:
+        """The columns of a row as an order goes through them: numbers from the least on, else as they are read."""
+        numbers = self.kind == "figure" and self.x_axis != "category"
+        return sorted(self.columns_of(row), key=float) if numbers else self.columns_of(row)
 
     def values_of(self, row: str) -> tuple[float | str, ...]:
         """The values of a figure's series; of a derived one, those of the first that it is made of."""
@@ -299,7 +309,16 @@ class Table:
 
 
 def load_table(name: str, conf: Conf) -> Table:
-    return parse(Table, {"name": name, **without_nulls(conf.load("table", name))}, f"table.{name}")
+    return read_table({"name": name, **conf.load("table", name)}, f"table.{name}")
+
+
+def read_table(content: Mapping[str, Any], where: str) -> Table:
+    """A table from what its file says."""
+    try:
+        spelt = spelled_out(without_nulls(content))
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from None
+    return parse(Table, spelt, where)
 
 
 def without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,7 +329,10 @@ def without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
 
     def left(values: Any, gone: set[str]) -> Any:
         mapping = isinstance(values, Mapping)
-        return {key: value for key, value in values.items() if key not in gone} if mapping else values
+        return {key: value for key, value in values.items() if not is_gone(key, gone)} if mapping else values
+
+    def is_gone(key: str, gone: set[str]) -> bool:  # of a chain that is left out, each of its generations
+        return key in gone or (key.rpartition(".")[0] in gone and key not in content["rows"])
 
     def nulls(key: str) -> set[str]:
         lines = content.get(key)

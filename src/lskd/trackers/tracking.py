@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from lskd.errors import InputError, one_line, unknown
+from lskd.networks import of_networks
 from lskd.run import Run
 from lskd.schema import show
 from lskd.store import Store
@@ -107,7 +108,8 @@ class Tracking:
         """The values of the last epoch of a run that is done."""
         if self.store.state(run) != "done" or (result := self.store.result(run)) is None:
             return None
-        return dict(_numbers({"last": result["last"]}, ""))
+        ends = {name: {"last": one["last"]} for name, one in of_networks(result).items()}
+        return dict(_numbers({"last": result["last"], **ends}, ""))
 
 
 def _warn(name: str, what: str) -> None:
@@ -115,9 +117,11 @@ def _warn(name: str, what: str) -> None:
 
 
 def values(record: Record) -> dict[str, float]:
-    """The numbers of a line of the log but its step: train/ce, test/top1, lr, epoch; of a stage paraphraser/train/…"""
+    """The numbers of a line of the log but its step: train/ce, test/top1, lr, epoch; of a stage paraphraser/train/…; of
+    peers peer/train/…"""
     stage = record.get("stage")
-    return dict(_numbers({key: value for key, value in record.items() if key != "step"}, f"{stage}/" if stage else ""))
+    said = {key: value for key, value in record.items() if key != "step"} | of_networks(record)
+    return dict(_numbers(said, f"{stage}/" if stage else ""))
 
 
 def _numbers(record: Record, before: str) -> Iterator[tuple[str, float]]:

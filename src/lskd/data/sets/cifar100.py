@@ -60,4 +60,5 @@ register(
     recipe="crd",
     origin="from $LSKD_DATA/cifar100, else downloaded",
     flips=FLIPS,
+    groups=SUPERCLASSES,
 )(Torchvision("CIFAR100", "cifar-100-python"))

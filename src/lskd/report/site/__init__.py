@@ -195,6 +195,7 @@ class Site:
                     selected_on_test=layout.selected_on_test(filled),
                     figure=drawn.figure(filled, anchor(experiment.name, filled.table.name)),
                     groups=of_experiments.groups(filled) if filled.table.kind != "figure" else [],
+                    headings=of_experiments.headings(filled),
                     points=of_experiments.points(filled) if filled.table.kind == "figure" else None,
                     conventions=of_experiments.conventions(filled),
                     notes=of_experiments.notes(filled),

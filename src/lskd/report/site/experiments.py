@@ -142,6 +142,12 @@ def groups(filled: FilledTable) -> list[Group]:
     return found
 
 
+def headings(filled: FilledTable) -> list[tuple[str, int]]:
+    """What stands over the headers of a table's columns, and over how many; nothing where none has a heading."""
+    groups = [line.group for line in filled.table.columns.values()]
+    return layout.spans(groups) if any(groups) else []
+
+
 def points(filled: FilledTable) -> tuple[list[str], list[tuple[list[str], list[Number]]]]:
     """The points of a figure: headers, and of each (labels, numbers). Its number of seeds stands with its mean."""
     headers, lines = layout.grid(filled)

@@ -71,6 +71,7 @@ def method_page(name: str, method: Method) -> MethodPage:
         "logits": ["the teacher’s logits"],
         "features": ["the teacher’s logits and features"],
     }[method.teacher_use]
+    needs += ["peers: other networks that are trained together with it"] if method.needs_peers else []
     needs += ["a stage before the training"] if method.initial() is not None else []
     needs += ["modules of its own"] if kind.build is not Method.build else []
     needs += ["the whole batch"] if method.whole_batch else []

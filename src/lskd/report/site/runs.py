@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from lskd.compose import build_run
 from lskd.errors import InputError
+from lskd.networks import OWN, PEERS, of_networks
 from lskd.report.site import charts
 from lskd.report.site.charts import Series
 from lskd.report.site.library import Library, evaluated
@@ -32,16 +33,18 @@ def said(value: Any) -> str:
 
 
 def settings(run: Run) -> dict[str, list[Setting]]:
-    """Every setting that can change a run's numbers, by group. Those of its teacher, and of the run that it starts
-    from, are on their own pages."""
+    """Every setting that can change a run's numbers, by group; of its peers, what is other. Those of its teacher,
+    and of the run that it starts from, are on their own pages."""
     own = unfolded({key: value for key, value in run.identity().items() if key not in LINEAGE})
     found: dict[str, list[Setting]] = {}
-    for name, value in run.settings.items():
+    every = run.settings
+    for name, value in every.items():
         group, _, rest = name.rpartition(".") if name.count(".") == 0 else name.partition(".")
         of_teacher = (
             group in LINEAGE
             or (not run.generation and name == "streams")
             or (run.teacher is None and name == "teacher_mode")
+            or (group in PEERS and every.get(rest, ...) == value)
         )
         if not of_teacher and (_given(name, own) or value not in ("", None)):
             found.setdefault(group or "run", []).append(Setting(rest, said(value), _given(name, own)))
@@ -64,17 +67,20 @@ class Results:
 def measured(record: Mapping[str, Any]) -> Results:
     known = evaluated()
     found: dict[str, Mapping[str, Any]] = {}
-    for part, numbers in record["last"].items():
-        found[f"{part} part, last epoch"] = numbers
-    for chosen, best in record["best"].items():
-        for part, numbers in best.items():
-            if isinstance(numbers, Mapping):
-                found[f"{part} part, best epoch on the {chosen} part ({best['epoch'] + 1})"] = numbers
-    for part, calibration in record.get("calibration", {}).items():
-        for on, scaled in calibration.get("scaled", {}).items():
-            label = f"{part} part, scaled by T = {scaled['temperature']:.3g} (chosen on the {on} part)"
-            found[label] = {key: value for key, value in scaled.items() if key in known}
-    found["training part, last epoch"] = {key: value for key, value in record["train"].items() if key in known}
+    for network, of_one in {OWN: record, **of_networks(record)}.items():
+        who = "" if network == OWN else f"{network}: "
+        for part, numbers in of_one["last"].items():
+            found[f"{who}{part} part, last epoch"] = numbers
+        for chosen, best in of_one["best"].items():
+            for part, numbers in best.items():
+                if isinstance(numbers, Mapping):
+                    found[f"{who}{part} part, best epoch on the {chosen} part ({best['epoch'] + 1})"] = numbers
+        for part, calibration in of_one.get("calibration", {}).items():
+            for on, scaled in calibration.get("scaled", {}).items():
+                label = f"{who}{part} part, scaled by T = {scaled['temperature']:.3g} (chosen on the {on} part)"
+                found[label] = {key: value for key, value in scaled.items() if key in known}
+        trained = of_one.get("train", {})
+        found[f"{who}training part, last epoch"] = {key: value for key, value in trained.items() if key in known}
     names = [name for name in known if any(name in numbers for numbers in found.values())]
     lines = [
         (label, [_shown(numbers.get(name), known[name].digits) for name in names])
@@ -89,6 +95,7 @@ def training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = []
     if (gamma := record.get("gamma")) is not None:
         found.append(("equivalent label smoothing γ", number(gamma, 4)))
+    found += [(f"{name}, solved for", number(value, 4)) for name, value in record.get("solved", {}).items()]
     units = {"steps": "steps", "epochs": "epochs", "examples": "images", "parameters": "parameters"}
     words = [f"{record[key]:,} {unit}" for key, unit in units.items() if key in record]
     words += [f"{record['seconds']:,.1f} s"] if "seconds" in record else []
@@ -102,12 +109,15 @@ def _shown(value: Any, digits: int) -> str:
 def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
     """(title, chart): the curves of a run's log: accuracy, loss, and the terms that are minimised."""
     proper = [line for line in epochs if "stage" not in line]
+    # Each network's parts as if they were parts of the data: "peer: test".
+    proper = [{**line, **{f"{name}: {part}": numbers for name, one in of_networks(line).items()
+                          for part, numbers in one.items()}} for line in proper]  # fmt: skip
     parts = list(
         dict.fromkeys(
             name
             for line in proper
             for name, v in line.items()
-            if name in ("train", "validation", "test") and isinstance(v, Mapping)
+            if name.rpartition(": ")[2] in ("train", "validation", "test") and isinstance(v, Mapping)
         )
     )
 
@@ -120,7 +130,7 @@ def learning(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
 
     drawn = [
         ("Accuracy", "top-1 (%)", series("top1", parts)),
-        ("Loss on held-out parts", "NLL (nats)", series("nll", [part for part in parts if part != "train"])),
+        ("Loss on held-out parts", "NLL (nats)", series("nll", [part for part in parts if not part.endswith("train")])),
     ]
     known = evaluated()
     terms = list(dict.fromkeys(name for line in proper for name in line.get("train", {}) if name not in known))
@@ -171,7 +181,6 @@ class RunLine:
     method: str
     temperature: float | None
     teacher: str
-    teacher_alpha: float | None
     top1: float | None
     nll: float | None
     ece: float | None
@@ -188,7 +197,6 @@ def run_line(library: Library, run: Run) -> RunLine:
         run.method.name,
         getattr(run.method.settings, "temperature", None),
         "" if teacher is None else teacher.network,
-        None if teacher is None else teacher.smoothing.alpha,
         numbers.get("top1"),
         numbers.get("nll"),
         numbers.get("ece15"),
@@ -226,7 +234,7 @@ def by_seed(runs: Iterable[Run]) -> list[RunGroup]:
     """Runs that differ in their seeds alone together. Of groups that are called alike each says what it alone has."""
 
     def described(run: Run) -> Iterator[str]:
-        for name, value in unfolded(_without_seeds(without_code(run.identity()))).items():
+        for name, value in unfolded(_without_seeds(without_code(run.chain[0].identity()))).items():
             yield f"{name}={said(value)}"
 
     found = [

@@ -29,7 +29,7 @@
   // What a row is sorted by: its number, else its text. Rows of several lines are a tbody each.
   function sorting(table) {
     const grouped = table.classList.contains("grouped");
-    const headers = [...table.tHead.rows[0].cells];
+    const headers = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
     let place = 0;
     headers.forEach((header) => {
       const column = place;

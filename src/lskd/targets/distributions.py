@@ -1,4 +1,4 @@
-"""Target distributions: what a network is trained towards.
+"""Distributions over classes that networks are trained towards, and γ, which measures them.
 
 Shapes: B examples, K classes. Every function is pure, and uses tensor methods only, so that importing this module does
 not import torch (which keeps planning fast).
