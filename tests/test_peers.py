@@ -27,7 +27,7 @@ from lskd.origins import origins
 from lskd.plan import in_order, plan_table
 from lskd.plugins import load_plugin
 from lskd.report.layout import describe as described
-from lskd.report.runs import Settings, frame, varying
+from lskd.report.runs import Settings, column_of, frame, varying
 from lskd.report.site import runs as pages
 from lskd.run import Run
 from lskd.runtime import Runtime
@@ -318,6 +318,8 @@ def test_a_frame_has_a_column_for_each(done):
     assert row["peer.best.validation.epoch"] == result["peers"][0]["best"]["validation"]["epoch"]
     assert (row["peer.arch.hidden"], row["peer.seed"], row["peer.id"]) == ((32, 16), 1_000_004, run.peers[0].id)
     assert found.set_index("id").loc[student.id]["teacher.peer.arch.hidden"] == (32, 16)
+    assert column_of("peer", found) == "peer.arch.name"
+    assert column_of("teacher.peer.alpha", found.assign(**{"teacher.peer.target.alpha": 0})).endswith("target.alpha")
     assert {"method.name", "arch.hidden"} & set(varying(found)) == {"method.name"}
 
 

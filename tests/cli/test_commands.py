@@ -29,6 +29,7 @@ from lskd.data import cli as data_cli
 from lskd.describe import by_seed
 from lskd.environment import published
 from lskd.methods import METHODS
+from lskd.networks import PEERS
 from lskd.plan import make_plan
 from lskd.plugins import code_of
 from lskd.report import cli as report_cli
@@ -275,9 +276,10 @@ def test_the_defaults_of_the_command_line_are_those_of_a_run(lskd_run):
     """config.yaml says what the settings are that nobody gave: help reads it, a run does not."""
     shown = OmegaConf.to_container(OmegaConf.load(shipped_conf() / "config.yaml"))
     run = run_of([])
-    assert {key for key in shown if key in RUN_KEYS} == {*RUN_KEYS} - {*GROUPS}
-    assert (shown["seed"], shown["teacher_mode"]) == (run.seed, run.teacher_mode)
-    assert {shown[key] for key in RUN_KEYS if key in shown and key not in ("seed", "teacher_mode")} == {None}
+    assert {key for key in shown if key in RUN_KEYS} == {*RUN_KEYS} - {*GROUPS, *PEERS[1:]}
+    usual = {key: getattr(run, key) for key in ("seed", "teacher_mode", "peer_views")}
+    assert {key: shown[key] for key in usual} == usual
+    assert {shown[key] for key in RUN_KEYS if key in shown and key not in usual} == {None}
     assert run.parents == () and run.start == Start()
 
 

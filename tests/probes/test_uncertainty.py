@@ -144,7 +144,7 @@ def test_a_run_and_its_trained_network_show_the_entropies_of_their_predictions()
     ):
         [reading] = outcome.readings[probe.key]
         assert set(reading) == {"step", "train", "test"}
-        for name, (images, labels) in parts.items():
+        for name, (images, labels, _) in parts.items():
             with torch.no_grad():
                 p = (network.double().eval()(images.double() / 255) / temperature).softmax(1).numpy()
             own, found = p[np.arange(len(labels)), labels], reading[name]

@@ -11,7 +11,7 @@ import pytest
 
 from lskd import report
 from lskd.errors import InputError
-from lskd.report import ahead, figures
+from lskd.report import ahead, figures, site
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 
@@ -104,3 +104,13 @@ def test_the_failure_of_one_figure_is_told_by_its_experiment(two_cores, made, tm
     with ahead.drawn(report.drawings([made], tmp_path)) as drawn, pytest.raises(InputError, match="is no style"):
         report.write(made, tmp_path, drawn=drawn)
     assert (tmp_path / "figures" / "fiction" / "first.svg").is_file()
+
+
+@linux
+def test_drawn_ahead_a_site_is_the_same(two_cores, made, lab, tmp_path, monkeypatch):
+    site.write([made], lab.store, lab.conf, tmp_path / "ahead")
+    monkeypatch.setattr(ahead, "_may_fork", lambda: False)
+    site.write([made], lab.store, lab.conf, tmp_path / "here")
+    here = files(tmp_path / "here")
+    assert files(tmp_path / "ahead") == here
+    assert sum(content.count(b'<svg class="drawn"') for content in here.values()) == 2

@@ -36,8 +36,8 @@ FEWER = (2, 4)  # for large images, and large networks
 
 def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     """Memory that one training of `run` takes on a device beyond what it shares with others: weights (the method's
-    own modules among them), averages of them, gradients, momentum and its teacher's weights, and the most that a step
-    and an evaluation hold besides.
+    own modules among them, and of a run with peers those of all networks), averages of them, gradients, momentum and
+    its teacher's weights, and the most that a step and an evaluation hold besides.
 
     On CUDA ("cuda") a captured step keeps its memory to itself, so what runs eagerly beside it needs more: the most of
     an evaluation and of a step of the last batch of an epoch, which is captured later. Not counted is what a library's

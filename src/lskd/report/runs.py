@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 # last epoch.
 METRICS = ("top1", "nll", "ece15", "gamma")
 
-_NAMES = {**{name: f"{name}.name" for name in ("dataset", *REGISTERED)}, "teacher": "teacher.arch.name"}
+_NAMES = {name: f"{name}.name" for name in ("dataset", *REGISTERED)}
+_NAMES |= {name: f"{name}.arch.name" for name in ("teacher", *PEERS)}
 
 
 OF_RUNS = ("seed", "data_seed", "teacher_mode", "streams", "peer_views", "generations")  # settings of no part
@@ -197,9 +198,8 @@ def chosen(runs: pandas.DataFrame, filters: Iterable[str]) -> pandas.DataFrame:
 
 def column_of(key: str, runs: pandas.DataFrame) -> str:
     """The column that a name stands for: its own, or a short one that `lskd-run` knows."""
-    taught, _, own = key.rpartition("teacher.")
-    name = f"{taught}teacher.{SHORT.get(own, _NAMES.get(own, own))}" if taught or "teacher." in key else own
-    name = SHORT.get(key, _NAMES.get(key, name))
+    whose, own = _OF_OTHERS.match(key).groups()  # type: ignore[union-attr]  # it matches everything
+    name = whose + SHORT.get(own, _NAMES.get(own, own))
     if name in runs:
         return name
     near = difflib.get_close_matches(name, map(str, runs.columns), n=3)

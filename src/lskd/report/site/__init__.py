@@ -17,8 +17,9 @@ label or a note is text, never markup: the templates escape it (jinja2's autoesc
 from __future__ import annotations
 
 import functools
+import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,8 @@ from lskd import __version__
 from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.files import write_atomically
-from lskd.report import Report, layout
+from lskd.report import Report, ahead, layout
+from lskd.report.filled import FilledTable
 from lskd.report.site import drawn
 from lskd.report.site import experiments as of_experiments
 from lskd.report.site import library as of_library
@@ -61,8 +63,17 @@ def write(reports: Sequence[Report], store: Store, conf: Conf, out: Path, *, who
 
     `whole`: the reports are of all experiments, so that runs of none of them belong there, too.
     """
-    site = Site(Library(reports, store, conf, whole=whole))
-    files = {out: site.one_file()} if out.suffix == ".html" else {out / path: text for path, text in site.files()}
+    calls: dict[Hashable, ahead.Call] = {
+        prefix: functools.partial(drawn.figure, filled, prefix)
+        for report in reports
+        for filled in filter(drawn.is_drawn, report.tables)
+        for prefix in [anchor(report.plan.experiment.name, filled.table.name)]
+    }
+    if calls:
+        importlib.import_module("lskd.report.figures")  # here, once, and not in each process that draws
+    with ahead.drawn(calls) as figures:
+        site = Site(Library(reports, store, conf, whole=whole), figures)
+        files = {out: site.one_file()} if out.suffix == ".html" else {out / path: text for path, text in site.files()}
     try:
         for path, text in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +86,8 @@ def write(reports: Sequence[Report], store: Store, conf: Conf, out: Path, *, who
 class Site:
     """The pages of a library."""
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    def __init__(self, library: Library, figures: ahead.Drawn = ahead.now) -> None:
+        self.library, self.figures = library, figures
 
     def files(self) -> Iterator[tuple[str, str]]:
         """(path, content) of each file of the site."""
@@ -193,7 +204,7 @@ class Site:
                     id=of_library.table_id(filled),
                     filled=filled,
                     selected_on_test=layout.selected_on_test(filled),
-                    figure=drawn.figure(filled, anchor(experiment.name, filled.table.name)),
+                    figure=self._figure(filled, anchor(experiment.name, filled.table.name)),
                     groups=of_experiments.groups(filled) if filled.table.kind != "figure" else [],
                     headings=of_experiments.headings(filled),
                     points=of_experiments.points(filled) if filled.table.kind == "figure" else None,
@@ -206,6 +217,9 @@ class Site:
             )
         given = {"experiment": experiment, "progress": progress, "tables": views}
         return Address("experiment", experiment.name), f"{experiment.title} – lskd", given
+
+    def _figure(self, filled: FilledTable, prefix: str) -> Any:
+        return self.figures(prefix, functools.partial(drawn.figure, filled, prefix))
 
     def _run(self, run: Any) -> Page:
         library = self.library

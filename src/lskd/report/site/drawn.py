@@ -13,12 +13,17 @@ from lskd.report.filled import FilledTable
 COLORS = {"#ffffff": "var(--paper)", "#000000": "var(--ink)", "#404040": "var(--quiet)", "#b00000": "var(--fails)"}
 
 
+def is_drawn(filled: FilledTable) -> bool:
+    """Whether there may be something to draw: told without a second of matplotlib."""
+    drawable = any(cell.values or cell.diagrams or cell.last_readings for cell in filled.cells)
+    return drawable and (filled.table.kind == "figure" or bool(filled.table.diagram))
+
+
 def figure(filled: FilledTable, prefix: str) -> tuple[Markup, str] | None:
     """The figure as an SVG element, and what is to be said of it; None where there is nothing to draw. `prefix` keeps
     its ids apart from others'."""
-    drawable = any(cell.values or cell.diagrams or cell.last_readings for cell in filled.cells)
-    if not drawable or not (filled.table.kind == "figure" or filled.table.diagram):
-        return None  # without a second of matplotlib
+    if not is_drawn(filled):
+        return None
     import matplotlib
 
     from lskd.report import figures
