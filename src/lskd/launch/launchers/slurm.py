@@ -149,10 +149,10 @@ class Slurm(Launcher):
             else:
                 ready[run.id] = run
         if placed:
-            told.append(f"{len(placed)} runs are in jobs already")
+            told.append(f"{counted(len(placed))} in jobs already")
         told += busy
         if waiting:
-            told.append(f"{len(waiting)} runs wait for these: start again when they are done")
+            told.append(f"{counted(len(waiting))} not submitted, for want of these: start again when they are done")
         return list(ready.values()), told
 
     def cut(self, work: Work, runs: Sequence[Run], placed: Mapping[str, Place]) -> list[tuple[Array, str]]:
@@ -172,7 +172,7 @@ class Slurm(Launcher):
 
     def describe(self, work: Work) -> list[str]:
         pending = to_train(work.runs, work.store, work.probes)
-        there = self.elsewhere(work.store, [run.id for run in pending]) if shutil.which("squeue") else {}
+        there = self.elsewhere(work.store, [run.id for run in pending])
         placed = {id: place(one.job) for id, one in there.items() if one.state != "ended"}
         runs, told = self.sift(work, pending, placed, Outcomes())
         made = self.cut(work, runs, placed)
@@ -284,7 +284,7 @@ exit $code
                 for number, of_task in enumerate(record["tasks"]):
                     for id in wanted.intersection(of_task):
                         tasks[id] = record["job"], number, str(store.job_folder(key) / f"{number}.out")
-        if not tasks:
+        if not tasks or shutil.which("squeue") is None:  # the results have been taken elsewhere
             return {}
         states = states_of({job for job, _, _ in tasks.values()})
         found = {}
@@ -325,12 +325,15 @@ def after(array: Array, jobs: Mapping[str, str], sizes: Mapping[str, int]) -> st
     return f", after {', '.join(names)}" if names else ""
 
 
+def counted(number: int, noun: str = "run") -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def described(array: Array, seconds: Mapping[str, float | None], processes: int) -> str:
     """An array in words: "2 tasks, 16 runs, at most about 3 h 5 min each"."""
     from lskd.launch.progress import duration
 
-    count = sum(map(len, array.tasks))
-    text = f"{len(array.tasks)} task{'s' * (len(array.tasks) > 1)}, {count} run{'s' * (count > 1)}"
+    text = f"{counted(len(array.tasks), 'task')}, {counted(sum(map(len, array.tasks)))}"
     longest = max(sum(seconds[run.id] or 0.0 for run in task) for task in array.tasks) / processes
     return text + (f", at most about {duration(longest)} each" if longest else "")
 
