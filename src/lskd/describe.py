@@ -221,6 +221,5 @@ def summary(run: Any, store: Store) -> str:
             numbers = ", ".join(f"{metric} {value:.4g}" for metric, value in values.items())
             lines.append(f"  {label}: {part}, last epoch: {numbers}")
     lines.append(f"  γ {result['gamma']:.4g}" if result.get("gamma") is not None else "  γ not defined for this method")
-    lines += [f"  {name} solved for: {value:.6g}" for name, value in result.get("solved", {}).items()]
     lines += [f"  {name} {value:.6g}, solved for" for name, value in result.get("solved", {}).items()]
     return "\n".join(lines)

@@ -358,6 +358,8 @@ class Run:
     def chain(self) -> tuple[Run, int]:
         """The first run of the chain of generations that it belongs to, which differ in their teachers alone, and its
         place there, from 1: it is as many times the `successor` of the first, less one."""
+        if self.teacher is None or self.teacher.teacher is None:  # quick, and no identity is needed
+            return self, 1
         _, place = first_of_chain(self.identity())
         first: Run = self
         for _ in range(place - 1):

@@ -7,6 +7,14 @@ import re
 
 import pytest
 
+import lskd
+from lskd.config_groups import Conf
+from lskd.report.show import show
+from lskd.report.site.runs import training
+from lskd.report.words import number
+from lskd.snapshot import Snapshot
+from lskd.store import Store
+
 OVER = {
     "dataset": "digits", "dataset.limit": "60", "recipe.epochs": "2", "recipe.batch_size": "20", "recipe.lr": "0.1",
     "recipe.precision": "fp32", "recipe.evaluate_every": "1", "recipe.augment.crop": "0", "recipe.augment.pad": "1",
@@ -21,8 +29,7 @@ def taught(network: dict[str, str]) -> dict[str, str]:
     return {**network, **{f"teacher.{key}": value for key, value in network.items()}, "teacher.recipe.epochs": "10"}
 
 
-# Of each experiment: what else is laid over it, and the runs of one seed. (Over the data sets of the comparison lies
-# one, so that half of its runs are the same.)
+# Of each experiment: what else is laid over it, and the runs of one seed.
 PATHS = {
     "zhang_temperature": ({"dataset.holdout": "20", **taught(MLP)}, 10),
     "zhang_methods_small": (
@@ -51,13 +58,19 @@ def test_an_experiment_from_its_data_to_its_tables(name, lskd_run, tmp_path):
     if solved:
         [temperature] = [one["temperature"] for one in solved if "temperature" in one]
         assert f"{temperature:.2f}" in done.out  # the table shows it
+        frame = lskd.runs(tmp_path / "results").set_index("id")["solved.temperature"].dropna()
+        assert frame.tolist() == [temperature]
+        page = show(frame.index[0], Snapshot.of(Store(tmp_path / "results")), Conf())
+        assert f"temperature (solved for) {temperature:.4g}" in page
+        [result] = [one for one in results if one.get("solved") == {"temperature": temperature}]
+        assert ("temperature, solved for", number(temperature, 4)) in training(result)
 
 
 @pytest.mark.parametrize("name", ["zhang_generations_small", "zhang_temperature_small", "zhang_methods_small"])
 def test_an_experiment_on_data_at_hand_is_declared(name, lskd_run):
     done = lskd_run(f"experiment={name}", "plan=true")
     assert done.code == 0, done.err
-    assert re.search(r"claim Z\d.*: n = 5, .*is seen with 80%", done.out)
+    assert re.search(r"claim Z\d.*: n = (5|10), .*is seen with 80%", done.out)
 
 
 def test_a_target_that_no_temperature_gives_is_one_line(lskd_run):

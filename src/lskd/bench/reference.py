@@ -158,8 +158,8 @@ def draws_of(run: Run, source: ImageSource) -> Draws:
     """What lskd's own loop draws for `run` on the images of `source`."""
 
     def draw(epoch: int) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(len(source), generator=generator_for(run.stream_seed, "shuffle", epoch))
-        return order, source.draw(generator_for(run.stream_seed, "augment", epoch))
+        order = torch.randperm(len(source), generator=generator_for(run.data_stream, "shuffle", epoch))
+        return order, source.draw(generator_for(run.data_stream, "augment", epoch))
 
     return draw
 

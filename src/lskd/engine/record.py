@@ -12,7 +12,7 @@ from torch import Tensor
 from lskd import metrics
 from lskd.data import Part
 from lskd.engine.capture import GATE
-from lskd.engine.seeds import generator_for
+from lskd.engine.settled import first_views
 from lskd.engine.training import Training
 from lskd.run import Run
 from lskd.targets.distributions import equivalent_smoothing
@@ -100,7 +100,7 @@ def gamma(training: Training, run: Run, trained: Mapping[str, float]) -> float |
     if not method.tells:
         return None
     smoothing, begun = list[Tensor](), 0
-    for logits in teacher.everything(images.train.draw(generator_for(run.data_stream, "augment", 0))):
+    for logits in teacher.everything(first_views(run, images)):
         with GATE.eager():
             probs = method.teacher_probs(logits)
             if probs is None:
