@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lskd.data import DATASETS, STEPS
+from lskd.launch.launchers import LAUNCHERS
 from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.probes import PROBES
@@ -69,7 +70,7 @@ def operators() -> type[Operators]:
 @pytest.fixture
 def forget() -> Iterator[Callable[[], None]]:
     """What a test registers is forgotten at its end, and whenever it calls this."""
-    registries: tuple[Registry[Any], ...] = (METHODS, TARGETS, ARCHS, PROBES, DATASETS, STEPS, TRACKERS)
+    registries: tuple[Registry[Any], ...] = (METHODS, TARGETS, ARCHS, PROBES, DATASETS, STEPS, TRACKERS, LAUNCHERS)
     before = [dict(registry) for registry in registries]
 
     def restore() -> None:

@@ -362,6 +362,64 @@ def test_a_student_whose_teacher_trains_elsewhere_keeps_no_other_run_from_traini
     assert order == [*others, student.teacher, student]
 
 
+def test_what_others_train_is_left_to_them_after_a_look_at_each_teacher(tmp_path, monkeypatch):
+    """By a process that was given some runs alone: a job whose GPU would stand idle meanwhile."""
+    teacher = STUDENTS[0].teacher
+    students = [replace(STUDENTS[0], seed=seed) for seed in range(100)]
+    asked: list[Run] = []
+    ready = Store.ready
+    monkeypatch.setattr(Store, "ready", lambda self, run: asked.append(run) or ready(self, run))
+    begins = lskd.launch.sweep.by_teacher  # what was looked at before does not count
+    monkeypatch.setattr(lskd.launch.sweep, "by_teacher", lambda runs: asked.clear() or begins(runs))
+    monkeypatch.setattr(lskd.launch.execute, "train_run", None)
+    monkeypatch.setattr(lskd.launch.sweep, "SETTLE_SECONDS", -1)
+    with Store(tmp_path).claim(teacher):
+        runtime, conf = Runtime(progress=False, cache=str(tmp_path / "cache")), Conf(cache=tmp_path / "cache")
+        only = {run.id for run in students}
+        outcomes = carry_out([teacher, *students], Store(tmp_path), runtime, conf, only=only)
+    assert {run.id for run in outcomes.left} == only and outcomes.exit_code == 0
+    assert asked == [teacher]
+
+
+def test_a_teacher_that_shows_late_is_waited_for_a_little(tmp_path, monkeypatch):
+    """Its task is over when that of its student begins, but of a file of another machine NFS may know nothing yet."""
+    student, ready, looks = STUDENTS[0], Store.ready, list[Run]()
+    runtime, conf = Runtime(progress=False, cache=str(tmp_path / "cache")), Conf(cache=tmp_path / "cache")
+    carry_out([student.teacher], Store(tmp_path), runtime, conf)
+
+    def late(self: Store, run: Run) -> bool:
+        if run == student.teacher:
+            looks.append(run)
+        return ready(self, run) and len(looks) > 3
+
+    monkeypatch.setattr(Store, "ready", late)
+    monkeypatch.setattr(lskd.launch.sweep, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(lskd.launch.sweep, "LOOK_SECONDS", (0.01, 0.02))
+    assert carry_out([student.teacher, student], Store(tmp_path), runtime, conf, only={student.id}).trained == [student]
+
+
+def test_what_failed_in_another_process_meanwhile_is_not_tried_again(tmp_path, monkeypatch):
+    elsewhere, tried, train = contextlib.ExitStack(), list[Run](), lskd.launch.execute.train_run
+    store = Store(tmp_path)
+
+    def train_run(run: Run, *args: Any, **kwargs: Any) -> None:
+        tried.append(run)
+        train(run, *args, **kwargs)
+        if run == SEEDS[1]:
+            Store(tmp_path).fail(SEEDS[0], {"reason": "failed", "message": "no"})
+            elsewhere.close()
+
+    monkeypatch.setattr(lskd.launch.execute, "train_run", train_run)
+    store.directory(SEEDS[0]).mkdir(parents=True)
+    assert elsewhere.enter_context(Store(tmp_path).claim(SEEDS[0]))
+    runtime = Runtime(fleet=1, threads=1, progress=False, cache=str(tmp_path / "cache"))
+    outcomes = carry_out(SEEDS[:2], store, runtime, Conf(cache=tmp_path / "cache"))
+    assert outcomes.failed == [(SEEDS[0], "no (in another process, since this one began)")] and tried == [SEEDS[1]]
+    tried.clear()
+    outcomes = carry_out(SEEDS[:2], Store(tmp_path), runtime, Conf(cache=tmp_path / "cache"))
+    assert outcomes.trained == tried == [SEEDS[0]]  # the next sweep tries it
+
+
 def test_the_record_says_how_many_trained_side_by_side(tmp_path):
     runtime = Runtime(fleet=2, threads=1, progress=False, cache=str(tmp_path / "cache"))
     store = Store(tmp_path)

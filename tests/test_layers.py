@@ -31,7 +31,7 @@ LAYERS = [
     {"compose"},
     {"commands", "origins"},
     {"tables"},
-    {"files", "records"},
+    {"files", "records", "claims"},
     {"store"},
     {"snapshot", "weights"},
     {"engine", "plan"},

@@ -13,16 +13,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 SERVER = """
-import json, os, sys, traceback
+import json, os, sys, time, traceback
 import rich.progress, sklearn.datasets
-import lskd.cli, lskd.launch.execute, lskd.launch.sweep, lskd.launch.workers, lskd.report
+import lskd.claims, lskd.cli, lskd.launch.execute, lskd.launch.sweep, lskd.launch.workers, lskd.report
 import torch
 
 torch.optim.SGD([torch.zeros(())], lr=0.0)  # imports much, too
@@ -31,12 +32,16 @@ train = lskd.launch.execute.train_run
 
 def traced(run, *args, **kwargs):
     note("begin", run)
-    train(run, *args, **kwargs)
+    try:
+        train(run, *args, **kwargs)
+    except BaseException:
+        note("left", run)
+        raise
     note("end", run)
 
 def note(what, run):
     with open("trace", "a") as file:
-        file.write(f"{what} {run.id}\\n")
+        file.write(f"{what} {run.id} {os.getpgid(0)} {os.getpid()} {time.monotonic()}\\n")
 
 lskd.launch.execute.train_run = traced
 for line in sys.stdin:
@@ -45,6 +50,9 @@ for line in sys.stdin:
         answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
     elif not (answer := os.fork()):
         os.chdir(request["directory"])
+        os.setsid()
+        if node := request.get("node"):
+            lskd.claims._kernel, lskd.claims.BEAT = (lambda: node), 0.1
         os.dup2(os.open(request["output"], os.O_WRONLY | os.O_CREAT, 0o644), 1)
         os.dup2(1, 2)
         sys.argv = ["lskd-run", *request["words"]]
@@ -94,12 +102,13 @@ class Sweep:
     def __init__(self, server: Server, directory: Path) -> None:
         self.server, self.directory, self.started = server, directory, 0
 
-    def start(self, *words: str) -> int:
-        """The process id of a new `lskd-run experiment=mine WORDS`."""
+    def start(self, *words: str, node: str = "") -> int:
+        """The process id of a new `lskd-run experiment=mine WORDS`, of a process group of its own, on a machine `node`
+        whose locks others do not see."""
         self.started += 1
         words = ("--config-dir=conf", "experiment=mine", "runtime.threads=1", "runtime.device=cpu", *words)
         output = f"output{self.started}"
-        return self.server.ask(words=words, directory=str(self.directory), output=output)
+        return self.server.ask(words=words, directory=str(self.directory), output=output, node=node)
 
     def wait(self, process: int) -> int:
         return self.server.ask(wait=process)
@@ -121,6 +130,22 @@ class Sweep:
         path = self.directory / "trace"
         lines = path.read_text().splitlines() if path.is_file() else []
         return Counter(line.split()[1] for line in lines if line.startswith(what))
+
+    def overlaps(self, killed: Mapping[int, float]) -> list[str]:
+        """The runs that two processes trained at once. `killed`: when a process group was."""
+        path = self.directory / "trace"
+        spans: dict[str, list[tuple[float, float]]] = {}
+        begun: dict[tuple[str, str], tuple[float, int]] = {}
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            what, run, group, process, at = line.split()
+            if what == "begin":
+                begun[run, process] = float(at), int(group)
+            else:
+                spans.setdefault(run, []).append((begun.pop((run, process))[0], float(at)))
+        for (run, _), (at, of) in begun.items():
+            spans.setdefault(run, []).append((at, killed[of]))
+        ordered = {run: sorted(times) for run, times in spans.items()}
+        return [run for run, times in ordered.items() if any(b[0] < a[1] for a, b in pairwise(times))]
 
     def records(self) -> dict[str, Any]:
         """All that is reproducible about each done run: its result and its log, without times, by run id."""
@@ -203,6 +228,29 @@ def test_killed_again_and_again(make_sweep, expected):
         path.name for path in sweep.directory.glob("results/runs/*/.*")
     }
     assert left == {"config.json", "env.json", "log.jsonl", "result.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(200, marks=pytest.mark.slow)])
+def test_two_machines_killed_at_random_never_train_one_run_twice(make_sweep, expected, kills):
+    """Whose locks the other one does not see. Killed are a sweep alone, whose workers then end by themselves, or all of
+    it at once, as a machine that dies."""
+    chance, sweeps = random.Random(kills), 0
+    while kills:
+        sweeps += 1
+        sweep, killed = make_sweep(f"killed{sweeps}"), dict[int, float]()
+        nodes = {node: sweep.start("runtime.checkpoint_seconds=0", node=node) for node in ("one", "two")}
+        for _ in range(min(kills, 12)):
+            kills -= 1
+            sweep.wait_for_training(chance.randrange(1 + sum(sweep.trace("begin").values())))
+            time.sleep(chance.uniform(0, 0.3))
+            node = chance.choice(["one", "two"])
+            (os.killpg if chance.random() < 0.5 else os.kill)(nodes[node], signal.SIGKILL)
+            sweep.wait(nodes[node])
+            killed[nodes[node]] = time.monotonic()
+            nodes[node] = sweep.start("runtime.checkpoint_seconds=0", node=node)
+        assert [sweep.wait(process) for process in nodes.values()] == [0, 0]
+        assert sweep.records() == expected
+        assert all(count <= 1 for count in sweep.trace("end").values()) and sweep.overlaps(killed) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

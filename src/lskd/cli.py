@@ -33,11 +33,12 @@ from lskd.data import Dataset
 from lskd.describe import commands, kinds, settings
 from lskd.errors import InputError, choices, unknown
 from lskd.launch.cost import check_teacher_cache
+from lskd.launch.launchers import LAUNCHERS, Launcher
 from lskd.launch.queue import to_train
 from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.networks import PEERS
-from lskd.perform import again, execute, own_words
+from lskd.perform import again, execute, own_words, show_status
 from lskd.plan import Plan, in_order, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, guarded, user_path
@@ -52,7 +53,9 @@ from lskd.tables.experiment import load_experiment
 from lskd.targets import TARGETS
 from lskd.trackers import check_trackers
 
-TOP_KEYS = {*RUN_KEYS, "experiment", "seeds", "runtime", "plan", "plugin", "tracker"}
+# What stands beside the settings of runs, with an experiment, too.
+BESIDE = ("experiment", "seeds", "runtime", "plan", "plugin", "tracker", "launcher", "status")
+TOP_KEYS = {*RUN_KEYS, *BESIDE}
 PLANS = (False, True, "commands", "settings", "fleet")
 
 # What Hydra raises for bad input. (Its YAML reader lets PyYAML's errors through.)
@@ -164,6 +167,8 @@ def hydra_message(error: Exception, words: Sequence[str]) -> str:
         return str(error.__cause__)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        if group == "hydra/launcher" and name.startswith("submitit"):
+            return f"{group} = {name}: is not installed; its extra is slurm: pip install 'lskd[slurm]'"
         own = [Path(words[i + 1]) for i, word in enumerate(words[:-1]) if word in ("--config-dir", "-cd")]
         return str(no_such_file(group, name, own, error.options))
     text = " ".join(str(error).split())
@@ -204,6 +209,8 @@ def prepare_groups(words: list[str]) -> None:
         for name in conf.names(group):
             if not (conf.directories[0] / group / f"{name}.yaml").is_file():
                 ConfigStore.instance().store(group=group, name=name, node=conf.load(group, name), provider="lskd")
+    for name in LAUNCHERS.keys() - LAUNCHERS.shipped.keys():
+        ConfigStore.instance().store(group="launcher", name=name, node={"name": name}, provider="lskd")
 
 
 def typed_early(words: Sequence[str], *keys: str) -> list[Any]:
@@ -231,9 +238,17 @@ def command(config: DictConfig) -> None:
     hydra_config: Any = HydraConfig.get()
     try:
         plan, runs, runtime, conf, plan_only, lines = interpret(config, hydra_config)
-        if runtime.retrain and hydra_config.mode == RunMode.RUN:  # of a sweep, all jobs are asked for at its start
-            again(runs, runtime, only_check=bool(plan_only))
-        code = execute(plan, runs, runtime, conf, plan_only, lines)
+        launcher = make_launcher(config)
+        if not isinstance(config.status, bool):
+            raise InputError(f"status = {show(config.status)}: must be true or false")
+        if config.status:
+            code = show_status(plan, runs, runtime, conf)
+        else:
+            # Of a sweep, all jobs are asked for at its start, and of what a launcher starts, before it does.
+            if runtime.retrain and hydra_config.mode == RunMode.RUN and not getattr(launcher, "job", ""):
+                again(runs, runtime, only_check=bool(plan_only))
+            words = [*own_directories(hydra_config), *hydra_config.overrides.task]
+            code = execute(plan, runs, runtime, conf, plan_only, lines, launcher, words)
     except InputError as error:
         if hydra_config.mode == RunMode.MULTIRUN and not hydra_config.launcher._target_.endswith("BasicLauncher"):
             raise  # other launchers carry exceptions from their processes to `main`, which an exit would kill
@@ -257,7 +272,7 @@ def interpret(
 ) -> tuple[Plan | None, tuple[Any, ...], Runtime, Conf, Any, list[str]]:
     """The plan (None for a single run), the runs, the runtime, whether only to show the plan, and with plan=commands
     its lines. Checks everything."""
-    content: dict[str, Any] = dict.fromkeys(("experiment", "seeds", "plan", "plugin", "tracker"))
+    content: dict[str, Any] = dict.fromkeys(BESIDE)
     content.update(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     for key in content:
         if key not in TOP_KEYS:
@@ -291,7 +306,7 @@ def interpret(
         raise unknown("experiment", name, conf.names("experiment"))
     for word in hydra_config.overrides.task:
         key = word.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] not in ("experiment", "seeds", "runtime", "plan", "plugin", "tracker"):
+        if key.partition(".")[0] not in BESIDE:
             raise InputError(
                 f"{word.lstrip('+')}: has no effect on an experiment, whose runs are fixed; to lay a setting over all "
                 f"its runs use experiment.settings.{key}=…"
@@ -318,6 +333,17 @@ def finished_run(id: str, results: str) -> Run:
     if record is None or record.state != "done":
         raise InputError("must be a finished run")
     return Run.of(record.config)
+
+
+def make_launcher(config: DictConfig) -> Launcher:
+    """The launcher of launcher=NAME, with its settings."""
+    given: Any = OmegaConf.to_container(config.launcher, resolve=True) if config.launcher else {"name": config.launcher}
+    if not isinstance(given, dict):
+        raise unknown("launcher", given, LAUNCHERS)
+    name = given.pop("name", None)
+    if name not in LAUNCHERS:
+        raise unknown("launcher", name, LAUNCHERS)
+    return parse(type(LAUNCHERS[name]), given, "launcher", defaults=LAUNCHERS[name])
 
 
 def make_runtime(given: Any, tracker: Any) -> Runtime:
@@ -365,9 +391,13 @@ def typed(hydra_config: DictConfig) -> dict[str, Any]:
 
 def typed_words(hydra_config: DictConfig) -> list[str]:
     """What was typed besides the settings of runs: own directories, plug-ins, the runtime."""
-    own = [f"--config-dir={path}" for path in search_path(hydra_config)[:-1]]
+    own = own_directories(hydra_config)
     words = [word.lstrip("+") for word in hydra_config.overrides.task]
     return [*own, *(word for word in words if re.match(r"(plugin|runtime|tracker)\b", word))]
+
+
+def own_directories(hydra_config: DictConfig) -> list[str]:
+    return [f"--config-dir={path}" for path in search_path(hydra_config)[:-1]]
 
 
 def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
@@ -414,6 +444,7 @@ class CheckSweep(Callback):
                 job = loader.load_sweep_config(config, list(job_words))
                 settings = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
                 plan, needed, runtime, conf, plan_only, _ = interpret(settings, job.hydra)
+                make_launcher(settings)
                 probes = plan.probes if plan is not None else {}
                 if runtime.retrain and not plan_only:
                     asked.setdefault(runtime, {}).update((run.id, run) for run in needed)

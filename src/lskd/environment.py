@@ -102,7 +102,7 @@ def environment(device: torch.device, fleet: int = 1) -> dict[str, Any]:
     }
 
 
-HOW = re.compile(r"(runtime|tracker)\b|hydra\.")  # words that say where and how, never what
+HOW = re.compile(r"(runtime|tracker|launcher)\b|hydra\.")  # words that say where and how, never what
 FOLDERS = re.compile(r"(?<![\w.~$}/-])(~[\w-]*|\.{1,2})?/([^/\s,;'\"()\[\]{}]*/)*")
 
 

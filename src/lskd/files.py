@@ -1,48 +1,17 @@
-"""Files that are absent, old or whole, never half there; and locks on them."""
+"""Files that are absent, old or whole, never half there."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lskd.errors import InputError
 
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what flock says on some NFS, Lustre and FUSE mounts
 RESTORE = "restore it, or delete its directory to train again"
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[int | None]:
-    """The descriptor of `path`, which is made if need be, while it is locked here; None where another process, or
-    another thread, has it locked."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # to write: NFS locks nothing else
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-                return
-            if is_at(file, path):  # else it was deleted between the two lines above
-                yield file
-                return
-        finally:
-            os.close(file)
-
-
-def is_at(file: int, path: Path) -> bool:
-    """Whether the open `file` is the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def read_json(path: Path | str) -> dict[str, Any] | None:

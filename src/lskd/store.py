@@ -16,8 +16,9 @@
                            not done, and its record stays until the new one takes its place; delete
                            the file to have the record back as it is
 
+    results/.jobs/KEY/     which runs a cluster's job is to do; its script, and what it prints           (ignored)
     results/trackers/NAME  what a tracker keeps here, such as TensorBoard's files (`lskd.trackers`)       (ignored)
-    results/.claims/<id>   locked by the process that is training the run; the file says which        (ignored)
+    results/.leases/<id>   who is training the run, and how far it is (`lskd.claims`)                 (ignored)
 
 What is damaged, or of something else, is named and never used, and never overwritten.
 """
@@ -25,17 +26,18 @@ What is damaged, or of something else, is named and never used, and never overwr
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lskd.claims import Claims, unfit
 from lskd.data import Spec
 from lskd.errors import InputError
-from lskd.files import NO_LOCKS, RESTORE, is_at, locked, read_json, write_json
+from lskd.files import RESTORE, read_json, write_json
 from lskd.networks import OWN, PEERS, of_network
 from lskd.program import user_path
 from lskd.records import fault, wrong_numbers
@@ -46,7 +48,7 @@ State = Literal["done", "diverged", "failed", "started", "missing", "damaged"]
 
 
 class ClaimLost(Exception):
-    """The run is another process's by now: its claim was deleted while it trained here, or locks do not hold."""
+    """The run is another process's by now: its claim was deleted while it trained here, or could not be renewed."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,7 @@ class Store:
     """The results below `root`."""
 
     root: Path
-    # Runs whose claims are held: the descriptor of the locked file, and whether they were done when training began.
-    _held: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    # Runs that were done when their training began.
     _were_done: set[str] = field(default_factory=set, repr=False, compare=False)
     _env: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)  # of those trained again
     # What `damage` found, with the state of the files that it looked at.
@@ -176,6 +177,10 @@ class Store:
         """Why the run failed or diverged; None if it did not."""
         return failure_in(self.directory(run))
 
+    def failure_version(self, run: Run) -> object:
+        """Another one whenever `failure` has been recorded anew."""
+        return _version(self.directory(run) / "failed.json")
+
     def probed(self, run: Run, probe: ProbeSpec) -> dict[str, Any] | None:
         """What a probe saw of the run: `readings`, one a step that it looked at, and `weights_sha256`, the digest
         of the network's last weights; None where it has not run."""
@@ -262,73 +267,93 @@ class Store:
                 specs[path.stem] = parse(Spec, read_json(path) or {}, str(path))
         return specs
 
+    def job_folder(self, key: str) -> Path:
+        """Of what was handed to a cluster under `key`."""
+        return self.root / ".jobs" / key
+
+    def job(self, key: str) -> dict[str, Any] | None:
+        """Its record, if there is one."""
+        return read_json(self.job_folder(key) / "job.json")
+
+    def jobs(self) -> list[tuple[str, dict[str, Any]]]:
+        """(key, record) of each, the oldest first; damaged ones are left out."""
+        found = []
+        for path in self.root.glob(".jobs/*/job.json"):
+            with contextlib.suppress(InputError):
+                if record := read_json(path):
+                    found.append((path.parent.name, record))
+        return sorted(found, key=lambda one: one[1].get("submitted", 0))
+
+    def write_job(self, key: str, record: dict[str, Any]) -> None:
+        write_json(self.job_folder(key) / "job.json", record)
+
     # ---- writing -------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def claims(self) -> Claims:
+        return Claims(self.root / ".leases")
 
     def check_writable(self) -> None:
         """`InputError` unless runs can be claimed and recorded here: on a disk that is full or read-only, or on a file
-        system without locks, they cannot."""
-        probe = self._claims / f"probe {socket.gethostname()} {os.getpid()}"
+        system where no claim would hold, they cannot."""
+        where = f"runtime.results = {str(self.root)!r}"
         try:
             (self.root / "runs").mkdir(parents=True, exist_ok=True)
-            with locked(probe) as file:
-                if file is not None:
-                    os.write(file, b" " * 4096)
-            probe.unlink(missing_ok=True)
+            reason = unfit(self.claims.folder)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
-            where = f"runtime.results = {str(self.root)!r}"
-            if error.errno in NO_LOCKS:
-                raise InputError(
-                    f"{where}: is on a file system without locks ({error.strerror}), which keep a run from being "
-                    "trained twice; give a directory on another one"
-                ) from None
             raise InputError(f"{where}: cannot be written: {error.strerror}") from None
+        if reason is not None:
+            rule = "so that nothing would keep a run from being trained twice; give a directory on another one"
+            raise InputError(f"{where}: is on {reason}, {rule}")
 
     @contextlib.contextmanager
     def claim(self, run: Run) -> Iterator[bool]:
-        """Whether this process now holds the run. Released at the end of the block, or when the process dies.
+        """Whether this process now holds the run. Released at the end of the block, or some time after the process dies
+        (`lskd.claims`).
 
-        What is locked is no part of the run's directory, so that cleaning up there, or deleting it, frees no run that
-        is being trained. Whoever deletes `.claims` may have a run trained twice, but only one of them finishes it: see
-        `check_claim`.
+        A claim is no part of the run's directory, so that cleaning up there, or deleting it, frees no run that is being
+        trained. Of a claim that is deleted its holder learns: see `check_claim`.
         """
-        with locked(self._claims / run.id) as file:
-            if file is None:
-                yield False
-                return
-            with contextlib.suppress(OSError):  # it is for people to read
-                os.truncate(file, 0)
-                os.write(file, f"{socket.gethostname()} {os.getpid()}\n".encode())
-            self._held[run.id] = file
-            try:
-                yield True
-            finally:
-                del self._held[run.id]
+        lease = self.claims.take(run.id)
+        if lease is None:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            done = f"{self.root}/runs/{run.id}"
+            over = os.path.isfile(f"{done}/result.json") and not os.path.isfile(f"{done}/retrain.json")
+            lease.release(over=over)
 
-    def claim_file(self, run: Run) -> int:
-        """The open file of a claim that is held here, to be lent to another process (`lent_claim`)."""
-        return self._held[run.id]
+    @contextlib.contextmanager
+    def lend_claim(self, run: Run) -> Iterator[int]:
+        """The open file of a claim that is held here, for another process (`lent_claim`), which renews it meanwhile."""
+        with self.claims.held[run.id].lent() as file:
+            yield file
 
     @contextlib.contextmanager
     def lent_claim(self, run: Run, file: int) -> Iterator[None]:
         """Hold the claim of another process on the run, too, through its open `file`, which is closed at the end of the
         block: the run is free when both have let go of it."""
-        self._held[run.id] = file
+        lease = self.claims.borrow(run.id, file)
         try:
             yield
         finally:
-            del self._held[run.id]
-            os.close(file)
+            lease.give_back()
 
-    @property
-    def _claims(self) -> Path:
-        return self.root / ".claims"
+    def keep_claim(self, run: Run, step: int, steps: int) -> None:
+        """`ClaimLost` where the run's claim has been lost, by what is known without a look at the store: to be asked
+        between two steps, of `steps` that `step` are done of."""
+        if (lease := self.claims.held.get(run.id)) is not None:
+            lease.step, lease.steps = step, steps
+            if not lease.holds:
+                raise ClaimLost(f"{run} may be trained by another process: its claim was not renewed in time")
 
     def check_claim(self, run: Run) -> None:
-        """`ClaimLost` unless the run is still this process's to finish: its claim is the file that is locked here, and
-        no other process has finished it since its training began."""
-        lost = run.id in self._held and not is_at(self._held[run.id], self._claims / run.id)
+        """`ClaimLost` unless the run is still this process's to finish: its claim is, and no other process has finished
+        it since its training began."""
+        lease = self.claims.held.get(run.id)
+        lost = lease is not None and not lease.check()
         if lost or (run.id not in self._were_done and (self.directory(run) / "result.json").exists()):
             raise ClaimLost(f"{run} is trained by another process")
 
@@ -349,7 +374,7 @@ class Store:
     def finish(self, run: Run, result: dict[str, Any]) -> None:
         """Make the run done. The record of a run that was done before stays; training it again is `rebuilt.json`.
 
-        Of two processes that finish a run at once, which locks prevent where they hold, one has done it. The other one
+        Of two processes that finish a run at once, which claims prevent, one has done it. The other one
         raises `ClaimLost`, and takes its weights away if they have replaced those of the record.
         """
         directory = self.directory(run)

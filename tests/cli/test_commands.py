@@ -378,7 +378,7 @@ def test_sweep_trains_a_shared_teacher_once_and_litters_nowhere(lskd_run, tmp_pa
     assert finished.err.count("[1/2] mlp(hidden=8)") == 1 and finished.err.count("[1/1]") == 3
     assert finished.out.endswith("\nall runs in one table: lskd-report --runs\n")
     assert list(Path.cwd().iterdir()) == []
-    assert {path.name for path in (tmp_path / "results").iterdir()} == {"runs", ".claims", ".sweeps"}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"runs", ".leases", ".sweeps"}
 
 
 PLUGIN = """

@@ -92,6 +92,17 @@ def train_run(
     begun = [{"start": {"digest": one.start.digest, "source": one.start.source}} if one.start.digest else {}
              for one in runs]  # fmt: skip
 
+    at = 0, 0
+
+    def stepped(step: int, total: int) -> None:
+        nonlocal at
+        at = step, total
+        on_step(step, total)
+
+    def asked_to_stop() -> bool:
+        store.keep_claim(run, *at)  # before it writes anything, and before the next step
+        return stop()
+
     done = store.result(run) is not None  # what is recorded stays meanwhile
     rebuilding = done and not again  # for weights that were not kept: and it stays
     told = 0
@@ -115,8 +126,8 @@ def train_run(
         checkpoint=store.checkpoint(run),
         checkpoint_seconds=runtime.checkpoint_seconds,
         on_epoch=note,
-        on_step=on_step,
-        stop=stop,
+        on_step=stepped,
+        stop=asked_to_stop,
     )  # fmt: skip
 
     store.check_claim(run)  # before anything of another process is written over

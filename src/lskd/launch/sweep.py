@@ -12,7 +12,7 @@ import math
 import signal
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import FrameType, MappingProxyType
@@ -26,14 +26,20 @@ from lskd.launch.queue import by_teacher, is_complete, needs_only_probes, to_tra
 from lskd.plan import Probes
 from lskd.run import LINEAGE, Run
 from lskd.runtime import Runtime
-from lskd.store import ClaimLost, Store
+from lskd.store import ClaimLost, State, Store
 from lskd.trackers import Tracking, check_trackers
 
 if TYPE_CHECKING:
     from lskd.launch.workers import Workers
 
 
-WAIT_SECONDS = 0.5  # between looks at runs that other processes hold
+WAIT_SECONDS = 0.5  # between looks at the trainings here
+# Between looks at what waits: for teachers, and for other processes. So long after one that found something to begin;
+# twice as long after each that did not, up to the latter: a look at a thousand runs is thousands of calls to the store.
+LOOK_SECONDS = WAIT_SECONDS, 2.0
+# Until a process that waits for nobody gives up a run whose teacher is not there. On NFS a file of another machine may
+# show so late.
+SETTLE_SECONDS = 90.0
 
 
 @dataclass
@@ -44,7 +50,9 @@ class Outcomes:
     failed: list[tuple[Run, str]] = field(default_factory=list)  # with the reason, on one line
     blocked: list[Run] = field(default_factory=list)  # a run whose weights it needs failed, or its record is damaged
     damaged: list[Run] = field(default_factory=list)  # their records are, and were left as they are
+    left: list[Run] = field(default_factory=list)  # to other processes, by one that does not wait for them
     interrupted: bool = False
+    submitted: list[str] | None = None  # by a launcher that has others train, in words: then nothing is done yet
 
     @property
     def exit_code(self) -> int:
@@ -57,11 +65,14 @@ def carry_out(
     runtime: Runtime,
     conf: Conf,
     probes: Probes = MappingProxyType({}),
+    *,
+    only: Collection[str] | None = None,
 ) -> Outcomes:
     """Train what is missing of `runs`, and make the `probes` of them. Bad input is an `InputError` before any
-    training; a run that fails or diverges is recorded and the others go on."""
+    training; a run that fails or diverges is recorded and the others go on. With `only`, the ids of some of them,
+    others are left to other processes, and not waited for either."""
     check_trackers(runtime.tracker)
-    pending = to_train(runs, store, probes)
+    pending = [run for run in to_train(runs, store, probes) if only is None or run.id in only]
     damaged = [run for run in runs if store.state(run) == "damaged"]
     if not pending:
         return Outcomes(damaged=damaged)
@@ -93,7 +104,10 @@ def carry_out(
         stopping() as stop,
         shown as progress,
     ):
-        sweep = Sweep(store, runtime, fleet, workers, stop, progress, tracking, probes, Outcomes(damaged=damaged))
+        sweep = Sweep(
+            store, runtime, fleet, workers, stop, progress, tracking, probes, Outcomes(damaged=damaged),
+            waits=only is None,
+        )  # fmt: skip
         return sweep.carry_out(pending)
 
 
@@ -113,24 +127,41 @@ class Sweep:
     outcomes: Outcomes = field(default_factory=Outcomes)
     lost: set[str] = field(default_factory=set)  # ids of runs that this process will not see done
     claims: dict[str, contextlib.ExitStack] = field(default_factory=dict)  # of the runs in training
+    waits: bool = True  # for what other processes train
+    parents: dict[str, State | Literal["ready"]] = field(default_factory=dict)  # as they were at this look
+    failures: dict[str, object] = field(default_factory=dict)  # which there were when the sweep began
 
     def carry_out(self, runs: Sequence[Run]) -> Outcomes:
         pending = by_teacher(runs)
+        self.failures = {run.id: self.store.failure_version(run) for run in runs}
+        look, pause = 0.0, LOOK_SECONDS[0]  # when to, and how long after it
+        idle = time.monotonic()  # since when nothing is in training
         training: dict[Future[Literal["over", "again"]], Run] = {}
         with ThreadPoolExecutor(self.fleet.size, thread_name_prefix="run") as lanes:
             try:
                 while training or (pending and not self.stop.asked):
-                    waiting = []
-                    for run in pending:
-                        state = self.begin(run)
-                        if state == "ours":
-                            training[lanes.submit(self.train, run)] = run
-                        elif state == "wait":
-                            waiting.append(run)
-                    if not training and len(waiting) == len(pending) and not self.stop.asked:
+                    if time.monotonic() >= look:
+                        waiting = []
+                        self.parents.clear()
+                        for run in pending:
+                            state = self.begin(run)
+                            if state == "ours":
+                                training[lanes.submit(self.train, run)] = run
+                            elif state == "wait":
+                                waiting.append(run)
+                        least, most = LOOK_SECONDS
+                        if len(waiting) < len(pending):
+                            pause = least
+                        look, pending = time.monotonic() + pause, waiting
+                        pause = min(2 * pause, most)
+                    idle = time.monotonic() if training else idle
+                    settled = not self.may_show or time.monotonic() > idle + SETTLE_SECONDS
+                    if not training and not self.waits and settled:
+                        break
+                    if not training and pending:
                         time.sleep(WAIT_SECONDS)
-                    pending = waiting
                     for future in wait(training, WAIT_SECONDS, FIRST_COMPLETED).done if training else ():
+                        look = 0.0
                         run = training.pop(future)
                         self.claims.pop(run.id).close()
                         del self.fleet.training[run.id]
@@ -139,6 +170,7 @@ class Sweep:
             except BaseException:
                 self.stop.asked = True  # so that what is in training writes a checkpoint, and ends
                 raise
+        self.outcomes.left = pending
         self.outcomes.interrupted = self.stop.asked
         return self.outcomes
 
@@ -147,19 +179,19 @@ class Sweep:
         ("over": done, or lost)."""
         if self.stop.asked or not self.fleet.room(run):
             return "wait"
-        probes_only = needs_only_probes(run, self.store, self.probes)
+        probes_only = run.id in self.probes and needs_only_probes(run, self.store, self.probes)
         if any(parent.id in self.lost for parent in run.parents) and not probes_only:
             self.outcomes.blocked.append(run)
             return self.lose(run)
+        parents = [] if probes_only else [self.state_of(parent) for parent in run.parents]
+        if "damaged" in parents:
+            self.outcomes.blocked.append(run)
+            return self.lose(run)
+        if any(state != "ready" for state in parents):
+            return "wait"  # it is being trained, here or by another process
         if self.store.state(run) == "diverged" and not self.runtime.retry:
             message = (self.store.failure(run) or {}).get("message", "diverged")
             return self.lose(run, f"{message} (runtime.retry=true tries again)")
-        unready = [] if probes_only else [parent for parent in run.parents if not self.store.ready(parent)]
-        if any(self.store.state(parent) == "damaged" for parent in unready):
-            self.outcomes.blocked.append(run)
-            return self.lose(run)
-        if unready:
-            return "wait"  # it is being trained, here or by another process
         with contextlib.ExitStack() as stack:
             try:
                 if not stack.enter_context(self.store.claim(run)):
@@ -171,9 +203,23 @@ class Sweep:
             if is_complete(run, self.store, self.probes, weights=True):
                 self.progress.finished(run, "done by another process")
                 return "over"
+            failure = self.store.failure(run)
+            if failure is not None and self.store.failure_version(run) != self.failures[run.id]:
+                return self.lose(run, f"{failure.get('message')} (in another process, since this one began)")
             self.claims[run.id] = stack.pop_all()
         self.fleet.training[run.id] = run
         return "ours"
+
+    @property
+    def may_show(self) -> bool:
+        """Whether a parent may be trained, and only not show yet: of one that failed there is a record."""
+        return any(state in ("missing", "started", "done") for state in self.parents.values())
+
+    def state_of(self, parent: Run) -> State | Literal["ready"]:
+        """Of a run that others need; looked up once for all of them."""
+        if parent.id not in self.parents:
+            self.parents[parent.id] = "ready" if self.store.ready(parent) else self.store.state(parent)
+        return self.parents[parent.id]
 
     def train(self, run: Run) -> Literal["over", "again"]:
         """Train a run whose claim is held. Whatever goes wrong with it is recorded, and does not stop the others."""

@@ -167,22 +167,23 @@ class Worker:
         """As `execute.train_run`, in the worker: it raises here what was raised there. The caller holds the claim."""
         asked = False
         try:
-            self.pipe.send((run.id, fleet))
-            send_handle(self.pipe, self.store.claim_file(run), self.process.pid)
-            while True:
-                if self.pipe.poll(LOOK_SECONDS):
-                    kind, *content = self.pipe.recv()
-                    if kind == "step":
-                        on_step(*content)
-                    elif kind == "epoch":
-                        on_epoch(*content)
-                    elif kind == "log":
-                        logging.getLogger(content[0].name).handle(content[0])
-                    else:
-                        break
-                elif not asked and stop():
-                    asked = True
-                    self.pipe.send(None)
+            with self.store.lend_claim(run) as file:
+                self.pipe.send((run.id, fleet))
+                send_handle(self.pipe, file, self.process.pid)
+                while True:
+                    if self.pipe.poll(LOOK_SECONDS):
+                        kind, *content = self.pipe.recv()
+                        if kind == "step":
+                            on_step(*content)
+                        elif kind == "epoch":
+                            on_epoch(*content)
+                        elif kind == "log":
+                            logging.getLogger(content[0].name).handle(content[0])
+                        else:
+                            break
+                    elif not asked and stop():
+                        asked = True
+                        self.pipe.send(None)
         except (EOFError, OSError) as error:
             self.process.join()
             code = self.process.exitcode or 0
