@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,19 @@ WritePhotographs = Callable[[Path, Mapping[str, int], tuple[str, ...]], Path]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes long for what it tells; runs with LSKD_TEST_ALL=1")
+    config.addinivalue_line("markers", "every(n): of its many cases each n-th is enough; all run with LSKD_TEST_ALL=1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not os.environ.get("LSKD_TEST_ALL"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="LSKD_TEST_ALL is not set"))
+    if os.environ.get("LSKD_TEST_ALL"):
+        return
+    seen = Counter[str]()
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        every = item.get_closest_marker("every")
+        if item.get_closest_marker("slow") or (every is not None and seen[test] % every.args[0]):
+            item.add_marker(pytest.mark.skip(reason="LSKD_TEST_ALL is not set"))
+        seen[test] += 1
 
 
 def pytest_collection_finish() -> None:

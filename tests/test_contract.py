@@ -79,6 +79,7 @@ def assert_trained(run: Run, spec: Spec, outcome: Outcome, terms: set[str]) -> N
     assert terms and set(outcome.result["train"]) == {"top1", *terms, *run.method.settings.watched}
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("arch", MEMBERS, ids=MEMBERS.get)
 @pytest.mark.parametrize("method", LOGITS_ONLY)
 def test_two_steps_change_every_parameter(method, arch, monkeypatch):
@@ -96,6 +97,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in LOGITS_ONLY])
 def test_methods_of_features_train_pairs_of_networks(method, pair, monkeypatch):

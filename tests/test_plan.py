@@ -326,3 +326,12 @@ def test_settings_that_were_said_before_are_built_once_over_all_plans(monkeypatc
     )
     assert len(built) == len({json.dumps(form, sort_keys=True) for form in built})
     assert all(one is other for one, other in zip(first.runs, second.runs, strict=True))
+
+
+def test_who_trains_alike_keeps_the_name_of_his_recipe():
+    """Two recipes of the same settings are one run, of which each experiment says where it has its own from."""
+    known: dict[str, Run] = {}
+    others = make_plan(load_experiment(CONF.load("experiment", "shen_cifar100_stability"), ""), CONF, known=known)
+    plan = make_plan(load_experiment(CONF.load("experiment", "zhang_methods_small"), ""), CONF, known=known)
+    assert {run.id for run in plan.runs} & {run.id for run in others.runs}
+    assert {run.recipe.name for run in plan.runs} == {"zhang_small"}

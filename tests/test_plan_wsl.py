@@ -113,6 +113,7 @@ def test_figure_4_looks_at_runs_of_table_3():
     assert watched == {(arch, "kd") for arch in ("vgg8", "resnet8x4", "wrn_16_2")}
 
 
+@pytest.mark.slow
 def test_cells_that_do_not_exist_are_those_that_methods_refuse():
     """In the tables of all methods, exactly; elsewhere, no cell is refused."""
     crossed = ("wsl_pair", "wsl_table3_same", "wsl_table3_different")

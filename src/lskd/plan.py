@@ -135,8 +135,8 @@ def plan_table(
     known: dict[str, Run] | None = None,
 ) -> TablePlan:
     """The table with the runs of its cells. Every setting of every cell is checked. `known` has the runs of other
-    tables, by id and by the settings that describe them: what is the same run is the same object (an identity is
-    computed once), and is added to."""
+    tables, by id (and recipe's name) and by the settings that describe them: what is the same run is the same object
+    (an identity is computed once), and is added to."""
     known = {} if known is None else known
     where = f"table.{table.name}"
     declared = experiment.seeds if experiment is not None and experiment.seeds else table.seeds
@@ -374,11 +374,17 @@ def _run(form: Mapping[str, Any], conf: Conf, known: dict[str, Run]) -> Run:
 
 def _shared(run: Run, known: dict[str, Run]) -> Run:
     """The known run that is this one, if there is one; its teacher, and what it starts from, likewise."""
-    if run.id not in known:
+    same = f"{run.id} {_recipes(run)}"
+    if same not in known:
         parents = {name: _shared(one, known) for name in LINEAGE if (one := getattr(run, name)) is not None}
         others: dict[str, Any] = {name: one for name, one in parents.items() if one is not getattr(run, name)}
-        known[run.id] = replace(run, **others) if others else run
-    return known[run.id]
+        known[same] = replace(run, **others) if others else run
+    return known[same]
+
+
+def _recipes(run: Run) -> list[Any]:
+    """Whose recipes they are, its own and its parents': two papers may train alike, and each says where that is from."""
+    return [run.recipe.name, *map(_recipes, run.parents)]
 
 
 def in_order(runs: Iterable[Run]) -> tuple[Run, ...]:

@@ -88,6 +88,7 @@ def test_ratios_compare_cases_of_one_precision(tiny, tmp_path, capsys):
         assert case["times_public"]["median"] == pytest.approx(rate / rates[usual, "fp32"])
 
 
+@pytest.mark.slow
 def test_a_failure_costs_the_rest_of_its_pair(tiny, tmp_path, capsys, monkeypatch):
     """What was measured in the turns before is written, the other pairs are measured, and the exit code says so."""
     monkeypatch.setitem(cli.PAIRS, "other", cli.PAIRS["least"])
@@ -150,6 +151,7 @@ def test_a_bench_on_cuda(tiny, tmp_path):
     assert 0 < one["peak_mb"] < three["peak_mb"] < 4 * one["peak_mb"]
 
 
+@pytest.mark.slow
 def test_without_the_usual_loop(tiny, capsys):
     assert main([*QUICK, "--no-usual"]) == 0
     out = capsys.readouterr().out

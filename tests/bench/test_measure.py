@@ -356,6 +356,7 @@ def test_a_fleet_that_finds_no_room(pair, monkeypatch):
     assert pair.notes == ["CE, fp32: the device's memory holds 1 runs"]
 
 
+@pytest.mark.slow
 def test_the_record_of_a_pair_without_a_teacher(small_kernels):
     run = parse_run({"dataset": "digits", "arch": "mlp"}, Conf())
     machine = Machine(CPU, ["fp32", "bf16"])

@@ -245,6 +245,7 @@ def no_download(monkeypatch):
     monkeypatch.setattr(readers.Torchvision, "download", download)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     ("words", "key", "value", "allowed"), BAD, ids=lambda part: " ".join(part) if isinstance(part, tuple) else None
 )
@@ -343,6 +344,7 @@ BAD_FILES = [
 ]  # fmt: skip
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("in_table", "in_experiment", "parts"), BAD_FILES)
 def test_bad_experiment_and_table_files(lskd_run, tmp_path, in_table, in_experiment, parts):
     for group, text, change in (("table", TABLE, in_table), ("experiment", EXPERIMENT, in_experiment)):

@@ -111,6 +111,7 @@ def write_conf(folder: Path, *, seeds, alphas) -> None:
         (folder / group / "mine.yaml").write_text(json.dumps(content))  # JSON is YAML
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_shipped_experiments_plan(lskd_run, tmp_path, experiment):
     finished = lskd_run(f"experiment={experiment}", "plan=true")
@@ -119,6 +120,7 @@ def test_shipped_experiments_plan(lskd_run, tmp_path, experiment):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.every(12)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_printed_commands_are_the_runs_they_are_printed_with(lskd_run, experiment):
     conf = Conf()

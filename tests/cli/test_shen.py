@@ -66,6 +66,7 @@ PATHS = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", PATHS)
 def test_an_experiment_from_its_data_to_its_tables(name, lskd_run, write_photographs, tmp_path, monkeypatch):
     root = write_photographs(tmp_path / "insects", {"train": 3, "val": 2}, CLASSES)

@@ -41,6 +41,7 @@ PATHS = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", PATHS)
 def test_an_experiment_from_its_data_to_its_tables(name, lskd_run, tmp_path):
     more, count = PATHS[name]

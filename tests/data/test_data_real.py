@@ -51,9 +51,8 @@ def test_content(name: str, real_cache: Path) -> None:
         assert found_std == pytest.approx(std, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", ["mnist", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cifar10", "cifar100"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MEAN_AND_STD)
 def test_holdout(name: str, real_cache: Path) -> None:
     if not (ROOT / name).is_dir():
         pytest.skip(f"LSKD_DATA does not hold {name}")

@@ -189,6 +189,7 @@ def test_every_method_is_here():
     assert {method.partition(",")[0] for _, method in CASES} == set(METHODS)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     ("arch", "method", "precision"),
     [*((arch, method, "fp32") for arch, method in CASES), ("resnet8", "kd, live", "bf16"), ("mlp", "kd", "bf16")],

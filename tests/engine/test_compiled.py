@@ -76,6 +76,7 @@ def test_it_trains_as_the_eager_step_does_and_resumes_with_the_same_bits(traced,
         assert torch.equal(ours, others)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_and_averaged_weights(traced):
     fields = {"batch_size": 11, "accumulate": 11, "ema": 0.9, "epochs": 1}
     ours, others = (fit(make_run(**fields, compile=compile)).network.state_dict() for compile in (True, False))

@@ -125,6 +125,7 @@ MEMBERS = {dataclasses.replace(arch, **arch.small): name for name, arch in ARCHS
 each_member = pytest.mark.parametrize("arch", MEMBERS, ids=MEMBERS.get)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", ARCHS)
 def test_parameter_count_is_the_published_one(name):
     shape, num_classes, count = PARAMETERS[name]
@@ -170,6 +171,7 @@ def test_taps_of_networks_for_large_images(name):
         assert tuple(features[tap].shape) == ((2, channels, side, side) if side else (2, width))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", ARCHS)
 def test_logits_come_from_the_head_and_its_input_is_the_penultimate(name):
     large = {"inception_v4": (2, 79, 75), "densenet121": (2, 40, 36)}

@@ -39,6 +39,7 @@ def hooks_of(network: nn.Module) -> int:
 EACH = [name for name, arch in ARCHS.items() if not isinstance(arch, TorchvisionArch) or name == "resnet18_imagenet"]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", EACH)
 def test_every_network_has_its_penultimate_activations_and_its_classifier(name):
     side = 75 if name == "inception_v4" else 16
