@@ -383,7 +383,7 @@ def _shared(run: Run, known: dict[str, Run]) -> Run:
 
 
 def _recipes(run: Run) -> list[Any]:
-    """Whose recipes they are, its own and its parents': two papers may train alike, and each says where that is from."""
+    """The names of its recipe and its parents': two papers may train alike, and each says where it has that from."""
     return [run.recipe.name, *map(_recipes, run.parents)]
 
 
