@@ -151,11 +151,11 @@ class Step:
                         taught=taught,
                     )
                 )
-            told = [Peer(batch.logits.detach(), batch.targets.detach()) for batch in batches]
-            losses = []
-            for number, (member, batch) in enumerate(zip(self.members, batches, strict=True)):
-                batch.peers = (*told[:number], *told[number + 1 :])
-                losses.append(self._loss(member, batch))
+            if len(batches) > 1:
+                told = [Peer(batch.logits.detach(), batch.targets.detach()) for batch in batches]
+                for number, batch in enumerate(batches):
+                    batch.peers = (*told[:number], *told[number + 1 :])
+            losses = [self._loss(member, batch) for member, batch in zip(self.members, batches, strict=True)]
         if of:
             for loss in losses:
                 (loss * (size / of)).backward()

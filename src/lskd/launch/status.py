@@ -43,12 +43,12 @@ class Standing:
 
 def standings(runs: Sequence[Run], store: Store, conf: Conf, probes: Probes = MappingProxyType({})) -> list[Standing]:
     """Of each of `runs`, in their order."""
-    pending = {run.id for run in to_train(runs, store, probes)}
-    wanted = [run for run in runs if run.id in pending or store.state(run) == "damaged"]
-    there = handed_over(store, [run.id for run in wanted])
+    wanted = {run.id for run in to_train(runs, store, probes)}
+    wanted |= {run.id for run in runs if run.id not in wanted and store.state(run) == "damaged"}
+    there = handed_over(store, [run.id for run in runs if run.id in wanted])
     lost, found = set[str](), list[Standing]()
     for run in runs:
-        if run.id not in pending and store.state(run) != "damaged":
+        if run.id not in wanted:
             found.append(Standing(run, "done"))
             continue
         one = standing(run, store, conf, there.get(run.id), lost)

@@ -68,8 +68,9 @@ class Slurm(Launcher):
         rule = f"longer than launcher.warning = {self.warning} s"
         require(not limit or limit > self.warning, "time", self.time, rule)
         for key in self.sbatch:
-            if key.replace("-", "_") in OWN:
-                rule = f"launcher.{OWN[key.replace('-', '_')]}" if OWN[key.replace("-", "_")] else "lskd itself"
+            own = OWN.get(key.replace("-", "_"))
+            if own is not None:
+                rule = f"launcher.{own}" if own else "lskd itself"
                 raise InputError(f"sbatch.{key} = {self.sbatch[key]!r}: is said by {rule}")
 
     # ---- in a job --------------------------------------------------------------------------------------------------
