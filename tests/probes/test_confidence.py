@@ -6,35 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from lskd.data import Dataset, Part, Spec
-from lskd.engine import Shared, run_probes, train
 from lskd.errors import InputError
-from lskd.methods import METHODS
-from lskd.models import ARCHS
 from lskd.probes.confidence import Confidence, errors
-from lskd.recipe import Recipe
-from lskd.run import Named, ProbeSpec, Run
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_a_trained_network_by_the_formulas():
-    spec = Spec("noise", "Noise", 3, (1, 4, 4), train=30, test=90, class_names=("a", "b", "c"), digest="")
-    generator = torch.Generator().manual_seed(0)
-    parts = {
-        name: Part(torch.randint(256, (n, 1, 4, 4), generator=generator, dtype=torch.uint8), torch.arange(n) % 3)
-        for name, n in (("train", 30), ("test", 90))
-    }
-    run = Run(Dataset("noise"), Named("mlp", ARCHS["mlp"]), Named("ce", METHODS["ce"]), Recipe(0.1, 10, steps=9))
-    probe = ProbeSpec("confidence", Confidence(temperature=0.25))
-    shared = Shared(torch.device("cpu"))
-    outcome = train(run, spec, parts, shared=shared, probes=[probe])
-    assert run_probes(run, spec, parts, outcome.network, [probe], shared) == outcome.readings
-    [reading] = outcome.readings[probe.key]
-
+def test_a_trained_network_by_the_formulas(look):
+    network, test, reading = look("confidence", Confidence(temperature=0.25), test=90, steps=9)
     with torch.no_grad():
-        z = outcome.network.double().eval()(parts["test"].images.double() / 255).numpy() / 0.25
+        z = network.double().eval()(test.images.double() / 255).numpy() / 0.25
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    right = p.argmax(1) == parts["test"].labels.numpy()
+    right = p.argmax(1) == test.labels.numpy()
     of = {"ece_probability": p.max(1), "ece_entropy": 1 + (p * np.log(p)).sum(1) / np.log(3)}
     assert set(of) == set(Confidence.gives)
     for name, confidence in of.items():

@@ -8,13 +8,7 @@ import numpy
 import pytest
 import torch
 
-from lskd.data import Dataset, Part, Spec
-from lskd.engine import Shared, run_probes, train
-from lskd.methods import METHODS
-from lskd.models import ARCHS
 from lskd.probes.predictions import DECIMALS, Predictions, variance_terms
-from lskd.recipe import Recipe
-from lskd.run import Named, ProbeSpec, Run
 
 
 def test_two_opposite_predictions():
@@ -62,23 +56,11 @@ def test_runs_of_a_cell_are_nearly_independent():
     assert numpy.std(means) == pytest.approx(numpy.mean(spreads), rel=0.1)
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_what_is_kept_of_a_network():
-    spec = Spec("noise", "Noise", 3, (1, 4, 4), train=30, test=12, class_names=("a", "b", "c"), digest="")
-    generator = torch.Generator().manual_seed(0)
-    parts = {
-        name: Part(torch.randint(256, (n, 1, 4, 4), generator=generator, dtype=torch.uint8), torch.arange(n) % 3)
-        for name, n in (("train", 30), ("test", 12))
-    }
-    run = Run(Dataset("noise"), Named("mlp", ARCHS["mlp"]), Named("ce", METHODS["ce"]), Recipe(0.1, 10, steps=3))
-    ten = ProbeSpec("predictions", Predictions(examples=10))
-    shared = Shared(torch.device("cpu"))
-    outcome = train(run, spec, parts, shared=shared, probes=[ten])
-    assert run_probes(run, spec, parts, outcome.network, [ten], shared) == outcome.readings
-    [reading] = outcome.readings[ten.key]
+def test_what_is_kept_of_a_network(look):
+    network, test, reading = look("predictions", Predictions(examples=10), test=12, steps=3)
     with torch.no_grad():
-        log_probs = outcome.network(parts["test"].images[:10].float() / 255).log_softmax(1)
+        log_probs = network(test.images[:10].float() / 255).log_softmax(1)
     kept = [[-float(word) for word in line.split()] for line in reading["test"]["surprise"]]
     torch.testing.assert_close(torch.tensor(kept), log_probs, rtol=0, atol=0.00051)
-    labels = parts["test"].labels[:10]
+    labels = test.labels[:10]
     assert reading["test"]["nll"] == pytest.approx(-log_probs[range(10), labels].mean().item(), abs=1e-6)
