@@ -77,7 +77,9 @@ class Spec:
     decoded while the network trains, from files that stay where they are. train, test and validation (0 unless the data
     has such a part of its own) are numbers of images; digest is that of `lskd.data.arrays` or, streamed, of
     `lskd.data.index`; empty where nothing is known to compare with. class_sizes are the numbers of images of each
-    class, part by part in the order of `parts`; empty where they are not known, or all equal.
+    class, part by part in the order of `parts`; empty where they are not known, or all equal. kind: what an example is:
+    an image; a sentence and its translation (num_classes is then the size of the vocabulary); a pair of sentences, of a
+    class. Text has the shape ().
 
     A run has a data set as `lskd.data.selection.described` says: with fewer classes and images, perhaps.
     """
@@ -92,6 +94,7 @@ class Spec:
     digest: str
     validation: int = 0
     class_sizes: tuple[tuple[int, ...], ...] = ()
+    kind: Literal["images", "translation", "pairs"] = "images"
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -112,7 +115,7 @@ class Spec:
 
     @property
     def streamed(self) -> bool:
-        return self.shape[1] == 0
+        return self.kind == "images" and self.shape[1] == 0
 
     @property
     def usual_recipe(self) -> str:

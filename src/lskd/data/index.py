@@ -164,7 +164,9 @@ class Index(NamedTuple):
             class_names=self.class_names,
             digest=sha.hexdigest(),
             class_sizes=tuple(count(listing.labels, len(self.class_names)) for listing in self.parts.values()),
-            **counts,
+            train=counts["train"],
+            test=counts["test"],
+            validation=counts.get("validation", 0),
         )
 
     def inspect(self, name: str, *, built_in: bool) -> None:
