@@ -101,7 +101,8 @@ def test_classes_come_one_after_the_other_and_no_more_is_held_than_needed():
 
     scene = Scene(
         network=torch.nn.Identity(), forward=torch.nn.Identity(), batch=4, labels={"train": labels}, plain=None,
-        batches=batches, augmented=None, evaluated="train", class_names=tuple("abcd"), generator=torch.Generator(),
+        batches=batches, augmented=None, outputs=None, evaluated="train", class_names=tuple("abcd"),
+        generator=torch.Generator(),
     )  # fmt: skip
     found = []
     for number, rows in by_class(scene, "train", lambda images: torch.stack([images, -images], 1)):

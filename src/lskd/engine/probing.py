@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +61,12 @@ def scene(training: Training, probe: ProbeSpec, run: Run) -> Scene:
         drawn = images.train.draw(generator)
         return images.train.take(indices, drawn[indices.cpu()].to(indices.device))
 
+    def outputs(part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        labels, begun = images.held_out[part].labels, 0
+        for pixels in sources[part].plain_batches(torch.arange(len(labels), device=labels.device)):
+            yield member.forward(member.trained, pixels), labels[begun : begun + len(pixels)]
+            begun += len(pixels)
+
     return Scene(
         network=member.trained,
         forward=lambda pixels: member.forward(member.trained, pixels),
@@ -69,6 +75,7 @@ def scene(training: Training, probe: ProbeSpec, run: Run) -> Scene:
         plain=lambda part, indices: sources[part].plain(indices),
         batches=lambda part, indices: sources[part].plain_batches(indices),
         augmented=augmented,
+        outputs=outputs,
         evaluated=run.dataset.evaluate,
         class_names=training.spec.class_names,
         generator=generator_for(run.stream_seed, f"observe {probe.name}", training.step_number),

@@ -33,6 +33,8 @@ class Scene:
     # valid until the next.
     batches: Callable[[str, Tensor], Iterator[Tensor]]
     augmented: Callable[[Tensor, torch.Generator], Tensor]  # indices of training images -> pixels through random views
+    # Of a held-out part, logits (n, K) and labels (n,), piece by piece: of images in their order, of text every token.
+    outputs: Callable[[str], Iterator[tuple[Tensor, Tensor]]]
     evaluated: str  # the part that the run is measured on
     class_names: tuple[str, ...]
     generator: torch.Generator  # on the CPU; a stream of its own for each run and step

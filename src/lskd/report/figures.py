@@ -146,7 +146,7 @@ def draw_series(figure: Figure, filled: FilledTable) -> str:
     axes: list[Axes] = []
     for name in names:
         axes.append(figure.add_subplot(len(names), 1, len(axes) + 1, sharex=axes[0] if axes else None))
-        _draw_panel(axes[-1], filled, [row for row, line in table.rows.items() if line.panel == name])
+        _draw_panel(figure, axes[-1], filled, [row for row, line in table.rows.items() if line.panel == name])
         axes[-1].set_ylabel(_broken(name or table.y_label or _titled(table.metric), figure, 0.4))
         axes[-1].tick_params(labelbottom=len(axes) == len(names))
     axes[-1].set_xlabel(_broken(table.x_label or _x_title(filled), figure))
@@ -154,29 +154,43 @@ def draw_series(figure: Figure, filled: FilledTable) -> str:
         axes[0].axhline(level, linestyle=(0, (1, 3)), linewidth=1, color="#404040", zorder=1)
         place = {"ha": "right", "va": "bottom", "fontsize": "small"}
         axes[0].annotate(label, (1, level), xycoords=("axes fraction", "data"), **place)  # type: ignore[arg-type]
-    lines = _legend(figure, *axes)
+    lines = _legend(figure, *figure.axes)
     tall = 0.58 if len(axes) == 1 else 0.4 * len(axes)
     figure.set_figheight(tall * figure.get_figwidth() + lines * 1.5 * _letters())
     return caption(filled)
 
 
-def _draw_panel(axes: Axes, filled: FilledTable, rows: Sequence[str]) -> None:
-    """The series `rows`, those of one panel."""
+def _draw_panel(figure: Figure, axes: Axes, filled: FilledTable, rows: Sequence[str]) -> None:
+    """The series `rows`, those of one panel, on its vertical axis or on the one on its right."""
     table = filled.table
     there = [row for row in rows if any(cell.cell.row == row and _is_point(cell) for cell in filled.cells)]
-    corners: list[tuple[float, float]] = []
+    sides = {"": axes}
+    if right := next((name for row in rows if (name := table.rows[row].right)), ""):
+        sides[right] = _right_of(axes)
+        sides[right].set_ylabel(_broken(right, figure, 0.4))
+    corners: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for i, row in enumerate(rows):
         if row in there:
             # Series over one setting share their x: their points stand side by side.
             beside = 0.0 if table.x is not None or table.draw != "lines" else there.index(row) - (len(there) - 1) / 2
-            corners += _draw_series(axes, filled, row, i, beside)
-    if table.draw == "lines" and corners:  # whose markers may be moved, and then do not set the limits
-        axes.dataLim.update_from_data_xy(corners, ignore=True)
-        axes.autoscale_view()
+            side = table.rows[row].right
+            corners[side] += _draw_series(sides[side], filled, row, i, beside)
+    for side, found in corners.items():
+        if table.draw == "lines" and found:  # whose markers may be moved, and then do not set the limits
+            sides[side].dataLim.update_from_data_xy(found, ignore=True)
+            sides[side].autoscale_view()
     if table.x_axis == "log":
         axes.set_xscale("log")
     elif table.x_axis == "category":
         axes.set_xticks(list(table.positions.values()), list(table.positions))
+
+
+def _right_of(axes: Axes) -> Axes:
+    """Axes over the same horizontal axis, whose vertical one is on the right."""
+    right: Axes = axes.twinx()
+    right.spines["right"].set_visible(True)
+    right.grid(False)  # there is one already, of the left axis
+    return right
 
 
 def caption(filled: FilledTable) -> str:
@@ -209,7 +223,7 @@ def _draw_series(axes: Axes, filled: FilledTable, row: str, i: int, beside: floa
     xs, means = np.array([cell.x for cell in cells], float), np.array([cell.mean for cell in cells], float)
     ends = np.array([_whisker(cell, filled.table.whiskers) for cell in cells], float).T
     style, color = line.style or STYLES[i % len(STYLES)], line.color or COLORS[i % len(COLORS)]
-    label = re.sub("^_", " _", line.label)
+    label = re.sub("^_", " _", line.label) + (" (right axis)" if line.right else "")
     try:
         if filled.table.draw == "bars":
             place, width = _bar(filled, i)
@@ -438,7 +452,7 @@ def _ranked(pairs: Sequence[_Pair]) -> str:
 
 def draw_seen(figure: Figure, filled: FilledTable) -> str:
     """What a probe saw of each cell's first seed, as the probe draws it. Cells of the same runs are drawn once."""
-    probe = filled.planned.probe
+    probe = filled.planned.painter
     assert probe is not None  # see `tables.table.Table`
     cells = {tuple(cell.ids.values()): cell for cell in filled.cells if cell.last_readings}.values()
     seen = [Seen(filled.column_label(cell), *min(cell.last_readings.items())) for cell in cells]
