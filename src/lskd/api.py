@@ -169,7 +169,7 @@ class Model:
         import torch
 
         from lskd.data.images import at_once
-        from lskd.engine.teacher import forward
+        from lskd.engine.tasks import forward
 
         with torch.no_grad():
             pixels = self.pixels(images)

@@ -31,13 +31,15 @@ class Measured(Quantity):
     """A number of the outputs on one part of the data; a run records it at each evaluation.
 
     classes: the fewest classes of which it is recorded. rate: a percentage of the examples, counted right or wrong.
-    scaled: recorded of temperature-scaled outputs, too (`calibration`).
+    scaled: recorded of temperature-scaled outputs, too (`calibration`). mean: whether it is a mean over the examples,
+    so that it may be reckoned piece by piece.
     """
 
     of: Callable[[Tensor, Tensor], float]
     classes: int = 0
     rate: bool = False
     scaled: bool = False
+    mean: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +124,9 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
 @metric("nll", "negative log-likelihood", unit="nats", digits=4, better="lower", scaled=True)
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
     """Mean of -log p(label), in nats."""
-    from lskd.losses import cross_entropy
-    from lskd.targets.distributions import smooth_labels
+    from lskd.losses import label_loss
 
-    return cross_entropy(logits.float(), smooth_labels(labels, logits.shape[-1], alpha=0.0)).double().mean().item()
+    return label_loss(logits.float(), labels).double().mean().item()
 
 
 @metric("perplexity", "perplexity", kind=Computed, recorded="nll", digits=2, better="lower")
@@ -135,7 +136,7 @@ def perplexity(nll: float) -> float:
     return math.exp(nll) if nll < 709 else math.inf
 
 
-@metric("ece15", "expected calibration error (15 bins)", better="lower", scaled=True)
+@metric("ece15", "expected calibration error (15 bins)", better="lower", scaled=True, mean=False)
 def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
     """ECE of the top-1 prediction over equal-width confidence bins (Guo 2017), a fraction.
 
@@ -156,22 +157,27 @@ def top3(logits: Tensor, labels: Tensor) -> float:
     return top_k_accuracy(logits, labels, 3)
 
 
-@metric("ece20", "expected calibration error (20 bins)", better="lower")
+@metric("ece20", "expected calibration error (20 bins)", better="lower", mean=False)
 def expected_calibration_error_20(logits: Tensor, labels: Tensor) -> float:
     """`expected_calibration_error` over 20 bins, as the code of Zhang & Sabuncu (2020) has it."""
     return expected_calibration_error(logits, labels, bins=20)
 
 
-def summary(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """All metrics that a run records for one part of the data. `FloatingPointError` for logits that are not finite."""
+def recorded(classes: int) -> dict[str, Measured]:
+    """All metrics that a run with so many classes records for one part of the data."""
+    return {
+        name: metric for name, metric in METRICS.items() if isinstance(metric, Measured) and classes >= metric.classes
+    }
+
+
+def summary(logits: Tensor, labels: Tensor, *, means: bool | None = None) -> dict[str, float]:
+    """All metrics that a run records for one part of the data (`means`: only those that are a mean over the examples,
+    or only the others). `FloatingPointError` for logits that are not finite."""
     logits = logits.float()
     if not logits.isfinite().all():
         raise FloatingPointError("the network's outputs are not finite")
-    return {
-        name: metric.of(logits, labels)
-        for name, metric in METRICS.items()
-        if isinstance(metric, Measured) and logits.shape[-1] >= metric.classes
-    }
+    chosen = recorded(logits.shape[-1]).items()
+    return {name: metric.of(logits, labels) for name, metric in chosen if means is None or metric.mean == means}
 
 
 def ensemble(logits: Tensor) -> Tensor:
@@ -250,14 +256,12 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    from lskd.losses import cross_entropy
-    from lskd.targets.distributions import smooth_labels
+    from lskd.losses import label_loss
 
     logits, labels = logits.double().cpu(), labels.cpu()
-    targets = smooth_labels(labels, logits.shape[-1], alpha=0.0, dtype=logits.dtype)
 
     def loss(log_t: float) -> float:
-        return cross_entropy(logits / math.exp(log_t), targets).mean().item()
+        return label_loss(logits / math.exp(log_t), labels).mean().item()
 
     bounds = math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1])
     return float(math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x))

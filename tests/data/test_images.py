@@ -65,7 +65,7 @@ def test_a_feed_has_each_batch_at_hand(source):
     places = set()
     for epoch in range(2):
         order = torch.randperm(N, generator=torch.Generator().manual_seed(epoch))[4 * epoch :]
-        feed.begin(order, views)
+        feed.begin(order, views, [len(rows) for rows in order.split(5)])
         for rows in order.split(5):
             feed.advance()
             seen = feed.take(rows, views[rows])

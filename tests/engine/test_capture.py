@@ -131,7 +131,7 @@ def make_training(
         teacher_mode=teacher_mode, peers=(plain.peer(),) if settings.needs_peers else (),
     )  # fmt: skip
     shared = Shared(device)
-    seen = shared.images(run, parts)
+    seen = shared.task(run, parts)
     if not taught:
         return Training(run, SPEC, seen)
     with shared.logit_cache(run, seen.train, 4) as cache:

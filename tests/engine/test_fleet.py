@@ -422,7 +422,7 @@ def test_predicted_memory_is_what_a_step_takes(arch):
     run = Run(Dataset("noise"), Named(arch, ARCHS[arch]), Named("ce", METHODS["ce"]), recipe)
     with Allocations() as memory:
         images = torch.zeros(batch, *spec.shape, dtype=torch.uint8)
-        seen = Shared(torch.device("cpu")).images(run, {"train": Part(images, torch.zeros(batch, dtype=torch.int64))})
+        seen = Shared(torch.device("cpu")).task(run, {"train": Part(images, torch.zeros(batch, dtype=torch.int64))})
         before = memory.live
         training = Training(run, spec, seen)
         training.member.network.train()

@@ -48,7 +48,7 @@ def make_run(method: str = "ce", **fields: Any) -> Run:
 
 
 def make_training(run: Run) -> Training:
-    images = Shared(CPU).images(run, PARTS)
+    images = Shared(CPU).task(run, PARTS)
     teacher = None if run.teacher is None else Teacher.of(run, build_network(run.teacher, SPEC), images)
     return Training(run, SPEC, images, teacher)
 

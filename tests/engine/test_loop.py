@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lskd
-import lskd.engine.teacher
+import lskd.data.images
 from lskd import metrics
 from lskd.data import Dataset, Part, Spec
 from lskd.data.augment import Augment, Normalize
@@ -253,7 +253,7 @@ def test_the_layout_is_one_switch(layout, monkeypatch):
             )
             return network
 
-    monkeypatch.setattr(lskd.engine.teacher, "LAYOUT", layout)
+    monkeypatch.setattr(lskd.data.images, "LAYOUT", layout)
     arch = Looking(depth=8, stem=4, widths=(4, 6, 8))
     run = replace(make_run(arch=RESNET, steps=2), arch=Named("resnet8", arch))
     outcome = fit(run)
@@ -429,7 +429,7 @@ def test_students_share_a_cache():
         make_run(KD(), augment=Augment(pad=1)),
         dataclasses.replace(first, teacher=dataclasses.replace(first.teacher, seed=9)),
     ):
-        with shared.logit_cache(run, shared.images(run, PARTS).train, CLASSES) as cache:
+        with shared.logit_cache(run, shared.task(run, PARTS).train, CLASSES) as cache:
             caches.append(cache)
     assert caches[0] is caches[1]
     assert len(set(map(id, caches))) == 3
@@ -444,7 +444,7 @@ def test_caches_keep_to_their_memory():
     runs = [dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, seed=seed)) for seed in range(3)]
 
     def cache(shared: Shared, run: Run) -> Any:
-        return shared.logit_cache(run, shared.images(run, PARTS).train, CLASSES)
+        return shared.logit_cache(run, shared.task(run, PARTS).train, CLASSES)
 
     with cache(Shared(CPU, size - 1), run) as none:
         assert none is None

@@ -69,7 +69,7 @@ def fit(run: Run, **options: Any) -> Outcome:
 
 
 def make_training(run: Run) -> Training:
-    images = Shared(CPU).images(run, PARTS)
+    images = Shared(CPU).task(run, PARTS)
     return Training(run, SPEC, images, Teacher.of(run, build_network(run.teacher, SPEC), images))
 
 

@@ -75,7 +75,7 @@ def make_run(method: Method | None = None, kind: Any = "cutmix", arch: Named[Arc
 
 
 def make_training(run: Run) -> Training:
-    images = Shared(CPU).images(run, PARTS)
+    images = Shared(CPU).task(run, PARTS)
     teacher = (
         None
         if run.teacher is None
@@ -102,12 +102,12 @@ class Seen:
     """What the training draws for an epoch, looked up by itself."""
 
     def __init__(self, training: Training, parts: list[int]) -> None:
-        step, train = training.one_step, training.images.train
+        step, train = training.one_step, training.task.train
         self.mixer = step.mixer
         self.indices = step.order.split(parts)
         self.pixels = [train.take(rows, step.drawn[0][rows]) for rows in self.indices]
         self.partners = self.mixer.partners.split(parts)
-        self.labels = [training.images.labels[rows] for rows in self.indices]
+        self.labels = [training.task.labels[rows] for rows in self.indices]
 
     def mixed(self, part: int, step: int) -> Tensor:
         """The pixels of a part, of batch number `step`, mixed by the definition."""
@@ -317,10 +317,10 @@ def test_what_wsl_weighs_mixed_images_by():
 def test_nothing_is_kept_of_what_a_teacher_says_to_mixed_images():
     run = make_run(KD())
     shared = Shared(CPU)
-    with shared.logit_cache(run, shared.images(run, PARTS).train, K) as cache:
+    with shared.logit_cache(run, shared.task(run, PARTS).train, K) as cache:
         assert cache is None and not run.logits_by_view
     assert fit(run).result["teacher_evaluated"] == "every step"
-    assert shared.images(run, PARTS) is shared.images(make_run(KD(), "none"), PARTS)  # on the device once
+    assert shared.task(run, PARTS) is shared.task(make_run(KD(), "none"), PARTS)  # on the device once
     assert list(teachers([run], Conf())) == [
         "1 teacher evaluated at every step: with recipe.augment.mix.kind=cutmix no image comes twice"
     ]

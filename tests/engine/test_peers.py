@@ -138,7 +138,7 @@ def test_knowledge_changes_what_is_learned():
 def test_a_seed_for_the_data_alone_names_order_and_views():
     """Not the initial weights; and a peer's are those of the run."""
     run = Run(Dataset("noise"), MLP, CE, RECIPE, seed=5, data_seed=3)
-    images = Shared(CPU).images(run, PARTS)
+    images = Shared(CPU).task(run, PARTS)
     seen = []
     for one in (run, replace(run, seed=3), replace(run, data_seed=None)):
         training = Training(one, SPEC, images)
@@ -151,10 +151,10 @@ def test_a_seed_for_the_data_alone_names_order_and_views():
 
 def test_own_views_are_of_the_same_images():
     run = together(DML(), {}, {}, views="own")
-    training = Training(run, SPEC, Shared(CPU).images(run, PARTS))
+    training = Training(run, SPEC, Shared(CPU).task(run, PARTS))
     training.begin_epoch()
     first, *others = training.one_step.drawn
-    plain = Training(replace(run, peer_views="same"), SPEC, Shared(CPU).images(run, PARTS))
+    plain = Training(replace(run, peer_views="same"), SPEC, Shared(CPU).task(run, PARTS))
     plain.begin_epoch()
     assert torch.equal(first, plain.one_step.drawn[0]) and torch.equal(training.one_step.order, plain.one_step.order)
     assert len(others) == 2 and len({tuple(views.tolist()) for views in training.one_step.drawn}) == 3
@@ -170,14 +170,14 @@ def test_three_networks_learn_as_deep_mutual_learning_says():
     linear = Named("mlp", replace(ARCHS["mlp"], hidden=()))  # type: ignore[call-arg]
     run = together(DML(), {}, {"arch": Named("mlp", replace(ARCHS["mlp"], hidden=(6,)))}, arch=linear, recipe=recipe)
     outcome = fit(run)
-    images = Shared(CPU).images(run, PARTS)
+    images = Shared(CPU).task(run, PARTS)
     training = Training(run, SPEC, images)
     training.begin_epoch()
     order, drawn = training.one_step.order, training.one_step.drawn[0]
     networks = [build_network(one, SPEC) for one in (run, *run.peers)]
     for step in range(3):
         rows = order[8 * step : 8 * step + 8]
-        pixels = images.normalizer(images.train.take(rows, drawn[rows]))
+        pixels = images.presenter(images.train.take(rows, drawn[rows]))
         logits = [network(pixels) for network in networks]
         losses = []
         for one in range(3):
@@ -254,13 +254,13 @@ def test_a_threshold_over_the_training(progressive, progress):
 
 def test_the_ensemble_is_the_mean_of_probabilities():
     outcome = fit(together(DML(), {}, {"arch": RESNET}))
-    images = Shared(CPU).images(together(DML(), {}), PARTS)
+    images = Shared(CPU).task(together(DML(), {}), PARTS)
     test = images.held_out["test"]
     probabilities = []
     for network in (outcome.network, *outcome.peers):
         pixels = torch.cat(list(test.images.evaluation()))
         with torch.no_grad():
-            probabilities.append(network.eval()(images.normalizer(pixels)).softmax(-1))
+            probabilities.append(network.eval()(images.presenter(pixels)).softmax(-1))
     mean = torch.stack(probabilities).mean(0)
     found = outcome.result["ensemble"]["last"]["test"]
     assert found["top1"] == pytest.approx(100 * (mean.argmax(-1) == test.labels).float().mean().item())
@@ -359,7 +359,7 @@ def test_predicted_memory_is_what_a_step_of_all_networks_takes(views):
     run = together(DML(), {}, {"arch": other}, views=views, arch=arch, recipe=recipe)
     with Allocations() as memory:
         images = torch.zeros(64, *spec.shape, dtype=torch.uint8)
-        seen = Shared(CPU).images(run, {"train": Part(images, torch.zeros(64, dtype=torch.int64))})
+        seen = Shared(CPU).task(run, {"train": Part(images, torch.zeros(64, dtype=torch.int64))})
         before = memory.live
         training = Training(run, spec, seen)
         training.begin_epoch()

@@ -43,7 +43,7 @@ def generations(count: int, streams: Any, arch: Arch) -> list[Run]:
 
 def drawn(run: Run) -> tuple[list[Tensor], Tensor, Tensor]:
     """The initial weights of each tensor that is not constant; order and views of the first epoch."""
-    images = Shared(torch.device("cpu")).images(run, PARTS)
+    images = Shared(torch.device("cpu")).task(run, PARTS)
     teacher = Teacher.of(run, build_network(run.teacher, SPEC), images) if run.teacher is not None else None
     training = Training(run, SPEC, images, teacher)
     tensors = [tensor.clone() for tensor in training.member.network.parameters() if tensor.unique().numel() > 1]

@@ -182,7 +182,7 @@ def test_a_step_sees_the_views_that_were_drawn(photographs):
     run = streamed_run(PLAIN, epochs=1, ema=0.0)
     shared = Shared(CPU, workers=2)
     outcome = train(run, spec, parts, shared=shared)
-    stream = shared.images(run, parts).train
+    stream = shared.task(run, parts).train
     order = torch.randperm(22, generator=generator_for(2, "shuffle", 0))
     views = stream.draw(generator_for(2, "augment", 0))
     pixels = stream.take(order, views[order]).contiguous()
@@ -212,7 +212,7 @@ def test_streamed_images_are_mixed_as_those_in_memory(photographs):
     run = streamed_run(PLAIN, epochs=1, ema=0.0, augment=replace(RECIPE.augment, mix=mix))
     shared = Shared(CPU, workers=2)
     outcome = train(run, spec, parts, shared=shared)
-    stream = shared.images(run, parts).train
+    stream = shared.task(run, parts).train
     order = torch.randperm(22, generator=generator_for(2, "shuffle", 0))
     views = stream.draw(generator_for(2, "augment", 0))
     pixels, labels = stream.take(order, views[order]).contiguous(), parts["train"].labels[order]
@@ -286,7 +286,7 @@ def test_a_teacher_of_streamed_images_is_asked_at_every_step(photographs):
     assert outcome.result["teacher_evaluated"] == "every step"
     assert_identical(teacher.state_dict(), before)  # in eval mode: its running statistics have not moved
 
-    stream, everything = shared.images(taught, parts).train, torch.arange(22)
+    stream, everything = shared.task(taught, parts).train, torch.arange(22)
     pixels = stream.take(everything, stream.draw(generator_for(2, "augment", 0)))
     probs = taught.method.settings.teacher_probs(teacher(pixels / 127.5 - 1))
     gamma = (1 - probs[everything, parts["train"].labels].mean()) * 4 / 3  # Müller's, over the first epoch's views
@@ -295,7 +295,7 @@ def test_a_teacher_of_streamed_images_is_asked_at_every_step(photographs):
 
 def test_evaluation_does_not_depend_on_its_batches(photographs):
     spec, parts = photographs
-    images = Shared(CPU).images(streamed_run(), parts)
+    images = Shared(CPU).task(streamed_run(), parts)
     training = Training(streamed_run(), spec, images)
     stream = images.held_out["test"].images
     logits = training.member.evaluate(stream.evaluation())
@@ -313,7 +313,7 @@ def test_probes_of_classes_decode_each_image_once_and_see_what_an_evaluation_doe
     [reading] = run_probes(run, spec, parts, network, [probe], Shared(CPU))[probe.key]
     every = [str(parts[name].images.path(i)) for name in ("train", "test") for i in range(len(parts[name].labels))]
     assert sorted(opened) == sorted(every)
-    images = Shared(CPU).images(run, parts)
+    images = Shared(CPU).task(run, parts)
     p = Training(run, spec, images).member.evaluate(images.train.evaluation()).softmax(1)
     means = {str(c): p[images.labels == c, c].double().mean().item() for c in range(4)}
     assert reading["train"]["class_probability"] == pytest.approx(means, rel=1e-5)

@@ -64,7 +64,7 @@ def fit(run: Run, **options: Any) -> Outcome:
 
 
 def make_training(run: Run) -> Training:
-    return Training(run, SPEC, Shared(CPU).images(run, PARTS))
+    return Training(run, SPEC, Shared(CPU).task(run, PARTS))
 
 
 def pixels(rows: Tensor) -> Tensor:

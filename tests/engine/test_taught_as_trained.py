@@ -15,7 +15,7 @@ from lskd.data.images import Normalizer
 from lskd.engine import Shared, run_probes, train
 from lskd.engine.member import build_network
 from lskd.engine.seeds import generator_for
-from lskd.engine.teacher import forward
+from lskd.engine.tasks import forward
 from lskd.methods import METHODS, Method
 from lskd.methods.kd import KD
 from lskd.models import CifarResNetArch
@@ -110,7 +110,7 @@ def test_features_are_those_of_a_teacher_fed_as_it_was_trained():
 def test_statistics_are_those_of_the_teachers_own_images():
     normalize = KINDS["dataset"]
     run = make_run(normalize, normalize, dataset=Dataset("dark"))
-    network, views = make_teacher(run), Shared(torch.device("cpu")).images(run, PARTS).train
+    network, views = make_teacher(run), Shared(torch.device("cpu")).task(run, PARTS).train
     pixels = views.take(torch.arange(12), views.draw(generator_for(run.stream_seed, "augment", 0)))
     logits = forward(network.eval(), pixels, Normalizer(normalize, DARK["train"].images), "fp32")
     expected = equivalent_smoothing(logits.softmax(-1), PARTS["train"].labels).double().mean().item()
@@ -147,6 +147,6 @@ def test_students_of_other_normalisations_share_one_cache():
     caches = set()
     for student in KINDS.values():
         run = make_run(student, KINDS["dataset"])
-        with shared.logit_cache(run, shared.images(run, PARTS).train, 4) as cache:
+        with shared.logit_cache(run, shared.task(run, PARTS).train, 4) as cache:
             caches.add(id(cache))
     assert len(caches) == 1

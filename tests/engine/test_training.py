@@ -43,7 +43,7 @@ def make_run(method: str = "ce", arch: Named[Arch] = RESNET, **fields: Any) -> R
 
 
 def make_training(run: Run) -> Training:
-    images = Shared(CPU).images(run, PARTS)
+    images = Shared(CPU).task(run, PARTS)
     teacher = None if run.teacher is None else Teacher.of(run, build_network(run.teacher, SPEC), images)
     return Training(run, SPEC, images, teacher)
 
@@ -178,7 +178,7 @@ def test_what_a_teacher_says_to_a_batch_is_what_it_says_live(run, evaluated):
     training.begin_epoch()
     teacher, step = training.teacher, training.one_step
     rows = step.order[:4]
-    pixels = training.images.train.take(rows, step.drawn[0][rows])
+    pixels = training.task.train.take(rows, step.drawn[0][rows])
     logits, features = teacher.teach(rows, pixels)
     assert teacher.evaluated == evaluated and bool(features) == (run.method.name == "fitnet")
     torch.testing.assert_close(logits, teacher.live(pixels), rtol=1e-5, atol=1e-6)

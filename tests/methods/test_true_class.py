@@ -128,7 +128,7 @@ def test_it_is_solved_on_the_views_of_the_first_epoch_and_recorded(parts, teache
     shared = Shared(torch.device("cpu"))
     outcome = train(run, SPEC, parts, teacher, shared=shared)
     T = outcome.result["solved"]["temperature"]
-    source = shared.images(run, parts).train
+    source = shared.task(run, parts).train
     pixels = source.take(torch.arange(40), source.draw(generator_for("0/1", "augment", 0)))
     with torch.no_grad():
         p = (teacher.eval()(pixels.float() / 255).double() / T).softmax(1)

@@ -100,9 +100,8 @@ def test_classes_come_one_after_the_other_and_no_more_is_held_than_needed():
             yield piece
 
     scene = Scene(
-        network=torch.nn.Identity(), forward=torch.nn.Identity(), batch=4, labels={"train": labels}, plain=None,
-        batches=batches, augmented=None, outputs=None, evaluated="train", class_names=tuple("abcd"),
-        generator=torch.Generator(),
+        network=torch.nn.Identity(), forward=torch.nn.Identity(), batch=4, labels={"train": labels}, outputs=None,
+        batches=batches, evaluated="train", class_names=tuple("abcd"), generator=torch.Generator(),
     )  # fmt: skip
     found = []
     for number, rows in by_class(scene, "train", lambda images: torch.stack([images, -images], 1)):

@@ -11,7 +11,7 @@ import torch
 
 from lskd.bench.cases import AS_IT_COMES, Case, Options
 from lskd.bench.machine import LAYOUTS, timed
-from lskd.engine import teacher as of_teacher
+from lskd.data import images as of_images
 from lskd.engine.training import set_precision
 
 WARM_UP = {"cpu": 5, "cuda": 8}  # steps; on CUDA the step is captured in them
@@ -34,12 +34,12 @@ def switch(precision: str, options: Options) -> None:
 @contextlib.contextmanager
 def laid_out(layout: str) -> Iterator[None]:
     """Images and weights in another `layout` than the engine's own."""
-    own = of_teacher.LAYOUT
-    of_teacher.LAYOUT = LAYOUTS[layout]
+    own = of_images.LAYOUT
+    of_images.LAYOUT = LAYOUTS[layout]
     try:
         yield
     finally:
-        of_teacher.LAYOUT = own
+        of_images.LAYOUT = own
 
 
 def calibrated(device: torch.device, work: Callable[[int], Any], seconds: float, most: int) -> int:

@@ -44,7 +44,7 @@ def measure(
             "recipe": run.recipe.name,
             "batch_size": run.recipe.batch_size,
             "examples": spec.train,
-            "examples_measured_on": len(pair.images.labels),
+            "examples_measured_on": len(pair.task),
             "notes": pair.notes,
         }
         for number in range(options.repeats):

@@ -34,11 +34,11 @@ from lskd.bench.runs import as_public_code, at_precision, synthetic, without_tea
 from lskd.bench.work import KERNEL_STEPS
 from lskd.data import Spec
 from lskd.engine import Shared, device_bytes, run_bytes
-from lskd.engine import teacher as of_teacher
 from lskd.engine.capture import WARM_UP as EAGER
 from lskd.engine.capture import Captured, new_stream, on_stream
 from lskd.engine.member import build_network
-from lskd.engine.shared import Images, LogitCache
+from lskd.engine.shared import LogitCache
+from lskd.engine.tasks import Task
 from lskd.engine.teacher import Teacher, placed
 from lskd.engine.training import Training
 from lskd.environment import available_cores
@@ -59,12 +59,12 @@ class Pair:
         examples = options.examples or (CPU_EXAMPLES if device.type == "cpu" else spec.train)
         self.parts = synthetic(spec, examples)
         shared = Shared(device, teacher_memory=device_bytes(device)[0] / 2)
-        self.images: Images = shared.images(run, self.parts)
+        self.task = shared.task(run, self.parts)
         self.cache: LogitCache | None = None
         self.teacher: nn.Module | None = None
         if run.teacher is not None:
             self.teacher = build_network(run.teacher, spec)
-            self.cache = self.stack.enter_context(shared.logit_cache(run, self.images.train, spec.num_classes))
+            self.cache = self.stack.enter_context(shared.logit_cache(run, self.task.train, spec.num_classes))
             if self.cache is None:
                 self.notes.append(f"{FILLING}, {CACHED}: skipped, half of the free memory does not hold the logits")
             else:  # as after many epochs: all is known
@@ -158,7 +158,7 @@ class Pair:
     def runner(self, run: Run) -> tuple[Runner, dict[str, float]]:
         """A training, warmed up, and what memory that took on a GPU: its own, not what trainings share."""
         before = allocated(self.device)
-        runner = Runner(run, self.spec, self.images, self.taught_by(run))
+        runner = Runner(run, self.spec, self.task, self.taught_by(run))
         self.stack.callback(runner.close)
         return runner, memory_since(self.device, before)
 
@@ -171,11 +171,11 @@ class Pair:
         network, cache = self.teacher_of(run), self.cache if run.logits_by_view else None
         if network is None:
             return None
-        return Teacher.of(run, network, self.images, self.parts["train"].images, cache)
+        return Teacher.of(run, network, self.task, self.parts["train"].images, cache)
 
     def evaluation(self, precision: str) -> Callable[[int], int]:
         """Each step: the teacher looks at views that are not in its cache yet, as it does ahead of an epoch."""
-        source, cache, teacher = self.images.train, self.cache, self.taught_by(at_precision(self.run, precision))
+        source, cache, teacher = self.task.train, self.cache, self.taught_by(at_precision(self.run, precision))
         assert cache is not None and teacher is not None and source.views is not None
         count = min(4 * teacher.batch, len(source))
         views = torch.zeros(count, dtype=torch.int64, device=self.device)
@@ -228,14 +228,14 @@ class Pair:
         return dict(sorted(found.items(), key=lambda item: -item[1]["ms"]))
 
     def phases_of(self, training: Training) -> dict[str, Callable[[], Any]]:
-        images, network, optimizer = self.images, training.member.network, training.member.optimizer
-        indices = torch.arange(training.run.recipe.batch_size, device=self.device) % len(images.labels)
-        views, labels = torch.zeros_like(indices), images.labels[indices]
+        task, network, optimizer = self.task, training.member.network, training.member.optimizer
+        indices = torch.arange(training.run.recipe.batch_size, device=self.device) % len(task)
+        views, labels = torch.zeros_like(indices), task.labels[indices]
         targets = smooth_labels(labels, self.spec.num_classes, 0.0)
 
         def augmented() -> Tensor:
-            pixels = images.normalizer(images.train.take(indices, views))
-            return pixels.contiguous(memory_format=of_teacher.LAYOUT)
+            (pixels,) = task.presenter.arguments(task.train.take(indices, views))
+            return pixels
 
         def forward_backward() -> None:
             for parameter in network.parameters():
@@ -274,13 +274,13 @@ class Runner:
         self,
         run: Run,
         spec: Spec,
-        images: Images,
+        task: Task,
         teacher: Teacher | None = None,
     ) -> None:
-        device = images.labels.device
+        device = task.device
         self.lane = ThreadPoolExecutor(1, thread_name_prefix="run")
         self.stream = new_stream(device)
-        self.training = self.do(lambda: Training(run, spec, images, teacher))
+        self.training = self.do(lambda: Training(run, spec, task, teacher))
         self.do(self.warm_up)
         if self.stream is not None:  # which takes memory, too
             self.do(self.evaluate)
@@ -308,7 +308,7 @@ class Runner:
                 self.steps(1)
 
     def evaluate(self) -> None:
-        member, source = self.training.member, self.training.images.train
+        member, source = self.training.member, self.training.task.train
         member.evaluate([source.plain(torch.zeros(source.at_once, dtype=torch.int64, device=source.device))])
         member.train_mode()
 
@@ -332,8 +332,7 @@ class Runner:
                     training.end_epoch()
                 training.begin_epoch()
             training.step()
-            batch_size = training.run.recipe.batch_size
-            images += min(batch_size, training.examples - place * batch_size)
+            images += training.one_step.sizes[place]
         return images
 
 

@@ -27,12 +27,12 @@ def warm_step(run: Run, spec: Spec) -> Callable[[], None]:
     size = run.recipe.batch_size
     run = replace(run, recipe=replace(run.recipe, epochs=None, steps=STEPS))
     parts, teacher = synthetic(spec, size), None
-    images = Shared(torch.device("cpu")).images(run, parts)
+    task = Shared(torch.device("cpu")).task(run, parts)
     if run.teacher is not None:
-        teacher = Teacher.of(run, build_network(run.teacher, spec), images, parts["train"].images)
+        teacher = Teacher.of(run, build_network(run.teacher, spec), task, parts["train"].images)
         teacher.hold(torch.zeros(size, spec.num_classes))
-    training = Training(run, spec, images, teacher)
-    training.member.train_mode()
+    training = Training(run, spec, task, teacher)
+    training.begin_epoch()
     training.step()  # what comes into being at the first is not counted
     return training.step
 

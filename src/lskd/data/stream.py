@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -126,7 +126,7 @@ class Ahead(Feed):
         self.pixels = source.buffer(size)
         self.left: Iterator[Tensor] = iter(())
 
-    def begin(self, indices: Tensor, views: Tensor) -> None:
+    def begin(self, indices: Tensor, views: Tensor, sizes: Sequence[int]) -> None:
         self.left = self.images.batches(indices, views[indices], self.size, self.pixels)
 
     def advance(self) -> None:

@@ -17,6 +17,7 @@ from lskd import metrics
 from lskd.data import Part, Spec
 from lskd.engine.capture import GATE, own_stream
 from lskd.engine.checkpoint import Checkpoint
+from lskd.engine.judged import Judged
 from lskd.engine.probing import Probing, Readings
 from lskd.engine.record import Outputs, held_memory_mb, summarise
 from lskd.engine.settled import settled
@@ -76,15 +77,15 @@ def train(
     set_precision(recipe.precision, search=shared.search)
     with contextlib.ExitStack() as stack:
         stack.enter_context(own_stream(shared.device))
-        images, teacher = shared.images(run, parts), None
+        task, teacher = shared.task(run, parts), None
         if teacher_network is not None:
-            cache = stack.enter_context(shared.logit_cache(run, images.train, spec.num_classes))
+            cache = stack.enter_context(shared.logit_cache(run, task.train, spec.num_classes))
             taught_on = parts["train"].images if taught_on is None else taught_on
-            teacher = Teacher.of(run, teacher_network, images, taught_on, cache)
-        run, solved = settled(run, teacher, images, spec.num_classes)
+            teacher = Teacher.of(run, teacher_network, task, taught_on, cache)
+        run, solved = settled(run, teacher, task, spec.num_classes)
 
         def from_the_start() -> tuple[Training, Probing]:
-            training = Training(run, spec, images, teacher, begins)
+            training = Training(run, spec, task, teacher, begins)
             return training, Probing(probes, training, run)
 
         training, probing = from_the_start()
@@ -167,21 +168,25 @@ def train(
 
 
 def evaluate(training: Training, when: str) -> tuple[list[Outputs], list[dict[str, dict[str, float]]]]:
-    """Logits and labels of the held-out parts, and their metrics: of each network, and, where they are several, of all
+    """Outputs and labels of the held-out parts, and their metrics: of each network, and, where they are several, of all
     together, whose probability of a class is the mean of theirs. `Diverged`, which says `when`, for outputs that are
     not finite."""
-    held_out = training.images.held_out.items()
-    outputs = [
-        {name: (member.evaluate(part.images.evaluation()), part.labels) for name, part in held_out}
-        for member in training.members
+    task, networks = training.task, [member.evaluated() for member in training.members]
+    together = len(networks) > 1
+    judged: list[dict[str, Judged]] = [
+        {part: Judged(task.most_outputs) for part in task.held_out} for _ in range(len(networks) + together)
     ]
-    if len(outputs) > 1:
-        together = {name: torch.stack([one[name][0] for one in outputs]) for name in outputs[0]}
-        outputs.append({name: (metrics.ensemble(together[name]), labels) for name, (_, labels) in outputs[0].items()})
     try:
-        return outputs, [{name: metrics.summary(*output) for name, output in one.items()} for one in outputs]
+        for part in task.held_out:
+            for outputs, labels in task.outputs(part, networks):
+                if together:
+                    outputs.append(metrics.ensemble(torch.stack(outputs)))
+                for one, logits in zip(judged, outputs, strict=True):
+                    one[part].add(logits, labels)
+        found = [{part: of.summary() for part, of in one.items()} for one in judged]
     except FloatingPointError as error:
         raise Diverged(f"{error} {when}") from None
+    return [{part: of.outputs for part, of in one.items()} for one in judged], found
 
 
 def note(record: dict[str, Any], found: Sequence[Mapping[str, Any]]) -> None:

@@ -21,10 +21,10 @@ from lskd.engine.features import Shapes, build_module, make_pair, module_at, run
 from lskd.engine.grouped import group_batch_norms
 from lskd.engine.optimizer import Optimizer
 from lskd.engine.seeds import initial_weights, seed_for
-from lskd.engine.shared import Images
 from lskd.engine.sums import Sums
 from lskd.engine.targets import Targets
-from lskd.engine.teacher import Teacher, forward, placed
+from lskd.engine.tasks import Forward, Task, forward, forward_of
+from lskd.engine.teacher import Teacher, placed
 from lskd.errors import InputError
 from lskd.methods import Method, Stage
 from lskd.models.dropout import Random
@@ -45,12 +45,12 @@ class Member:
         run: Run,
         method: Method,
         spec: Spec,
-        images: Images,
+        task: Task,
         teacher: Teacher | None,
         begins: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.run, self.recipe, self.method, self.normalizer = run, run.recipe, method, images.normalizer
-        device, classes = images.labels.device, spec.num_classes
+        self.run, self.recipe, self.method, self.presenter = run, run.recipe, method, task.presenter
+        device, classes = task.device, spec.num_classes
         generator = torch.Generator(device).manual_seed(seed_for(run.stream_seed, "dropout"))
 
         def built(purpose: str) -> nn.Module:
@@ -64,14 +64,12 @@ class Member:
             return placed(network, device)
 
         self.generator, self.network = generator, built("init")
-        seen_by = functools.partial(forward, normalizer=images.normalizer, precision=run.recipe.precision)
+        seen_by = functools.partial(forward, presenter=task.presenter, precision=run.recipe.precision)
         self.targets = Targets(run.target.settings, classes, generator, seen_by, lambda: built("average"))
 
-        seen, shapes = images.train.shape, None
-        pixels = torch.zeros(1, *self.normalizer.seen(seen), device=device)
-        if teacher is not None:
-            shapes = Shapes(teacher.network, torch.zeros(1, *teacher.normalizer.seen(seen), device=device))
-        pair = make_pair(self.method, Shapes(self.network, pixels), shapes, images.labels.cpu(), classes)
+        shapes = None if teacher is None else Shapes(teacher.network, task.example(teacher.presenter))
+        own = Shapes(self.network, task.example(self.presenter))
+        pair = make_pair(self.method, own, shapes, task.labels.cpu(), classes)
         module = build_module(self.method, pair, run.stream_seed)
         self.module = None if module is None else placed(module, device)
         self._parts = [part for part in (self.network, self.module) if part is not None]
@@ -80,7 +78,7 @@ class Member:
         self._learnable = [p for part in self._parts for p in part.parameters() if p.requires_grad]
 
         # Compiled code brings kernels together by itself.
-        self._run: Callable[[Tensor], Tensor] = compiled(self.network) if self.recipe.compile else self.network
+        self._run: Callable[..., Tensor] = compiled(self.network) if self.recipe.compile else self.network
 
     def enter(self, stage: Stage | None, total: int, steps_per_epoch: int) -> None:
         """Train for `total` steps what `stage` trains, or (None) everything, with an optimizer that starts afresh."""
@@ -142,12 +140,12 @@ class Member:
         """Inside, batch norms count their batches together."""
         return self._counters.together()
 
-    def see(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The network's logits (B, K) and tapped features."""
+    def see(self, inputs: Any, outputs: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The network's logits (B, K) and tapped features, for so many `outputs`."""
         if self.stage is not None and self.stage.student is None:
-            return torch.empty(len(pixels), 0, device=pixels.device), {}
+            return torch.empty(outputs, 0, device=self.generator.device), {}
         with contextlib.nullcontext() if self._casts is None else self._casts.together():
-            return run_tapped(self.network, self._taps, lambda: self.forward(self._run, pixels))
+            return run_tapped(self.network, self._taps, lambda: self.forward(self._run, inputs))
 
     def update(self, loss: Tensor | None, step: Tensor) -> None:
         """Update number `step` (1,) from `loss`, or (None) from the gradient that the parts of a batch have left."""
@@ -163,15 +161,17 @@ class Member:
 
     # ---- as it is -------------------------------------------------------------------------------------------------
 
-    def forward(self, network: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> fp32 logits (B, K), normalised and computed as the recipe says."""
-        return forward(network, pixels, self.normalizer, self.recipe.precision)
+    def forward(self, network: Callable[..., Tensor], inputs: Any) -> Tensor:
+        """Inputs, such as uint8 pixels (B, C, H, W) -> fp32 logits (B, K), shown and computed as the recipe says."""
+        return forward(network, inputs, self.presenter, self.recipe.precision)
 
-    @torch.no_grad()
-    def evaluate(self, batches: Iterable[Tensor]) -> Tensor:
-        """fp32 logits (N, K) of all uint8 images in `batches`, in eval mode."""
-        network = self.trained.eval()
-        return torch.cat([self.forward(network, pixels) for pixels in batches])
+    def evaluated(self) -> Forward:
+        """The network that is evaluated, in eval mode."""
+        return forward_of(self.trained, self.presenter, self.recipe.precision)
+
+    def evaluate(self, batches: Iterable[Any]) -> Tensor:
+        """fp32 logits (N, K) of all that is in `batches`, in eval mode."""
+        return torch.cat([*map(self.evaluated(), batches)])
 
     def state(self) -> dict[str, Any]:
         return ({} if self.module is None else {"module": self.module.state_dict()}) | {

@@ -20,7 +20,7 @@ from lskd.data.augment import Normalize
 from lskd.data.images import LARGE, ImageSource, Normalizer, at_once
 from lskd.engine.capture import GATE
 from lskd.engine.member import build_network
-from lskd.engine.shared import Images
+from lskd.engine.tasks import Images
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training
 from lskd.recipe import Recipe

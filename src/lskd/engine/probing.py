@@ -54,34 +54,22 @@ class Probing:
 
 def scene(training: Training, probe: ProbeSpec, run: Run) -> Scene:
     """What `probe` may see of `training` as it is, the one of `run` or of its trained network alone."""
-    images, member = training.images, training.member
-    sources = {"train": images.train} | {name: part.images for name, part in images.held_out.items()}
-
-    def augmented(indices: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = images.train.draw(generator)
-        return images.train.take(indices, drawn[indices.cpu()].to(indices.device))
+    task, member = training.task, training.member
 
     def outputs(part: str) -> Iterator[tuple[Tensor, Tensor]]:
-        labels, begun = images.held_out[part].labels, 0
-        for pixels in sources[part].plain_batches(torch.arange(len(labels), device=labels.device)):
-            yield member.forward(member.trained, pixels), labels[begun : begun + len(pixels)]
-            begun += len(pixels)
+        for (logits,), labels in task.outputs(part, [member.evaluated()]):
+            yield logits, labels
 
     return Scene(
         network=member.trained,
-        forward=lambda pixels: member.forward(member.trained, pixels),
-        batch=images.train.at_once,  # as in an evaluation
-        labels={"train": images.labels} | {name: part.labels for name, part in images.held_out.items()},
-        plain=lambda part, indices: sources[part].plain(indices),
-        batches=lambda part, indices: sources[part].plain_batches(indices),
-        augmented=augmented,
+        forward=lambda inputs: member.forward(member.trained, inputs),
         outputs=outputs,
         evaluated=run.dataset.evaluate,
         class_names=training.spec.class_names,
         generator=generator_for(run.stream_seed, f"observe {probe.name}", training.step_number),
         teacher=training.teacher.live if training.teacher is not None else None,
         told=run.method.settings.teacher_probs,
-        true=images.true,
+        **task.scene(),
     )
 
 
@@ -105,12 +93,12 @@ def run_probes(
             run, recipe=recipe, method=method, target=HARD, teacher=None, teacher_mode="eval", peers=(),
             peer_views="same",
         )  # fmt: skip
-        images, shown = shared.images(run, parts), None
+        task, shown = shared.task(run, parts), None
         if teacher is not None:
             taught_on = parts["train"].images if taught_on is None else taught_on
-            shown = Teacher.of(replace(run, teacher_mode="eval"), teacher, images, taught_on)
-        run, _ = settled(run, shown, images, spec.num_classes)
-        training = Training(alone, spec, images, shown)
+            shown = Teacher.of(replace(run, teacher_mode="eval"), teacher, task, taught_on)
+        run, _ = settled(run, shown, task, spec.num_classes)
+        training = Training(alone, spec, task, shown)
         with GATE.eager():
             training.member.network.load_state_dict(network.state_dict())
             training.go_to(training.total_steps)

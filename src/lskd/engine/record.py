@@ -17,21 +17,22 @@ from lskd.engine.training import Training
 from lskd.run import Run
 from lskd.targets.distributions import equivalent_smoothing
 
-Outputs = dict[str, tuple[Tensor, Tensor]]  # by held-out part: logits (N, K) and labels (N,)
+# By held-out part, logits (n, K) and labels (n,): of all outputs, or of as many as calibration takes.
+Outputs = dict[str, tuple[Tensor, Tensor]]
 
 
 def summarise(
     training: Training, epochs: list[dict[str, Any]], outputs: Sequence[Outputs], seconds: float
 ) -> dict[str, Any]:
     """The record of a finished training, whose `outputs` are those of its last epoch (`loop.evaluate`)."""
-    run, steps, examples = training.run, training.step_number, training.examples
+    run, task, steps, examples = training.run, training.task, training.step_number, training.examples
     with GATE.eager():
         calibration, *calibrations = [metrics.calibration(one) for one in outputs]
     full_epochs, more_steps = divmod(steps, training.steps_per_epoch)
-    images_trained = full_epochs * examples + more_steps * run.recipe.batch_size
+    examples_trained = full_epochs * examples + sum(training.one_step.sizes[:more_steps])
     initial = [record for record in epochs if "stage" in record]
     proper = seconds - (initial[-1]["seconds"] if initial else 0.0)  # without the stage before
-    held_out = training.images.held_out
+    held_out = task.held_out
     result: dict[str, Any] = {
         "run": str(run),
         "parameters": sum(p.numel() for p in training.member.network.parameters()),
@@ -45,9 +46,10 @@ def summarise(
         "gamma": gamma(training, run, epochs[-1]["train"]),
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(proper / steps * training.steps_per_epoch, 4) if steps else 0.0,
-        "images_per_second": round(images_trained / max(proper, 1e-9), 1),
+        "images_per_second": round(examples_trained / max(proper, 1e-9), 1),
         "peak_memory_mb": peak_memory_mb(training.device),
     }
+    result |= task.record()
     if replayed := training.one_step.captured:
         # The sizes of batches (or of parts and their batch; none: the update) whose steps are replayed.
         result["captured"] = [list(sizes) for step in replayed for sizes in sorted(step.graphs)]
@@ -57,7 +59,7 @@ def summarise(
         result["teacher_evaluated"] = training.teacher.evaluated
     if run.dataset.steps:
         # What was drawn, and what came of it: the classes, and the training images of each by the labels trained on.
-        sizes = training.images.labels.bincount(minlength=training.spec.num_classes).tolist()
+        sizes = task.labels.bincount(minlength=training.spec.num_classes).tolist()
         result["data"] = {"classes": list(training.spec.class_names), "train": sizes}
     if initial:
         kept = ("stage", "seconds", "train")
@@ -92,21 +94,20 @@ def gamma(training: Training, run: Run, trained: Mapping[str, float]) -> float |
     The mean is over the training set, each image through the view of the first epoch, and not mixed. None for a method
     that shows the student no distribution.
     """
-    images, teacher = training.images, training.teacher
+    task, teacher = training.task, training.teacher
     method, classes = training.run.method.settings, training.spec.num_classes
     if teacher is None:
         target = run.target.settings
         return trained.get("target_gamma") if target.reads else target.gamma(classes)
     if not method.tells:
         return None
-    smoothing, begun = list[Tensor](), 0
-    for logits in teacher.everything(first_views(run, images)):
+    smoothing = list[Tensor]()
+    for logits, labels in task.lessons(teacher, first_views(run, task)):
         with GATE.eager():
             probs = method.teacher_probs(logits)
             if probs is None:
                 return None
-            smoothing.append(equivalent_smoothing(probs, images.labels[begun : begun + len(logits)]).double())
-            begun += len(logits)
+            smoothing.append(equivalent_smoothing(probs, labels).double())
     with GATE.eager():
         return torch.cat(smoothing).mean().item()
 

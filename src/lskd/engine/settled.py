@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lskd.engine.capture import GATE
 from lskd.engine.seeds import generator_for
-from lskd.engine.shared import Images
+from lskd.engine.tasks import Task
 from lskd.engine.teacher import Teacher
 from lskd.methods import Lesson
 from lskd.run import Run
 
 
-def settled(run: Run, teacher: Teacher | None, images: Images, classes: int) -> tuple[Run, dict[str, float]]:
+def settled(run: Run, teacher: Teacher | None, task: Task, classes: int) -> tuple[Run, dict[str, float]]:
     """`run`, whose method has nothing left to solve (`Method.settle`), and what was found, by name. It keeps its id.
 
     The teacher is asked about every training image through its view of the first epoch. It gives the same answers each
@@ -21,12 +22,13 @@ def settled(run: Run, teacher: Teacher | None, images: Images, classes: int) -> 
     method = run.method.settings
     if not method.to_solve or teacher is None:
         return run, {}
-    logits = list(teacher.everything(first_views(run, images)))
+    logits, labels = zip(*task.lessons(teacher, first_views(run, task)), strict=True)
     with GATE.eager():
-        found = method.settle(Lesson(logits, images.labels, run.target.settings.rows(classes).to(images.labels.device)))
+        rows = run.target.settings.rows(classes).to(task.device)
+        found = method.settle(Lesson(logits, torch.cat(labels), rows))
     return run.settled(found), {name: getattr(found, name) for name in method.to_solve}
 
 
-def first_views(run: Run, images: Images) -> Tensor:
+def first_views(run: Run, task: Task) -> Tensor:
     """The view (N,) of each training image in the first epoch: what is reckoned of a teacher is of these."""
-    return images.train.draw(generator_for(run.data_stream, "augment", 0))
+    return task.train.draw(generator_for(run.data_stream, "augment", 0))

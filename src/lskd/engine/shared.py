@@ -1,4 +1,4 @@
-"""What the trainings on one device share: the images there, and the logits of frozen teachers."""
+"""What the trainings on one device share: the data there, and the logits of frozen teachers."""
 
 from __future__ import annotations
 
@@ -6,31 +6,18 @@ import contextlib
 import threading
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lskd.data import Part
 from lskd.data.augment import Mix
-from lskd.data.images import ImageSource, Normalizer, at_once
-from lskd.data.stream import decoders, source_of
+from lskd.data.stream import decoders
 from lskd.engine.capture import GATE
-from lskd.recipe import Recipe
+from lskd.engine.tasks import Source, Task, load
 from lskd.run import Run, logit_cache_bytes
 
 DATA_SETS = 4  # kept on the device at once
-
-
-@dataclass(frozen=True)
-class Images:
-    """A data set on its device, as one recipe sees it."""
-
-    train: ImageSource
-    labels: Tensor  # (N,) of the training part
-    normalizer: Normalizer
-    held_out: dict[str, Part]  # their images are sources, too
-    true: Tensor | None = None  # (N,) of the training part, where its labels have been changed
 
 
 @dataclass(eq=False)
@@ -58,38 +45,19 @@ class Shared:
         self.device, self.teacher_memory, self.workers, self.search = device, teacher_memory, workers, search
         self._decoders = decoders(workers)
         self._lock = threading.Lock()
-        self._images: dict[Hashable, Images] = {}
+        self._tasks: dict[Hashable, Task] = {}
         self._caches: dict[Hashable, LogitCache] = {}  # the least recently used first
 
-    def images(self, run: Run, parts: Mapping[str, Part]) -> Images:
+    def task(self, run: Run, parts: Mapping[str, Part]) -> Task:
         """`parts` on the device, as the recipe of `run` sees them."""
         key = (run.dataset, replace(run.recipe.augment, mix=Mix()), run.recipe.normalize)  # a step mixes them
         with GATE.eager(self._lock):
-            if key not in self._images:
-                while len(self._images) >= DATA_SETS:
-                    del self._images[next(iter(self._images))]
+            if key not in self._tasks:
+                while len(self._tasks) >= DATA_SETS:
+                    del self._tasks[next(iter(self._tasks))]
                 with self._for_all():
-                    self._images[key] = self._load(run.recipe, parts)
-            return self._images[key]
-
-    def _load(self, recipe: Recipe, parts: Mapping[str, Part]) -> Images:
-        def move(content: Any) -> Any:
-            return None if content is None else content.to(self.device)
-
-        here = {name: Part(move(one.images), move(one.labels), move(one.true)) for name, one in parts.items()}
-        normalizer = Normalizer(recipe.normalize, here["train"].images, self.device)
-        seen = {
-            name: part._replace(
-                images=source_of(part.images, recipe.augment, self.device, self._decoders, trained=name == "train")
-            )
-            for name, part in here.items()
-        }
-        for part in seen.values():  # activations are of what the network sees
-            part.images.at_once = min(
-                part.images.at_once, at_once(self.device.type, *normalizer.seen(part.images.shape)[1:])
-            )
-        train = seen.pop("train")
-        return Images(train.images, train.labels, normalizer, seen, train.true)
+                    self._tasks[key] = load(run.recipe, parts, self.device, self._decoders)
+            return self._tasks[key]
 
     @contextlib.contextmanager
     def _for_all(self) -> Iterator[None]:
@@ -103,7 +71,7 @@ class Shared:
             torch.cuda.current_stream(self.device).synchronize()  # for the whole device would end a capture
 
     @contextlib.contextmanager
-    def logit_cache(self, run: Run, source: ImageSource, classes: int) -> Iterator[LogitCache | None]:
+    def logit_cache(self, run: Run, source: Source, classes: int) -> Iterator[LogitCache | None]:
         """That of the teacher of `run`, over the views of `source`; None where there is no use for one, and where
         memory does not allow it."""
         cache = None

@@ -13,8 +13,8 @@ from torch import Tensor
 from lskd.data.mixing import Mixer
 from lskd.engine.capture import GATE, Captured, Pace, unowned
 from lskd.engine.member import Member
-from lskd.engine.shared import Images
 from lskd.engine.sums import Sums
+from lskd.engine.tasks import Batches, Order, Task
 from lskd.engine.teacher import Teacher
 from lskd.methods import Batch, Mixture, Peer, Stage
 from lskd.run import Run
@@ -37,35 +37,38 @@ class Step:
         stage: Stage | None,
         members: Sequence[Member],
         teacher: Teacher | None,
-        images: Images,
+        task: Task,
+        batches: Batches,
         total: int,
     ) -> None:
         """`total` steps that there will be."""
         self.recipe, self.method, self.stage = run.recipe, run.method.settings, stage
-        self.members, self.teacher, self.images = members, teacher, images
-        self.device = device = images.labels.device
-        self.examples, self.total = len(images.labels), total
-        self.steps_per_epoch = self.recipe.steps_per_epoch(self.examples)
+        self.members, self.teacher, self.task = members, teacher, task
+        self.device = device = task.device
+        self.examples, self.total = len(task), total
+        self.sizes = batches.sizes  # of the batches of this epoch, in their order
+        self.steps_per_epoch, largest = len(self.sizes), max(self.sizes)
         # One for all members, or one for each, through which it sees the images in its own way.
         self.feeds = [
-            images.train.feed(self.recipe.micro_batch, GATE.eager)
+            task.train.feed(self.recipe.micro_batch, GATE.eager)
             for _ in (members if run.peer_views == "own" else members[:1])
         ]
         sizes = {"examples": self.examples, "batch": self.recipe.batch_size, "part": self.recipe.micro_batch}
         mix = self.recipe.augment.mix
-        self.mixer = Mixer(mix, images.train.shape, **sizes, device=device) if mix.any else None
+        self.mixer = Mixer(mix, task.train.shape, **sizes, device=device) if mix.any else None
 
         # What the step reads, at fixed addresses.
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.order = torch.zeros(self.examples, dtype=torch.int64, device=device)
         self.drawn = [torch.zeros(self.examples, dtype=torch.int64, device=device) for _ in self.feeds]
+        self._begins = torch.zeros(self.steps_per_epoch, dtype=torch.int64, device=device)  # of each batch in `order`
         self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # examples of the batch that are done already
-        self._places = torch.arange(self.recipe.micro_batch, device=device)
+        self._places = torch.arange(min(largest, self.recipe.micro_batch), device=device)
 
         self.run_step: Callable[..., None] = unowned(self._step)
         self.run_update: Callable[..., None] = unowned(self._update)
         self._pace: Pace | None = None
-        if device.type == "cuda":
+        if device.type == "cuda" and task.captures:
             generators = [member.generator for member in members]
             self.run_step = Captured(self.run_step, *generators)
             self.run_update = Captured(self.run_update, *generators)
@@ -80,23 +83,25 @@ class Step:
         """Let go of what was captured."""
         self.run_step, self.run_update = unowned(self._step), unowned(self._update)
 
-    def begin(self, order: Tensor, drawn: Sequence[Tensor], place: int, mixing: int) -> None:
-        """An epoch over the images in `order` (N,), each through the view `drawn` (N,) for it (one for each of
-        `feeds`), from its batch number `place` on. All are on the CPU. `mixing` seeds how images are mixed, if they
-        are."""
+    def begin(self, order: Order, drawn: Sequence[Tensor], place: int, mixing: int) -> None:
+        """An epoch over the examples in `order`, each through the view `drawn` (N,) for it (one for each of `feeds`),
+        from its batch number `place` on. All are on the CPU. `mixing` seeds how images are mixed, if they are."""
+        self.sizes = order.sizes
+        begins = [0, *itertools.accumulate(order.sizes)]
         with GATE.eager():
-            self.order.copy_(order)
+            self.order.copy_(order.examples)
+            self._begins.copy_(torch.tensor(begins[:-1]))
             for here, views in zip(self.drawn, drawn, strict=True):
                 here.copy_(views)
             if self.mixer is not None:
                 self.mixer.begin(mixing)
         for feed, views in zip(self.feeds, drawn, strict=True):
-            feed.begin(order[place * self.recipe.batch_size :], views)
+            feed.begin(order.examples[begins[place] :], views, order.sizes[place:])
 
     def __call__(self, place: int) -> None:
         """One update, from batch number `place` of the epoch."""
-        batch, part = self.recipe.batch_size, self.recipe.micro_batch
-        size = min(batch, self.examples - place * batch)
+        size = self.sizes[place]
+        part = size if self.recipe.accumulate == 1 else self.recipe.micro_batch
         for begun in range(0, size, part):
             for feed in self.feeds:
                 feed.advance()
@@ -112,15 +117,14 @@ class Step:
     def _step(self, size: int, of: int = 0) -> None:
         """The update from the batch, of `size` examples, that `number` stands at; no Python state changes here.
         With `of`, only the share in its gradient of the next `size` of its examples, which are `of`."""
-        recipe = self.recipe
         place = self.number % self.steps_per_epoch
-        begins = place * recipe.batch_size
+        begins = self._begins[place]
         if of:
             begins = begins + self._taken
         places = begins + self._places[:size]
         indices = self.order[places]  # (B,)
         seen = [feed.take(indices, drawn[indices]) for feed, drawn in zip(self.feeds, self.drawn, strict=True)]
-        labels = self.images.labels[indices]
+        labels = self.task.labels_of(indices, seen[0])
         mixture = None
         if self.mixer is not None:
             seen[0], partners, share = self.mixer(seen[0], place, places)
@@ -133,7 +137,7 @@ class Step:
             batches = []
             for member, pixels in zip(self.members, itertools.cycle(seen), strict=False):
                 stack.enter_context(member.counting())
-                logits, features = member.see(pixels)
+                logits, features = member.see(pixels, len(labels))
                 targets, taught = member.targets(labels, mixture, pixels, logits, progress)
                 batches.append(
                     Batch(

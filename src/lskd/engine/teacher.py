@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lskd.data.images import ImageSource, Normalizer, at_once
+from lskd.data import images
+from lskd.data.images import at_once
 from lskd.engine.capture import GATE
 from lskd.engine.features import run_tapped, tapped
 from lskd.engine.grouped import group_batch_norms
 from lskd.engine.optimizer import BATCH_NORMS
-from lskd.engine.shared import Images, LogitCache
+from lskd.engine.shared import LogitCache
+from lskd.engine.tasks import Task, forward
 from lskd.methods import Method, Stage
 from lskd.run import Run
 
 STATISTICS_BATCH = 1000  # images that share their statistics where all are shown to a batch-statistics teacher
 
-# Of networks and of what they see. On a CPU 1.2 to 1.4 times as fast as contiguous; on CUDA it suits tensor cores, and
-# in fp32 it may be the slower one: not measured.
-LAYOUT = torch.channels_last
-
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def placed(network: Network, device: torch.device) -> Network:
-    """`network` on `device`, in `LAYOUT`."""
-    return network.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
-
-
-def forward(network: Callable[[Tensor], Tensor], pixels: Tensor, normalizer: Normalizer, precision: str) -> Tensor:
-    """Pixels (B, C, H, W), uint8 or of mixed images fp32, -> fp32 logits (B, K)."""
-    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return network(normalizer(pixels).contiguous(memory_format=LAYOUT)).float()
+    """`network` on `device`, in the layout of images."""
+    return network.to(device, memory_format=images.LAYOUT)  # type: ignore[call-overload]
 
 
 class Teacher:
@@ -55,8 +47,8 @@ class Teacher:
     def __init__(
         self,
         network: nn.Module,
-        source: ImageSource,
-        normalizer: Normalizer,
+        source: Any,
+        presenter: Any,
         *,
         precision: str,
         mode: str,
@@ -65,13 +57,13 @@ class Teacher:
         group: int = 0,
     ) -> None:
         self.network = placed(network, source.device).requires_grad_(False).eval()
-        self.source, self.normalizer, self.precision, self.mode, self.cache = source, normalizer, precision, mode, cache
+        self.source, self.presenter, self.precision, self.mode, self.cache = source, presenter, precision, mode, cache
         self.by_view = mode == "eval" and source.views is not None  # whether logits can be had for each view, ahead
         self.mixed = mixed
         self.use, self.taps = "none", list[str]()
-        self.batch = min(
-            source.at_once, at_once(source.device.type, *normalizer.seen(source.shape)[1:])
-        )  # of views that are evaluated ahead
+        self.batch = 0  # of views that are evaluated ahead
+        if self.by_view:
+            self.batch = min(source.at_once, at_once(source.device.type, *presenter.seen(source.shape)[1:]))
         self._taught: Tensor | None = None  # (N, K), of the views of this epoch
         if mode == "batch_stats":
             group_batch_norms(network, group)
@@ -83,18 +75,13 @@ class Teacher:
     @classmethod
     @GATE.eager()
     def of(
-        cls, run: Run, network: nn.Module, images: Images, taught_on: Any = None, cache: LogitCache | None = None
+        cls, run: Run, network: nn.Module, task: Task, taught_on: Any = None, cache: LogitCache | None = None
     ) -> Teacher:
-        """The teacher of `run`, whose student sees `images`. `taught_on` are its own training images, a tensor
+        """The teacher of `run`, whose student is trained on `task`. `taught_on` are its own training images, a tensor
         (N, C, H, W) uint8 or files: needed unless it was trained with the student's normalisation."""
-        assert run.teacher is not None
-        normalizer, normalize = images.normalizer, run.teacher.recipe.normalize
-        same_images = run.teacher.dataset == run.dataset or normalize.kind != "dataset"
-        if normalize != run.recipe.normalize or not same_images:
-            normalizer = Normalizer(normalize, taught_on, images.train.device)
-        recipe = run.recipe
+        presenter, recipe = task.presenter_of(run, taught_on), run.recipe
         return cls(
-            network, images.train, normalizer, precision=recipe.precision, mode=run.teacher_mode, cache=cache,
+            network, task.train, presenter, precision=recipe.precision, mode=run.teacher_mode, cache=cache,
             mixed=recipe.augment.mix.any, group=recipe.batch_norm_group,
         )  # fmt: skip
 
@@ -142,7 +129,7 @@ class Teacher:
     @torch.no_grad()
     def live(self, pixels: Tensor) -> Tensor:
         """Logits (B, K) for one batch of pixels (B, C, H, W)."""
-        return forward(self.network, pixels, self.normalizer, self.precision)
+        return forward(self.network, pixels, self.presenter, self.precision)
 
     def everything(self, drawn: Tensor) -> Iterator[Tensor]:
         """Logits of all images, in order and piece by piece, each through the view `drawn` (N,) for it."""

@@ -13,8 +13,8 @@ from lskd.engine.capture import GATE
 from lskd.engine.heap import keep_freed_memory
 from lskd.engine.member import Member
 from lskd.engine.seeds import generator_for, seed_for
-from lskd.engine.shared import Images
 from lskd.engine.step import Step
+from lskd.engine.tasks import Task
 from lskd.engine.teacher import Teacher
 from lskd.methods import Stage
 from lskd.run import Run
@@ -34,20 +34,20 @@ class Training:
         self,
         run: Run,
         spec: Spec,
-        images: Images,
+        task: Task,
         teacher: Teacher | None = None,
         begins: Sequence[Mapping[str, Tensor] | None] = (),
     ) -> None:
         """`begins`: what of each network's state is not drawn from the seed."""
-        self.run, self.spec, self.images, self.teacher = run, spec, images, teacher
-        self.device = images.labels.device
+        self.run, self.spec, self.task, self.teacher = run, spec, task, teacher
+        self.device = task.device
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.examples = len(images.labels)
-        self.steps_per_epoch = run.recipe.steps_per_epoch(self.examples)
+        self.examples, self.batches = len(task), task.batches(run.recipe)
+        self.steps_per_epoch = len(self.batches.sizes)
         runs = (run, *run.peers)
         self.members = [
-            Member(one, run.method.settings, spec, images, teacher, state)
+            Member(one, run.method.settings, spec, task, teacher, state)
             for one, state in zip(runs, begins or [None] * len(runs), strict=True)
         ]
         initial = run.method.settings.initial()
@@ -59,12 +59,12 @@ class Training:
         """Begin `stage`, or (None) the training proper, at its step 0, with an optimizer that starts afresh."""
         run = self.run
         self.stage, self.step_number = stage, 0
-        self.total_steps = stage.epochs * self.steps_per_epoch if stage else run.recipe.total_steps(self.examples)
+        self.total_steps = stage.epochs * self.steps_per_epoch if stage else self.proper_steps
         for member in self.members:
             member.enter(stage, self.total_steps, self.steps_per_epoch)
         if self.teacher is not None:
             self.teacher.enter(stage or run.method.settings)
-        self.one_step = Step(run, stage, self.members, self.teacher, self.images, self.total_steps)
+        self.one_step = Step(run, stage, self.members, self.teacher, self.task, self.batches, self.total_steps)
 
     @property
     def member(self) -> Member:
@@ -77,10 +77,15 @@ class Training:
         self.one_step.close()
 
     @property
+    def proper_steps(self) -> int:
+        """Of the training proper."""
+        return self.run.recipe.total_steps(self.examples)
+
+    @property
     def steps_done(self) -> tuple[int, int]:
         """The steps done and their total, those of a stage before the training proper among them."""
         before = 0 if self.stage is not None else self._initial_steps
-        return before + self.step_number, self._initial_steps + self.run.recipe.total_steps(self.examples)
+        return before + self.step_number, self._initial_steps + self.proper_steps
 
     # ---- an epoch -------------------------------------------------------------------------------------------------
 
@@ -92,9 +97,9 @@ class Training:
     def begin_epoch(self) -> None:
         """Draw the order, the views and the mixtures of the present epoch, and have the teacher look at the views."""
         seed, stage = self.run.data_stream, "initial " if self.stage else ""
-        order = torch.randperm(self.examples, generator=generator_for(seed, f"{stage}shuffle", self.epoch))
+        order = self.batches.draw(generator_for(seed, f"{stage}shuffle", self.epoch))
         shown = [seed, *(member.run.stream_seed for member in self.members[1:])][: len(self.one_step.feeds)]
-        drawn = [self.images.train.draw(generator_for(one, f"{stage}augment", self.epoch)) for one in shown]
+        drawn = [self.task.train.draw(generator_for(one, f"{stage}augment", self.epoch)) for one in shown]
         mixing = seed_for(seed, f"{stage}mix", self.epoch)
         self.one_step.begin(order, drawn, self.step_number % self.steps_per_epoch, mixing)
         if self.teacher is not None:

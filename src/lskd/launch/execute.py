@@ -133,9 +133,9 @@ def train_run(
     store.check_claim(run)  # before anything of another process is written over
     if not rebuilding:
         write_log(store.log(run), outcome.epochs, whole=True)
-    normalizer = shared.images(run, parts).normalizer
+    presenter = shared.task(run, parts).presenter
     contents = [
-        dump(weights_of(network), metadata(run, spec, normalizer.mean, normalizer.std, name))
+        dump(weights_of(network), metadata(run, spec, presenter.mean, presenter.std, name))
         for name, network in zip((OWN, *PEERS), (outcome.network, *outcome.peers), strict=False)
     ]
     digest, *digests = map(sha256, contents)

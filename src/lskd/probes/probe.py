@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lskd.errors import InputError, unknown
@@ -20,24 +20,34 @@ if TYPE_CHECKING:
     from lskd.data import Spec
 
 
+def no_images(*asked: Any) -> Any:
+    raise TypeError("the data are no images")
+
+
 @dataclass(frozen=True)
 class Scene:
-    """A network at one step of its training, in eval mode, and the images it may be shown."""
+    """A network at one step of its training, in eval mode, and the data it may be shown, images or text."""
 
     network: nn.Module
-    forward: Callable[[Tensor], Tensor]  # uint8 (B, C, H, W) -> fp32 logits (B, K), as the recipe computes them
-    batch: int  # images to show at once
-    labels: Mapping[str, Tensor]  # of each part, (N,)
-    plain: Callable[[str, Tensor], Tensor]  # (part, indices) -> pixels as in an evaluation
-    # The same of many images, `batch` at a time; of streamed data the next ones are decoded meanwhile. Each batch is
-    # valid until the next.
-    batches: Callable[[str, Tensor], Iterator[Tensor]]
-    augmented: Callable[[Tensor, torch.Generator], Tensor]  # indices of training images -> pixels through random views
+    # uint8 (B, C, H, W) -> fp32 logits (B, K), as the recipe computes them; of text, what its task shows a network.
+    forward: Callable[[Any], Tensor]
     # Of a held-out part, logits (n, K) and labels (n,), piece by piece: of images in their order, of text every token.
     outputs: Callable[[str], Iterator[tuple[Tensor, Tensor]]]
     evaluated: str  # the part that the run is measured on
     class_names: tuple[str, ...]
     generator: torch.Generator  # on the CPU; a stream of its own for each run and step
+    # ---- images
+    batch: int = 0  # images to show at once
+    labels: Mapping[str, Tensor] = field(default_factory=dict)  # of each part, (N,)
+    plain: Callable[[str, Tensor], Tensor] = no_images  # (part, indices) -> pixels as in an evaluation
+    # The same of many images, `batch` at a time; of streamed data the next ones are decoded meanwhile. Each batch is
+    # valid until the next.
+    batches: Callable[[str, Tensor], Iterator[Tensor]] = no_images
+    # Indices of training images -> pixels through random views.
+    augmented: Callable[[Tensor, torch.Generator], Tensor] = no_images
+    # ---- text: the corpus of each part
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    # ---- both
     teacher: Callable[[Tensor], Tensor] | None = None  # as `forward`, of the run's teacher in eval mode
     # Of the teacher's logits (B, K), the distribution that the run's method makes of them (`Method.teacher_probs`).
     told: Callable[[Tensor], Tensor | None] = lambda teacher_logits: None
@@ -69,6 +79,7 @@ class Probe:
     needs_noise: ClassVar[bool] = False  # whether it asks for `scene.true`: labels must have been changed (`noise`)
     lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
     pictures: ClassVar[tuple[str, ...]] = ()  # which of them `draw` makes; a table asks for one as its `diagram`
+    kinds: ClassVar[Collection[str]] = ("images",)  # of data that it can look at (`Spec.kind`)
     # Whether a run's numbers follow from readings of all runs of its cell (`numbers`).
     over_runs: ClassVar[bool] = False
 
