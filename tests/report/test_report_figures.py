@@ -358,3 +358,20 @@ def test_a_scatter_of_nothing_is_not_drawn_and_unknown_columns_are_refused(lab: 
         scatter_table(lab, scatter={"x": "teacher", "y": "studnet"})
     with pytest.raises(InputError, match="scatter = None: must be given with diagram=scatter"):
         scatter_table(lab, scatter=None)
+
+
+# ---- logarithmic axes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("x", [None, {"name": "gamma"}])
+def test_a_logarithmic_axis_has_plain_numbers(lab: Any, x: Any) -> None:
+    """At the values of the series, if its runs have no places of their own."""
+    planned = lab.figure(x=x, x_axis="log", rows={"a": {"label": "a", "over": "alpha", "values": [0.1, 0.15, 0.4]}})
+    for cell in planned.cells:
+        lab.fill(planned, f"a/{cell.column}", [90.0, 91.0, 92.0], gamma=float(cell.column))
+    figure, _ = figures.picture(filled_of(lab, planned))
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert not any("$" in label for label in labels)
+    assert x is not None or labels == ["0.1", "0.15", "0.4"]

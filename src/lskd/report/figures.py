@@ -21,6 +21,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from lskd.errors import InputError
@@ -148,7 +149,7 @@ def draw_series(figure: Figure, filled: FilledTable) -> str:
         axes.append(figure.add_subplot(len(names), 1, len(axes) + 1, sharex=axes[0] if axes else None))
         _draw_panel(figure, axes[-1], filled, [row for row, line in table.rows.items() if line.panel == name])
         axes[-1].set_ylabel(_broken(name or table.y_label or _titled(table.metric), figure, 0.4))
-        axes[-1].tick_params(labelbottom=len(axes) == len(names))
+        axes[-1].tick_params(which="both", labelbottom=len(axes) == len(names))
     axes[-1].set_xlabel(_broken(table.x_label or _x_title(filled), figure))
     for label, level in (table.levels or {}).items():
         axes[0].axhline(level, linestyle=(0, (1, 3)), linewidth=1, color="#404040", zorder=1)
@@ -181,8 +182,21 @@ def _draw_panel(figure: Figure, axes: Axes, filled: FilledTable, rows: Sequence[
             sides[side].autoscale_view()
     if table.x_axis == "log":
         axes.set_xscale("log")
+        _tick_log(axes, [] if table.x is not None else [cell.x for cell in filled.cells if cell.x is not None])
     elif table.x_axis == "category":
         axes.set_xticks(list(table.positions.values()), list(table.positions))
+
+
+def _tick_log(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic horizontal axis with labels in plain numbers (by matplotlib they are mathematics, which labels here
+    are not), at the `values` where there are any."""
+    if values:
+        places = sorted(set(values))
+        axes.set_xticks(places, [f"{value:g}" for value in places])
+        axes.set_xticks([], minor=True)
+    else:
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter())
 
 
 def _right_of(axes: Axes) -> Axes:
@@ -282,7 +296,7 @@ def _x_title(filled: FilledTable) -> str:
     x = filled.table.x
     if x is not None:
         return _titled(x)
-    return ", ".join(dict.fromkeys(line.over for line in filled.table.rows.values()))
+    return ", ".join(dict.fromkeys(line.varied for line in filled.table.rows.values()))
 
 
 def _titled(metric: Metric) -> str:

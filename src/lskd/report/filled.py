@@ -57,7 +57,7 @@ class FilledTable:
         """Of a table the column's label, of a figure the setting, such as "temperature = 4"."""
         if self.table.kind == "table":
             return self.table.columns[cell.cell.column].title
-        return f"{self.table.rows[self.table.plain_row(cell.cell.row)].over} = {cell.cell.column}"
+        return f"{self.table.rows[self.table.plain_row(cell.cell.row)].varied} = {cell.cell.column}"
 
 
 def fill(experiment: Experiment, planned: TablePlan, values: Values) -> FilledTable:

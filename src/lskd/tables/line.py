@@ -72,6 +72,11 @@ class Line:
         return f"{self.group}: {self.label}" if self.group else self.label
 
     @property
+    def varied(self) -> str:
+        """What a series goes over, as an axis says it."""
+        return "temperature" if self.over == "at_temperature" else self.over
+
+    @property
     def ancestor(self) -> int:
         """How many generations above the run that the settings describe the run is that the cell shows."""
         return 0 if self.take == "run" else self.take.count("teacher")
