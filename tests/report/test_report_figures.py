@@ -235,6 +235,22 @@ def test_a_table_may_draw_the_reliability_of_its_calibration_errors(lab: Any, tm
     assert [path.suffix for path in figures.write(filled, tmp_path)] == [".png", ".pdf", ".svg"]
 
 
+def test_a_diagram_all_of_whose_bins_are_full_has_its_room(lab: Any) -> None:
+    columns = {"plain": {"label": "as it is", "metric": {"name": "ece15"}}}
+    planned = lab.table(columns=columns, rows={"net": {"label": "network"}}, diagram="reliability", claims=[])
+    bins = [[10, (i + 0.5) / 15, (i + 0.5) / 15] for i in range(15)]
+    for run in planned.cell("net", "plain").runs:
+        lab.store.directory(run).mkdir(parents=True)
+        lab.store.begin(run, {})
+        record = {"last": {"test": {"ece15": 0.0}}, "best": {}, "train": {}, "gamma": 0.0}
+        lab.store.finish(run, {**record, "calibration": {"test": {"reliability": bins, "scaled": {}}}})
+    figure, _ = figures.picture(filled_of(lab, planned))
+    figure.draw_without_rendering()
+    assert [axes.get_position().height > height for axes, height in zip(figure.axes, (0.3, 0.08), strict=True)] == [
+        True, True,
+    ]  # fmt: skip
+
+
 def test_only_tables_have_diagrams(lab: Any) -> None:
     with pytest.raises(InputError, match="diagram = 'reliability': must be given in a table only"):
         lab.figure(diagram="reliability")

@@ -328,10 +328,11 @@ def draw_reliability(figure: Figure, filled: FilledTable) -> str:
             label=f"{label} (n = {len(cell.diagrams)})", clip_on=False,
         )  # fmt: skip
         rest = [one for one in bins if one is not None and one.examples < COUNTED * total]
-        axes.plot(
-            [p.confidence for p in rest], [p.accuracy for p in rest], style[0], color=color, fillstyle="none",
-            markersize=0.6 * matplotlib.rcParams["lines.markersize"], markeredgewidth=0.7, alpha=0.7, clip_on=False,
-        )  # fmt: skip
+        if rest:  # without a point it would be at the figure's corner, and pull its axes there
+            axes.plot(
+                [p.confidence for p in rest], [p.accuracy for p in rest], style[0], color=color, fillstyle="none",
+                markersize=0.6 * matplotlib.rcParams["lines.markersize"], markeredgewidth=0.7, alpha=0.7, clip_on=False,
+            )  # fmt: skip
         shares = [100 * one.examples / total if one is not None else 0.0 for one in bins]
         dashes = {"linestyle": style[1:], "color": color, "linewidth": 1}
         below.stairs(shares, np.linspace(0, 1, len(bins) + 1), **dashes)
