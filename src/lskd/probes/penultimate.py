@@ -155,7 +155,7 @@ class Penultimate(Probe):
         scale = "One scale for all." if one_scale else "Each run has a scale of its own: they differ fourfold or more."
         return (
             f"Coordinates (first to the right, second upwards) in the plane through the three class templates; "
-            f"{self.examples} images a class. {scale}"
+            f"{self.examples} {seen[0].outputs} a class. {scale}"
         )
 
 

@@ -32,6 +32,7 @@ from lskd.report.filled import FilledTable
 from lskd.report.layout import banner
 from lskd.report.statistics import LEAST
 from lskd.report.values import Summary
+from lskd.report.words import outputs
 from lskd.tables.metric import Metric
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
@@ -337,7 +338,8 @@ def draw_reliability(figure: Figure, filled: FilledTable) -> str:
         dashes = {"linestyle": style[1:], "color": color, "linewidth": 1}
         below.stairs(shares, np.linspace(0, 1, len(bins) + 1), **dashes)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    below.set(xlabel="confidence", ylabel="images (%)", yscale="log", yticks=[0.1, 1, 10, 100])
+    counted = outputs(cells[0].cell.runs[0])
+    below.set(xlabel="confidence", ylabel=f"{counted} (%)", yscale="log", yticks=[0.1, 1, 10, 100])
     below.set_yticks([], minor=True)
     below.set_yticklabels(["0.1", "1", "10", "100"])
     lines = _legend(figure, axes)
@@ -345,7 +347,7 @@ def draw_reliability(figure: Figure, filled: FilledTable) -> str:
     few = f" (none of fewer than {LEAST})" if any(len(cell.diagrams) < LEAST for cell in cells) else ""
     return (
         f"Reliability in {_bins(cells[0])} bins, all runs of a cell pooled; whiskers: 95 % interval over runs{few}. "
-        f"Small open markers: bins with less than {100 * COUNTED:g} % of the images. Below: their share in each bin."
+        f"Small open markers: bins with less than {100 * COUNTED:g} % of the {counted}. Below: their share in each bin."
     )
 
 
@@ -470,7 +472,9 @@ def draw_seen(figure: Figure, filled: FilledTable) -> str:
     probe = filled.planned.painter
     assert probe is not None  # see `tables.table.Table`
     cells = {tuple(cell.ids.values()): cell for cell in filled.cells if cell.last_readings}.values()
-    seen = [Seen(filled.column_label(cell), *min(cell.last_readings.items())) for cell in cells]
+    seen = [
+        Seen(filled.column_label(cell), *min(cell.last_readings.items()), outputs(cell.cell.runs[0])) for cell in cells
+    ]
     text: str = probe.settings.draw(filled.table.diagram, figure, seen)
     return text
 
