@@ -171,8 +171,8 @@ def _file(source: str) -> Path:
     if not path.is_dir():
         if source.startswith(HUB):
             raise InputError(
-                f"start = {source!r}: is not here: put this folder of the hub, or a link to it, at {path}: {CONFIG} and "
-                f"{' or '.join(FILES)} (LSKD_DATA names the folder that holds it)"
+                f"start = {source!r}: is not here: put this folder of the hub, or a link to it, at {path}: {CONFIG} "
+                f"and {' or '.join(FILES)} (LSKD_DATA names the folder that holds it)"
             )
         return path
     found = next((path / name for name in FILES if (path / name).is_file()), None)

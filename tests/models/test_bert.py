@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_told_in_a_line(tmp_path):
         loaded(tmp_path)
     with pytest.raises(InputError, match=r"has 4 layers, not 2: start\.layers=first takes the first of them$"):
         loaded(tmp_path, SHORT, head="new")
-    with pytest.raises(InputError, match="has 4 layers, not 6$"):
+    with pytest.raises(InputError, match=r"has 4 layers, not 6$"):
         loaded(tmp_path, replace(TINY, layers=6), head="new", layers="first")
     with pytest.raises(InputError, match=r"word_embeddings\.weight is 64×16 in it, and 65×16 here"):
         loaded(tmp_path, replace(TINY, vocabulary=65), head="new")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
@@ -52,13 +52,14 @@ class Bert(nn.Module):
             initializer_range=DEVIATION,
             pad_token_id=PADDING,
         )
-        self.bert = BertModel(config)
-        for layer in self.bert.encoder.layer:
+        body: Any = BertModel(config)
+        for layer in body.encoder.layer:
             layer.attention.self = Attention(layer.attention.self, heads, attention_dropout)
-        for parent in list(self.bert.modules()):
+        for parent in list(body.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Dropout):
                     setattr(parent, name, Dropout(dropout))
+        self.bert = body
         self.drop = Dropout(dropout)
         self.head = head
 
@@ -78,7 +79,7 @@ class Attention(nn.Module):
     The dense layers are those of `own`, the library's module, in whose place it stands.
     """
 
-    def __init__(self, own: nn.Module, heads: int, dropout: float) -> None:
+    def __init__(self, own: Any, heads: int, dropout: float) -> None:
         super().__init__()
         self.query, self.key, self.value = own.query, own.key, own.value
         self.heads, self.dropout = heads, Dropout(dropout)
