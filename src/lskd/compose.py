@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from lskd import data, start
 from lskd.config_groups import Conf, merge
-from lskd.data import Dataset, Spec
+from lskd.data import Dataset, Spec, Text
+from lskd.data.dataset import NOUNS
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS, Method
 from lskd.models import ARCHS
@@ -253,6 +254,8 @@ def _dataset(given: dict[str, Any], conf: Conf, where: str) -> tuple[Dataset, Sp
         if dataset.digest:
             raise InputError(f"{where}.digest = {dataset.digest!r}: the {dataset.name} here is {spec.digest!r}")
         dataset = replace(dataset, digest=spec.digest)
+    if dataset.text is None:
+        dataset = replace(dataset, text=spec.text)
     with located(where):
         data.check(dataset, data.with_class_sizes(spec, dataset, conf.cache))
     return dataset, conf.spec_of(dataset), usual_recipe
@@ -304,6 +307,8 @@ def _start(
             begins = replace(start.of(word, begins.prefix), head=begins.head, layers=begins.layers)
     if begins.prefix and not begins.digest:
         raise InputError(f"{where}.prefix = {show(begins.prefix)}: is for start=PATH")
+    if base is not None:
+        check_vocabulary(base.dataset, dataset, conf, where)
     if base is not None and begins.head != "new":
         classes = conf.spec_of(base.dataset).num_classes
         if classes != spec.num_classes:
@@ -346,6 +351,7 @@ def _teacher(
         )
     teacher = build_run(teacher_form({**form, "seed": seed}), conf, where)
     taught = conf.spec_of(teacher.dataset)
+    check_vocabulary(teacher.dataset, dataset, conf, where)
     if taught.num_classes != spec.num_classes:
         raise InputError(
             f"{where}.dataset = {teacher.dataset}: its {taught.num_classes} classes do not match "
@@ -353,6 +359,8 @@ def _teacher(
         )
     if taught.name == spec.name and taught.class_names != spec.class_names:
         raise InputError(f"{where}.dataset = {teacher.dataset}: its classes are others than those of {dataset}")
+    if spec.kind != "images":
+        return teacher
     if teacher.recipe.normalize.resize:  # whatever is shown to it becomes of its size
         return teacher
     taken = [teacher.recipe.view_shape(taught.shape, evaluated=one) for one in (False, True)]
@@ -365,6 +373,28 @@ def _teacher(
             f"{where}.start.resolution has them resized"
         )
     return teacher
+
+
+def check_vocabulary(other: Dataset, own: Dataset, conf: Conf, where: str) -> None:
+    """`InputError` unless a network that was trained on the data set `other` reads and writes what one on `own` does:
+    images, or the same tokens, which of a translation follow from the data, too."""
+    its, kind = (conf.spec_of(one).kind for one in (other, own))
+    if its != kind:
+        raise InputError(f"{where}.dataset = {other}: is of {NOUNS[its]}, and {own} of {NOUNS[kind]}")
+    if other.text is None or own.text is None:
+        return
+    one, two = other.text.vocabulary, own.text.vocabulary
+    for name in (*one, *two):
+        if one.get(name) != two.get(name):
+            what = "text.tokenizer" if name == "tokenizer" else f"text.{name}"
+            has, ours = (show(of.get(name, getattr(Text, name))) for of in (one, two))
+            raise InputError(
+                f"{where}.dataset.{what} = {has}: must be {ours}, as of its student: the tokens are others"
+            )
+    if kind == "translation" and (other.name, other.digest) != (own.name, own.digest):
+        raise InputError(
+            f"{where}.dataset = {other}: its vocabulary is that of {other.name}, and not that of {own.name}"
+        )
 
 
 def teacher_form(form: Mapping[str, Any]) -> dict[str, Any]:

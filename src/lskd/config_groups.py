@@ -16,6 +16,7 @@ from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.program import shipped_conf
 from lskd.registry import Registry
+from lskd.schema import identity
 from lskd.targets import TARGETS
 
 # Groups whose choices need no file: what is registered has a name and its defaults.
@@ -100,11 +101,17 @@ class Conf:
                 merged.pop("name", None)
             return merge(merged, content)
         if name in REGISTRIES.get(group, {}):
-            usual = {"recipe": data.DATASETS[name].recipe} if group == "dataset" else {}
-            return {"name": name, **usual}
+            if group == "dataset":
+                return {"name": name, "recipe": data.DATASETS[name].recipe, **_text(data.DATASETS[name].spec)}
+            return {"name": name}
         if group == "dataset" and name in (own := self._imported()):
-            return {"name": name, "digest": own[name].digest, "recipe": own[name].usual_recipe}
+            return {"name": name, "digest": own[name].digest, "recipe": own[name].usual_recipe, **_text(own[name])}
         raise no_such_file(group, name, self.directories, self.names(group))
+
+
+def _text(spec: Spec) -> dict[str, Any]:
+    """The usual settings of a data set of text, as a file would say them."""
+    return {} if spec.text is None else {"text": identity(spec.text)}
 
 
 def no_such_file(group: str, name: str, directories: Iterable[Path], names: Iterable[str]) -> InputError:

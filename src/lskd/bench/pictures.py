@@ -188,6 +188,7 @@ def ways_of(root: Path, cores: int) -> Iterator[tuple[str, Callable[[int], None]
     """Name, work and cores of each."""
     import numpy as np
 
+    from lskd.data import Dataset
     from lskd.data.index import Files, make_of_shards
 
     names = sorted(path.relative_to(root / "files").as_posix() for path in (root / "files").rglob("*.JPEG"))
@@ -197,7 +198,7 @@ def ways_of(root: Path, cores: int) -> Iterator[tuple[str, Callable[[int], None]
     for kind in ("tar", "parquet"):
         index = make_of_shards(root / kind, split=(0.5, 0))
         assert index is not None
-        work = _streamed(index.labelled()["train"][0], cores)
+        work = _streamed(index.labelled(Dataset(kind), root)["train"][0], cores)
         yield f"lskd, {kind}, {counted(cores, 'thread')}", work if kind == "tar" else _of_many_groups(work), cores
     yield f"usual, {counted(cores, 'worker')}", _usual(root / "files" / "train", cores, tensors=False), cores
     yield f"usual, v2, {counted(cores, 'worker')}", _usual(root / "files" / "train", cores, tensors=True), cores

@@ -1,4 +1,4 @@
-"""Data sets: what they are, where they come from, and how their images reach a run.
+"""Data sets: what they are, where they come from, and how their images, or sentences, reach a run.
 
 Importing this package is cheap: NumPy, torch and the readers of file formats are imported where they are needed.
 
@@ -12,7 +12,7 @@ Adding one: a file in `sets/` that registers its `Spec` with a reader, and a tes
 from __future__ import annotations
 
 from lskd.data import sets, steps  # noqa: F401  (they register what is shipped)
-from lskd.data.dataset import MAX_SEED, Dataset, Part, Spec, balance, sizes
+from lskd.data.dataset import MAX_SEED, Dataset, Part, Spec, TestSet, balance, sizes, summary
 from lskd.data.library import import_folder, load, prepare, verify
 from lskd.data.registry import (
     DATASETS,
@@ -30,6 +30,7 @@ from lskd.data.registry import (
 from lskd.data.roots import default_cache_root, default_data_root, makeshift_cache_root
 from lskd.data.selection import described
 from lskd.data.step import STEPS, Step
+from lskd.data.text import Text
 
 __all__ = [
     "DATASETS",
@@ -41,6 +42,8 @@ __all__ = [
     "Reader",
     "Spec",
     "Step",
+    "TestSet",
+    "Text",
     "balance",
     "check",
     "default_cache_root",
@@ -57,6 +60,7 @@ __all__ = [
     "sizes",
     "spec",
     "spec_of",
+    "summary",
     "verify",
     "with_class_sizes",
 ]

@@ -1,5 +1,5 @@
 """Data sets that are held in memory: their pixels as arrays. (Those that are too large are an `lskd.data.index.Index`,
-which has the same methods: what `lskd.data.cache` writes and reads.)
+and text is `lskd.data.text.texts.Texts`, which have the same methods: what `lskd.data.cache` writes and reads.)
 
     train_images.npy  (N, C, H, W) uint8      train_labels.npy  (N,) int64
     test_images.npy   (M, C, H, W) uint8      test_labels.npy   (M,) int64
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lskd.data.dataset import Spec
+from lskd.data.dataset import Dataset, Spec
 from lskd.data.folders import Notes, note_duplicates
 from lskd.data.splits import count
 
@@ -42,8 +42,8 @@ class Arrays(NamedTuple):
     def parts(self) -> tuple[str, ...]:
         return ("train", "test") if self.validation_images is None else ("train", "test", "validation")
 
-    def labelled(self) -> dict[str, tuple[Tensor, np.ndarray]]:
-        """Images and labels of each part."""
+    def labelled(self, dataset: Dataset, cache: Path) -> dict[str, tuple[Tensor, np.ndarray]]:
+        """Images and labels of each part, whatever a run makes of them."""
         import torch
 
         columns = {part: (getattr(self, name) for name in names_of((part,))) for part in self.parts}

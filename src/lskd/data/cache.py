@@ -2,7 +2,7 @@
 came from, and bytes and SHA-256 of each file.
 
 The content is the images themselves (`lskd.data.arrays`) or, of a streamed data set, an index of their files
-(`lskd.data.index`).
+(`lskd.data.index`); of a data set of text, the text (`lskd.data.text.texts`).
 """
 
 from __future__ import annotations
@@ -20,37 +20,49 @@ import numpy as np
 
 from lskd.data import index
 from lskd.data.arrays import Arrays
-from lskd.data.dataset import Spec
+from lskd.data.dataset import NOUNS, Spec, TestSet
 from lskd.data.index import Index
 from lskd.data.registry import DATASETS
 from lskd.data.roots import makeshift_cache_root
 from lskd.data.scratch import REPLACED, scratch
+from lskd.data.text.settings import Text
+from lskd.data.text.texts import Texts
 from lskd.errors import InputError
+from lskd.schema import parse
 
 _log = logging.getLogger(__name__)
-Content = Arrays | Index
+Content = Arrays | Index | Texts
 
 
-def kind_of(spec: Spec) -> type[Arrays] | type[Index]:
+def kind_of(spec: Spec) -> type[Arrays] | type[Index] | type[Texts]:
     """What the content of a data set is."""
+    if spec.kind != "images":
+        return Texts
     return Index if spec.streamed else Arrays
 
 
 def check_content(spec: Spec, content: Content, source: str) -> Spec:
     """The `Spec` of `content`, in canonical order. `InputError` unless it is what `spec` describes."""
     found = content.describe(spec.name)
-    for field in ("train", "test", "validation", "shape"):
+    for field in ("kind", "train", "test", "validation", "shape", "tests"):
         if getattr(found, field) != getattr(spec, field):
-            kind = "image shape (C, H, W)" if field == "shape" else f"number of {field} images"
-            raise InputError(f"{source}: {kind} = {getattr(found, field)}: {spec.name} has {getattr(spec, field)}")
-    if not spec.digest and not (
-        spec.streamed and spec.name in DATASETS.shipped
-    ):  # known by its folders and numbers alone
+            number = f"number of {field} {spec.noun}"
+            what = {"shape": "image shape (C, H, W)", "tests": "sets of test sentences"}.get(field, number)
+            its, known = (_in_words(getattr(one, field)) for one in (found, spec))
+            raise InputError(f"{source}: {what} = {its}: {spec.name} has {known}")
+    unhashed = spec.streamed or spec.kind != "images"
+    if not spec.digest and not (unhashed and spec.name in DATASETS.shipped):  # known by names and numbers alone
         raise InputError(f"{source}: the Spec of {spec.name} has no digest: give it digest={found.digest!r}")
     if spec.digest and found.digest != spec.digest:
-        what = "files" if spec.streamed else "pixels or labels"
+        what = "files" if spec.streamed else "pixels or labels" if spec.kind == "images" else "sentences or labels"
         raise InputError(f"{source}: {what} differ from {spec.name}: digest {found.digest}, not {spec.digest}")
     return found
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, tuple) and value and isinstance(value[0], TestSet):
+        return ", ".join(f"{one.name} {one.size}" for one in value)
+    return str(value)
 
 
 def write(folder: Path, spec: Spec, content: Content, *, source: str, replace: bool) -> None:
@@ -68,7 +80,7 @@ def write(folder: Path, spec: Spec, content: Content, *, source: str, replace: b
             temporary.mkdir()
             meta = {**asdict(spec), "source": source, **content.save(temporary)}
             paths = sorted(temporary.iterdir())
-            meta["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
+            meta["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
             (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
             if replace:
                 with contextlib.suppress(FileNotFoundError):
@@ -98,7 +110,7 @@ def check_files(folder: Path) -> Spec:
             raise InputError(f"{path}: missing: {_remedy(folder)}")
         if path.stat().st_size != size:
             raise InputError(f"{path}: damaged, {path.stat().st_size} bytes instead of {size}: {_remedy(folder)}")
-        if _sha256(path) != sha256:
+        if sha256_of(path) != sha256:
             raise InputError(f"{path}: damaged, its SHA-256 has changed: {_remedy(folder)}")
     return spec
 
@@ -158,24 +170,30 @@ def _read_meta(folder: Path) -> tuple[Spec, dict[str, tuple[int, str]]]:
     path = folder / "meta.json"
     try:
         meta = _load_meta(folder)
-        channels, height, width = map(int, meta["shape"])
+        kind, text = meta.get("kind", "images"), meta.get("text")
+        shape = tuple(map(int, meta["shape"]))
+        if kind not in NOUNS or len(shape) != (3 if kind == "images" else 0):
+            raise ValueError(kind)
         spec = Spec(
             name=str(meta["name"]),
             title=str(meta["title"]),
             num_classes=int(meta["num_classes"]),
-            shape=(channels, height, width),
+            shape=shape,
             train=int(meta["train"]),
             test=int(meta["test"]),
             class_names=tuple(map(str, meta["class_names"])),
             digest=str(meta["digest"]),
             validation=int(meta.get("validation", 0)),
             class_sizes=tuple(tuple(map(int, sizes)) for sizes in meta.get("class_sizes", ())),
+            kind=kind,
+            text=parse(Text, text) if text else None,
+            tests=tuple(TestSet(str(one["name"]), int(one["size"])) for one in meta.get("tests", ())),
         )
         files = {name: meta["files"][name] for name in kind_of(spec).file_names(spec, meta)}
         checksums = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
     except FileNotFoundError:
         raise InputError(f"{path}: missing: {_remedy(folder)}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}): {_remedy(folder)}") from error
     if spec.name != folder.name:
         raise InputError(f"{path}: describes {spec.name!r}, not {folder.name!r}: {_remedy(folder)}")
@@ -190,7 +208,8 @@ def _remedy(folder: Path, *, forced: bool = True) -> str:
     return f"run `lskd-data {command}{' --force' if forced else ''}`"
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file."""
     sha = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -26,6 +26,9 @@ examples:
   lskd-data import birds ./birds --stream   too large for memory: the images stay in ./birds, which is indexed; or
                                             shards as they come from the hub: webdataset's *train*.tar, *test*.tar
                                             (KEY.jpg and KEY.cls or KEY.json), or parquet
+  lskd-data import talks ./talks --translation en-de
+                                            text, a sentence a line: talks/train.en, talks/train.de, talks/test.en,
+                                            talks/test.de, and perhaps talks/val.en, talks/val.de
   lskd-data list
 
 LSKD_DATA holds downloaded files: torchvision's (cifar-10-batches-py, MNIST/raw, ...), or a folder for each data set
@@ -67,8 +70,9 @@ def _run(args: argparse.Namespace) -> int:
                 seed=args.seed,
                 image_column=args.image_column,
                 label_column=args.label_column,
+                translation=args.translation,
             )
-            print(f"{_summary(spec)}\nuse it: lskd-run dataset={spec.name}")
+            print(f"{data.summary(spec)}\nuse it: lskd-run dataset={spec.name}")
             if spec.validation:
                 print(f"or its validation part: lskd-run dataset={spec.name} dataset.evaluate=validation")
             if spec.streamed:
@@ -76,7 +80,11 @@ def _run(args: argparse.Namespace) -> int:
             return 0
         for spec in (*(known.spec for known in data.DATASETS.values()), *data.imported(cache).values()):
             is_here = (cache / "data" / spec.name).is_dir()
-            print(_summary(spec) if is_here else f"{_summary(spec)} (not prepared)\n  {data.how_to_get(spec.name)}")
+            print(
+                data.summary(spec)
+                if is_here
+                else f"{data.summary(spec)} (not prepared)\n  {data.how_to_get(spec.name)}"
+            )
         return 0
     except InputError as error:
         return _fail(error)
@@ -87,7 +95,7 @@ def _each(names: Sequence[str], act: Callable[[str], data.Spec]) -> int:
     code = 0
     for name in names:
         try:
-            print(f"{_summary(act(name))}: ok")
+            print(f"{data.summary(act(name))}: ok")
         except InputError as error:
             code = _fail(error)
     return code
@@ -100,10 +108,6 @@ def _fail(error: InputError) -> int:
 def _cached(cache: Path) -> list[str]:
     """Names of all data sets in the cache, damaged ones included. Names that begin with a dot are unfinished."""
     return sorted(path.name for path in (cache / "data").glob("[!.]*") if path.is_dir())
-
-
-def _summary(spec: data.Spec) -> str:
-    return f"{spec.name}: {spec.num_classes} classes, {data.sizes(spec)}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("names", nargs="+", metavar="NAME", help=", ".join(data.DATASETS))
     command.add_argument("--force", action="store_true", help="replace what is in the cache")
 
-    command = commands.add_parser("verify", parents=[roots], help="check data sets, pixel by pixel")
+    command = commands.add_parser("verify", parents=[roots], help="check data sets, pixel by pixel or line by line")
     command.add_argument("names", nargs="*", metavar="NAME", help="default: all in the cache")
 
     command = commands.add_parser("import", parents=[roots], help="decode data of your own into the cache")
@@ -139,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         "path",
         type=user_path,
         metavar="PATH",
-        help="folder with train/<class>/ and test/<class>/, or parquet or tar shards",
+        help="folder with train/<class>/ and test/<class>/, or parquet or tar shards, or text",
     )
     command.add_argument("--size", type=int, metavar="N", help="resize all images to N x N")
     command.add_argument(
@@ -154,6 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of that draw (default: 0)")
     for what in ("image", "label"):
         command.add_argument(f"--{what}-column", default="", metavar="COLUMN", help=f"parquet's column with {what}s")
+    command.add_argument(
+        "--translation",
+        default="",
+        metavar="EN-DE",
+        help="text, from which language into which: train.en, train.de, test.en, ... in PATH, a sentence a line",
+    )
     command.add_argument("--force", action="store_true", help="replace other data of this name")
 
     commands.add_parser("list", parents=[roots], help="show the data sets there are")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lskd.data.step import ORDER, Step
+from lskd.data.text.settings import Text
 from lskd.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -14,21 +15,27 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**32 - 1  # the largest that NumPy's RandomState takes
 PARTS = ("train", "test", "validation")
+Kind = Literal["images", "translation", "pairs"]
+USUAL_RECIPES: dict[Kind, str] = {"translation": "multi30k_small", "pairs": "wsl_mnli"}
+NOUNS: dict[Kind, str] = {"images": "images", "translation": "sentence pairs", "pairs": "sentence pairs"}
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Which images a run trains on and is measured on: a part of the run's identity.
+    """Which examples a run trains on and is measured on: a part of the run's identity. They are images or, of a data
+    set of text, sentences with their translations or pairs of sentences.
 
     name: a key of `DATASETS`, or of a data set that was imported.
-    holdout: training images held out, class-balanced, as the part "validation"; 0 = none, or the data's own.
+    holdout: training examples held out, class-balanced where they have classes, as the part "validation"; 0 = none, or
+        the data's own.
     holdout_seed: seed of the draws for `holdout` and `limit`.
-    limit: use only this many training images, class-balanced, drawn after the hold-out; 0 = all.
+    limit: use only this many training examples, drawn likewise after the hold-out; 0 = all.
     evaluate: the part whose metrics are reported.
     digest: content of a user's own data, imported or of a plug-in, whose name does not say which data it is; empty for
         built-in data sets.
     steps: what else is done to it (`lskd.data.step`), in order: classes chosen, before `holdout` and `limit`, in all
-        parts; then, of the training images that are left, a long tail and label noise.
+        parts; then, of the training images that are left, a long tail and label noise. Of images alone.
+    text: how sentences become tokens; None for images.
     """
 
     name: str
@@ -38,6 +45,7 @@ class Dataset:
     evaluate: Literal["test", "validation"] = "test"
     digest: str = ""
     steps: tuple[Step, ...] = ()
+    text: Text | None = None
 
     def __post_init__(self) -> None:
         for field in ("holdout", "limit"):
@@ -70,14 +78,27 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class TestSet:
+    """A set of examples that may take the place of the part "test" (`Text.test`)."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Spec:
-    """What a data set is, known without opening its images.
+    """What a data set is, known without opening its files.
 
     shape is (channels, height, width), with height = width = 0 where images have various sizes and are streamed:
     decoded while the network trains, from files that stay where they are. train, test and validation (0 unless the data
-    has such a part of its own) are numbers of images; digest is that of `lskd.data.arrays` or, streamed, of
-    `lskd.data.index`; empty where nothing is known to compare with. class_sizes are the numbers of images of each
-    class, part by part in the order of `parts`; empty where they are not known, or all equal.
+    has such a part of its own) are numbers of examples; digest is that of `lskd.data.arrays` or, streamed, of
+    `lskd.data.index`, or of `lskd.data.text.texts`; empty where nothing is known to compare with. class_sizes are the
+    numbers of examples of each class, part by part in the order of `parts`; empty where they are not known, or all
+    equal.
+
+    kind: what an example is: an image; a sentence and its translation; a pair of sentences, of a class. Text has no
+    shape: (). text are its usual settings, and tests the sets of sentences that can be had as "test" instead. The
+    classes of a translation are the tokens of its vocabulary: num_classes is their number, and its examples have none.
 
     A run has a data set as `lskd.data.selection.described` says: with fewer classes and images, perhaps.
     """
@@ -85,44 +106,67 @@ class Spec:
     name: str
     title: str
     num_classes: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     train: int
     test: int
     class_names: tuple[str, ...]
     digest: str
     validation: int = 0
     class_sizes: tuple[tuple[int, ...], ...] = ()
+    kind: Kind = "images"
+    text: Text | None = None
+    tests: tuple[TestSet, ...] = ()
+
+    @property
+    def noun(self) -> str:
+        """What its examples are called, in the plural."""
+        return NOUNS[self.kind]
+
+    @property
+    def strata(self) -> int:
+        """The classes that its examples have, of which each gives its share to a hold-out; 1: none."""
+        return 1 if self.kind == "translation" else self.num_classes
 
     @property
     def parts(self) -> tuple[str, ...]:
         return PARTS if self.validation else PARTS[:2]
 
     def sizes(self, part: str = "train") -> tuple[int, ...]:
-        """The images of each class of a part; where nobody knows, as if all had as many."""
+        """The examples of each class of a part; where nobody knows, as if all had as many."""
         if self.class_sizes:
             return self.class_sizes[self.parts.index(part)]
-        share, rest = divmod(getattr(self, part), self.num_classes)
-        return tuple(share + (number < rest) for number in range(self.num_classes))
+        share, rest = divmod(getattr(self, part), self.strata)
+        return tuple(share + (number < rest) for number in range(self.strata))
 
     def having(self, **sizes: Sequence[int]) -> Spec:
-        """The same data set with other images: so many of each class, by part."""
+        """The same data set with other examples: so many of each class, by part."""
         found = {part: self.sizes(part) for part in self.parts} | {part: tuple(of) for part, of in sizes.items()}
         counts: dict[str, Any] = {part: sum(of) for part, of in found.items()}
         return replace(self, **counts, class_sizes=tuple(found[part] for part in PARTS if counts.get(part)))
 
+    def seen(self, text: Text) -> Spec:
+        """A data set of text as a run with these settings has it."""
+        sizes = {one.name: one.size for one in self.tests}
+        vocab = text.vocab if self.kind == "translation" else self.num_classes
+        test, known = sizes.get(text.test, self.test), () if text.test else self.class_sizes
+        return replace(self, num_classes=vocab, test=test, text=text, class_sizes=known)
+
     @property
     def streamed(self) -> bool:
-        return self.shape[1] == 0
+        return self.kind == "images" and self.shape[1] == 0
 
     @property
     def usual_recipe(self) -> str:
         """The recipe of runs that name none, where none is known that suits the data better."""
+        if self.kind != "images":
+            return USUAL_RECIPES[self.kind]
         return "standard_streamed" if self.streamed else "standard"
 
 
 class Part(NamedTuple):
     """Images and labels of one part of a data set: a tensor (N, C, H, W) uint8 or, of a streamed data set, N `Files`
-    (on a device, as a recipe sees them: an `lskd.data.images.ImageSource`)."""
+    (on a device, as a recipe sees them: an `lskd.data.images.ImageSource`). Of text, in the place of images, a
+    `lskd.data.text.Corpus`; of a translation without labels (0,)."""
 
     images: Any
     labels: torch.Tensor  # (N,) int64
@@ -145,7 +189,21 @@ def balance(names: Sequence[str], sizes: Sequence[int]) -> str:
 
 
 def sizes(spec: Spec) -> str:
-    """The size of the images, and how many each part has, in words."""
+    """What the examples are, and how many each part has, in words."""
     shape = "images of various sizes, streamed" if spec.streamed else "x".join(map(str, spec.shape))
     own = f"{spec.validation} validation, " if spec.validation else ""
-    return f"{shape}, {spec.train} train, {own}{spec.test} test"
+    if spec.kind == "images":
+        return f"{shape}, {spec.train} train, {own}{spec.test} test"
+    own = f"{spec.validation:,} validation, " if spec.validation else ""
+    more = ", ".join(f"{one.size:,} of {one.name}" for one in spec.tests)
+    as_test = f" (or as test {more})" if more else ""
+    return f"{spec.train:,} train, {own}{spec.test:,} test {spec.noun}{as_test}"
+
+
+def summary(spec: Spec) -> str:
+    """The data set in a line: cifar10: 10 classes, 3x32x32, 50000 train, 10000 test."""
+    if spec.kind == "translation" and spec.text is not None:
+        what = f"{spec.text.source}→{spec.text.target}, vocabulary of {spec.text.vocab:,}"
+    else:
+        what = f"{spec.num_classes} classes"
+    return f"{spec.name}: {what}, {sizes(spec)}"

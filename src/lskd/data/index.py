@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lskd.data import shards
-from lskd.data.dataset import Spec
+from lskd.data.dataset import Dataset, Spec
 from lskd.data.folders import (
     PARTS,
     Listing,
@@ -122,7 +122,7 @@ class Index(NamedTuple):
         """The paths of all files, one part after the other, below the root."""
         return [os.path.join(part.folder, name) for part in self.parts.values() for name in part.names]
 
-    def labelled(self) -> dict[str, tuple[Files, np.ndarray]]:
+    def labelled(self, dataset: Dataset, cache: Path) -> dict[str, tuple[Files, np.ndarray]]:
         """Files and labels of each part."""
         return {
             name: (Files(self.root / part.folder, part.names, self.places.get(name)), part.labels)
@@ -164,7 +164,9 @@ class Index(NamedTuple):
             class_names=self.class_names,
             digest=sha.hexdigest(),
             class_sizes=tuple(count(listing.labels, len(self.class_names)) for listing in self.parts.values()),
-            **counts,
+            train=counts["train"],
+            test=counts["test"],
+            validation=counts.get("validation", 0),
         )
 
     def inspect(self, name: str, *, built_in: bool) -> None:

@@ -17,7 +17,7 @@ def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
     prepared if it is missing.
 
     Raises `InputError` if the data cannot be had, if the cache is damaged, if streamed images have changed since they
-    were indexed, or if `check` fails.
+    were indexed, if `check` fails, or if text gives no such vocabulary as is asked for.
     """
     import torch
 
@@ -31,11 +31,19 @@ def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
         prepare(dataset.name, data=data, cache=cache)
     content = disk.read(folder, data)
     disk.check_changes(folder, content)
-    found = select(dataset, known, content.labelled(), partial(check, dataset))
-    return {
+    found = select(dataset, known, content.labelled(dataset, cache), partial(check, dataset))
+    parts = {
         name: Part(one.images, torch.from_numpy(one.labels), None if one.true is None else torch.from_numpy(one.true))
         for name, one in found.items()
     }
+    if known.kind == "translation":  # which has no classes, but for those of its tokens
+        parts = {name: part._replace(labels=torch.empty(0, dtype=torch.int64)) for name, part in parts.items()}
+    if dataset.text is not None:
+        train = parts["train"]
+        parts["train"] = train._replace(images=train.images.to_train_on(dataset.text.longest))
+        if not len(parts["train"].images):
+            raise InputError(f"text.longest = {dataset.text.longest}: leaves no training pair of {dataset.name}")
+    return parts
 
 
 def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force: bool = False) -> Spec:
@@ -43,7 +51,7 @@ def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force:
     Of a streamed one the files in `data` are indexed; they stay there.
 
     A data set that is in the cache already, as an imported one always is, is only checked, unless `force`. Raises
-    `InputError` if the data cannot be had or is not the original data, pixel by pixel.
+    `InputError` if the data cannot be had or is not the original data, pixel by pixel or line by line.
     """
     from lskd.data import cache as disk
     from lskd.data.scratch import clear
@@ -98,6 +106,7 @@ def import_folder(
     seed: int = 0,
     image_column: str = "",
     label_column: str = "",
+    translation: str = "",
 ) -> Spec:
     """Decode a user's own data into the cache as the data set `name`.
 
@@ -109,6 +118,8 @@ def import_folder(
     force: replace another data set that was imported under this name.
     split: draw this share of each class as the test part of data that has none (`<class>/*.png`), with `seed`.
     image_column, label_column: of parquet files whose columns have other names than usual.
+    translation: the folder holds text that agrees line by line, and is a translation from which language into which:
+        en-de (`lskd.data.text.sources.read_folder`).
 
     Raises `InputError` for a bad name, a folder that cannot be read, or other content under this name.
     """
@@ -126,11 +137,20 @@ def import_folder(
         raise InputError(f"split = {split:g}: must be > 0 and < 1, the test part's share of each class")
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"seed = {seed}: must be >= 0 and <= {MAX_SEED}")
+    of_images = {"size": size, "split": split, "image_column": image_column, "label_column": label_column}
+    for option, given in {**of_images, "stream": stream}.items():
+        if translation and given:
+            raise InputError(f"{option} = {given}: is for images: must be left out with --translation")
     drawn = None if split is None else (split, seed)
     folder = folder_of(cache, name)
     clear(folder.parent)
     content: disk.Content
-    if stream:
+    if translation:
+        from lskd.data.text.settings import USUAL_VOCAB
+        from lskd.data.text.sources import read_folder
+
+        content, source = read_folder(path, translation, USUAL_VOCAB)
+    elif stream:
         columns = Columns(image_column, label_column)
         found, kind = index.make_of_shards(path, columns=columns, split=drawn), "shards in"
         if found is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lskd.data.dataset import Dataset, Spec
 from lskd.data.selection import check_steps, check_training_steps, described
+from lskd.data.text.settings import LEAST, LEAST_PAIR, MOST
 from lskd.errors import InputError, unknown
 from lskd.program import shipped_conf
 from lskd.registry import Registry
@@ -19,16 +20,18 @@ from lskd.registry import Registry
 if TYPE_CHECKING:
     from lskd.data.arrays import Arrays
     from lskd.data.index import Index
+    from lskd.data.text.texts import Texts
 
 _log = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
-    """Fetches the images of a data set, and says where they came from: (content, words)."""
+    """Fetches the content of a data set, and says where it came from: (content, words)."""
 
-    def __call__(self, spec: Spec, *, data: Path, download: bool) -> tuple[Arrays | Index, str]:
-        """`Arrays` or, of a streamed one, an `Index` of files. `data` is the folder with downloaded files; what is not
-        there may be downloaded into it where `download` says so. `InputError` where the data cannot be had."""
+    def __call__(self, spec: Spec, *, data: Path, download: bool) -> tuple[Arrays | Index | Texts, str]:
+        """`Arrays` or, of a streamed one, an `Index` of files; of text, `Texts`. `data` is the folder with downloaded
+        files; what is not there may be downloaded into it where `download` says so. `InputError` where the data cannot
+        be had."""
         ...
 
 
@@ -66,7 +69,7 @@ def register(
     """A decorator for the `Reader` of the data set `spec`: it is there as `spec.name` from now on.
 
     Its `digest` is compared with what the reader gives, and tells its runs from those on other data of that name:
-    `lskd-data prepare NAME` says what it ought to be.
+    `lskd-data prepare NAME` says what it ought to be. Of text `spec.text` are the settings of a run that gives none.
     """
 
     def enter(read: R) -> R:
@@ -130,27 +133,66 @@ def imported(cache: Path) -> dict[str, Spec]:
 
 def check(dataset: Dataset, spec: Spec) -> None:
     """Raise `InputError` if `dataset` asks for parts, or steps, that the data set described by `spec` cannot give."""
-    of_name, spec = spec, check_steps(dataset, spec)
+    check_text(dataset, spec)
+    of_name, spec = spec, check_steps(dataset, spec if dataset.text is None else spec.seen(dataset.text))
     for part in ("holdout", "limit"):
         count = getattr(dataset, part)
-        if 0 < count < spec.num_classes:
-            raise InputError(f"{part} = {count}: must be 0, or >= {spec.num_classes}, the classes of {spec.name}")
+        if 0 < count < spec.strata:
+            raise InputError(f"{part} = {count}: must be 0, or >= {spec.strata}, the classes of {spec.name}")
     if dataset.holdout and spec.validation:
         raise InputError(f"holdout = {dataset.holdout}: must be 0: {spec.name} has a validation part of its own")
     if dataset.evaluate == "validation" and not dataset.holdout and not spec.validation:
         raise InputError("evaluate = 'validation': must be 'test' when holdout = 0 (or set holdout to 1 or more)")
     if dataset.holdout >= spec.train:
-        raise InputError(f"holdout = {dataset.holdout}: must be < {spec.train}, the training images of {spec.name}")
+        raise InputError(
+            f"holdout = {dataset.holdout}: must be < {spec.train}, the training {spec.noun} of {spec.name}"
+        )
     if dataset.holdout + dataset.limit > spec.train:
         raise InputError(
             f"limit = {dataset.limit}: must be <= {spec.train - dataset.holdout}, "
-            f"the training images of {spec.name} ({spec.train}) less holdout = {dataset.holdout}"
+            f"the training {spec.noun} of {spec.name} ({spec.train}) less holdout = {dataset.holdout}"
         )
     check_training_steps(dataset, of_name)
     if dataset.digest and is_shipped(of_name):
         raise InputError(f"digest = {dataset.digest!r}: must be empty for {spec.name}, which is built in")
     if dataset.digest and dataset.digest != spec.digest:
         raise InputError(f"digest = {dataset.digest!r}: must be {spec.digest!r}, that of the imported {spec.name}")
+
+
+def check_text(dataset: Dataset, spec: Spec) -> None:
+    """`InputError` unless what `dataset` says of text, and of steps, is for the data set described by `spec`."""
+    text, usual = dataset.text, spec.text
+    if spec.kind == "images":
+        if text is not None:
+            raise InputError(f"text: is for data sets of text: {spec.name} is of images")
+        return
+    what = f"{spec.name} is a translation" if spec.kind == "translation" else f"{spec.name} is of pairs of sentences"
+    if dataset.steps:
+        raise InputError(f"steps[0] = {dataset.steps[0].name}: is for images: {what}")
+    if text is None or usual is None:
+        raise InputError(f"text: is required: {what}")
+    tests = [one.name for one in spec.tests]
+    if text.test and text.test not in tests:
+        raise unknown("text.test", text.test, tests)
+    if spec.kind == "pairs":
+        for name in ("source", "target", "vocab", "lowercase"):
+            if getattr(text, name):
+                raise InputError(f"text.{name} = {getattr(text, name)}: is for a translation: {what}")
+        if not text.tokenizer:
+            raise InputError(f"text.tokenizer: is required: the folder of the pretrained network's tokenizer: {what}")
+        if 0 < text.longest < LEAST_PAIR:
+            raise InputError(f"text.longest = {text.longest}: must be 0, or >= {LEAST_PAIR}: [CLS] a [SEP] b [SEP]")
+        return
+    if text.tokenizer:
+        raise InputError(f"text.tokenizer = {text.tokenizer!r}: is for pairs of sentences: {what}, with text.vocab")
+    languages = {usual.source, usual.target}
+    for name in ("source", "target"):
+        if getattr(text, name) not in languages:
+            raise unknown(f"text.{name}", getattr(text, name), languages)
+    if not LEAST < text.vocab <= MOST:
+        raise InputError(f"text.vocab = {text.vocab}: must be > {LEAST} (each byte, and what is no text) and <= {MOST}")
+    if text.longest == 1:
+        raise InputError("text.longest = 1: must be 0, or >= 2: the end of a sentence counts")
 
 
 # What YAML and Hydra take for no name.

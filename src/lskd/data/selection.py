@@ -23,7 +23,12 @@ def described(dataset: Dataset, spec: Spec) -> Spec:
 
     Class sizes that nobody knows are taken for equal (`Spec.sizes`): how many images a step leaves is an estimate then,
     until the data set has been prepared. Label noise changes no numbers: images count under their true classes.
+
+    Of text it is told which vocabulary there is, and which sentences are the test part; that some training pairs are
+    too long (`Text.longest`) is not known before they are tokens.
     """
+    if dataset.text is not None:
+        spec = spec.seen(dataset.text)
     for step in of_classes(dataset):
         spec = step.describe(spec)
     if dataset.holdout:
@@ -69,7 +74,8 @@ def of_training(dataset: Dataset) -> tuple[Step, ...]:
 
 
 class Selected(NamedTuple):
-    """The images of a part and their labels (N,), with those that they had before a step changed them."""
+    """The images of a part (of text, its `Corpus`) and their labels (N,), with those that they had before a step
+    changed them."""
 
     images: Any
     labels: np.ndarray
@@ -81,7 +87,7 @@ def select(
 ) -> dict[str, Selected]:
     """The images and labels of each part that the runs on `dataset` have, of all `parts` of the data set `spec`.
     `check` is asked whether that can be, with the true sizes of the classes."""
-    spec = counted(spec, parts)
+    spec = counted(spec if dataset.text is None else spec.seen(dataset.text), parts)
     check(spec)
     found = dict(parts)
     for step in of_classes(dataset):
@@ -107,4 +113,4 @@ def select(
 
 def counted(spec: Spec, parts: Mapping[str, tuple[Any, np.ndarray]]) -> Spec:
     """`spec` with the numbers of images of each class that there are."""
-    return spec.having(**{part: count(labels, spec.num_classes) for part, (_, labels) in parts.items()})
+    return spec.having(**{part: count(labels, spec.strata) for part, (_, labels) in parts.items()})
