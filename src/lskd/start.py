@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lskd.data.roots import default_data_root
+from lskd.data.roots import HUB, hub_folder, not_here
 from lskd.errors import InputError, one_line
 from lskd.program import user_path
 from lskd.recipe import NOT_IDENTITY
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 SEED, RUN, DIGEST = "seed", "run:", "sha256:"  # words that name no file
 PRETRAINED = ("timm:", "torchvision:")
-HUB = "hub:"  # published weights, by the name of their folder
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder in the hub's format: the first that is there counts
 CONFIG = "config.json"  # what it says of its network
 ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")  # of a checkpoint, the first counts
@@ -113,10 +112,7 @@ def of(word: str, prefix: str = "") -> Start:
             raise InputError(f"start = {word!r}: must have 64 hexadecimal digits after {DIGEST}")
         return Start(digest)
     if word.startswith(HUB):
-        if not re.fullmatch(r"\w[\w.-]*", word.removeprefix(HUB)):
-            raise InputError(
-                f"start = {word!r}: must have the name of a folder after {HUB}, as hub:bert-base-cased has"
-            )
+        hub_folder(word, f"start = {word!r}")
         if prefix:
             raise InputError(f"start.prefix = {prefix!r}: is for start=PATH")
         return Start(word, source=word)
@@ -162,7 +158,7 @@ def config(start: Start) -> dict[str, Any] | None:
 
 def _path(source: str) -> Path:
     """The file, or the folder in the hub's format."""
-    return default_data_root() / source.removeprefix(HUB) if source.startswith(HUB) else Path(source)
+    return hub_folder(source, f"start = {source!r}") if source.startswith(HUB) else Path(source)
 
 
 def _file(source: str) -> Path:
@@ -170,10 +166,7 @@ def _file(source: str) -> Path:
     path = _path(source)
     if not path.is_dir():
         if source.startswith(HUB):
-            raise InputError(
-                f"start = {source!r}: is not here: put this folder of the hub, or a link to it, at {path}: {CONFIG} "
-                f"and {' or '.join(FILES)} (LSKD_DATA names the folder that holds it)"
-            )
+            raise not_here(f"start = {source!r}", path, f"{CONFIG} and {' or '.join(FILES)}")
         return path
     found = next((path / name for name in FILES if (path / name).is_file()), None)
     if found is None:
