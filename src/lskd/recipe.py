@@ -218,13 +218,13 @@ class Recipe:
             provenance=self.provenance, deviations=self.deviations,
         )  # fmt: skip
 
-    def view_shape(self, images: tuple[int, int, int], *, evaluated: bool = False) -> tuple[int, int, int]:
+    def view_shape(self, images: tuple[int, ...], *, evaluated: bool = False) -> tuple[int, int, int]:
         """(C, H, W) of a view of `images` of that shape: as they are trained on, or as they are evaluated."""
         channels, height, width = images
         size = self.augment.evaluated if evaluated else self.augment.crop
         return channels, size or height, size or width
 
-    def input_shape(self, images: tuple[int, int, int], *, evaluated: bool = False) -> tuple[int, int, int]:
+    def input_shape(self, images: tuple[int, ...], *, evaluated: bool = False) -> tuple[int, int, int]:
         """(C, H, W) of what the network sees of `images` of that shape."""
         channels, height, width = self.view_shape(images, evaluated=evaluated)
         size = self.normalize.resize
