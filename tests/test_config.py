@@ -399,7 +399,8 @@ def test_registries_and_files_agree():
 
 def test_what_is_registered_needs_no_file():
     for name, known in data.DATASETS.items():
-        assert CONF.load("dataset", name) == {"name": name, "recipe": known.recipe}
+        text = {} if known.spec.text is None else {"text": identity(known.spec.text)}
+        assert CONF.load("dataset", name) == {"name": name, "recipe": known.recipe, **text}
         assert known.recipe in CONF.names("recipe")
     for name in ARCHS:
         run = run_of(dataset="cifar10", arch=name)

@@ -92,7 +92,9 @@ def says_its_encoding(call: ast.Call) -> bool:
         return True
     if name in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile"):
         return any(isinstance(mode, ast.Constant) and "b" in str(mode.value) for mode in [*call.args, *words.values()])
-    return name not in ("read_text", "write_text") and not words.keys() & {"text", "universal_newlines"}
+    if name in ("run", "Popen", "call", "check_call", "check_output"):  # of subprocess
+        return not words.keys() & {"text", "universal_newlines"}
+    return name not in ("read_text", "write_text")
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.name)

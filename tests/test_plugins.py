@@ -249,6 +249,7 @@ def duck(x):
 class Duck:
     """A network that derives from nothing."""
 
+    kind = "images"
     of: Any = duck
 
     def build(self, input_shape: Any, num_classes: int) -> Any: ...

@@ -222,6 +222,7 @@ def build_run(form: Mapping[str, Any], conf: Conf, path: str = "") -> Run:
         run = Run(
             dataset, arch, method, recipe, target, seed, teacher, mode, streams, begins, base, data_seed, peers, views
         )  # fmt: skip
+    check_kind(run, spec, path)
     for _ in range(generations - 1):
         run = run.successor
     return run
@@ -271,6 +272,10 @@ def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, wh
         raise InputError(
             f"{where}.epochs = {recipe.epochs}: recipe={AS_IS} trains nothing; choose another to train with"
         )
+    if spec.kind != "images":
+        check_text_recipe(recipe, spec, where)
+        return recipe if recipe.trains else recipe.as_is()
+    require(recipe.batch_by == "examples", f"{where}.batch_by", recipe.batch_by, f"examples: {spec.name} has images")
     with located(f"{where}.augment"):
         recipe.augment.check(*spec.shape[1:])
     if spec.streamed and recipe.normalize.kind == "dataset":
@@ -280,6 +285,38 @@ def _recipe(given: dict[str, Any], usual: str | None, spec: Spec, conf: Conf, wh
         mean, channels = list(recipe.normalize.mean), spec.shape[0]
         require(len(mean) == channels, f"{where}.normalize.mean", mean, f"{channels} numbers, one a channel")
     return recipe if recipe.trains else recipe.as_is()
+
+
+def check_text_recipe(recipe: Recipe, spec: Spec, where: str) -> None:
+    """`InputError` for settings of `recipe` that are for images alone, where the data are text."""
+    usual = Recipe(1.0, 1, epochs=1)
+    for name in ("augment", "normalize", "batch_norm_group", "compile"):
+        if getattr(recipe, name) != getattr(usual, name):
+            raise InputError(f"{where}.{name}: is for images, and must be left out: {spec.name} has sentences")
+    if recipe.batch_by == "tokens" and spec.kind != "translation":
+        raise InputError(f"{where}.batch_by = tokens: must be examples: those of {spec.name} have one output each")
+
+
+def check_kind(run: Run, spec: Spec, path: str) -> None:
+    """`InputError` unless the network and the method of a run are for the kind of data that it has."""
+    at = f"{path}.".lstrip(".")
+    kind, its = spec.kind, run.arch.settings.kind
+    if its != kind:
+        fitting = [name for name, arch in ARCHS.items() if arch.kind == kind]
+        raise InputError(
+            f"{at}arch = {run.arch.name}: is for {OF_KIND[its]}, and {spec.name} has {OF_KIND[kind]}; allowed: "
+            f"{', '.join(fitting)}"
+        )
+    method = run.method.settings
+    if kind != "images" and method.reads_features:
+        others = [name for name, one in METHODS.items() if not one.reads_features]
+        raise InputError(
+            f"{at}method = {run.method.name}: reads features of images, and {spec.name} has {OF_KIND[kind]}; allowed: "
+            f"{', '.join(others)}"
+        )
+
+
+OF_KIND = {"images": "images", "translation": "sentences to translate", "pairs": "sentences to classify"}
 
 
 def _start(

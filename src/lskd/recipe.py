@@ -22,14 +22,15 @@ class Schedule:
 
     constant: 1. step: `factor`^(milestones passed). exponential: `factor`^(times that `every` has passed), TensorFlow's
     staircase. linear: 1 - progress (0 at the end). cosine: ½(1 + cos(π·progress)). A warm-up multiplies the first
-    `warmup` steps by (step+1)/warmup. `milestones`, `every` and `warmup` are counted in `unit`; linear and cosine
-    change at every step.
+    `warmup` steps by (step+1)/warmup. inverse_sqrt (Vaswani et al. 2017): after the warm-up √(warmup/(step+1)), so that
+    `lr` is reached at its end, and is the highest. `milestones`, `every` and `warmup` are counted in `unit`; linear,
+    cosine and inverse_sqrt change at every step.
 
     reset_momentum: (step) momentum buffers are zero again from each milestone on, as where a code makes a new optimizer
     for each learning rate (the Overhaul repository does).
     """
 
-    kind: Literal["constant", "step", "linear", "cosine", "exponential"] = "constant"
+    kind: Literal["constant", "step", "linear", "cosine", "exponential", "inverse_sqrt"] = "constant"
     milestones: tuple[float, ...] = ()
     factor: float = 0.1
     unit: Literal["epochs", "steps"] = "epochs"
@@ -40,6 +41,7 @@ class Schedule:
     def __post_init__(self) -> None:
         require(self.factor > 0, "factor", self.factor, "> 0")
         require(self.warmup >= 0, "warmup", self.warmup, ">= 0")
+        require(self.kind != "inverse_sqrt" or self.warmup > 0, "warmup", self.warmup, "> 0 with kind=inverse_sqrt")
         given = self.every > 0 if self.kind == "exponential" else self.every == 0
         require(given, "every", self.every, "> 0 with kind=exponential, and given only then")
         ordered = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
@@ -69,6 +71,8 @@ class Schedule:
         elif self.kind == "cosine":
             value = 0.5 * (1.0 + math.cos(math.pi * progress))
         warmup_steps = self.warmup * per_unit
+        if self.kind == "inverse_sqrt":
+            value = math.sqrt(warmup_steps / max(step + 1, warmup_steps))
         return value * min(1.0, (step + 1) / warmup_steps) if warmup_steps else value
 
 
@@ -105,6 +109,9 @@ class Recipe:
       w ← w - lr · m/(1-beta1^t) / (√(v/(1-beta2^t)) + epsilon). Weight decay is in g, as in torch's Adam;
     - adamw (Loshchilov & Hutter 2019): the same, but weight decay is not in g: w ← (1 - lr·rate)·w before the update.
 
+    batch_by: what `batch_size` counts. examples; or (of translations) tokens: a batch has as many sentences of like
+    lengths as fit, with the longer of its padded source and target. How many batches an epoch has then depends on the
+    data, so that `steps` must be given.
     accumulate: a batch goes through the network in so many parts of equal size, each with batch-norm statistics of its
     own (every part updates the running ones); the gradient is that of the mean over the whole batch.
     batch_norm_group: batch norm takes its statistics over so many images of what goes through the network at once, in
@@ -149,6 +156,7 @@ class Recipe:
     # its convolutions: other last bits. Evaluation and the teacher are not compiled. Not for networks with dropout, nor
     # with methods that read features. It takes up to minutes a network and batch size, and a C++ compiler.
     compile: bool = False
+    batch_by: Literal["examples", "tokens"] = "examples"
     accumulate: int = 1
     batch_norm_group: int = 0
     ema: float = 0.0
@@ -180,6 +188,11 @@ class Recipe:
             others = "sgd" if self.optimizer != "sgd" else "adam or adamw"
             value, allowed = getattr(self, name), f"{usual:g} with optimizer={self.optimizer}; it goes with {others}"
             require(value == usual, name, value, allowed)
+        if self.batch_by == "tokens":
+            require(self.steps is not None, "steps", None, "given with batch_by=tokens, instead of epochs")
+            require(self.accumulate == 1, "accumulate", self.accumulate, "1 with batch_by=tokens")
+            in_steps = self.schedule.unit == "steps" or not (self.schedule.milestones or self.schedule.warmup)
+            require(in_steps and not self.schedule.every, "schedule.unit", "epochs", "steps with batch_by=tokens")
         resets = self.schedule.reset_momentum
         require(self.momentum > 0 or not resets, "schedule.reset_momentum", True, "used with momentum > 0")
         for pattern, factor in self.lr_factors.items():
@@ -218,20 +231,23 @@ class Recipe:
             provenance=self.provenance, deviations=self.deviations,
         )  # fmt: skip
 
-    def view_shape(self, images: tuple[int, int, int], *, evaluated: bool = False) -> tuple[int, int, int]:
+    def view_shape(self, images: tuple[int, ...], *, evaluated: bool = False) -> tuple[int, int, int]:
         """(C, H, W) of a view of `images` of that shape: as they are trained on, or as they are evaluated."""
-        channels, height, width = images
+        channels, height, width = images or (0, 0, 0)
         size = self.augment.evaluated if evaluated else self.augment.crop
         return channels, size or height, size or width
 
-    def input_shape(self, images: tuple[int, int, int], *, evaluated: bool = False) -> tuple[int, int, int]:
+    def input_shape(self, images: tuple[int, ...], *, evaluated: bool = False) -> tuple[int, int, int]:
         """(C, H, W) of what the network sees of `images` of that shape."""
         channels, height, width = self.view_shape(images, evaluated=evaluated)
         size = self.normalize.resize
         return channels, size or height, size or width
 
     def steps_per_epoch(self, examples: int) -> int:
-        """Steps of one pass over `examples`; the last batch may be smaller."""
+        """Steps of one pass over `examples`; the last batch may be smaller. (With batch_by=tokens the data say: see
+        `lskd.engine.tasks`.)"""
+        if self.batch_by != "examples":
+            raise ValueError(f"batch_by = {self.batch_by}: only the data say how many steps an epoch has")
         return math.ceil(examples / self.batch_size)
 
     def total_steps(self, examples: int) -> int:

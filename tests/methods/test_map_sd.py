@@ -69,7 +69,7 @@ def test_a_constant_omega_is_kd(temperature):
 def test_a_teacher_that_knows_nothing_is_label_smoothing():
     """All its logits 0: the prior of every image is the uniform one, with parameters 1 + b, which are 1 + β/K of it."""
     ours = loss(MapSD(beta=0.6 / K, log_omega=0.0), teacher=torch.zeros(B, K, dtype=torch.float64))
-    targets = MapLabelSmoothing(0.6).rows(K).double()[LABELS]
+    targets = MapLabelSmoothing(0.6).rows(LABELS, K).double()
     torch.testing.assert_close(ours, cross_entropy(STUDENT, targets), rtol=1e-6, atol=1e-6)
 
 

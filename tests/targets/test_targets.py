@@ -41,7 +41,7 @@ CE_GRADIENT, H_GRADIENT = P - ONE_HOT, -P * (LOG_P + H[:, None])  # by the logit
 
 def see(target: Target, logits: Tensor = STUDENT, progress: float = 0.7, seed: int = 3) -> Seen:
     return Seen(
-        target.rows(K).double()[LABELS], torch.Generator().manual_seed(seed), LABELS, logits, AVERAGE,
+        target.rows(LABELS, K).double(), torch.Generator().manual_seed(seed), LABELS, logits, AVERAGE,
         torch.tensor(progress, dtype=torch.float64),
     )  # fmt: skip
 
@@ -179,14 +179,14 @@ def test_a_target_declares_what_it_reads_and_gives_what_it_declares(name):
     assert not target.distribution or bool((found >= 0).all())
     assert target.watch(seen).keys() == target.watches.keys()
     assert set(target.watched) <= {*TAUGHT, *target.watches} and bool(target.watched) == bool(target.reads)
-    assert target.rows(K).shape == (K, K) and target.rows(K).dtype == torch.float32
+    assert target.rows(LABELS, K).shape == (len(LABELS), K) and target.rows(LABELS, K).dtype == torch.float32
 
 
 @pytest.mark.parametrize(("mass", "gamma"), [("all", 0.3), ("others", 0.3 * K / (K - 1))])
 def test_gamma_of_what_each_class_is_taught(mass, gamma):
     assert LabelSmoothing(0.3, mass).gamma(K) == gamma == pytest.approx(Target.gamma(LabelSmoothing(0.3, mass), K))
     rows = smooth_labels(torch.arange(K), K, 0.3, mass)
-    assert torch.equal(LabelSmoothing(0.3, mass).rows(K), rows)
+    assert torch.equal(LabelSmoothing(0.3, mass).rows(torch.arange(K), K), rows)
     assert_equal(equivalent_smoothing(rows, torch.arange(K)), torch.full((K,), gamma), 1e-6)
 
 

@@ -12,8 +12,8 @@ Adding one: a file in `sets/` that registers its `Spec` with a reader, and a tes
 from __future__ import annotations
 
 from lskd.data import sets, steps  # noqa: F401  (they register what is shipped)
-from lskd.data.dataset import MAX_SEED, Dataset, Part, Spec, TestSet, balance, sizes, summary
-from lskd.data.library import import_folder, load, prepare, verify
+from lskd.data.dataset import MAX_SEED, Dataset, EvaluationSet, Part, Spec, balance, sizes, summary
+from lskd.data.library import import_folder, load, prepare, tokenize, verify
 from lskd.data.registry import (
     DATASETS,
     Origin,
@@ -37,12 +37,12 @@ __all__ = [
     "MAX_SEED",
     "STEPS",
     "Dataset",
+    "EvaluationSet",
     "Origin",
     "Part",
     "Reader",
     "Spec",
     "Step",
-    "TestSet",
     "Text",
     "balance",
     "check",
@@ -61,6 +61,7 @@ __all__ = [
     "spec",
     "spec_of",
     "summary",
+    "tokenize",
     "verify",
     "with_class_sizes",
 ]

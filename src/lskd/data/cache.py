@@ -20,7 +20,7 @@ import numpy as np
 
 from lskd.data import index
 from lskd.data.arrays import Arrays
-from lskd.data.dataset import NOUNS, Spec, TestSet
+from lskd.data.dataset import NOUNS, EvaluationSet, Spec
 from lskd.data.index import Index
 from lskd.data.registry import DATASETS
 from lskd.data.roots import makeshift_cache_root
@@ -60,7 +60,7 @@ def check_content(spec: Spec, content: Content, source: str) -> Spec:
 
 
 def _in_words(value: object) -> str:
-    if isinstance(value, tuple) and value and isinstance(value[0], TestSet):
+    if isinstance(value, tuple) and value and isinstance(value[0], EvaluationSet):
         return ", ".join(f"{one.name} {one.size}" for one in value)
     return str(value)
 
@@ -170,8 +170,8 @@ def _read_meta(folder: Path) -> tuple[Spec, dict[str, tuple[int, str]]]:
     path = folder / "meta.json"
     try:
         meta = _load_meta(folder)
-        kind, text = meta.get("kind", "images"), meta.get("text")
         shape = tuple(map(int, meta["shape"]))
+        kind, text = meta.get("kind", "images"), meta.get("text")
         if kind not in NOUNS or len(shape) != (3 if kind == "images" else 0):
             raise ValueError(kind)
         spec = Spec(
@@ -187,7 +187,7 @@ def _read_meta(folder: Path) -> tuple[Spec, dict[str, tuple[int, str]]]:
             class_sizes=tuple(tuple(map(int, sizes)) for sizes in meta.get("class_sizes", ())),
             kind=kind,
             text=parse(Text, text) if text else None,
-            tests=tuple(TestSet(str(one["name"]), int(one["size"])) for one in meta.get("tests", ())),
+            tests=tuple(EvaluationSet(str(one["name"]), int(one["size"])) for one in meta.get("tests", ())),
         )
         files = {name: meta["files"][name] for name in kind_of(spec).file_names(spec, meta)}
         checksums = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}

@@ -70,7 +70,7 @@ class Dataset:
         return any(step.changes == "labels" for step in self.steps)
 
     def __hash__(self) -> int:  # of what can be hashed: a step may have mappings
-        return hash((self.name, self.holdout, self.holdout_seed, self.limit, str(self)))
+        return hash((self.name, self.holdout, self.holdout_seed, self.limit, str(self), self.text))
 
     def __str__(self) -> str:
         """Its name, and what was done to it, in words."""
@@ -78,7 +78,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class TestSet:
+class EvaluationSet:
     """A set of examples that may take the place of the part "test" (`Text.test`)."""
 
     name: str
@@ -115,7 +115,7 @@ class Spec:
     class_sizes: tuple[tuple[int, ...], ...] = ()
     kind: Kind = "images"
     text: Text | None = None
-    tests: tuple[TestSet, ...] = ()
+    tests: tuple[EvaluationSet, ...] = ()
 
     @property
     def noun(self) -> str:

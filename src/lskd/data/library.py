@@ -46,6 +46,16 @@ def load(dataset: Dataset, *, data: Path, cache: Path) -> dict[str, Part]:
     return parts
 
 
+def tokenize(dataset: Dataset, *, data: Path, cache: Path) -> None:
+    """Have the tokens in the cache that runs on `dataset` see, if it is of text: what is wrong with its vocabulary, an
+    `InputError`, shows before any of them begins, and one process makes them for all."""
+    if dataset.text is not None:
+        from lskd.data import cache as disk
+
+        check(dataset, spec(dataset.name, cache))
+        disk.read(folder_of(cache, dataset.name), data).labelled(dataset, cache)
+
+
 def prepare(name: str, *, data: Path, cache: Path, download: bool = True, force: bool = False) -> Spec:
     """Decode a registered data set from `data` into the cache, downloading it into `data` first if it is not there.
     Of a streamed one the files in `data` are indexed; they stay there.

@@ -8,19 +8,22 @@ import gc
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lskd.data import Spec
+from lskd.data import Part, Spec
 from lskd.data.augment import Normalize
 from lskd.data.images import LARGE, ImageSource, Normalizer, at_once
 from lskd.engine.capture import GATE
 from lskd.engine.member import build_network
-from lskd.engine.tasks import Images
+from lskd.engine.tasks import Images, Task
+from lskd.engine.tasks.load import TEXT
+from lskd.engine.tasks.text import AT_ONCE
 from lskd.engine.teacher import Teacher
 from lskd.engine.training import Training
 from lskd.recipe import Recipe
@@ -32,6 +35,7 @@ from lskd.run import Run
 CUDA_WORKSPACE = (32 + 32 + 2 * (2 + 20)) << 20
 BATCHES = (8, 16)  # what a batch of the recipe's size needs is extrapolated from these
 FEWER = (2, 4)  # for large images, and large networks
+LONG = 64  # tokens of a sentence that is measured with
 
 
 def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
@@ -44,19 +48,26 @@ def run_bytes(run: Run, spec: Spec, device_type: str) -> int:
     kernels take for themselves on a CPU. A run that has finished on the device tells better (`Fleet.learn`).
     """
     _, height, width = run.recipe.input_shape(spec.shape, evaluated=True)
-    batches = BATCHES if height * width <= LARGE else FEWER
+    images = spec.kind == "images"
+    batches = BATCHES if images and height * width <= LARGE else FEWER
     few, more = (_measure(run, spec, batch) for batch in batches)
+    largest, evaluated = run.recipe.micro_batch, at_once(device_type, height, width)
+    if not images:
+        evaluated = AT_ONCE[device_type]
+        if run.recipe.batch_by == "tokens":
+            largest = max(1, largest // LONG)
 
     def at(batch: int, of: str) -> float:
         """All tensors of a step grow by the same bytes for each example."""
         slope = (more[of] - few[of]) / (batches[1] - batches[0])
         return few[of] + slope * (batch - batches[0])
 
-    step, evaluation = at(run.recipe.micro_batch, "step"), at(at_once(device_type, height, width), "evaluation")
-    if device_type == "cuda":
+    step, evaluation = at(largest, "step"), at(evaluated, "evaluation")
+    if device_type == "cuda" and images:
         last = min(run.recipe.micro_batch, spec.train % run.recipe.batch_size)
         return round(few["kept"] + step + max(evaluation, at(last, "step"))) + CUDA_WORKSPACE
-    return round(few["kept"] + max(step, evaluation))
+    workspace = CUDA_WORKSPACE if device_type == "cuda" else 0
+    return round(few["kept"] + max(step, evaluation)) + workspace
 
 
 def failure_at(run: Run, spec: Spec, batch: int) -> Exception | None:
@@ -70,21 +81,13 @@ def failure_at(run: Run, spec: Spec, batch: int) -> Exception | None:
 
 def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     """Bytes that are kept between steps, and the most that a step and an evaluation of `batch` images hold besides."""
-    ours, its = (
-        Normalize("none")
-        if one is None
-        else Normalize(
-            "per_image" if one.recipe.normalize.kind == "per_image" else "none", resize=one.recipe.normalize.resize
-        )
-        for one in (run, run.teacher)
-    )
     in_parts = run.recipe.accumulate > 1
     size = batch * (2 if in_parts else 1)
 
     # (Compiled code allocates less; what compiling itself takes is not counted.)
     def at_size(recipe: Recipe) -> Recipe:
         return dataclasses.replace(
-            recipe, batch_size=size, accumulate=size // batch, steps=2, epochs=None, compile=False,
+            recipe, batch_size=size, batch_by="examples", accumulate=size // batch, steps=2, epochs=None, compile=False,
             batch_norm_group=batch // 2 if recipe.batch_norm_group and batch >= 4 else 0,
         )  # fmt: skip
 
@@ -92,25 +95,27 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
     with Allocations() as memory:
         # As many images as there will be: a method may keep something for each.
         examples = max(spec.train, 4 * size)
-        source = Black(examples, recipe.view_shape(spec.shape), recipe.augment.views(*spec.shape[1:]))
-        evaluated = Black(examples, recipe.view_shape(spec.shape, evaluated=True), 1)
+        task, evaluated = images_of(recipe, spec, examples) if spec.kind == "images" else text_of(spec, batch)
         rows = torch.arange(batch)
-        pixels = source.plain(rows[:1])  # how many channels they have is all that counts
-        images = Images(source, torch.arange(examples) % spec.num_classes, Normalizer(ours, pixels), held_out={})
         shared, teacher = memory.live, None
         if run.teacher is not None:
-            network = build_network(run.teacher, spec)
-            normalizer = Normalizer(its, pixels)
+            network, presenter = build_network(run.teacher, spec), task.presenter
+            if isinstance(task, Images):
+                presenter = shown(run.teacher.recipe.normalize, task.train)
             teacher = Teacher(
-                network, source, normalizer, precision=recipe.precision, mode=run.teacher_mode,
+                network, task.train, presenter, precision=recipe.precision, mode=run.teacher_mode,
                 mixed=recipe.augment.mix.any, group=recipe.batch_norm_group,
             )  # fmt: skip
-            teacher.hold(torch.zeros(batch, spec.num_classes))
+            if teacher.by_view:
+                teacher.hold(torch.zeros(batch, spec.num_classes))
         peers = tuple(dataclasses.replace(peer, recipe=at_size(peer.recipe)) for peer in run.peers)
-        training = Training(dataclasses.replace(run, recipe=at_size(run.recipe), peers=peers), spec, images, teacher)
+        training = Training(dataclasses.replace(run, recipe=at_size(run.recipe), peers=peers), spec, task, teacher)
 
         def work() -> None:
             """A step; of a batch in parts one of them, which are alike, and the update."""
+            for feed in training.one_step.feeds:
+                feed.begin(rows, rows, [batch])
+                feed.advance()
             if in_parts:
                 training.one_step.run_step(batch, size)
                 training.one_step.run_update()
@@ -132,9 +137,50 @@ def _measure(run: Run, spec: Spec, batch: int) -> dict[str, int]:
             memory.most(functools.partial(member.evaluate, evaluated.batches(rows, rows, batch))) - kept
             for member in training.members
         )
-        if (shown := teacher) is not None:
-            evaluation = max(evaluation, memory.most(lambda: shown.live(source.plain(rows))) - kept)
+        if (teaches := teacher) is not None:
+            evaluation = max(evaluation, memory.most(lambda: teaches.live(task.train.plain(rows))) - kept)
     return {"kept": kept - shared, "step": step, "evaluation": evaluation}
+
+
+def images_of(recipe: Recipe, spec: Spec, examples: int) -> tuple[Task, Black]:
+    """So many images as there will be, and those of an evaluation."""
+    source = Black(examples, recipe.view_shape(spec.shape), recipe.augment.views(*spec.shape[1:]))
+    labels = torch.arange(examples) % spec.num_classes
+    task = Images(source, labels, shown(recipe.normalize, source), held_out={})
+    return task, Black(examples, recipe.view_shape(spec.shape, evaluated=True), 1)
+
+
+def shown(normalize: Normalize, source: ImageSource) -> Normalizer:
+    """How a network is shown images, whatever the statistics: how many channels they have is all that counts."""
+    kind: Any = "per_image" if normalize.kind == "per_image" else "none"
+    return Normalizer(Normalize(kind, resize=normalize.resize), source.plain(torch.arange(1)))
+
+
+def text_of(spec: Spec, examples: int) -> tuple[Task, Any]:
+    """So many long sentences of one token, and those of an evaluation: the same."""
+    long = Long(examples)
+    task = TEXT[spec.kind]({"train": Part(long, torch.zeros(examples, dtype=torch.int64))}, torch.device("cpu"))
+    return task, task.train
+
+
+class Long:
+    """A corpus of long sentences."""
+
+    def __init__(self, examples: int) -> None:
+        self._examples = examples
+        self.lengths = np.full((examples, 2), LONG)
+        # A translation adds the end of a sentence, or its beginning.
+        self.source = self.target = self.segments = Tokens(
+            np.ones(examples * (LONG - 1), dtype=np.int32), np.arange(examples + 1) * (LONG - 1)
+        )
+
+    def __len__(self) -> int:
+        return self._examples
+
+
+class Tokens(NamedTuple):
+    tokens: np.ndarray
+    starts: np.ndarray
 
 
 class Black(ImageSource):

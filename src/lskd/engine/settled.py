@@ -24,7 +24,7 @@ def settled(run: Run, teacher: Teacher | None, task: Task, classes: int) -> tupl
         return run, {}
     logits, labels = zip(*task.lessons(teacher, first_views(run, task)), strict=True)
     with GATE.eager():
-        rows = run.target.settings.rows(classes).to(task.device)
+        rows = run.target.settings.rows(torch.arange(classes, device=task.device), classes)
         found = method.settle(Lesson(logits, torch.cat(labels), rows))
     return run.settled(found), {name: getattr(found, name) for name in method.to_solve}
 

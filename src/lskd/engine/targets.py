@@ -13,6 +13,8 @@ from lskd.methods import Mixture
 from lskd.targets import Seen, Target
 from lskd.targets.distributions import equivalent_smoothing
 
+TABLE = 2048  # classes whose rows are looked up
+
 
 class Targets:
     """The targets of one network, which have what they say they read (`Target.reads`): of most a table looked up by
@@ -33,7 +35,9 @@ class Targets:
         """`generator` is the run's own. `forward` gives the logits of a network for pixels; `build` a network like the
         one that is trained, from initial weights of its own."""
         self.target, self.generator, self._forward, self._build = target, generator, forward, build
-        self.rows = target.rows(classes).to(generator.device)  # (K, K)
+        self.classes = classes
+        # (K, K); of a vocabulary of thousands it would take more memory than all else.
+        self.rows = self._made(torch.arange(classes, device=generator.device)) if classes <= TABLE else None
 
     def enter(self, network: nn.Module | None) -> None:
         """Teach from now on what the target says of `network`, in training from now on; or (None) of labels alone."""
@@ -46,6 +50,12 @@ class Targets:
     def network(self) -> nn.Module | None:
         return None if self.average is None else self.average.network
 
+    def _rows_of(self, labels: Tensor) -> Tensor:
+        return self._made(labels) if self.rows is None else self.rows[labels]
+
+    def _made(self, labels: Tensor) -> Tensor:
+        return self.target.rows(labels, self.classes)
+
     def __call__(
         self, labels: Tensor, mixture: Mixture | None, pixels: Tensor, logits: Tensor, progress: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -54,9 +64,9 @@ class Targets:
         labels (B,), of mixed images those of one of the two; logits (B, K) the network's, with their gradient;
         progress () the share of the training done.
         """
-        rows = self.rows[labels]
+        rows = self._rows_of(labels)
         if mixture is not None:
-            rows = mixture.share * rows + (1.0 - mixture.share) * self.rows[mixture.labels]
+            rows = mixture.share * rows + (1.0 - mixture.share) * self._rows_of(mixture.labels)
         if not self._reads:
             return rows, {}
         seen = Seen(rows, self.generator)

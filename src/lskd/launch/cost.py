@@ -89,5 +89,7 @@ def logit_cache(run: Run, conf: Conf) -> tuple[int, int, int] | None:
     if not run.logits_by_view:
         return None
     spec = conf.spec_of(run.dataset)
+    if spec.kind != "images":
+        return None
     views = run.recipe.augment.views(*spec.shape[1:])
     return None if views is None else (spec.train, views, spec.num_classes)

@@ -107,7 +107,8 @@ def check_target(target: Named[Target], classes: int) -> None:
     except Exception as error:  # of targets of all kinds
         hint = " (it finds only what it declares in `reads`)" if isinstance(error, (AttributeError, TypeError)) else ""
         raise InputError(f"target = {name}: cannot teach {classes} classes: {one_line(error)}{hint}") from None
-    for what, tensor, shape in (("rows", taught.rows, (classes, classes)), ("teach", found, (2, classes))):
+    rows = settings.rows(torch.tensor([0, classes - 1]), classes)
+    for what, tensor, shape in (("rows", rows, (2, classes)), ("teach", found, (2, classes))):
         sound = tensor.shape == shape and bool(tensor.isfinite().all())
         require(sound, f"target = {name}: {what}", tuple(tensor.shape), f"finite, of shape {shape}")
     extra = sorted(told.keys() - set(settings.watched))
@@ -157,6 +158,8 @@ def lone_image(run: Run, cache: Path) -> str | None:
     taken here."""
     spec = data.spec_of(run.dataset, cache)
     recipe, count = run.recipe, spec.train
+    if spec.kind != "images":
+        return None
     together = recipe.batch_norm_group or recipe.micro_batch  # images that have their statistics together
     last = count % together or together
     reached = run.method.settings.initial() or recipe.total_steps(count) >= recipe.steps_per_epoch(count)

@@ -15,6 +15,7 @@ from lskd.config_groups import Conf
 from lskd.errors import InputError
 from lskd.launch.cost import Costs, all_steps
 from lskd.plan import training_examples
+from lskd.recipe import Recipe
 from lskd.run import Run
 from lskd.store import Store
 
@@ -37,6 +38,21 @@ class Line:
     accuracy: str = ""
     epoch: str = ""
     rate: str = ""
+
+
+def position(recipe: Recipe, step: int, total: int, examples: int) -> str:
+    """How far a training of `total` steps is: epoch 3/20."""
+    if recipe.batch_by == "tokens":  # which say how many steps an epoch has
+        return f"step {step:,}/{total:,}"
+    steps_per_epoch = recipe.steps_per_epoch(examples)
+    return f"epoch {min(step, total - 1) // steps_per_epoch + 1}/{-(-total // steps_per_epoch)}"
+
+
+def unit(run: Run) -> str:
+    """What `recipe.batch_size` counts."""
+    if run.recipe.batch_by == "tokens":
+        return "tokens"
+    return "images" if run.arch.settings.kind == "images" else "sentences"
 
 
 class Progress:
@@ -116,7 +132,7 @@ class Progress:
             return lambda step, total: None
         begun = drawn = time.perf_counter()
         first: int | None = None  # the step at which the run begins, or goes on
-        steps_per_epoch = run.recipe.steps_per_epoch(training_examples(run, self.conf))
+        examples = training_examples(run, self.conf)
         with self.lock:
             line = self.tasks[run.id] = Line(str(run))
 
@@ -134,8 +150,8 @@ class Progress:
                     self.training[run.id] = (total - step) / rate / self.fleet
                     self.paces[run.cost_key] = 1 / rate / self.fleet
                     line.share = step / total
-                    line.epoch = f"epoch {min(step, total - 1) // steps_per_epoch + 1}/{-(-total // steps_per_epoch)}"
-                    line.rate = f"{rate * run.recipe.batch_size:,.0f} images/s"
+                    line.epoch = position(run.recipe, step, total, examples)
+                    line.rate = f"{rate * run.recipe.batch_size:,.0f} {unit(run)}/s"
 
         return stepped
 

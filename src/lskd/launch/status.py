@@ -13,7 +13,7 @@ from typing import Literal
 from lskd.claims import Holder
 from lskd.config_groups import Conf
 from lskd.launch.launchers import Elsewhere, handed_over
-from lskd.launch.progress import duration
+from lskd.launch.progress import duration, position, unit
 from lskd.launch.queue import to_train
 from lskd.plan import Probes, training_examples
 from lskd.run import Run
@@ -88,10 +88,9 @@ def training(run: Run, holder: Holder, conf: Conf) -> str:
         time.strftime("since %H:%M" if same_day else "since %Y-%m-%d %H:%M", since),
     ]
     if holder.steps:
-        epochs = run.recipe.steps_per_epoch(training_examples(run, conf))
-        told.append(f"epoch {min(holder.step, holder.steps - 1) // epochs + 1}/{-(-holder.steps // epochs)}")
+        told.append(position(run.recipe, holder.step, holder.steps, training_examples(run, conf)))
     if holder.pace:
-        told.append(f"{run.recipe.batch_size / holder.pace:,.0f} images/s")
+        told.append(f"{run.recipe.batch_size / holder.pace:,.0f} {unit(run)}/s")
         told.append(f"{duration((holder.steps - holder.step) * holder.pace)} left")
     return ", ".join(told)
 

@@ -92,8 +92,10 @@ def carry_out(
         if not run.recipe.trains:
             print(f"lskd-run: {as_it_is(run, store)}", flush=True)
     needed = [one for run in pending for one in (run.dataset, taught_elsewhere(run)) if one is not None]
-    for dataset in dict.fromkeys(one.name for one in needed):
-        data.prepare(dataset, data=runtime.data_root, cache=runtime.cache_root)
+    for name in dict.fromkeys(one.name for one in needed):
+        data.prepare(name, data=runtime.data_root, cache=runtime.cache_root)
+    for dataset in dict.fromkeys(needed):
+        data.tokenize(dataset, data=runtime.data_root, cache=runtime.cache_root)
     store.check_writable()
 
     fleet = Fleet(runs, runtime, device, conf)

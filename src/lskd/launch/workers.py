@@ -61,6 +61,8 @@ class Failure(Exception):
 
 def is_small(run: Run, spec: Spec) -> bool:
     """Whether a step of `run` is more Python than arithmetic: its own networks' step, and its teacher's."""
+    if spec.kind != "images":
+        return False
     of_teacher = run.teacher is None or is_small(run.teacher, spec)
     shape, classes = run.recipe.input_shape(spec.shape), spec.num_classes
     count = sum(multiplications(one.arch, shape, classes) for one in (run, *run.peers))

@@ -25,6 +25,7 @@ class Arch(ABC):
     """Knobs of a network family. They are part of a run's identity: change a default and old runs no longer match."""
 
     version: ClassVar[int] = 1  # of the code, as `lskd.methods.method.Method.version`
+    kind: ClassVar[str] = "images"  # of the data that it is for: `Spec.kind`
     # Knobs of a small member, with all that is in a large one: the tests build and train each family at this size.
     small: ClassVar[Mapping[str, Any]] = {}
     # Knobs that change what the network computes and none of its weights: one may start from another's.
@@ -41,7 +42,8 @@ class Arch(ABC):
 
     @abstractmethod
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """A freshly initialised network from `input_shape` (C, H, W) to `num_classes` logits.
+        """A freshly initialised network from `input_shape` (C, H, W) to `num_classes` logits; of text the shape says
+        nothing. What it is called with: `lskd.engine.tasks`.
 
         `InputError` if the network cannot serve that shape.
         """

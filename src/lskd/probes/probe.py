@@ -47,6 +47,7 @@ class Scene:
     augmented: Callable[[Tensor, torch.Generator], Tensor] = no_images
     # ---- text: the corpus of each part
     parts: Mapping[str, Any] = field(default_factory=dict)
+    device: torch.device | None = None
     # ---- both
     teacher: Callable[[Tensor], Tensor] | None = None  # as `forward`, of the run's teacher in eval mode
     # Of the teacher's logits (B, K), the distribution that the run's method makes of them (`Method.teacher_probs`).

@@ -40,6 +40,9 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     if metric.at_epoch is None:
         return
     recipe = run.recipe
+    if recipe.batch_by == "tokens":  # how many epochs there will be is not known
+        rule = "must be left out with recipe.batch_by=tokens, which counts in steps"
+        raise InputError(f"epoch = {metric.at_epoch}: {rule}")
     last = -(-recipe.total_steps(spec.train) // recipe.steps_per_epoch(spec.train))
     require(1 <= metric.at_epoch <= last, "epoch", metric.at_epoch, f"from 1 to {last}")
     every = 1 if metric.source == "training" or metric.part == "train" else recipe.evaluate_every
@@ -58,6 +61,9 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
         if probe.settings.needs_noise and not run.dataset.relabelled:
             rule = "the run's data must have wrong labels: dataset.steps=[{noise:{rate:0.4}}]"
             raise InputError(f"probe.name = {probe.name}: {rule}")
+        if (kind := conf.spec_of(run.dataset).kind) not in probe.settings.kinds:
+            rule = f"looks at {' and '.join(probe.settings.kinds)}, and {run.dataset.name} has another kind of data"
+            raise InputError(f"probe.name = {probe.name}: {rule} ({kind})")
         try:
             probe.settings.check(conf.spec_of(run.dataset))
         except InputError as error:

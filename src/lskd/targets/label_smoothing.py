@@ -27,10 +27,8 @@ class LabelSmoothing(Target):
     def __post_init__(self) -> None:
         require(0 <= self.alpha < 1, "alpha", self.alpha, "in [0, 1)")
 
-    def rows(self, classes: int) -> Tensor:
-        import torch
-
-        return smooth_labels(torch.arange(classes), classes, self.alpha, self.mass)
+    def rows(self, labels: Tensor, classes: int) -> Tensor:
+        return smooth_labels(labels, classes, self.alpha, self.mass)
 
     def gamma(self, classes: int) -> float:
         return self.alpha * (classes / (classes - 1) if self.mass == "others" else 1.0)

@@ -27,5 +27,5 @@ class MapLabelSmoothing(Target):
     def __post_init__(self) -> None:
         require(0 <= self.beta < math.inf, "beta", self.beta, ">= 0 and finite")
 
-    def rows(self, classes: int) -> Tensor:
-        return super().rows(classes) + self.beta / classes
+    def rows(self, labels: Tensor, classes: int) -> Tensor:
+        return super().rows(labels, classes) + self.beta / classes

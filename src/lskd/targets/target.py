@@ -49,12 +49,12 @@ class Target:
     distribution: ClassVar[bool] = True  # whether it is one: nothing of it is negative
     watches: ClassVar[Mapping[str, Quantity]] = {}  # the quantities that `watch` gives, by the name of their metric
 
-    def rows(self, classes: int) -> Tensor:
-        """(K, K) fp32, on the CPU: what an image of each class is taught before any network is asked. By default the
-        class itself."""
-        import torch
+    def rows(self, labels: Tensor, classes: int) -> Tensor:
+        """(B, K) fp32, on the device of `labels` (B,): what examples of these labels are taught before any network is
+        asked. By default the class itself."""
+        from torch.nn.functional import one_hot
 
-        return torch.eye(classes)
+        return one_hot(labels, classes).float()
 
     def teach(self, seen: Seen) -> Tensor:
         """(B, K): what each example is taught. It is asked only where the target reads anything."""
@@ -82,8 +82,9 @@ class Target:
 
         from lskd.targets.distributions import equivalent_smoothing
 
-        rows = self.rows(classes).double()
-        return equivalent_smoothing(rows / rows.sum(-1, keepdim=True), torch.arange(classes)).mean().item()
+        labels = torch.arange(classes)
+        rows = self.rows(labels, classes).double()
+        return equivalent_smoothing(rows / rows.sum(-1, keepdim=True), labels).mean().item()
 
     @property
     def label(self) -> str | None:

@@ -6,7 +6,7 @@ do not agree (gold_label -) are left out, as usual.
 
 from __future__ import annotations
 
-from lskd.data.dataset import Spec, TestSet
+from lskd.data.dataset import EvaluationSet, Spec
 from lskd.data.registry import register
 from lskd.data.text.settings import Text
 from lskd.data.text.sources import MultiNLI
@@ -25,7 +25,7 @@ register(
         digest="",  # it is checked by the numbers of its pairs
         kind="pairs",
         text=Text(longest=128),
-        tests=(TestSet("dev_mismatched", 9_832),),
+        tests=(EvaluationSet("dev_mismatched", 9_832),),
     ),
     recipe="wsl_mnli",
     origin="put multinli_1.0_train.jsonl, multinli_1.0_dev_matched.jsonl and multinli_1.0_dev_mismatched.jsonl, or "

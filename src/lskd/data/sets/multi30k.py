@@ -3,7 +3,7 @@ and 1,014 for validation; test: the 1,000 of 2016. Those of 2017 and 2018 are ha
 
 from __future__ import annotations
 
-from lskd.data.dataset import Spec, TestSet
+from lskd.data.dataset import EvaluationSet, Spec
 from lskd.data.registry import register
 from lskd.data.text.settings import Text
 from lskd.data.text.sources import Aligned
@@ -23,7 +23,7 @@ register(
         digest="3009efa50beeafbb37c82934af254636fe42c52618b95d80511724595eded1f7",
         kind="translation",
         text=Text("en", "de", vocab=8_000),
-        tests=tuple(TestSet(name, size) for name, size in TESTS.items()),
+        tests=tuple(EvaluationSet(name, size) for name, size in TESTS.items()),
     ),
     recipe="multi30k_small",
     origin="put train, val, test_2016_flickr, test_2017_flickr, test_2017_mscoco and test_2018_flickr, each as NAME.en "

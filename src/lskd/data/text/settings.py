@@ -73,6 +73,9 @@ class Text:
     @staticmethod
     def of_setting(value: Any, path: str) -> Text:
         """As a user writes it, perhaps with the folder of a tokenizer."""
+        if isinstance(value, Mapping) and value.get("folder"):
+            rule = "dataset.text.tokenizer=FOLDER names the folder of a tokenizer"
+            raise InputError(f"{path}.folder = {show(value['folder'])}: is no setting: {rule}")
         folder = value.get("tokenizer") if isinstance(value, Mapping) else None
         if not isinstance(folder, str) or not folder or folder.startswith((DIGEST, HUB)):
             return parse(Text, value, path)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lskd.data.dataset import PARTS, Dataset, Kind, Spec, TestSet
+from lskd.data.dataset import PARTS, Dataset, EvaluationSet, Kind, Spec
 from lskd.data.folders import Notes
 from lskd.data.splits import count
 from lskd.data.text.lines import Lines, read_bytes
@@ -104,7 +104,7 @@ class Texts(NamedTuple):
             class_sizes=classes,
             kind=self.kind,
             text=self.text,
-            tests=tuple(TestSet(part, size) for part, size in sizes.items()),
+            tests=tuple(EvaluationSet(part, size) for part, size in sizes.items()),
         )
 
     def inspect(self, name: str, *, built_in: bool) -> None:
