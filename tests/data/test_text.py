@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from lskd import data
-from lskd.data import DATASETS, Dataset, EvaluationSet, Text
+from lskd.data import DATASETS, Dataset, Text
 from lskd.data.cli import main
 from lskd.data.text.corpus import Corpus, Ragged
 from lskd.data.text.lines import Lines, read_jsonl, read_lines
@@ -546,7 +546,8 @@ def test_multinli(small_mnli):
     cache, folder = small_mnli, bert(small_mnli / "bert")
     spec = data.prepare("mnli", data=cache, cache=cache)
     assert data.summary(spec).startswith("mnli: 3 classes, 12 train, 2 validation, 4 test sentence pairs")
-    assert spec.class_sizes == ((4, 4, 4), (2, 1, 1), (1, 1, 0)) and data.verify("mnli", data=cache, cache=cache) == spec
+    assert spec.class_sizes == ((4, 4, 4), (2, 1, 1), (1, 1, 0))
+    assert data.verify("mnli", data=cache, cache=cache) == spec
     text = Text.of_setting({"tokenizer": str(folder), "longest": 10}, "dataset.text")
     dataset = Dataset("mnli", limit=6, text=text)
     parts = data.load(dataset, data=cache, cache=cache)
