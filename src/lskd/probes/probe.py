@@ -61,6 +61,7 @@ class Seen(NamedTuple):
     label: str  # of the run's cell
     seed: int
     reading: Mapping[str, Any]  # by part
+    outputs: str = "images"  # what the network says something of, in the plural
 
 
 @dataclass(frozen=True)

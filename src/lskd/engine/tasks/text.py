@@ -15,10 +15,10 @@ import torch
 from torch import Generator, Tensor
 
 from lskd.data import Part
+from lskd.data.text import PAD
 from lskd.engine.tasks.task import Forward, Order, Task
 from lskd.run import Run
 
-PAD, BOS, EOS = 0, 1, 2  # as `lskd.data.text` numbers them
 AT_ONCE = {"cpu": 32, "cuda": 256}  # sentences to evaluate at once
 
 

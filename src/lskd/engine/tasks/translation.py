@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lskd.data.text import BOS, EOS
 from lskd.engine.tasks.task import Batches, Shuffled
-from lskd.engine.tasks.text import BOS, EOS, ByLength, Text, padded
+from lskd.engine.tasks.text import ByLength, Text, padded
 from lskd.recipe import Recipe
 
 
