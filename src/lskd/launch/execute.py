@@ -107,8 +107,7 @@ def train_run(
     used = {name: {"id": one.id, "weights_sha256": file_sha256(store.weights(one))}
             for name in LINEAGE if (one := getattr(run, name)) is not None}  # fmt: skip
     runs = (run, *run.peers)
-    begun = [{"start": {"digest": one.start.digest, "source": one.start.source}} if one.start.digest else {}
-             for one in runs]  # fmt: skip
+    begun = [{"start": start.record(one.start)} if one.start.digest else {} for one in runs]
 
     at = 0, 0
 

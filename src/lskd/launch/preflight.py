@@ -211,6 +211,9 @@ def check_start(run: Run, cache: Path) -> None:
         found = blank(base, data.spec_of(base.dataset, cache)).network.state_dict()
     else:
         found = start.entries(run.start)
+        config = start.config(run.start)
+        if config is not None and (reason := run.arch.settings.unlike(config)) is not None:
+            raise InputError(f"{start_label(run)}: {reason}")
     try:
         network = blank(run, data.spec_of(run.dataset, cache)).network
     except InputError as error:
@@ -220,7 +223,7 @@ def check_start(run: Run, cache: Path) -> None:
 
 def start_label(run: Run) -> str:
     """What a run starts from, for errors."""
-    whence = run.start.source if run.started_from is None else str(run.started_from)
+    whence = run.start.source or run.start.word if run.started_from is None else str(run.started_from)
     return f"start = {whence!r} for {run.network} on {run.dataset.name}"
 
 

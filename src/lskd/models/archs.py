@@ -35,6 +35,11 @@ class Arch(ABC):
         """The same for all networks that have the same weights."""
         return replace(self, **{knob: getattr(type(self), knob) for knob in self.same_weights})
 
+    def unlike(self, config: Mapping[str, Any]) -> str | None:
+        """What is other in a network whose folder in the hub's format has this `config.json`, where the shapes of its
+        weights may not tell; None if nothing is."""
+        return None
+
     @abstractmethod
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """A freshly initialised network from `input_shape` (C, H, W) to `num_classes` logits; of text the shape says
@@ -487,3 +492,63 @@ class TransformerArch(Arch):
         from lskd.models.transformer import Settings, Transformer
 
         return Transformer(num_classes, Settings(**asdict(self)))
+
+
+@register("bert_base")
+@register("bert_t3", layers=3)  # the student of Zhou, Song et al. (2021), which starts from the first three of twelve
+@dataclass(frozen=True)
+class BertArch(Arch):
+    """BERT for sentence pairs (Devlin et al. 2019), of the transformers library: see `lskd.models.bert`.
+
+    vocabulary: of bert-base-cased; that of bert-base-uncased has 30522 tokens. dropout: of embeddings, of what each
+    half of a layer adds, and of the head's input; attention_dropout: of the softmax of attention.
+    """
+
+    kind: ClassVar[str] = "pairs"
+    small: ClassVar[Mapping[str, Any]] = {
+        "layers": 2, "width": 16, "heads": 2, "feed_forward": 32, "vocabulary": 64, "positions": 32,
+    }  # fmt: skip
+    # What a folder in the hub's format says of the same in its config.json, and what of it no knob changes.
+    CONFIG: ClassVar[Mapping[str, str]] = {
+        "width": "hidden_size", "heads": "num_attention_heads", "feed_forward": "intermediate_size",
+        "vocabulary": "vocab_size", "positions": "max_position_embeddings",
+    }  # fmt: skip
+    FIXED: ClassVar[Mapping[str, Any]] = {
+        "model_type": "bert", "hidden_act": "gelu", "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+        "position_embedding_type": "absolute", "pad_token_id": 0,
+    }  # fmt: skip
+
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    feed_forward: int = 3072
+    vocabulary: int = 28996
+    positions: int = 512
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for knob in ("layers", "width", "heads", "feed_forward", "vocabulary", "positions"):
+            require(getattr(self, knob) >= 1, knob, getattr(self, knob), ">= 1")
+        require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads = {self.heads}")
+        for knob in ("dropout", "attention_dropout"):
+            require(0 <= getattr(self, knob) < 1, knob, getattr(self, knob), "in [0, 1)")
+
+    def unlike(self, config: Mapping[str, Any]) -> str | None:
+        for key, value in self.FIXED.items():
+            # A config.json leaves out what is usual, but for the kind of its network.
+            if config.get(key, None if key == "model_type" else value) != value:
+                return f"its config.json says {key} = {config.get(key)!r}: must be {value!r}"
+        for knob, key in self.CONFIG.items():
+            own = getattr(self, knob)
+            if config.get(key, own) != own:
+                return f"its config.json says {key} = {config[key]!r}: must be that of the network, arch.{knob} = {own}"
+        return None
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        require(num_classes >= 2, "num_classes", num_classes, ">= 2")
+        try:
+            from lskd.models.bert import Bert
+        except ImportError as error:
+            raise InputError(f"needs {error.name}, of the extra text: pip install 'lskd[text]'") from None
+        return Bert(num_classes, **asdict(self))
