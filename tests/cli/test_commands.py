@@ -66,9 +66,9 @@ def run_of(words: list[str]):
         loader: ConfigLoader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("config", [cli.open_word(word) for word in words], RunMode.RUN)
     settings = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    plan, runs, *_ = cli.interpret(settings, config.hydra)
-    assert plan is None
-    return runs[-1]
+    job = cli.interpret(settings, config.hydra)
+    assert job.plan is None
+    return job.runs[-1]
 
 
 # ---- help and plans -----------------------------------------------------------------------------------------------
