@@ -258,9 +258,9 @@ def is_setting(name: str) -> bool:
 def grouped(
     runs: pandas.DataFrame, keys: Sequence[str], metrics: Sequence[str], listed: Sequence[str] = ()
 ) -> pandas.DataFrame:
-    """A line for the runs that agree in `keys`: how many of them are done, and of each metric its mean and sample
-    standard deviation; of the columns `listed` all values. What a run does not have is a value like others: no run is
-    left out."""
+    """A line for the runs that agree in `keys`: how many they are, and of each metric its mean and sample standard
+    deviation; of the columns `listed` all values. What a run does not have is a value like others: no run is left
+    out."""
     import pandas
 
     lines: dict[tuple[Any, ...], list[int]] = {}
@@ -271,7 +271,7 @@ def grouped(
     rows = []
     for values in sorted(lines, key=lambda values: [_order(value) for value in values]):
         group = runs.iloc[lines[values]]
-        row: dict[str, Any] = {"n": int((group["state"] == "done").sum())}
+        row: dict[str, Any] = {"n": len(group)}
         for name in metrics:
             numbers = pandas.to_numeric(group[name], errors="coerce")
             row |= {f"{name}.mean": numbers.mean(), f"{name}.sd": numbers.std()}

@@ -72,12 +72,12 @@ def table(parts: Sequence[pandas.DataFrame]) -> pandas.DataFrame:
     if found["experiment"].nunique() > 1:
         keys = ["experiment", *keys]
     metrics = [name for name in METRICS if name in found and found[name].notna().any()]
-    listed = [name for name in ("seed", "state") if found[name].nunique() > 1 or (name == "state" and _fails(found))]
-    return grouped(found, keys, metrics, listed=[*listed, "id"])
-
-
-def _fails(found: pandas.DataFrame) -> bool:
-    return bool((found["state"] != "done").any())
+    found["done"] = (found["state"] == "done").astype(float)
+    shown = {"seed": found["seed"].nunique() > 1, "state": not found["done"].all(), "id": True}
+    listed = [name for name in shown if shown[name]]
+    lines = grouped(found, keys, ["done", *metrics], listed=listed)
+    lines["n"] = (lines["n"] * lines["done.mean"]).round().astype(int)
+    return lines.drop(columns=["done.mean", "done.sd"])
 
 
 def as_markdown(table: pandas.DataFrame) -> str:
