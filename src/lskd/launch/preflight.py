@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from lskd.engine.optimizer import decayed_parameters, lr_factors
 from lskd.engine.targets import Targets
 from lskd.errors import InputError, one_line, require
 from lskd.models.dropout import Random
+from lskd.plan import Probes
 from lskd.run import Named, Run
 from lskd.targets import READS, TARGETS, Target
 
@@ -87,6 +89,14 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
             raise InputError(f"recipe.trainable = {given}: these modules of {run.arch.name} have no parameters")
         lr_factors(dict(network.named_parameters()), recipe.lr_factors)
         decayed_parameters(network, recipe.weight_decay)
+
+
+def check_packages(probes: Probes) -> None:
+    """`InputError` unless the packages that probes import are installed."""
+    for probe in dict.fromkeys(one for of_run in probes.values() for one in of_run):
+        for package, extra in probe.settings.packages.items():
+            if find_spec(package) is None:
+                raise InputError(f"probe.name = {probe.name}: needs the package {package}: pip install 'lskd[{extra}]'")
 
 
 def check_target(target: Named[Target], classes: int) -> None:

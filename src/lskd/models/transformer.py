@@ -148,6 +148,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(tokens, width)
         self.encoder = nn.ModuleList(Layer(settings, cross=False) for _ in range(settings.encoder_layers))
         self.decoder = nn.ModuleList(Layer(settings, cross=True) for _ in range(settings.decoder_layers))
+        self.head = nn.Linear(width, tokens, bias=False)
         self.dropout = Dropout(settings.dropout)
         last = [nn.LayerNorm(width) if settings.pre_norm else nn.Identity() for _ in range(2)]
         self.encoded, self.decoded = last
@@ -157,8 +158,10 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear):  # keys and values are two matrices
                 for matrix in module.weight.chunk(2 if name.endswith("keys_values") else 1):
                     nn.init.xavier_uniform_(matrix)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.head.weight = self.embedding.weight
 
     def forward(self, source: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
         """Logits of the token after each of `target`.
@@ -172,7 +175,7 @@ class Transformer(nn.Module):
         for layer in layers(self.decoder):
             x, _ = layer(x, causal, layer.memory(memory), mask)
         x = self.decoded(x)
-        return self.logits(x if counted is None else x.flatten(0, 1)[counted])
+        return self.head(x if counted is None else x.flatten(0, 1)[counted])
 
     def embed(self, tokens: Tensor, begin: int = 0) -> Tensor:
         """(B, L) tokens from place `begin` on -> (B, L, d)."""
@@ -180,9 +183,6 @@ class Transformer(nn.Module):
         if end > self.positions:
             raise InputError(f"positions = {self.positions}: must be >= {end}, the tokens of a sentence with its end")
         return self.dropout(self.embedding(tokens) * self.scale + self.sinusoids[begin:end])
-
-    def logits(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.embedding.weight)
 
     # ---- decoding -------------------------------------------------------------------------------------------------
 
@@ -205,8 +205,7 @@ class Transformer(nn.Module):
         for layer, memory, before in zip(layers(self.decoder), state.memory, state.past, strict=True):
             x, own = layer(x, None, memory, state.memory_mask, before)
             past.append(own)
-        logits = self.logits(self.decoded(x).squeeze(1))
-        return logits, State(state.memory, state.memory_mask, past, state.length + 1)
+        return self.head(self.decoded(x).squeeze(1)), State(state.memory, state.memory_mask, past, state.length + 1)
 
 
 def layers(modules: nn.ModuleList) -> list[Layer]:
