@@ -20,13 +20,14 @@ WORDS = ["yes", "no", "maybe", "it", "rains", "in", "spain", "today", "."]
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 LABELS = ("entailment", "neutral", "contradiction")
 SIZES = {"train": 48, "dev_matched": 15, "dev_mismatched": 9}
-SMALL = {"width": 16, "heads": 2, "feed_forward": 32, "vocabulary": len(TOKENS), "positions": 24}
-TRAINING = {"recipe.epochs": 30, "recipe.batch_size": 8, "recipe.lr": 0.004, "recipe.precision": "fp32"}
+SMALL = {"width": 16, "heads": 2, "feed_forward": 32, "vocabulary": len(TOKENS), "positions": 20}
+TRAINING = {"recipe.epochs": 3, "recipe.batch_size": 8, "recipe.lr": 0.004, "recipe.precision": "fp32"}
+TEACHER = {"arch.layers": 5, "recipe.epochs": 30, "recipe.evaluate_every": 30}
 SETTINGS = {**{f"arch.{knob}": value for knob, value in SMALL.items()}, **TRAINING}
 WORDS_OF_IT = (
     "experiment=wsl_mnli", "seeds=[0]", "runtime.progress=false", "runtime.threads=1", "runtime.device=cpu",
     *(f"experiment.settings.{key}={value}" for key, value in SETTINGS.items()),
-    *(f"experiment.settings.teacher.{key}={value}" for key, value in {**SETTINGS, "arch.layers": 5}.items()),
+    *(f"experiment.settings.teacher.{key}={value}" for key, value in {**SETTINGS, **TEACHER}.items()),
     "experiment.settings.dataset.text.longest=16",
 )  # fmt: skip
 
@@ -63,7 +64,7 @@ def here(lskd_run, monkeypatch, tmp_path) -> Path:
         (data / "mnli" / f"multinli_1.0_{name}.jsonl").write_text(lines, encoding="utf-8")
     config = transformers.BertConfig(
         hidden_size=16, num_attention_heads=2, intermediate_size=32, vocab_size=len(TOKENS), num_hidden_layers=5,
-        max_position_embeddings=24,
+        max_position_embeddings=20,
     )  # fmt: skip
     torch.manual_seed(0)
     body = transformers.BertModel(config)
@@ -144,7 +145,9 @@ def test_a_student_starts_from_the_first_layers(lskd_run, here, tmp_path):
 def test_it_is_planned_without_data_and_without_a_network(lskd_run):
     planned = lskd_run("experiment=wsl_mnli", "plan=true")
     assert planned.code == 0, planned.err
-    assert "bert_t3 on mnli, started from weights bert-base-cased, wsl T=4 from bert_base (bert-base-cased)" in planned.out
+    assert (
+        "bert_t3 on mnli, started from weights bert-base-cased, wsl T=4 from bert_base (bert-base-cased)" in planned.out
+    )
     assert "[49,088 steps, seeds 0-4]" in planned.out and "20 runs: 0 done, 20 to train" in planned.out
     assert "image" not in planned.out
     refused = lskd_run("experiment=wsl_mnli")
@@ -159,6 +162,7 @@ def test_it_is_planned_without_data_and_without_a_network(lskd_run):
         (["start=hub:bert-large"], "start = 'hub:bert-large': is not here: put this folder of the hub"),
         (["dataset.text.tokenizer=hub:other"], "text.tokenizer = 'hub:other': is not here: put this folder of the hub"),
         (["arch=resnet20"], "is for images, and mnli has sentences to classify; allowed: bert_t3, bert_base"),
+        (["dataset.text.longest=0"], "arch.positions = 20: must be >= 2"),
         (["more tokens"], "has 15 tokens, more than arch.vocabulary = 14"),
     ],
 )  # fmt: skip
