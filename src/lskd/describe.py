@@ -29,7 +29,8 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
         if run.teacher is None:
             continue
         use = run.method.settings.teacher_use
-        what = "evaluated at every step: streamed images are decoded once"
+        streamed = conf.spec(run.dataset.name).streamed
+        what = "evaluated at every step" + (": streamed images are decoded once" if streamed else "")
         if run.teacher_mode == "batch_stats":
             what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"
         elif use != "logits":
