@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from lskd.data import Dataset, Part, Spec
+from lskd.data.text import BOS, EOS, PAD
 from lskd.engine import Shared, train
 from lskd.engine.loop import Interrupted
 from lskd.engine.memory import run_bytes
-from lskd.engine.tasks.text import BOS, EOS, PAD, ByLength, padded
+from lskd.engine.tasks.text import ByLength, padded
 from lskd.engine.tasks.translation import Translation
 from lskd.engine.training import Training
 from lskd.methods import METHODS
@@ -41,6 +43,7 @@ class Tongues:
     """Sentences of random lengths; the translation is the sentence backwards, and shorter."""
 
     kind = "translation"
+    vocabulary, left_out = SimpleNamespace(digest="0" * 64), 3
 
     def __init__(self, count: int, seed: int, longest: int = 9) -> None:
         rng = np.random.default_rng(seed)
@@ -191,6 +194,7 @@ def test_it_learns_and_all_tokens_count_in_its_metrics():
     assert result["last"]["test"]["nll"] == pytest.approx(F.cross_entropy(logits, shown.labels).item(), rel=1e-5)
     right = (logits.argmax(-1) == shown.labels).double().mean().item()
     assert result["last"]["test"]["top1"] == pytest.approx(100 * right)
+    assert (result["vocabulary"], result["left_out"]) == ("0" * 64, 3)
     assert result["tokens"] == sum(len(row) + 1 for row in PARTS["train"].images.target.rows)
     assert sum(n for n, *_ in result["calibration"]["test"]["reliability"]) == len(shown.labels)
 

@@ -15,10 +15,10 @@ import torch
 from torch import Generator, Tensor
 
 from lskd.data import Part
+from lskd.data.text import PAD
 from lskd.engine.tasks.task import Forward, Order, Task
 from lskd.run import Run
 
-PAD, BOS, EOS = 0, 1, 2  # as `lskd.data.text` numbers them
 AT_ONCE = {"cpu": 32, "cuda": 256}  # sentences to evaluate at once
 
 
@@ -160,6 +160,11 @@ class Text(Task):
 
     def example(self, presenter: Any) -> Tensor:
         return torch.empty(0, device=self.device)  # whatever asks for features has been refused
+
+    def record(self) -> dict[str, Any]:
+        """Which tokens these are, and how many training pairs were too long, or had no sentence on a side."""
+        corpus = self.train.corpus
+        return {"vocabulary": corpus.vocabulary.digest, "left_out": corpus.left_out}
 
     def scene(self) -> dict[str, Any]:
         held_out = {name: part.images.corpus for name, part in self.held_out.items()}

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lskd.data.text import BOS, EOS
 from lskd.engine.tasks.task import Batches, Shuffled
-from lskd.engine.tasks.text import BOS, EOS, ByLength, Text, padded
+from lskd.engine.tasks.text import ByLength, Text, padded
 from lskd.recipe import Recipe
 
 
@@ -53,5 +54,5 @@ class Translation(Text):
         return inputs.labels
 
     def record(self) -> dict[str, Any]:
-        """The target's tokens in an epoch, the ends of sentences among them."""
-        return {"tokens": int(self.train.corpus.lengths[:, -1].sum())}
+        """With the target's tokens in an epoch, the ends of sentences among them."""
+        return {**super().record(), "tokens": int(self.train.corpus.lengths[:, -1].sum())}
