@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,6 +264,24 @@ def test_a_metric_is_one_function(monkeypatch):
         metric("brier", "another")(brier)
 
 
+def test_perplexity_follows_from_the_likelihood_that_is_recorded():
+    """Plain, of an epoch, and of scaled outputs; no run records it."""
+    assert "perplexity" not in summary(*draw(20, 6)) and METRICS["perplexity"].of(1000.0) == math.inf
+    run = SimpleNamespace(dataset=SimpleNamespace(evaluate="test"))
+    record = {
+        "examples": 1,
+        "last": {"test": {"nll": 1.5}},
+        "best": {"test": {"test": {"nll": 1.25}}},
+        "train": {},
+        "calibration": {"test": {"scaled": {"test": {"nll": 0.5}}}},
+    }
+    for choice, nll in (({}, 1.5), ({"epoch": "best_on_test"}, 1.25), ({"scaled_on": "test"}, 0.5)):
+        assert Metric("perplexity", **choice).of(run, record) == pytest.approx(math.exp(nll))
+    assert Metric("perplexity", part="validation").of(run, record) is None
+    line = {"epoch": 0, "test": {"nll": 2.0}}
+    assert Metric("perplexity", at_epoch=1).logged(run, record, [line]) == pytest.approx(math.exp(2))
+
+
 def test_what_is_better():
     assert METRICS["gap"].better == "zero" and METRICS["least_gap"].better == METRICS["gamma"].better == ""
     assert [merit(METRICS[name].better, -2.0) for name in ("top1", "error", "gap")] == [-2, 2, -2]
@@ -306,7 +325,10 @@ def test_digits_and_unit_are_those_of_the_registry_unless_given(metric, digits, 
         ),
         ({"at_epoch": 3, "epoch": "best_on_test"}, "epoch = 'best_on_test': must be last with at_epoch"),
         ({"name": "nll", "scaled_on": "test", "at_epoch": 3}, "at_epoch = 3: must be left out with scaled_on"),
-        ({"name": "top1", "scaled_on": "test"}, "scaled_on = 'test': .* it goes with temperature, nll, ece15, gap"),
+        (
+            {"name": "top1", "scaled_on": "test"},
+            "scaled_on = 'test': .* it goes with temperature, nll, perplexity, ece15, gap",
+        ),
         ({"name": "gamma", "part": "test"}, "part = 'test': must be left out with name=gamma"),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lskd import start
+from lskd.commands import Commands
 from lskd.compose import parse_run
 from lskd.config_groups import Conf
 from lskd.errors import InputError
@@ -247,6 +248,15 @@ def test_the_identity_has_the_digest_and_not_the_path(tmp_path):
     assert parse_run({**PLAIN, "start": f"sha256:{one.start.digest}"}, CONF).id == one.id
 
 
+def test_of_published_weights_the_name_is_the_identity():
+    run = parse_run({**PLAIN, "start": "hub:bert-base-cased", "start.layers": "first", "start.head": "new"}, CONF)
+    assert run.identity()["start"] == {"digest": "hub:bert-base-cased", "head": "new", "layers": "first"}
+    assert type(run).of(run.identity()).id == run.id
+    assert "started from weights bert-base-cased" in str(run)
+    line = Commands(CONF).line(run)
+    assert all(word in line for word in ("hub:bert-base-cased", " start.head=new", " start.layers=first"))
+
+
 def test_without_training_only_what_is_seen_counts():
     one = parse_run({**PLAIN, "start": HEX, "recipe.epochs": 0, "seed": 3, "recipe.lr": 9}, CONF)
     two = parse_run({**PLAIN, "recipe": "as_is", "start": HEX, "recipe.normalize": dict_of(one)}, CONF)
@@ -301,6 +311,11 @@ def test_a_run_that_starts_from_another_is_of_the_next_generation():
         ({"start": "sha256:12"}, "must have 64 hexadecimal digits"),
         ({"start": "run:abc"}, r"start = 'run:abc': there are no results here"),
         ({"start": {"": HEX, "haed": "new"}}, "start.haed = 'new': unknown key; did you mean 'head'"),
+        ({"start": HEX, "start.layers": "last"}, 'start.layers = "last": must be one of all, first'),
+        ({"start.layers": "first"}, "start.layers = first: is for start=PATH"),
+        ({"started_from": {"recipe": "crd"}, "start.layers": "first"}, "start.layers = first: is for start=PATH"),
+        ({"start": "hub:a b"}, "start = 'hub:a b': must have the name of a folder after hub:"),
+        ({"start": "hub:bert", "start.prefix": "x."}, r"start.prefix = 'x\.': is for start=PATH"),
         ({"start": HEX, "start.head": "old"}, 'start.head = "old": must be one of same, new'),
         ({"start.prefix": "x."}, "start.prefix = \"x.\": is for start=PATH"),
         ({"method": "kd", "teacher_start": HEX}, "teacher_start = \"sha256:a+\": the teacher has no network"),

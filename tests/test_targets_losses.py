@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from lskd.config_groups import Conf
+from lskd.errors import InputError
 from lskd.losses import cross_entropy, entropy, logit_mse, soft_cross_entropy, soft_kl
 from lskd.methods import METHODS, Batch, Method, Peer
 from lskd.methods.kd import KD
 from lskd.methods.logit_matching import LogitMatching
-from lskd.schema import parse
+from lskd.schema import identity, parse
 from lskd.targets.distributions import equivalent_smoothing, smooth_labels, soften
 
 B, K = 7, 5
@@ -262,6 +264,42 @@ def test_zhang_preset(alpha):
     expected = 0.6 * hard(alpha) - 0.4 * (p_t(4) * log_p_s()).sum(-1)
     assert_equal(total(preset("kd_zhang"), make_batch(alpha)), expected)
     assert_equal(gradient(preset("kd_zhang"), alpha), 0.6 * (P_S - smoothed(alpha)) + 0.4 * (P_S - p_t(4)))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+def test_tan_preset(alpha):
+    """0.1·CE + 0.9·0.6²·H(p_t, p_s(0.6)), with p_t at T = 0.6 the teacher's 4 largest of 5 classes among themselves."""
+    told = p_t(0.6).scatter(1, TEACHER.argmin(-1, keepdim=True), 0.0)
+    told = told / told.sum(-1, keepdim=True)
+    expected = 0.1 * hard(alpha) - 0.9 * 0.36 * (told * log_p_s(0.6)).sum(-1)
+    method = preset("kd_tan")
+    assert_equal(total(method, make_batch(alpha)), expected)
+    soft_gradient = 0.6 * ((STUDENT / 0.6).softmax(-1) - told)
+    assert_equal(gradient(method, alpha), 0.1 * (P_S - smoothed(alpha)) + 0.9 * soft_gradient)
+    assert_equal(method.teacher_probs(TEACHER), told)
+
+
+@pytest.mark.parametrize("divergence", ["kl", "ce"])
+def test_the_largest_classes_of_a_teacher(divergence):
+    """Of one class, -log p_s of it; of all or more, what it is without; KL and cross-entropy differ by the entropy."""
+    best = F.cross_entropy(STUDENT / 2, TEACHER.argmax(-1), reduction="none")
+    plain = KD(temperature=2.0, beta=1.0, t_squared=False, divergence=divergence)
+    assert_equal(total(replace(plain, top_k=1), make_batch()), best)
+    for every in (K, K + 3):
+        assert_equal(total(replace(plain, top_k=every), make_batch()), total(plain, make_batch()))
+        assert_equal(gradient(replace(plain, top_k=every)), gradient(plain))
+    some = replace(plain, top_k=3)
+    told = some.teacher_probs(TEACHER)
+    assert (told > 0).sum(-1).tolist() == [3] * B
+    cross = -(told * log_p_s(2)).sum(-1)
+    assert_equal(total(some, make_batch()), cross - (entropy(told) if divergence == "kl" else 0.0))
+
+
+@pytest.mark.parametrize("given", [{"masked": "sum"}, {"count_rs": True}, {"keep_rs": 0.5}])
+def test_the_largest_classes_go_with_none_of_what_is_about_all(given):
+    with pytest.raises(InputError, match="top_k = 4: must be 0 with true_class, masked, count_rs"):
+        KD(top_k=4, **given)
+    assert identity(KD(), KD()) == {}
 
 
 def test_the_distillation_term_of_wsl():

@@ -15,7 +15,7 @@ from lskd.networks import PEERS
 from lskd.recipe import Recipe
 from lskd.run import LINEAGE, REGISTERED, USUAL_TARGET, Run, peer_seed, settings_of_part
 from lskd.schema import parse
-from lskd.start import DIGEST, SEED, Start
+from lskd.start import SEED, Start
 
 
 class Commands:
@@ -46,9 +46,8 @@ class Commands:
         if run.start != Start():
             begins, form["start"] = run.start, {}
             if run.started_from is None:
-                source = begins.source or self.sources.get(begins.digest)
-                form["start"][""] = source or f"{DIGEST}{begins.digest}"
-            for key in ("head", "prefix"):
+                form["start"][""] = begins.source or self.sources.get(begins.digest) or begins.word
+            for key in ("head", "layers", "prefix"):
                 if getattr(begins, key) != getattr(Start, key):
                     form["start"][key] = getattr(begins, key)
         if run.generation and run.streams == "shared":

@@ -326,20 +326,22 @@ def _start(
     given = dict(form.get("start") or {})
     where, word, base = f"{path}.start".lstrip("."), given.pop("", "seed"), None
     if not isinstance(word, str):
-        raise InputError(f"{where} = {show(word)}: must be seed, a file, run:ID, timm:TAG or torchvision:WEIGHTS")
+        rule = "seed, a file or folder, run:ID, hub:NAME, timm:TAG or torchvision:WEIGHTS"
+        raise InputError(f"{where} = {show(word)}: must be {rule}")
     if (own := form.get("started_from")) is not None:
         base = build_run(started_form({**form, "seed": seed}), conf, f"{path}.started_from".lstrip("."))
-    begins = parse(Start, {key: value for key, value in given.items() if key in ("head", "prefix")}, where)
+    said = ("head", "layers", "prefix")
+    begins = parse(Start, {key: value for key, value in given.items() if key in said}, where)
     for key, value in given.items():
-        if key not in ("head", "prefix"):
-            raise unknown_key(f"{where}.{key}", value, key, ("head", "prefix", "normalize", "resolution"))
+        if key not in said:
+            raise unknown_key(f"{where}.{key}", value, key, (*said, "normalize", "resolution"))
     if word.startswith(start.RUN):
         if own is not None:
             raise InputError(f"{where} = {show(word)}: started_from says otherwise; give one of them")
         base = conf.run(word.removeprefix(start.RUN), where)
     elif word != start.SEED:
         with located(path):
-            begins = replace(start.of(word, begins.prefix), head=begins.head)
+            begins = replace(start.of(word, begins.prefix), head=begins.head, layers=begins.layers)
     if begins.prefix and not begins.digest:
         raise InputError(f"{where}.prefix = {show(begins.prefix)}: is for start=PATH")
     if base is not None:

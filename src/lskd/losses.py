@@ -27,28 +27,53 @@ def entropy(probs: Tensor) -> Tensor:
 
 
 def soft_cross_entropy(
-    student_logits: Tensor, teacher_logits: Tensor, *, student_t: float, teacher_t: float, without: Tensor | None = None
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    student_t: float,
+    teacher_t: float,
+    without: Tensor | None = None,
+    top_k: int = 0,
 ) -> Tensor:
     """H(p_t(T_t), p_s(T_s)): cross-entropy of the student at temperature T_s with the teacher softened at T_t.
 
     Hinton 2015, CRD and WSL use T_s = T_t; Müller 2019 and Zhang & Sabuncu 2020 divide the teacher only (T_s = 1).
     No T² factor here: the method applies it where its paper does. `without`: a class (B,) of each example, whose term
-    is left out of the sum (both are normalised over all classes).
+    is left out of the sum (both are normalised over all classes). `top_k`: of the teacher only its k largest classes
+    count, among which p_t is normalised, as p_s is among all; 0, or more than there are: all. (Not with `without`.)
     """
+    if top_k:
+        log_p_t, log_p_s = _largest(student_logits / student_t, teacher_logits, teacher_t, top_k)
+        return -(log_p_t.exp() * log_p_s).sum(-1)
     p_t = (teacher_logits / teacher_t).softmax(-1)
     if without is not None:
         p_t = p_t.scatter(-1, without[:, None], 0.0)
     return cross_entropy(student_logits / student_t, p_t)
 
 
+def _largest(student_logits: Tensor, teacher_logits: Tensor, teacher_t: float, k: int) -> tuple[Tensor, Tensor]:
+    """log p_t(T_t) of the teacher's k largest classes among themselves, and the student's log p_s of these: (B, k)."""
+    largest, classes = teacher_logits.topk(min(k, teacher_logits.shape[-1]), -1)
+    return (largest / teacher_t).log_softmax(-1), student_logits.log_softmax(-1).gather(-1, classes)
+
+
 def soft_kl(
-    student_logits: Tensor, teacher_logits: Tensor, *, student_t: float, teacher_t: float, without: Tensor | None = None
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    student_t: float,
+    teacher_t: float,
+    without: Tensor | None = None,
+    top_k: int = 0,
 ) -> Tensor:
     """KL(p_t(T_t) ‖ p_s(T_s)) = H(p_t, p_s) - H(p_t): the direction that all five papers use.
 
-    Its gradient for the student is that of `soft_cross_entropy`; the value is 0 where the two agree. `without`: as
-    there.
+    Its gradient for the student is that of `soft_cross_entropy`; the value is 0 where the two agree. `without`,
+    `top_k`: as there.
     """
+    if top_k:
+        log_p_t, log_p_s = _largest(student_logits / student_t, teacher_logits, teacher_t, top_k)
+        return (log_p_t.exp() * (log_p_t - log_p_s)).sum(-1)
     log_p_t = (teacher_logits / teacher_t).log_softmax(-1)
     log_p_s = (student_logits / student_t).log_softmax(-1)
     terms = log_p_t.exp() * (log_p_t - log_p_s)

@@ -49,6 +49,14 @@ class Binned(Quantity):
     of: Callable[[Diagram], float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Computed(Quantity):
+    """A function of another number, `recorded`, that runs record of a part: there is nothing of its own to record."""
+
+    recorded: str
+    of: Callable[[float], float]
+
+
 @dataclass(frozen=True)
 class Fitted(Quantity):
     """The temperature of temperature scaling itself."""
@@ -73,7 +81,9 @@ METRICS.add("loss", OfLoss("training loss", digits=4, better="lower"), __name__)
 METRICS.add("temperature", Fitted("temperature of the least negative log-likelihood", digits=2), __name__)
 
 
-def metric(name: str, title: str, *, kind: type[Measured] | type[Binned] = Measured, **how: Any) -> Callable[[F], F]:
+def metric(
+    name: str, title: str, *, kind: type[Measured] | type[Binned] | type[Computed] = Measured, **how: Any
+) -> Callable[[F], F]:
     """Register the function below under `name`."""
 
     def register(function: F) -> F:
@@ -117,6 +127,13 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
     from lskd.losses import label_loss
 
     return label_loss(logits.float(), labels).double().mean().item()
+
+
+@metric("perplexity", "perplexity", kind=Computed, recorded="nll", digits=2, better="lower")
+def perplexity(nll: float) -> float:
+    """exp(nll): how many equally likely classes (of a translation: tokens) would be as hard to guess. Of the mean over
+    examples, so that it is no mean itself; infinite where the number would be too large for fp64."""
+    return math.exp(nll) if nll < 709 else math.inf
 
 
 @metric("ece15", "expected calibration error (15 bins)", better="lower", scaled=True, mean=False)

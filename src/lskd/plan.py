@@ -25,8 +25,8 @@ from lskd.tables import statements
 from lskd.tables.cells import Key
 from lskd.tables.derived import DERIVED, Derivation
 from lskd.tables.experiment import Experiment
-from lskd.tables.line import OF_ONE_RUN
-from lskd.tables.metric import Metric
+from lskd.tables.line import COUNTED, OF_ONE_RUN
+from lskd.tables.metric import Metric, probed
 from lskd.tables.recorded import check_probed, check_recorded
 from lskd.tables.table import Table, load_table
 
@@ -72,7 +72,7 @@ class TablePlan:
     table: Table
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
-    probe: ProbeSpec | None = None
+    probes: tuple[ProbeSpec, ...] = ()
     declared: tuple[int, ...] = ()  # the seeds of the files, where others were asked for
 
     @property
@@ -83,6 +83,16 @@ class TablePlan:
     def as_declared(self) -> bool:
         """Whether the seeds are those that were declared, no fewer and no others."""
         return set(self.seeds) == set(self.declared_seeds)
+
+    def probe(self, metric: Metric) -> ProbeSpec | None:
+        """The one that gives the number, if a probe does."""
+        name = probed().get(metric.name)
+        return next((probe for probe in self.probes if probe.name == name), None)
+
+    @property
+    def painter(self) -> ProbeSpec | None:
+        """The one that draws the table's diagram, if a probe does."""
+        return next((probe for probe in self.probes if self.table.diagram in probe.settings.pictures), None)
 
     def cell(self, row: str, column: str) -> Cell:
         return self._by_key[row, column]
@@ -121,9 +131,9 @@ def make_plan(
     here = {run.id for run in runs}
     asked: dict[str, dict[ProbeSpec, None]] = {}
     for planned in (*tables, *others):
-        if planned.probe is not None:
+        for probe in planned.probes:
             for id in (run.id for cell in planned.cells for run in cell.runs if run.id in here):
-                asked.setdefault(id, {})[planned.probe] = None
+                asked.setdefault(id, {})[probe] = None
     return Plan(experiment, tables, runs, {id: tuple(probes) for id, probes in asked.items()})
 
 
@@ -141,7 +151,7 @@ def plan_table(
     where = f"table.{table.name}"
     declared = experiment.seeds if experiment is not None and experiment.seeds else table.seeds
     seeds = tuple(asked) or declared
-    probe = parse_probe(table.probe, f"{where}.probe") if table.probe else None
+    probes = tuple(parse_probe(given, f"{where}.probe") for given in table.probes)
     over_all = normal_form(experiment.settings, "experiment.settings") if experiment is not None else {}
     keys = table.keys() if table.has_cells else []
     described: dict[Key, list[Run]] = {}  # the runs that the settings describe, whatever the cell takes of them
@@ -156,7 +166,7 @@ def plan_table(
             x, metric = shown(table, *key)
             runs = tuple(_ancestor(run, table.ancestor(*key)) for run in described[key])
             check_recorded(metric, runs[0], conf)
-            check_probed(metric, probe, runs[0], conf)
+            check_probed(metric, probes, runs[0], conf)
             cells[key] = Cell(*key, form, runs, metric, x)
 
     def add(key: Key) -> Cell:
@@ -167,7 +177,7 @@ def plan_table(
                 cells[key] = derived_cell(table, key, made_of)
         return cells[key]
 
-    planned = TablePlan(table, seeds, tuple(add(key) for key in keys), probe, declared)
+    planned = TablePlan(table, seeds, tuple(add(key) for key in keys), probes, declared)
     check_compared(planned)
     check_metrics(planned, conf)
     return planned
@@ -276,12 +286,9 @@ def shown(table: Table, row: str, column: str) -> tuple[float | None, Metric]:
     if table.x_axis == "category":
         return float(table.positions[column]), metric
     x = float(table.value_at(row, column))
-    if line.over == "step":
-        metric = replace(metric, step=int(x))
-    if line.over == "epoch":
-        metric = replace(metric, at_epoch=int(x))
-    if line.over == "class":
-        metric = replace(metric, at_class=int(x))
+    if choice := OF_ONE_RUN.get(line.over):
+        chosen: dict[str, Any] = {choice: int(x) if line.over in COUNTED else x}
+        metric = replace(metric, **chosen)
     return x, metric
 
 
@@ -342,7 +349,7 @@ def check_metrics(planned: TablePlan, conf: Conf) -> None:
         for cell in cells:
             with _in_cell(f"table.{table.name}.{where}", (cell.row, cell.column)):
                 check_recorded(metric, cell.runs[0], conf)
-                check_probed(metric, planned.probe, cell.runs[0], conf)
+                check_probed(metric, planned.probes, cell.runs[0], conf)
 
 
 def runs_of_seeds(form: Mapping[str, Any], seeds: Sequence[int], conf: Conf, known: dict[str, Run]) -> list[Run]:

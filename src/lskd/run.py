@@ -133,6 +133,8 @@ class Run:
         new = self.start.head == "new"
         if new and not given and base is None:
             raise InputError("start.head = new: all weights come from the seed; give start or started_from")
+        if self.start.layers != "all" and not given:
+            raise InputError(f"start.layers = {self.start.layers}: is for start=PATH and its like")
         if base is not None and base.arch.settings.of_weights() != self.arch.settings.of_weights():
             raise InputError(f"started_from.arch = {base.network}: must be the network of the run, {self.network}")
         if self.recipe.trains:
@@ -440,7 +442,7 @@ class Run:
         if self.started_from is not None:
             text += f", started from {self.started_from.network} on {self.started_from.dataset}"
         if self.start.digest:
-            weights = f"weights {self.start.digest[:12]}"
+            weights = f"weights {self.start.short}"
             text += f", started from {weights}" if self.recipe.trains else f", {weights} as they are"
         elif not self.recipe.trains:
             text += ", as it is"
@@ -451,7 +453,7 @@ class Run:
             if (temperature := getattr(self.method.settings, "temperature", None)) is not None:
                 text += " T solved for" if "temperature" in self.method.settings.to_solve else f" T={temperature:g}"
             text += f" from {self.teacher.network}"
-            own = [self.teacher.start.digest[:12]] if self.teacher.start.digest else []
+            own = [self.teacher.start.short] if self.teacher.start.digest else []
             own += [self.teacher.taught] if self.teacher.taught else []
             own += [f"generation {place}"] if (place := self.teacher.chain[1]) > 1 else []
             if self.teacher.dataset.steps != self.dataset.steps:

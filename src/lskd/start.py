@@ -1,8 +1,11 @@
-"""Where a network's weights come from, if not from the seed or another run: files of other codes, and pretrained tags.
+"""Where a network's weights come from, if not from the seed or another run: files of other codes, folders in the hub's
+format, and pretrained tags.
 
 A file is safetensors, or what `torch.save` writes of a state dict, alone or as an entry (`ENTRIES`) of a checkpoint's
 mapping. It is read without running code that is in it. Prefixes that wrappers put before all names (`WRAPPERS`) are
-taken off. What counts, and is part of a run's identity, is the digest of what is left; where it lies is not.
+taken off. What counts, and is part of a run's identity, is the digest of what is left; where it lies is not. Of weights
+that were published under a name (hub:NAME) the name counts, as of a data set: a plan needs no file, and the digest of
+what was found is in the record.
 
 This module imports torch only where weights are read.
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lskd.data.roots import HUB, hub_folder, not_here
 from lskd.errors import InputError, one_line
 from lskd.program import user_path
 from lskd.recipe import NOT_IDENTITY
@@ -29,13 +34,15 @@ if TYPE_CHECKING:
 
 SEED, RUN, DIGEST = "seed", "run:", "sha256:"  # words that name no file
 PRETRAINED = ("timm:", "torchvision:")
+FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder in the hub's format: the first that is there counts
+CONFIG = "config.json"  # what it says of its network
 ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")  # of a checkpoint, the first counts
 WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and DistributedDataParallel, and of torch.compile
 
 COUNTER = "num_batches_tracked"  # of batch norms; files of before PyTorch 0.4.1 have none
 _DENSE = r"(?:fc|linear|classifier|head|head\.fc|last_linear|logits|output)(?:\.\d+)?\.(weight|bias)"
-# How other codes call what lskd's networks have. Each is a way to rename all entries of a file; the one after which
-# most are the network's counts.
+# How other codes call what lskd's networks have. Each is a way to rename all entries of a file, or to leave some out
+# (None); the one after which most are the network's counts, and of these the one after which fewest are not.
 _RESNET = (  # of torchvision, and of most codes for CIFAR
     (r"conv1\.", "stem.0."),
     (r"bn1\.", "stem.1."),
@@ -45,23 +52,49 @@ _RESNET = (  # of torchvision, and of most codes for CIFAR
 )
 _HEAD = ((_DENSE, r"head.\1"),)
 _TIMM = ((_DENSE, r"head.\1"), (r"(?!head\.)", "features."))  # timm's networks stand in `features` of lskd's
-WAYS: tuple[tuple[tuple[str, str], ...], ...] = ((), _HEAD, _RESNET, _TIMM)
+_BERT = (  # of the hub, with the heads of its pre-training, and with names of before PyTorch; without "bert." alone
+    (r"cls\.|(?:bert\.)?embeddings\.position_ids$", None),
+    (r"(?:bert\.)?(.*LayerNorm\.)gamma$", r"bert.\1weight"),
+    (r"(?:bert\.)?(.*LayerNorm\.)beta$", r"bert.\1bias"),
+    (r"(?:bert\.)?(?=(?:embeddings|encoder|pooler)\.)", "bert."),
+    (_DENSE, r"head.\1"),
+)
+Way = tuple[tuple[str, str | None], ...]
+WAYS: tuple[Way, ...] = ((), _HEAD, _RESNET, _TIMM, _BERT)
+_LAYER = r"((?:.*\.)?layers?)\.(\d+)\."  # one of several that are alike
 
 
 @dataclass(frozen=True)
 class Start:
     """The weights that a run begins with, where they are not drawn from the seed.
 
-    digest: SHA-256 of the entries of a file or of a pretrained tag; empty: they come from another run
-        (`Run.started_from`), or from the seed.
+    digest: SHA-256 of the entries of a file or of a pretrained tag, or hub:NAME, the name of published ones; empty:
+        they come from another run (`Run.started_from`), or from the seed.
     head: of the last dense layer: same, it starts as the rest does; new, from the seed, for other classes.
+    layers: all, as many as the network has; first, of more those that come first.
     source, prefix: where the entries are, and which: those whose names begin with `prefix`, which is taken off.
     """
 
     digest: str = ""
     head: Literal["same", "new"] = "same"
+    layers: Literal["all", "first"] = "all"
     source: str = field(default="", metadata=NOT_IDENTITY, compare=False)
     prefix: str = field(default="", metadata=NOT_IDENTITY, compare=False)
+
+    @property
+    def published(self) -> bool:
+        """Whether a name stands for them."""
+        return self.digest.startswith(HUB)
+
+    @property
+    def word(self) -> str:
+        """What names them without saying where they are."""
+        return self.digest if self.published else f"{DIGEST}{self.digest}"
+
+    @property
+    def short(self) -> str:
+        """The same, for a line in which it is not all."""
+        return self.digest.removeprefix(HUB) if self.published else self.digest[:12]
 
 
 NO_START = Start()
@@ -71,21 +104,28 @@ NO_START = Start()
 
 
 def of(word: str, prefix: str = "") -> Start:
-    """The start that a user's `word` names: a file, timm:TAG, torchvision:WEIGHTS, or sha256:DIGEST, of weights that
-    are not here."""
+    """The start that a user's `word` names: a file, a folder in the hub's format, timm:TAG, torchvision:WEIGHTS, or,
+    which need not be here, hub:NAME or sha256:DIGEST."""
     if word.startswith(DIGEST):
         digest = word.removeprefix(DIGEST)
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise InputError(f"start = {word!r}: must have 64 hexadecimal digits after {DIGEST}")
         return Start(digest)
+    if word.startswith(HUB):
+        hub_folder(word, f"start = {word!r}")
+        if prefix:
+            raise InputError(f"start.prefix = {prefix!r}: is for start=PATH")
+        return Start(word, source=word)
     source = word if word.startswith(PRETRAINED) else str(user_path(word).absolute())
     return Start(_digest(source, prefix, _version(source)), source=source, prefix=prefix)
 
 
 def entries(start: Start) -> Tensors:
     """What `start` names, on the CPU; `InputError` where it is not here, or other by now."""
+    if start.published:
+        return _read(start.digest, "")
     if not start.source:
-        raise InputError(f"start = {DIGEST}{start.digest}: where these weights are is not known here; give start=PATH")
+        raise InputError(f"start = {start.word}: where these weights are is not known here; give start=PATH")
     digest = _digest(start.source, start.prefix, _version(start.source))
     if digest != start.digest:
         raise InputError(
@@ -94,12 +134,55 @@ def entries(start: Start) -> Tensors:
     return _read(start.source, start.prefix)
 
 
+def record(start: Start) -> dict[str, Any]:
+    """What the record of a run says of weights that it started from: also of published ones their digest."""
+    if start.published:
+        return {"digest": _digest(start.digest, "", _version(start.digest)), "source": start.digest}
+    return {"digest": start.digest, "source": start.source}
+
+
+def config(start: Start) -> dict[str, Any] | None:
+    """What the folder of `start` says of its network; None where it is no folder in the hub's format."""
+    source = start.digest if start.published else start.source
+    if not source or source.startswith(PRETRAINED) or not (folder := _path(source)).is_dir():
+        return None
+    try:
+        said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise InputError(f"start = {source!r}: its {CONFIG} cannot be read: {why}") from None
+    if not isinstance(said, dict):
+        raise InputError(f"start = {source!r}: its {CONFIG} is no mapping")
+    return said
+
+
+def _path(source: str) -> Path:
+    """The file, or the folder in the hub's format."""
+    return hub_folder(source, f"start = {source!r}") if source.startswith(HUB) else Path(source)
+
+
+def _file(source: str) -> Path:
+    """The file with the weights."""
+    path = _path(source)
+    if not path.is_dir():
+        if source.startswith(HUB):
+            raise not_here(f"start = {source!r}", path, f"{CONFIG} and {' or '.join(FILES)}")
+        return path
+    found = next((path / name for name in FILES if (path / name).is_file()), None)
+    if found is None:
+        raise InputError(
+            f"start = {source!r}: is a folder without {' or '.join(FILES)}, which one in the hub's format has"
+        )
+    return found
+
+
 def _version(source: str) -> tuple[int, ...]:
     """What changes when the file does."""
     if source.startswith(PRETRAINED):
         return ()
+    path = _file(source)
     try:
-        status = Path(source).stat()
+        status = path.stat()
     except OSError as error:
         raise InputError(f"start = {source!r}: cannot be read: {error.strerror}") from None
     return status.st_ino, status.st_size, status.st_mtime_ns
@@ -121,15 +204,15 @@ def _read(source: str, prefix: str) -> Tensors:
     named = f"start = {source!r}"
     if source.startswith(PRETRAINED):
         content: Any = _pretrained(source)
-    elif source.endswith(".safetensors"):
+    elif (path := _file(source)).suffix == ".safetensors":
         import safetensors.torch
 
         try:
-            content = dict(sorted(safetensors.torch.load_file(source).items()))
+            content = dict(sorted(safetensors.torch.load_file(path).items()))
         except Exception as error:  # of several kinds
             raise InputError(f"{named}: cannot be read as safetensors: {one_line(error)}") from None
     else:
-        content = _unpickled(source)
+        content = _unpickled(path, named)
     found = _state(content)
     if found is None:
         kind = type(content).__name__
@@ -140,7 +223,7 @@ def _read(source: str, prefix: str) -> Tensors:
     return _without_prefix(found, prefix, named)
 
 
-def _unpickled(source: str) -> Any:
+def _unpickled(path: Path, named: str) -> Any:
     import argparse
     import pickle
 
@@ -154,16 +237,16 @@ def _unpickled(source: str) -> Any:
     beside: list[Any] = [argparse.Namespace, np.dtype, *numbers, *names]
     try:
         with torch.serialization.safe_globals(beside):
-            return torch.load(source, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if other := re.search(r"GLOBAL (\S+)", str(error)):
             raise InputError(
-                f"start = {source!r}: holds more than tensors ({other[1]}), and is not read, since that runs its code; "
+                f"{named}: holds more than tensors ({other[1]}), and is not read, since that runs its code; "
                 "where it comes from, save the weights alone: torch.save(network.state_dict(), PATH)"
             ) from None
-        raise InputError(f"start = {source!r}: cannot be read: {one_line(error)}") from None
+        raise InputError(f"{named}: cannot be read: {one_line(error)}") from None
     except Exception as error:  # torch has several kinds for a file of another kind
-        raise InputError(f"start = {source!r}: cannot be read by torch.load: {one_line(error)}") from None
+        raise InputError(f"{named}: cannot be read by torch.load: {one_line(error)}") from None
 
 
 def _pretrained(source: str) -> Any:
@@ -227,16 +310,30 @@ def fitted(found: Tensors, network: Tensors, start: Start, label: str, tell: boo
     same shapes in the same order, that is what counts, and is logged. `InputError`, which names the first three
     entries that differ, where nothing fits.
     """
-    new = {name for name in network if start.head == "new" and re.fullmatch(r"head\.(weight|bias)", name)}
+    new = {name for name in network if start.head == "new" and _is_head(name)}
     wanted = {name: value for name, value in network.items() if name not in new}
-    renamed = max((_renamed(found, way) for way in WAYS), key=lambda one: len(one.keys() & network.keys()))
+    own_names = network.keys()
+    renamed = max(
+        (_renamed(found, way) for way in WAYS),
+        key=lambda one: (len(one.keys() & own_names), -len(one.keys() - own_names)),
+    )
     given = {name: value for name, value in renamed.items() if name not in new}
+    depth, its = _depths(wanted), _depths(given)
+    if start.layers == "first":
+        given = {name: value for name, value in given.items() if not _is_beyond(name, depth)}
     differing = list(_differing(given, wanted))
     if not differing:
         return {name: given[name].to(wanted[name].dtype) for name in wanted if name in given}
     if (rows := head_rows(given)) is not None and (own := head_rows(wanted)) is not None and rows != own:
         raise InputError(f"{label}: has a head of {rows} classes, not of {own}: start.head=new starts it from the seed")
-    named_in_order = not start.source.endswith(".safetensors")  # which knows no order
+    for stack in depth.keys() & its.keys():
+        if its[stack] != depth[stack] and (its[stack] < depth[stack] or start.layers == "all"):
+            hint = ": start.layers=first takes the first of them" if its[stack] > depth[stack] else ""
+            raise InputError(f"{label}: has {its[stack]} layers, not {depth[stack]}{hint}")
+    missing = wanted.keys() - given.keys()
+    if len(missing) == len(differing) and all(map(_is_head, missing)):
+        raise InputError(f"{label}: has no head: start.head=new starts it from the seed")
+    named_in_order = not start.published and not start.source.endswith(".safetensors")  # which knows no order
     ordered = _by_order(found, network, new) if named_in_order else None
     if ordered is not None:
         if tell:
@@ -254,15 +351,31 @@ def head_rows(state: Tensors) -> int | None:
     return len(state["head.weight"]) if "head.weight" in state else None
 
 
-def _renamed(found: Tensors, way: Iterable[tuple[str, str]]) -> Tensors:
-    def name(given: str) -> str:
+def _is_head(name: str) -> bool:
+    return re.fullmatch(r"head\.(weight|bias)", name) is not None
+
+
+def _depths(state: Iterable[str]) -> dict[str, int]:
+    """How many layers there are of each kind, by what their names begin with."""
+    found = [match for name in state if (match := re.match(_LAYER, name))]
+    return {stack: 1 + max(int(one[2]) for one in found if one[1] == stack) for stack in {one[1] for one in found}}
+
+
+def _is_beyond(name: str, depth: Mapping[str, int]) -> bool:
+    """Whether it is of a layer that comes after as many as there are."""
+    match = re.match(_LAYER, name)
+    return match is not None and match[1] in depth and int(match[2]) >= depth[match[1]]
+
+
+def _renamed(found: Tensors, way: Way) -> Tensors:
+    def name(given: str) -> str | None:
         for pattern, instead in way:
             whole = pattern == _DENSE
             if re.fullmatch(pattern, given) if whole else re.match(pattern, given):
-                return re.sub(pattern, instead, given, count=1)
+                return None if instead is None else re.sub(pattern, instead, given, count=1)
         return given
 
-    return {name(given): value for given, value in found.items()}
+    return {own: value for given, value in found.items() if (own := name(given)) is not None}
 
 
 def _differing(given: Tensors, wanted: Tensors) -> Iterable[str]:

@@ -37,7 +37,7 @@ from typing import Any, Literal
 from lskd.claims import Claims, unfit
 from lskd.data import Spec
 from lskd.errors import InputError
-from lskd.files import RESTORE, read_json, write_json
+from lskd.files import RESTORE, read_json, write_atomically, write_json
 from lskd.networks import OWN, PEERS, of_network
 from lskd.program import user_path
 from lskd.records import fault, wrong_numbers
@@ -206,6 +206,10 @@ class Store:
     def seen(self, run: Run, probe: ProbeSpec) -> bool:
         """Whether there is such a record, be it damaged."""
         return os.path.lexists(self._probed(run, probe))
+
+    def beside(self, run: Run, probe: ProbeSpec, name: str) -> Path:
+        """A file that a probe has made, which is not tracked, as the weights are not."""
+        return self.directory(run) / "probes" / f"{probe.key}.{name}"
 
     def _probed(self, run: Run, probe: ProbeSpec) -> Path:
         return self.directory(run) / "probes" / f"{probe.key}.json"
@@ -419,6 +423,11 @@ class Store:
         """Record what was seen of the run, and of which weights at the end."""
         path = self._probed(run, probe)
         path.parent.mkdir(exist_ok=True)
+        readings = [dict(reading) for reading in readings]
+        files = [reading.pop("files", {}) for reading in readings]
+        for name, text in files[-1].items() if files else ():
+            write = functools.partial(Path.write_text, data=text, encoding="utf-8")
+            write_atomically(self.beside(run, probe, name), write)
         content = {"probe": probe.identity(), "weights_sha256": weights_sha256, "readings": readings}
         write_json(path, content)
 

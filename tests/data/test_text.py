@@ -21,7 +21,7 @@ import pytest
 from lskd import data
 from lskd.compose import check_vocabulary, parse_run
 from lskd.config_groups import Conf
-from lskd.data import DATASETS, Dataset, EvaluationSet, Text
+from lskd.data import DATASETS, Dataset, Text
 from lskd.data.cli import main
 from lskd.data.text.corpus import Corpus, Ragged
 from lskd.data.text.lines import Lines, read_jsonl, read_lines
@@ -539,7 +539,7 @@ def test_folders_without_a_berts_tokenizer(write_it, message, tmp_path):
 def small_mnli(monkeypatch, tmp_path) -> Path:
     """MultiNLI with 12 pairs to train on; the cache and the data."""
     known = DATASETS["mnli"]
-    spec = replace(known.spec, train=12, test=4, tests=(EvaluationSet("dev_mismatched", 2),))
+    spec = replace(known.spec, train=12, test=4, validation=2)
     monkeypatch.setitem(DATASETS.entries, "mnli", replace(known, spec=spec))
     (tmp_path / "mnli" / "multinli_1.0").mkdir(parents=True)
     for name, count in (("train", 12), ("dev_matched", 4), ("dev_mismatched", 2)):
@@ -553,17 +553,16 @@ def test_multinli(small_mnli):
     pytest.importorskip("tokenizers")
     cache, folder = small_mnli, bert(small_mnli / "bert")
     spec = data.prepare("mnli", data=cache, cache=cache)
-    assert data.summary(spec).startswith(
-        "mnli: 3 classes, 12 train, 4 test sentence pairs (or as test 2 of dev_mismatched)"
-    )
-    assert spec.class_sizes == ((4, 4, 4), (2, 1, 1)) and data.verify("mnli", data=cache, cache=cache) == spec
+    assert data.summary(spec).startswith("mnli: 3 classes, 12 train, 2 validation, 4 test sentence pairs")
+    assert spec.class_sizes == ((4, 4, 4), (2, 1, 1), (1, 1, 0))
+    assert data.verify("mnli", data=cache, cache=cache) == spec
     text = Text.of_setting({"tokenizer": str(folder), "longest": 10}, "dataset.text")
-    dataset = Dataset("mnli", holdout=3, limit=6, text=text)
+    dataset = Dataset("mnli", limit=6, text=text)
     parts = data.load(dataset, data=cache, cache=cache)
     assert {name: part.labels.bincount(minlength=3).tolist() for name, part in parts.items()} == {
         "train": [2, 2, 2],
-        "validation": [1, 1, 1],
         "test": [2, 1, 1],
+        "validation": [1, 1, 0],
     }
     corpus = parts["train"].images
     assert corpus.kind == "pairs" and corpus.target is None and corpus.lengths.shape == (6, 1)
@@ -572,8 +571,6 @@ def test_multinli(small_mnli):
         [(ids, segments)] = vocabulary.encode([corpus.source_lines[row]], [corpus.target_lines[row]], 10)
         assert (corpus.source[row].tolist(), corpus.segments[row].tolist()) == (ids, segments)
     assert corpus.lengths.max() == 10 and corpus.vocabulary.digest == vocabulary.digest
-    other = data.load(replace(dataset, text=replace(text, test="dev_mismatched")), data=cache, cache=cache)
-    assert len(other["test"].images) == 2
     forgotten = replace(dataset, text=replace(text, folder=""))  # of a recorded run: the cache has kept it
     assert len(data.load(forgotten, data=cache, cache=cache)["train"].images) == 6
     bert(folder, [*TOKENS, "more"])
@@ -744,7 +741,7 @@ def test_the_numbers_of_the_built_in_ones():
         "iwslt14": (160_239, 7_283, 6_750),
         "wmt14_ende": (1_920_209 + 2_399_123 + 201_288, 3_000, 3_003),
         "wmt18_ende": (1_920_209 + 2_399_123 + 284_246, 0, 3_000),
-        "mnli": (392_702, 0, 9_815),
+        "mnli": (392_702, 9_832, 9_815),
     }
     assert {one.name: one.size for one in specs["multi30k"].tests}["test_2017_mscoco"] == 461
 

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from lskd.data import Dataset, Part, Spec
 from lskd.data.text import BOS, EOS, PAD
+from lskd.data.text.padding import padded
 from lskd.engine import Shared, train
 from lskd.engine.loop import Interrupted
 from lskd.engine.memory import run_bytes
-from lskd.engine.tasks.text import ByLength, padded
+from lskd.engine.tasks.text import ByLength
 from lskd.engine.tasks.translation import Translation
 from lskd.engine.training import Training
 from lskd.methods import METHODS

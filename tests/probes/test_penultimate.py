@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from lskd.data import DATASETS
 from lskd.errors import InputError
@@ -89,3 +93,45 @@ def test_a_triple_that_the_data_does_not_have_is_an_error(classes, message):
     with pytest.raises(InputError) as error:
         Penultimate(classes=classes).check(DATASETS["cifar10"].spec)
     assert message in str(error.value)
+
+
+class Chain(nn.Module):
+    """The next token's logits from the token before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Embedding(6, 4), nn.Linear(4, 6, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(tokens))
+
+
+def test_of_a_translation_the_first_places_of_each_word_are_seen() -> None:
+    """Words as they stand within a sentence; once all are there, nothing more is looked at."""
+    words = {" der": [3], " die": [4], " das": [5], " Donaudampfschiff": [1, 2]}
+    vocabulary = SimpleNamespace(encode=lambda lines: [words[line] for line in lines])
+    network, labels = Chain().eval(), torch.tensor([[3, 4, 0, 3], [5, 5, 4, 3], [4, 3, 5, 4]])
+    before, shown = torch.arange(12).remainder(6).view(3, 4), []
+
+    def outputs(part: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for piece, told in zip(before, labels, strict=True):
+            shown.append(part)
+            yield network(piece), told
+
+    scene: Any = SimpleNamespace(
+        network=network, outputs=outputs, evaluated="test", class_names=(),
+        parts=dict.fromkeys(("train", "test"), SimpleNamespace(vocabulary=vocabulary)),
+    )  # fmt: skip
+    with torch.no_grad():
+        seen = Penultimate(classes=("der", "die", "das"), examples=2).measure(scene)
+    assert shown == ["train", "train", "test", "test"]
+    places = [before[labels == token][:2] for token in (3, 4, 5)]  # each twice in the first two pieces
+    activations = network.body.weight.detach().double()[torch.cat(places)]
+    templates = nn.functional.pad(network.head.weight.detach().double()[3:], (0, 1))
+    points, _ = project(activations, templates)
+    for part in ("train", "test"):
+        assert torch.tensor(seen[part]["points"]).view(-1, 2).tolist() == [
+            pytest.approx(point, rel=1e-4, abs=1e-6) for point in points.tolist()
+        ]
+    with pytest.raises(InputError, match=r"probe.classes = 'Donaudampfschiff': must be a word that is one token .* 2"):
+        Penultimate(classes=("der", "die", "Donaudampfschiff"), examples=2).measure(scene)

@@ -108,10 +108,10 @@ def test_bad_settings(settings, message):
 def test_what_a_teacher_tells_is_asked_only_where_it_tells_something(settings, message):
     form = {"dataset": "cifar10", "arch": "resnet20", "teacher": "resnet20", **settings}
     run, metric = parse_run(form, CONF), Metric("confidence_diversity")
-    check_probed(metric, ProbeSpec("uncertainty", Uncertainty()), run, CONF)
+    check_probed(metric, [ProbeSpec("uncertainty", Uncertainty())], run, CONF)
     told = ProbeSpec("uncertainty", Uncertainty(of="teacher"))
     with contextlib.nullcontext() if message is None else pytest.raises(InputError, match=message):
-        check_probed(metric, told, run, CONF)
+        check_probed(metric, [told], run, CONF)
 
 
 PROBES = [ProbeSpec("uncertainty", Uncertainty()), ProbeSpec("uncertainty", Uncertainty(temperature=4.0)),

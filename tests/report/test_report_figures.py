@@ -235,6 +235,22 @@ def test_a_table_may_draw_the_reliability_of_its_calibration_errors(lab: Any, tm
     assert [path.suffix for path in figures.write(filled, tmp_path)] == [".png", ".pdf", ".svg"]
 
 
+def test_a_diagram_all_of_whose_bins_are_full_has_its_room(lab: Any) -> None:
+    columns = {"plain": {"label": "as it is", "metric": {"name": "ece15"}}}
+    planned = lab.table(columns=columns, rows={"net": {"label": "network"}}, diagram="reliability", claims=[])
+    bins = [[10, (i + 0.5) / 15, (i + 0.5) / 15] for i in range(15)]
+    for run in planned.cell("net", "plain").runs:
+        lab.store.directory(run).mkdir(parents=True)
+        lab.store.begin(run, {})
+        record = {"last": {"test": {"ece15": 0.0}}, "best": {}, "train": {}, "gamma": 0.0}
+        lab.store.finish(run, {**record, "calibration": {"test": {"reliability": bins, "scaled": {}}}})
+    figure, _ = figures.picture(filled_of(lab, planned))
+    figure.draw_without_rendering()
+    assert [axes.get_position().height > height for axes, height in zip(figure.axes, (0.3, 0.08), strict=True)] == [
+        True, True,
+    ]  # fmt: skip
+
+
 def test_only_tables_have_diagrams(lab: Any) -> None:
     with pytest.raises(InputError, match="diagram = 'reliability': must be given in a table only"):
         lab.figure(diagram="reliability")
@@ -358,3 +374,20 @@ def test_a_scatter_of_nothing_is_not_drawn_and_unknown_columns_are_refused(lab: 
         scatter_table(lab, scatter={"x": "teacher", "y": "studnet"})
     with pytest.raises(InputError, match="scatter = None: must be given with diagram=scatter"):
         scatter_table(lab, scatter=None)
+
+
+# ---- logarithmic axes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("x", [None, {"name": "gamma"}])
+def test_a_logarithmic_axis_has_plain_numbers(lab: Any, x: Any) -> None:
+    """At the values of the series, if its runs have no places of their own."""
+    planned = lab.figure(x=x, x_axis="log", rows={"a": {"label": "a", "over": "alpha", "values": [0.1, 0.15, 0.4]}})
+    for cell in planned.cells:
+        lab.fill(planned, f"a/{cell.column}", [90.0, 91.0, 92.0], gamma=float(cell.column))
+    figure, _ = figures.picture(filled_of(lab, planned))
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert not any("$" in label for label in labels)
+    assert x is not None or labels == ["0.1", "0.15", "0.4"]

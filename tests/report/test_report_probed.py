@@ -43,7 +43,7 @@ def see(lab: Any, planned: TablePlan, cell: str, spread: float, scale: float = 1
         points = [[[scale * x, scale * y], [scale * x + 1, scale * y]] for x, y in CORNERS]
         reading = {"cluster_spread": spread + 0.01 * run.seed, "points": points, "templates": CORNERS}
         readings = [{"step": 40, "train": {**reading, "cluster_spread": 2 * spread}, "test": reading}]
-        lab.store.write_readings(run, planned.probe, readings, "00")
+        lab.store.write_readings(run, planned.probes[0], readings, "00")
 
 
 def filled_of(lab: Any, planned: TablePlan, **experiment: Any) -> FilledTable:
@@ -85,7 +85,7 @@ def test_a_record_of_something_else_is_left_out_and_named(lab: Any) -> None:
     planned = plane_table(lab)
     see(lab, planned, "spread/hard", 0.5)
     run = planned.cell("spread", "hard").runs[0]
-    path = lab.store.directory(run) / "probes" / f"{planned.probe.key}.json"
+    path = lab.store.directory(run) / "probes" / f"{planned.probes[0].key}.json"
     path.write_text(path.read_text().replace('"0"', '"5"'))
     [named] = render(lab.plan(planned), lab.store).damaged
     assert named.startswith(f"{path}: is not the record of ") and named.endswith("; delete it to run the probe again")
@@ -163,7 +163,7 @@ def test_a_series_over_steps_is_one_run_seen_several_times(lab: Any) -> None:
             {"step": step, "train": {"mutual_information": step / 10 + run.seed * (1 + step) / 100}}
             for step in (0, 10, 20, 30)
         ]
-        lab.store.write_readings(run, planned.probe, readings, "00")
+        lab.store.write_readings(run, planned.probes[0], readings, "00")
     filled = filled_of(lab, planned)
     assert [cell.mean for cell in filled.cells] == pytest.approx([0.01, 1.11, 2.21])
     assert filled.findings[0].verdict == "reproduced"
@@ -244,12 +244,12 @@ def test_numbers_over_the_runs_of_a_cell(lab: Any) -> None:
     surprise = ["0.11 2.30", "2.30 0.11"]
     runs = planned.cell("hard", "variance").runs
     lab.store.write_readings(
-        runs[0], planned.probe, [{"step": 40, "test": {"nll": 0.11, "surprise": surprise[:1]}}], "00"
+        runs[0], planned.probes[0], [{"step": 40, "test": {"nll": 0.11, "surprise": surprise[:1]}}], "00"
     )
     assert "| hard targets" in text(render(lab.plan(planned), lab.store))
     assert "0/2 seeds" in text(render(lab.plan(planned), lab.store)).replace("1/2", "0/2")  # one run shows no variance
     lab.store.write_readings(
-        runs[1], planned.probe, [{"step": 40, "test": {"nll": 2.30, "surprise": surprise[1:]}}], "00"
+        runs[1], planned.probes[0], [{"step": 40, "test": {"nll": 2.30, "surprise": surprise[1:]}}], "00"
     )
     variance = (2.30 + 0.11) / 2 - math.log(2)
     printed = text(render(lab.plan(planned), lab.store))
@@ -265,7 +265,7 @@ def test_one_damaged_prediction_does_not_stop_the_others(lab: Any, damage: str |
     runs = planned.cell("hard", "variance").runs
     for run, line in zip(runs, ("0.11 2.30", "2.30 0.11", damage), strict=True):
         reading = {"nll": 1.0, "surprise": [line]} if line is not None else {"nll": 1.0}
-        lab.store.write_readings(run, planned.probe, [{"step": 40, "test": reading}], "00")
+        lab.store.write_readings(run, planned.probes[0], [{"step": 40, "test": reading}], "00")
     values = Values(lab.store)
     assert list(values.of(planned, planned.cell("hard", "variance"))) == [0, 1]
     [line] = values.damaged
@@ -298,7 +298,7 @@ def test_the_order_of_classes_of_two_networks_is_compared_seed_by_seed(lab: Any)
         lab.fill(planned, f"{row}/0", [90.0, 91.0, 92.0])
         for run in planned.cell(row, "0").runs:
             reading = {"class_distance": {str(c): run.seed + of_classes[c] for c in range(5)}}
-            lab.store.write_readings(run, planned.probe, [{"step": 40, "train": reading, "test": {}}], "00")
+            lab.store.write_readings(run, planned.probes[0], [{"step": 40, "train": reading, "test": {}}], "00")
     filled = filled_of(lab, planned)
     assert [cell.mean for cell in filled.cells] == [value + 1 for of_row in numbers.values() for value in of_row]
     assert "mean rank correlation 0.90 of 5 cells" in str(filled.findings)
@@ -316,3 +316,83 @@ def test_the_order_of_classes_of_two_networks_is_compared_seed_by_seed(lab: Any)
 def test_classes_that_there_are_not_are_errors_of_the_plan(lab: Any, table: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         order_of_classes(lab, claims=[], **table)
+
+
+TEMPERATURES = [0.5, 1, 2]
+SCALING = {"name": "temperature_scaling", "temperatures": TEMPERATURES}
+OVER_TEMPERATURES = {"over": "at_temperature", "values": TEMPERATURES}
+
+
+def over_temperatures(lab: Any, **table: Any) -> TablePlan:
+    ece = {"metric": {"name": "scaled_ece15"}, "right": "ECE"}
+    content = {
+        "x": None,
+        "probe": [SCALING, CENTRES],
+        "metric": {"name": "scaled_nll"},
+        "rows": {
+            "nll": {"label": "hard", **OVER_TEMPERATURES},
+            "ece": {"label": "hard", **OVER_TEMPERATURES, **ece},
+        },
+        "claims": [{"id": "T", "text": "", "tests": [{"test": "smallest", "of": "nll/1"}]}],
+    }
+    planned: TablePlan = lab.figure(**{**content, **table})
+    return planned
+
+
+def test_two_quantities_over_the_temperature_have_an_axis_each(lab: Any) -> None:
+    planned = over_temperatures(lab)
+    assert len({run.id for cell in planned.cells for run in cell.runs}) == 3  # seeds
+    lab.fill(planned, "nll/1", [90.0, 91.0, 92.0])
+    scaling, centres = planned.probes
+    for run in planned.cell("nll", "1").runs:
+        nll = {"0.5": 1.25, "1": 1.0 + run.seed / 100, "2": 1.5}
+        reading = {"scaled_nll": nll, "scaled_ece15": {"0.5": 0.25, "1": 0.125, "2": 0.0625}}
+        lab.store.write_readings(run, scaling, [{"step": 40, "test": reading}], "00")
+    assert filled_of(lab, planned).done == 0, "one of two probes has not looked"
+    for run in planned.cell("nll", "1").runs:
+        lab.store.write_readings(run, centres, [{"step": 40, "test": {}}], "00")
+    filled = filled_of(lab, planned)
+    assert (filled.done, filled.findings[0].verdict) == (3, "reproduced")
+    figure, _ = figures.picture(filled)
+    left, right = figure.axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("negative log-likelihood at a temperature\n(nats)", "ECE")
+    drawn = [list(axes.containers[0].lines[0].get_ydata()) for axes in (left, right)]
+    assert drawn == [pytest.approx([1.25, 1.01, 1.5]), [0.25, 0.125, 0.0625]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["hard", "hard (right axis)"]
+    assert right.get_ylim()[1] < 0.3 < 1 < left.get_ylim()[1], "each axis has the range of its own series"
+    assert right.spines["right"].get_visible() and left.get_xlim() == right.get_xlim()
+
+
+def test_a_cell_shows_a_number_at_a_temperature(lab: Any) -> None:
+    """At 1 unless it says another: a cell that says 1 shows the same number."""
+    columns = {
+        name: {"label": name, "metric": {"name": "scaled_nll", **choice}}
+        for name, choice in (("usual", {}), ("one", {"at_temperature": 1}), ("two", {"at_temperature": 2}))
+    }
+    planned = lab.table(probe=SCALING, rows={"hard": {"label": "hard"}}, columns=columns, claims=[])
+    lab.fill(planned, "hard/usual", [90.0, 91.0, 92.0])
+    for run in planned.cell("hard", "usual").runs:
+        lab.store.write_readings(run, planned.probes[0], [{"step": 40, "test": {"scaled_nll": {"1": 3, "2": 4}}}], "00")
+    assert [cell.mean for cell in filled_of(lab, planned).cells] == [3, 3, 4]
+    assert planned.cells[0].number == planned.cells[1].number != planned.cells[2].number
+    with pytest.raises(InputError, match=r"claims.A = .*: are the same number of the same runs"):
+        test = {"test": "less", "of": "hard/usual", "than": "hard/one"}
+        same = [{"id": "A", "text": "", "tests": [test]}]
+        lab.table(probe=SCALING, rows={"hard": {"label": "hard"}}, columns=columns, claims=same)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"rows": {"a": {"label": "", "over": "at_temperature", "values": [3]}}}, "at_temperature = 3.0: .* 0.5, 1, 2"),
+        ({"metric": {"name": "top1", "at_temperature": 2}}, "at_temperature = 2.0: .* scaled_nll, scaled_ece15"),
+        ({"probe": [SCALING, SCALING]}, r"probe = .*: must be of different names"),
+        ({"probe": {**SCALING, "part": "validation"}}, "probe.part = 'validation': must be a part of digits: train, t"),
+        ({"probe": {**SCALING, "temperatures": [0.0]}}, r"temperatures = \[0.0\]: must be a list of numbers, all > 0"),
+        ({"probe": {**SCALING, "temperatures": [1, 1.0]}}, "must be all different, in their first 6 digits"),
+        ({"rows": {"a": {"label": "", "right": "y", **OVER_TEMPERATURES}}}, r"right = \['y'\]: must be one name"),
+    ],
+)  # fmt: skip
+def test_temperatures_that_there_are_not_are_errors_of_the_plan(lab: Any, table: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        over_temperatures(lab, claims=[], **table)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from lskd.data.text.settings import Text
 from lskd.plan import Plan, TablePlan
 from lskd.report import frames, latex, layout, markdown, render, text, write
 from lskd.report.filled import FilledTable
+from lskd.report.words import outputs
 from lskd.tables.metric import Metric
 
 PAPER = {
@@ -246,3 +249,14 @@ def test_text_points_to_the_page(lab: Any, planned: TablePlan) -> None:
 def test_a_table_says_where_a_temperature_was_chosen(lab: Any, metric: dict[str, Any], expected: str) -> None:
     run = lab.table().cell("hard", "small").runs[0]
     assert layout.describe(Metric(**metric), run) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "counted"),
+    [(None, "images"), (Text("en", "de", vocab=4000), "tokens"), (Text(tokenizer="sha256:" + "0" * 64), "pairs")],
+)
+def test_what_is_counted_is_called_by_its_name(lab: Any, settings: Text | None, counted: str) -> None:
+    run = lab.table().cells[0].runs[0]
+    of_text = replace(run, dataset=replace(run.dataset, text=settings))
+    assert outputs(of_text).startswith(counted)
+    assert f"over the training {counted}" in layout.describe(Metric("loss"), of_text)

@@ -200,7 +200,7 @@ def test_the_matrix_is_drawn_by_superclass_without_its_diagonal(lab: Any) -> Non
     matrix = np.arange(10_000.0).reshape(100, 100)
     for run in planned.cells[0].runs:
         reading = {"step": 9, "train": {"resemblance_auc": 0.75, "matrix": (matrix + run.seed).tolist()}}
-        lab.store.write_readings(run, planned.probe, [reading], "00")
+        lab.store.write_readings(run, planned.probes[0], [reading], "00")
     filled = filled_of(lab, planned)
     assert filled.cells[0].mean == 0.75
     axes = figures.picture(filled)[0].axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,24 @@ def load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, Pa
 @functools.lru_cache(maxsize=4)
 def _load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, Part]:
     return data.load(dataset, data=raw, cache=cache)
+
+
+def check_lengths(runs: Iterable[Run], runtime: Runtime) -> None:
+    """`InputError` for a sentence of the data that has more tokens than a network has positions."""
+    checked = set()
+    for run in (one for whole in runs for one in (whole, *whole.peers)):
+        positions = getattr(run.arch.settings, "positions", None)
+        if positions is None or run.dataset.text is None or (run.dataset, positions) in checked:
+            continue
+        checked.add((run.dataset, positions))
+        for name, part in load_parts(run.dataset, runtime.data_root, runtime.cache_root).items():
+            lengths = part.images.lengths.max(1)
+            if (most := int(lengths.max(initial=0))) > positions:
+                cure = "; text.longest leaves out such pairs" if name == "train" else ""
+                raise InputError(
+                    f"arch.positions = {positions}: must be >= {most}, the tokens of sentence {lengths.argmax() + 1} "
+                    f"of {run.dataset.name}, part {name}, its end counted{cure}"
+                )
 
 
 def taught_elsewhere(run: Run) -> data.Dataset | None:
@@ -89,8 +107,7 @@ def train_run(
     used = {name: {"id": one.id, "weights_sha256": file_sha256(store.weights(one))}
             for name in LINEAGE if (one := getattr(run, name)) is not None}  # fmt: skip
     runs = (run, *run.peers)
-    begun = [{"start": {"digest": one.start.digest, "source": one.start.source}} if one.start.digest else {}
-             for one in runs]  # fmt: skip
+    begun = [{"start": start.record(one.start)} if one.start.digest else {} for one in runs]
 
     at = 0, 0
 

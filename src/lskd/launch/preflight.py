@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from lskd.engine.optimizer import decayed_parameters, lr_factors
 from lskd.engine.targets import Targets
 from lskd.errors import InputError, one_line, require
 from lskd.models.dropout import Random
+from lskd.plan import Probes
 from lskd.run import Named, Run
 from lskd.targets import READS, TARGETS, Target
 
@@ -87,6 +89,14 @@ def check_buildable(runs: Iterable[Run], cache: Path) -> None:
             raise InputError(f"recipe.trainable = {given}: these modules of {run.arch.name} have no parameters")
         lr_factors(dict(network.named_parameters()), recipe.lr_factors)
         decayed_parameters(network, recipe.weight_decay)
+
+
+def check_packages(probes: Probes) -> None:
+    """`InputError` unless the packages that probes import are installed."""
+    for probe in dict.fromkeys(one for of_run in probes.values() for one in of_run):
+        for package, extra in probe.settings.packages.items():
+            if find_spec(package) is None:
+                raise InputError(f"probe.name = {probe.name}: needs the package {package}: pip install 'lskd[{extra}]'")
 
 
 def check_target(target: Named[Target], classes: int) -> None:
@@ -201,6 +211,9 @@ def check_start(run: Run, cache: Path) -> None:
         found = blank(base, data.spec_of(base.dataset, cache)).network.state_dict()
     else:
         found = start.entries(run.start)
+        config = start.config(run.start)
+        if config is not None and (reason := run.arch.settings.unlike(config)) is not None:
+            raise InputError(f"{start_label(run)}: {reason}")
     try:
         network = blank(run, data.spec_of(run.dataset, cache)).network
     except InputError as error:
@@ -210,7 +223,7 @@ def check_start(run: Run, cache: Path) -> None:
 
 def start_label(run: Run) -> str:
     """What a run starts from, for errors."""
-    whence = run.start.source if run.started_from is None else str(run.started_from)
+    whence = run.start.source or run.start.word if run.started_from is None else str(run.started_from)
     return f"start = {whence!r} for {run.network} on {run.dataset.name}"
 
 

@@ -78,12 +78,13 @@ def carry_out(
         return Outcomes(damaged=damaged)
     from lskd import data
     from lskd.environment import check_precision, resolve_device
-    from lskd.launch.execute import load_network, taught_elsewhere
-    from lskd.launch.preflight import check_buildable
+    from lskd.launch.execute import check_lengths, load_network, taught_elsewhere
+    from lskd.launch.preflight import check_buildable, check_packages
 
     device = resolve_device(runtime.device)
     check_precision([run.recipe.precision for run in pending], device)
     check_buildable(pending, conf.cache)
+    check_packages(probes)
     ready = {one.id: one for run in pending for one in run.parents if store.ready(one)}
     probed = {run.id: run for run in pending if needs_only_probes(run, store, probes)}
     for run in (ready | probed).values():
@@ -96,6 +97,7 @@ def carry_out(
         data.prepare(name, data=runtime.data_root, cache=runtime.cache_root)
     for dataset in dict.fromkeys(needed):
         data.tokenize(dataset, data=runtime.data_root, cache=runtime.cache_root)
+    check_lengths(pending, runtime)
     store.check_writable()
 
     fleet = Fleet(runs, runtime, device, conf)

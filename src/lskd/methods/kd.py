@@ -48,6 +48,9 @@ class KD(Method):
       p_s's normaliser still brings one).
     - `count_rs`: log the share of regularization samples in each epoch, as "rs".
 
+    top_k: the teacher tells only its k largest classes, p_t normalised among these and p_s among all (Tan et al. 2019,
+    for translation: 4); 0: all of them.
+
     true_class: instead of a temperature, the mean target of the true class over the training images,
     (1-β)·q_y + β·mean p_t(T)_y, for which T is solved before the training (Zhang & Sabuncu 2020 compare methods of
     equal mean targets). Of several such T the largest; views are those of the first epoch.
@@ -70,6 +73,7 @@ class KD(Method):
     masked: Literal["no", "sum", "gradient"] = "no"
     count_rs: bool = False
     true_class: float | None = None
+    top_k: int = 0
 
     def __post_init__(self) -> None:
         require(0 < self.temperature < math.inf, "temperature", self.temperature, "> 0 and finite")
@@ -78,6 +82,10 @@ class KD(Method):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
         if self.weights == "complement":
             require(self.beta <= 1, "beta", self.beta, "in [0, 1] with weights=complement (weights=add has no bound)")
+        require(self.top_k >= 0, "top_k", self.top_k, ">= 0; 0 stands for all classes")
+        alone = self.masked == "no" and not self.count_rs and self.keep_rs == self.keep_others == 1
+        rule = "0 with true_class, masked, count_rs, keep_rs or keep_others, which are about all classes"
+        require(not self.top_k or (alone and self.true_class is None), "top_k", self.top_k, rule)
         if self.true_class is not None:
             self._check_true_class()
 
@@ -103,7 +111,14 @@ class KD(Method):
             label = batch.labels[:, None]
             logits = logits.scatter(1, label, logits.detach().gather(1, label))
         without = batch.labels if self.masked == "sum" else None
-        soft = distance(logits, batch.teacher_logits, student_t=student_t, teacher_t=self.temperature, without=without)
+        soft = distance(
+            logits,
+            batch.teacher_logits,
+            student_t=student_t,
+            teacher_t=self.temperature,
+            without=without,
+            top_k=self.top_k,
+        )
         if (weights := self.soft_weights(batch)) is not None:
             soft = weights * soft
         hard_weight = 1.0 - self.beta if self.weights == "complement" else 1.0
@@ -174,4 +189,4 @@ class KD(Method):
         return replace(self, temperature=math.exp(log_t), true_class=None)
 
     def teacher_probs(self, teacher_logits: Tensor) -> Tensor:
-        return soften(teacher_logits, self.temperature)
+        return soften(teacher_logits, self.temperature, self.top_k)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +34,11 @@ class Arch(ABC):
     def of_weights(self) -> Arch:
         """The same for all networks that have the same weights."""
         return replace(self, **{knob: getattr(type(self), knob) for knob in self.same_weights})
+
+    def unlike(self, config: Mapping[str, Any]) -> str | None:
+        """What is other in a network whose folder in the hub's format has this `config.json`, where the shapes of its
+        weights may not tell; None if nothing is."""
+        return None
 
     @abstractmethod
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -436,3 +441,114 @@ class TimmArch(Arch):
         from lskd.models.timm import Timm
 
         return Timm(self.model, input_shape, num_classes, self.drop_rate, self.bn_momentum)
+
+
+@register("transformer_base")
+# fairseq's transformer_iwslt_de_en_small, as the framework of Tan et al. (2019) has it.
+@register(
+    "transformer_iwslt", encoder_layers=2, decoder_layers=2, width=256, heads=4, feed_forward=1024, dropout=0.3,
+    attention_dropout=0.0, relu_dropout=0.0,
+)  # fmt: skip
+# For a few thousand short sentences, and a CPU.
+@register(
+    "transformer_tiny", encoder_layers=4, decoder_layers=4, width=128, heads=4, feed_forward=256, attention_dropout=0.0,
+    relu_dropout=0.0,
+)  # fmt: skip
+@dataclass(frozen=True)
+class TransformerArch(Arch):
+    """The encoder and decoder of Vaswani et al. (2017), with one embedding for both languages and the last layer.
+
+    dropout: of each residual, and of the embeddings; attention_dropout: of the weights of the attention; relu_dropout:
+    between the feed-forward layers. (tensor2tensor's transformer_base has 0.1 at all three.) pre_norm: layer norms in
+    front of the parts of a layer, and one more at the end, in place of those behind the parts. positions: the most
+    tokens that a sentence may have, its end counted.
+    """
+
+    kind: ClassVar[str] = "translation"
+    small: ClassVar[Mapping[str, Any]] = {
+        "encoder_layers": 1, "decoder_layers": 2, "width": 8, "heads": 2, "feed_forward": 12, "positions": 32,
+    }  # fmt: skip
+
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    width: int = 512
+    heads: int = 8
+    feed_forward: int = 2048
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    relu_dropout: float = 0.1
+    pre_norm: bool = False
+    positions: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_layers", "decoder_layers", "heads", "feed_forward", "positions"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
+        fits = self.width >= 2 and self.width % 2 == 0 and self.width % self.heads == 0
+        require(fits, "width", self.width, f"a multiple of heads = {self.heads}, and even")
+        for name in ("dropout", "attention_dropout", "relu_dropout"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        from lskd.models.transformer import Settings, Transformer
+
+        return Transformer(num_classes, Settings(**asdict(self)))
+
+
+@register("bert_base")
+@register("bert_t3", layers=3)  # the student of Zhou, Song et al. (2021), which starts from the first three of twelve
+@dataclass(frozen=True)
+class BertArch(Arch):
+    """BERT for sentence pairs (Devlin et al. 2019), of the transformers library: see `lskd.models.bert`.
+
+    vocabulary: of bert-base-cased; that of bert-base-uncased has 30522 tokens. dropout: of embeddings, of what each
+    half of a layer adds, and of the head's input; attention_dropout: of the softmax of attention.
+    """
+
+    kind: ClassVar[str] = "pairs"
+    small: ClassVar[Mapping[str, Any]] = {
+        "layers": 2, "width": 16, "heads": 2, "feed_forward": 32, "vocabulary": 64, "positions": 32,
+    }  # fmt: skip
+    # What a folder in the hub's format says of the same in its config.json, and what of it no knob changes.
+    CONFIG: ClassVar[Mapping[str, str]] = {
+        "width": "hidden_size", "heads": "num_attention_heads", "feed_forward": "intermediate_size",
+        "vocabulary": "vocab_size", "positions": "max_position_embeddings",
+    }  # fmt: skip
+    FIXED: ClassVar[Mapping[str, Any]] = {
+        "model_type": "bert", "hidden_act": "gelu", "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+        "position_embedding_type": "absolute", "pad_token_id": 0,
+    }  # fmt: skip
+
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    feed_forward: int = 3072
+    vocabulary: int = 28996
+    positions: int = 512
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for knob in ("layers", "width", "heads", "feed_forward", "vocabulary", "positions"):
+            require(getattr(self, knob) >= 1, knob, getattr(self, knob), ">= 1")
+        require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads = {self.heads}")
+        for knob in ("dropout", "attention_dropout"):
+            require(0 <= getattr(self, knob) < 1, knob, getattr(self, knob), "in [0, 1)")
+
+    def unlike(self, config: Mapping[str, Any]) -> str | None:
+        for key, value in self.FIXED.items():
+            # A config.json leaves out what is usual, but for the kind of its network.
+            if config.get(key, None if key == "model_type" else value) != value:
+                return f"its config.json says {key} = {config.get(key)!r}: must be {value!r}"
+        for knob, key in self.CONFIG.items():
+            own = getattr(self, knob)
+            if config.get(key, own) != own:
+                return f"its config.json says {key} = {config[key]!r}: must be that of the network, arch.{knob} = {own}"
+        return None
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        require(num_classes >= 2, "num_classes", num_classes, ">= 2")
+        try:
+            from lskd.models.bert import Bert
+        except ImportError as error:
+            raise InputError(f"needs {error.name}, of the extra text: pip install 'lskd[text]'") from None
+        return Bert(num_classes, **asdict(self))

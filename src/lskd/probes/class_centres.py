@@ -56,8 +56,8 @@ class ClassCentres(Probe):
         "centre_variation": Quantity("variation of the distance between centres of dissimilar classes"),
         "within_scatter": Quantity("scatter of activations within classes"),
         "centre_overlap": Quantity("scatter within classes over the distance between centres of similar ones"),
-        "class_distance": Quantity("mean distance of a class's centre from the others", by_class=True),
-        "class_scatter": Quantity("scatter of activations within a class", by_class=True),
+        "class_distance": Quantity("mean distance of a class's centre from the others", by="class"),
+        "class_scatter": Quantity("scatter of activations within a class", by="class"),
     }
     pictures: ClassVar[tuple[str, ...]] = ("distances",)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +24,8 @@ class Penultimate(Probe):
 
     The logit of class k is x̃ᵀ w̃_k with x̃ = (x, 1) and the template w̃_k = (weights, bias) of class k. An orthonormal
     basis of the plane through w̃_1, w̃_2, w̃_3 gives two coordinates. Images are seen as in an evaluation, unaugmented;
-    those of a class are its first `examples` in the data's order.
+    those of a class are its first `examples` in the data's order. Of a translation classes are words within a sentence,
+    each one token, and an example is a place where it comes next, after the right beginning (Figure 7).
 
     Recorded for the training part and for the part that the run is measured on: the points, the templates, and
 
@@ -50,6 +51,7 @@ class Penultimate(Probe):
         ),
     }
 
+    kinds: ClassVar[Collection[str]] = ("images", "translation")
     pictures: ClassVar[tuple[str, ...]] = ("projection",)
 
     classes: tuple[str, ...] = ()
@@ -64,14 +66,15 @@ class Penultimate(Probe):
     def check(self, spec: Spec) -> None:
         if len(self.classes) != 3:
             raise InputError(f"classes = {list(self.classes)}: must be three classes of {spec.name}")
-        check_classes("classes", self.classes, spec)
+        if spec.class_names:  # of a translation the vocabulary has them
+            check_classes("classes", self.classes, spec)
 
     def measure(self, scene: Scene) -> dict[str, Any]:
         import torch
 
         from lskd.models.taps import capture, classifier
 
-        numbers = [scene.class_names.index(name) for name in self.classes]
+        numbers = self._tokens(scene) if scene.parts else [scene.class_names.index(name) for name in self.classes]
         last = classifier(scene.network)
         templates = last.weight.new_zeros(3, last.in_features + 1)
         templates[:, :-1] = last.weight[numbers]
@@ -80,14 +83,46 @@ class Penultimate(Probe):
         seen = {}
         with capture(scene.network, ["pool"]) as taps:
             for part in ("train", scene.evaluated):
-                indices = [members(scene.labels[part], number, self.examples) for number in numbers]
-                pieces = []
-                for piece in torch.cat(indices).split(scene.batch):
-                    scene.forward(scene.plain(part, piece))
-                    pieces.append(taps["pool"].flatten(1).double())
-                points, corners = project(torch.cat(pieces), templates.double())
-                seen[part] = clusters(points.split([len(i) for i in indices]), corners)
+                look = self._at_tokens if scene.parts else self._at_images
+                groups = look(scene, part, numbers, taps)
+                points, corners = project(torch.cat(groups), templates.double())
+                seen[part] = clusters(points.split([len(group) for group in groups]), corners)
         return seen
+
+    def _at_images(self, scene: Scene, part: str, numbers: Sequence[int], taps: Mapping[str, Tensor]) -> list[Tensor]:
+        """The activations of each class, (n, D) fp64."""
+        import torch
+
+        indices = [members(scene.labels[part], number, self.examples) for number in numbers]
+        pieces = []
+        for piece in torch.cat(indices).split(scene.batch):
+            scene.forward(scene.plain(part, piece))
+            pieces.append(taps["pool"].flatten(1).double())
+        return list(torch.cat(pieces).split([len(i) for i in indices]))
+
+    def _at_tokens(self, scene: Scene, part: str, numbers: Sequence[int], taps: Mapping[str, Tensor]) -> list[Tensor]:
+        """The same where a part is seen from its beginning on, until all classes have their examples."""
+        import torch
+
+        found: list[list[Tensor]] = [[] for _ in numbers]
+        counts = [0] * len(numbers)
+        for _, labels in scene.outputs(part):
+            for i, number in enumerate(numbers):
+                rows = members(labels, number, self.examples - counts[i])
+                found[i].append(taps["pool"][rows].double())
+                counts[i] += len(rows)
+            if min(counts) == self.examples:
+                break
+        return [torch.cat(group) for group in found]
+
+    def _tokens(self, scene: Scene) -> list[int]:
+        """The token of each class; `InputError` for a word that is not one."""
+        ids = scene.parts[scene.evaluated].vocabulary.encode([f" {word}" for word in self.classes])
+        for word, tokens in zip(self.classes, ids, strict=True):
+            if len(tokens) != 1:
+                rule = f"a word that is one token of the vocabulary; it is {len(tokens)}"
+                raise InputError(f"probe.classes = {word!r}: must be {rule}")
+        return [token for [token] in ids]
 
     def draw(self, picture: str, figure: Figure, seen: Sequence[Seen]) -> str:
         """The points of each run (Müller 2019, Figure 1): a panel for the training part and one for the evaluated part.
@@ -120,7 +155,7 @@ class Penultimate(Probe):
         scale = "One scale for all." if one_scale else "Each run has a scale of its own: they differ fourfold or more."
         return (
             f"Coordinates (first to the right, second upwards) in the plane through the three class templates; "
-            f"{self.examples} images a class. {scale}"
+            f"{self.examples} {seen[0].outputs} a class. {scale}"
         )
 
 

@@ -61,6 +61,7 @@ class Seen(NamedTuple):
     label: str  # of the run's cell
     seed: int
     reading: Mapping[str, Any]  # by part
+    outputs: str = "images"  # what the network says something of, in the plural
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Probe:
     lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
     pictures: ClassVar[tuple[str, ...]] = ()  # which of them `draw` makes; a table asks for one as its `diagram`
     kinds: ClassVar[Collection[str]] = ("images",)  # of data that it can look at (`Spec.kind`)
+    packages: ClassVar[Mapping[str, str]] = {}  # that `measure` imports, by name: the extra of lskd that has each
     # Whether a run's numbers follow from readings of all runs of its cell (`numbers`).
     over_runs: ClassVar[bool] = False
 
@@ -90,7 +92,8 @@ class Probe:
         """`InputError` unless there is in the data what these settings ask for."""
 
     def measure(self, scene: Scene) -> dict[str, Any]:
-        """{part: {name: number, or nested lists of them}}, ready for JSON."""
+        """{part: {name: number, or nested lists of them}}, ready for JSON; and perhaps, as "files", {name: text} of
+        files that shall stand beside the weights: of the last reading, and not part of the record."""
         raise TypeError(f"{type(self).__name__} does not define measure(scene)")
 
     def numbers(self, name: str, readings: Sequence[Mapping[str, Any]]) -> list[float]:

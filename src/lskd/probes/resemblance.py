@@ -80,7 +80,7 @@ class Resemblance(Probe):
         order = [CLASSES.index(name) for name in superclass_order()]
         groups = np.repeat(np.arange(len(SUPERCLASSES)), [len(group) for group in SUPERCLASSES.values()])
         drawn = [("superclasses\n", (groups[:, None] == groups).astype(float))]
-        for label, seed, reading in seen:
+        for label, seed, reading, *_ in seen:
             drawn.append((f"{label}\nseed {seed}", np.array(reading["train"]["matrix"])[np.ix_(order, order)]))
         for _, matrix in drawn:
             np.fill_diagonal(matrix, np.nan)

@@ -46,8 +46,8 @@ class Stability(Probe):
         "one_minus_s_norm": Quantity(
             "1 - S, mean distance of probabilities from their class's mean", digits=4, better="lower"
         ),
-        "class_probability": Quantity("mean probability of the true class", digits=4, by_class=True),
-        "class_deviation": Quantity("standard deviation of the true class's probability", digits=4, by_class=True),
+        "class_probability": Quantity("mean probability of the true class", digits=4, by="class"),
+        "class_deviation": Quantity("standard deviation of the true class's probability", digits=4, by="class"),
     }
     pictures: ClassVar[tuple[str, ...]] = ("probabilities",)
 

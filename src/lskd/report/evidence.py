@@ -49,7 +49,7 @@ class Evidence:
         return self.values.of(self.planned, cell, metric)
 
     def any_done(self, cell: Cell) -> bool:
-        return any(self.values.done(run, self.planned.probe) for run in cell.runs)
+        return any(self.values.done(run, self.planned.probes) for run in cell.runs)
 
     def gaps(self, cells: list[Cell], metric: Metric | None) -> tuple[str, str]:
         """Which cells have diverged runs, and which have finished runs without the number, in words."""
@@ -59,7 +59,7 @@ class Evidence:
             name = f"`{cell.row}/{cell.column}`"
             if count := self.values.diverged(runs):
                 diverged.append(f"{count} of {len(runs)} runs of {name} diverged")
-            done = sum(self.values.done(run, self.planned.probe) for run in runs)
+            done = sum(self.values.done(run, self.planned.probes) for run in runs)
             if count := done - len(self.numbers(cell, metric)):
                 without.append(f"{count} of {done} finished runs of {name} have no such number")
         return words.some(diverged), words.some(without)

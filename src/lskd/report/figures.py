@@ -21,6 +21,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from lskd.errors import InputError
@@ -31,6 +32,7 @@ from lskd.report.filled import FilledTable
 from lskd.report.layout import banner
 from lskd.report.statistics import LEAST
 from lskd.report.values import Summary
+from lskd.report.words import outputs
 from lskd.tables.metric import Metric
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for lines on white.
@@ -146,37 +148,64 @@ def draw_series(figure: Figure, filled: FilledTable) -> str:
     axes: list[Axes] = []
     for name in names:
         axes.append(figure.add_subplot(len(names), 1, len(axes) + 1, sharex=axes[0] if axes else None))
-        _draw_panel(axes[-1], filled, [row for row, line in table.rows.items() if line.panel == name])
+        _draw_panel(figure, axes[-1], filled, [row for row, line in table.rows.items() if line.panel == name])
         axes[-1].set_ylabel(_broken(name or table.y_label or _titled(table.metric), figure, 0.4))
-        axes[-1].tick_params(labelbottom=len(axes) == len(names))
+        axes[-1].tick_params(which="both", labelbottom=len(axes) == len(names))
     axes[-1].set_xlabel(_broken(table.x_label or _x_title(filled), figure))
     for label, level in (table.levels or {}).items():
         axes[0].axhline(level, linestyle=(0, (1, 3)), linewidth=1, color="#404040", zorder=1)
         place = {"ha": "right", "va": "bottom", "fontsize": "small"}
         axes[0].annotate(label, (1, level), xycoords=("axes fraction", "data"), **place)  # type: ignore[arg-type]
-    lines = _legend(figure, *axes)
+    lines = _legend(figure, *figure.axes)
     tall = 0.58 if len(axes) == 1 else 0.4 * len(axes)
     figure.set_figheight(tall * figure.get_figwidth() + lines * 1.5 * _letters())
     return caption(filled)
 
 
-def _draw_panel(axes: Axes, filled: FilledTable, rows: Sequence[str]) -> None:
-    """The series `rows`, those of one panel."""
+def _draw_panel(figure: Figure, axes: Axes, filled: FilledTable, rows: Sequence[str]) -> None:
+    """The series `rows`, those of one panel, on its vertical axis or on the one on its right."""
     table = filled.table
     there = [row for row in rows if any(cell.cell.row == row and _is_point(cell) for cell in filled.cells)]
-    corners: list[tuple[float, float]] = []
+    sides = {"": axes}
+    if right := next((name for row in rows if (name := table.rows[row].right)), ""):
+        sides[right] = _right_of(axes)
+        sides[right].set_ylabel(_broken(right, figure, 0.4))
+    corners: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for i, row in enumerate(rows):
         if row in there:
             # Series over one setting share their x: their points stand side by side.
             beside = 0.0 if table.x is not None or table.draw != "lines" else there.index(row) - (len(there) - 1) / 2
-            corners += _draw_series(axes, filled, row, i, beside)
-    if table.draw == "lines" and corners:  # whose markers may be moved, and then do not set the limits
-        axes.dataLim.update_from_data_xy(corners, ignore=True)
-        axes.autoscale_view()
+            side = table.rows[row].right
+            corners[side] += _draw_series(sides[side], filled, row, i, beside)
+    for side, found in corners.items():
+        if table.draw == "lines" and found:  # whose markers may be moved, and then do not set the limits
+            sides[side].dataLim.update_from_data_xy(found, ignore=True)
+            sides[side].autoscale_view()
     if table.x_axis == "log":
         axes.set_xscale("log")
+        _tick_log(axes, [] if table.x is not None else [cell.x for cell in filled.cells if cell.x is not None])
     elif table.x_axis == "category":
         axes.set_xticks(list(table.positions.values()), list(table.positions))
+
+
+def _tick_log(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic horizontal axis with labels in plain numbers (by matplotlib they are mathematics, which labels here
+    are not), at the `values` where there are any."""
+    if values:
+        places = sorted(set(values))
+        axes.set_xticks(places, [f"{value:g}" for value in places])
+        axes.set_xticks([], minor=True)
+    else:
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter())
+
+
+def _right_of(axes: Axes) -> Axes:
+    """Axes over the same horizontal axis, whose vertical one is on the right."""
+    right: Axes = axes.twinx()
+    right.spines["right"].set_visible(True)
+    right.grid(False)  # there is one already, of the left axis
+    return right
 
 
 def caption(filled: FilledTable) -> str:
@@ -209,7 +238,7 @@ def _draw_series(axes: Axes, filled: FilledTable, row: str, i: int, beside: floa
     xs, means = np.array([cell.x for cell in cells], float), np.array([cell.mean for cell in cells], float)
     ends = np.array([_whisker(cell, filled.table.whiskers) for cell in cells], float).T
     style, color = line.style or STYLES[i % len(STYLES)], line.color or COLORS[i % len(COLORS)]
-    label = re.sub("^_", " _", line.label)
+    label = re.sub("^_", " _", line.label) + (" (right axis)" if line.right else "")
     try:
         if filled.table.draw == "bars":
             place, width = _bar(filled, i)
@@ -268,7 +297,7 @@ def _x_title(filled: FilledTable) -> str:
     x = filled.table.x
     if x is not None:
         return _titled(x)
-    return ", ".join(dict.fromkeys(line.over for line in filled.table.rows.values()))
+    return ", ".join(dict.fromkeys(line.varied for line in filled.table.rows.values()))
 
 
 def _titled(metric: Metric) -> str:
@@ -300,15 +329,17 @@ def draw_reliability(figure: Figure, filled: FilledTable) -> str:
             label=f"{label} (n = {len(cell.diagrams)})", clip_on=False,
         )  # fmt: skip
         rest = [one for one in bins if one is not None and one.examples < COUNTED * total]
-        axes.plot(
-            [p.confidence for p in rest], [p.accuracy for p in rest], style[0], color=color, fillstyle="none",
-            markersize=0.6 * matplotlib.rcParams["lines.markersize"], markeredgewidth=0.7, alpha=0.7, clip_on=False,
-        )  # fmt: skip
+        if rest:  # without a point it would be at the figure's corner, and pull its axes there
+            axes.plot(
+                [p.confidence for p in rest], [p.accuracy for p in rest], style[0], color=color, fillstyle="none",
+                markersize=0.6 * matplotlib.rcParams["lines.markersize"], markeredgewidth=0.7, alpha=0.7, clip_on=False,
+            )  # fmt: skip
         shares = [100 * one.examples / total if one is not None else 0.0 for one in bins]
         dashes = {"linestyle": style[1:], "color": color, "linewidth": 1}
         below.stairs(shares, np.linspace(0, 1, len(bins) + 1), **dashes)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    below.set(xlabel="confidence", ylabel="images (%)", yscale="log", yticks=[0.1, 1, 10, 100])
+    counted = outputs(cells[0].cell.runs[0])
+    below.set(xlabel="confidence", ylabel=f"{counted} (%)", yscale="log", yticks=[0.1, 1, 10, 100])
     below.set_yticks([], minor=True)
     below.set_yticklabels(["0.1", "1", "10", "100"])
     lines = _legend(figure, axes)
@@ -316,7 +347,7 @@ def draw_reliability(figure: Figure, filled: FilledTable) -> str:
     few = f" (none of fewer than {LEAST})" if any(len(cell.diagrams) < LEAST for cell in cells) else ""
     return (
         f"Reliability in {_bins(cells[0])} bins, all runs of a cell pooled; whiskers: 95 % interval over runs{few}. "
-        f"Small open markers: bins with less than {100 * COUNTED:g} % of the images. Below: their share in each bin."
+        f"Small open markers: bins with less than {100 * COUNTED:g} % of the {counted}. Below: their share in each bin."
     )
 
 
@@ -438,10 +469,12 @@ def _ranked(pairs: Sequence[_Pair]) -> str:
 
 def draw_seen(figure: Figure, filled: FilledTable) -> str:
     """What a probe saw of each cell's first seed, as the probe draws it. Cells of the same runs are drawn once."""
-    probe = filled.planned.probe
+    probe = filled.planned.painter
     assert probe is not None  # see `tables.table.Table`
     cells = {tuple(cell.ids.values()): cell for cell in filled.cells if cell.last_readings}.values()
-    seen = [Seen(filled.column_label(cell), *min(cell.last_readings.items())) for cell in cells]
+    seen = [
+        Seen(filled.column_label(cell), *min(cell.last_readings.items()), outputs(cell.cell.runs[0])) for cell in cells
+    ]
     text: str = probe.settings.draw(filled.table.diagram, figure, seen)
     return text
 

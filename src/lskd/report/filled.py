@@ -57,14 +57,14 @@ class FilledTable:
         """Of a table the column's label, of a figure the setting, such as "temperature = 4"."""
         if self.table.kind == "table":
             return self.table.columns[cell.cell.column].title
-        return f"{self.table.rows[self.table.plain_row(cell.cell.row)].over} = {cell.cell.column}"
+        return f"{self.table.rows[self.table.plain_row(cell.cell.row)].varied} = {cell.cell.column}"
 
 
 def fill(experiment: Experiment, planned: TablePlan, values: Values) -> FilledTable:
     with_paper = not experiment.own
     runs = in_order(run for cell in planned.cells for run in cell.runs)
-    probed = {run.id: planned.probe for cell in planned.cells for run in cell.runs}
-    done = [run for run in runs if values.done(run, probed.get(run.id))]
+    probed = {run.id: planned.probes for cell in planned.cells for run in cell.runs}
+    done = [run for run in runs if values.done(run, probed.get(run.id, ()))]
     return FilledTable(
         experiment=experiment,
         planned=planned,
@@ -72,7 +72,7 @@ def fill(experiment: Experiment, planned: TablePlan, values: Values) -> FilledTa
         findings=evaluate(planned, values, own=experiment.own),
         runs=runs,
         done=len(done),
-        seen_again=sum(one is not None and values.seen_again(run, one) for run in done for one in [probed.get(run.id)]),
+        seen_again=sum(values.seen_again(run, probed.get(run.id, ())) for run in done),
         machines=tuple(Counter(_machine(values, run) for run in done).most_common()),
     )
 

@@ -18,7 +18,7 @@ from lskd.plan import Cell
 from lskd.report.characters import plain
 from lskd.report.filled import FilledTable
 from lskd.report.values import Summary
-from lskd.report.words import number
+from lskd.report.words import number, outputs
 from lskd.run import Run
 from lskd.tables.derived import DERIVED, Derivation
 from lskd.tables.line import Printed
@@ -293,7 +293,7 @@ def describe(metric: Metric, run: Run) -> str:
     at = "the last epoch" if metric.at_epoch is None else "an epoch"
     if metric.source == "training":
         how = "sum" if metric.total else "mean"
-        return f"{title}, {how} over the training images of {at}, each as it was when it was trained on"
+        return f"{title}, {how} over the training {outputs(run)} of {at}, each as it was when it was trained on"
     if metric.source == "run":
         return f"{title} over the training part"
     part = run.dataset.evaluate if metric.part == "evaluate" else metric.part

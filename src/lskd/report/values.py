@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from lskd.errors import InputError
 from lskd.files import RESTORE
 from lskd.plan import Cell, TablePlan
-from lskd.probes import PROBES
 from lskd.quantity import Better, merit
 from lskd.records import wrong_numbers
 from lskd.report import statistics
@@ -19,7 +18,7 @@ from lskd.snapshot import Snapshot
 from lskd.store import Store
 from lskd.tables.derived import DERIVED, Groups
 from lskd.tables.line import Printed
-from lskd.tables.metric import Metric, probed
+from lskd.tables.metric import Metric
 
 T = TypeVar("T")
 
@@ -58,15 +57,15 @@ class Values:
         """The log of a run."""
         return self._whole(self.store.epochs, run) or []
 
-    def seen_again(self, run: Run, probe: ProbeSpec | None) -> bool:
+    def seen_again(self, run: Run, probes: Sequence[ProbeSpec]) -> bool:
         """Whether a probe saw another training of the run than the one of its record, with other last bits."""
-        seen = None if probe is None else self.probed(run, probe)
-        record = self.record(run)
-        return record is not None and seen is not None and seen["weights_sha256"] != record.get("weights_sha256")
+        seen, record = [self.probed(run, probe) for probe in probes], self.record(run)
+        trained = None if record is None else record.get("weights_sha256")
+        return record is not None and any(one is not None and one["weights_sha256"] != trained for one in seen)
 
-    def done(self, run: Run, probe: ProbeSpec | None = None) -> bool:
-        """Whether the run is finished (and has been looked at)."""
-        return self.record(run) is not None and (probe is None or self.probed(run, probe) is not None)
+    def done(self, run: Run, probes: Sequence[ProbeSpec] = ()) -> bool:
+        """Whether the run is finished (and all probes have looked at it)."""
+        return self.record(run) is not None and all(self.probed(run, probe) is not None for probe in probes)
 
     def diverged(self, runs: Collection[Run]) -> int:
         """How many of the runs have diverged."""
@@ -83,17 +82,16 @@ class Values:
         if cell.derive is not None:
             return self._derived(planned, cell, metric)
         metric = metric or cell.metric
-        probe = probed().get(metric.name)
-        if probe is not None and PROBES[probe].over_runs:
-            return self._over_runs(planned, cell, metric)
+        probe = planned.probe(metric)
+        if probe is not None and probe.settings.over_runs:
+            return self._over_runs(probe, cell, metric)
         numbers = {}
         for run in cell.runs:
             record = self.record(run)
             if record is not None:
                 try:
                     if probe is not None:
-                        assert planned.probe is not None  # see `tables.recorded`
-                        number = metric.probed(run, self.readings(run, planned.probe))
+                        number = metric.probed(run, self.readings(run, probe))
                     elif metric.at_epoch is not None:
                         number = metric.logged(run, record, self.epochs(run))
                     else:
@@ -126,26 +124,24 @@ class Values:
         select = planned.table.select
         return [_merits(cell.better(select), self.of(planned, cell, select)) for cell in cells]
 
-    def _over_runs(self, planned: TablePlan, cell: Cell, metric: Metric) -> dict[int, float]:
+    def _over_runs(self, probe: ProbeSpec, cell: Cell, metric: Metric) -> dict[int, float]:
         """The numbers that follow from readings of all runs of the cell; none of fewer than two. Computed once."""
-        assert planned.probe is not None  # see `tables.recorded`
-        key = (tuple(run.id for run in cell.runs), planned.probe.key, metric.name, metric.part, metric.step)
+        key = (tuple(run.id for run in cell.runs), probe.key, metric.name, metric.part, metric.step)
         if key not in self._joint:
             readings: dict[int, Any] = {}
             for run in cell.runs:
-                reading = metric.seen(run, self.readings(run, planned.probe)) if self.done(run) else None
+                reading = metric.seen(run, self.readings(run, probe)) if self.done(run) else None
                 # What does not fit the first of them, or itself, is damaged.
-                if reading is not None and self._joined(planned, metric, run, [*list(readings.values())[:1], reading]):
+                if reading is not None and self._joined(probe, metric, run, [*list(readings.values())[:1], reading]):
                     readings[run.seed] = reading
-            found = self._joined(planned, metric, cell.runs[0], list(readings.values())) if len(readings) > 1 else None
+            found = self._joined(probe, metric, cell.runs[0], list(readings.values())) if len(readings) > 1 else None
             self._joint[key] = dict(zip(readings, found, strict=True)) if found else {}
         return self._joint[key]
 
-    def _joined(self, planned: TablePlan, metric: Metric, run: Run, readings: list[Any]) -> list[float] | None:
+    def _joined(self, probe: ProbeSpec, metric: Metric, run: Run, readings: list[Any]) -> list[float] | None:
         """The numbers of `readings`, the last of which is the run's; None of what is damaged, which is noted."""
-        assert planned.probe is not None
         try:
-            numbers: list[float] = planned.probe.settings.numbers(metric.name, readings)
+            numbers: list[float] = probe.settings.numbers(metric.name, readings)
             return numbers
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             path = self.store.directory(run)
@@ -161,10 +157,10 @@ class Values:
         return {seed: diagram for seed, diagram in bins.items() if diagram is not None}
 
     def last_readings(self, planned: TablePlan, cell: Cell) -> dict[int, dict[str, Any]]:
-        """The last reading by the table's probe of each finished run of the cell, by its seed."""
-        assert planned.probe is not None  # see `Table`
-        runs = cell.runs if cell.derive is None else ()
-        readings = {run.seed: self.readings(run, planned.probe) for run in runs if self.done(run)}
+        """The last reading of each finished run of the cell, by its seed, of the probe that draws the diagram."""
+        if (probe := planned.painter) is None or cell.derive is not None:
+            return {}
+        readings = {run.seed: self.readings(run, probe) for run in cell.runs if self.done(run)}
         return {seed: seen[-1] for seed, seen in readings.items() if seen}
 
     def x(self, planned: TablePlan, cell: Cell) -> dict[int, float]:
@@ -271,17 +267,16 @@ def summarize(planned: TablePlan, cell: Cell, values: Values, *, with_paper: boo
     xs = values.x(planned, cell)
     runs, numbers = {run.id: run for run in cell.runs}, values.of(planned, cell)
     own = () if cell.derive is not None else runs.values()
-    drawn_by_probe = planned.probe.settings.pictures if planned.probe is not None else ()
     return Summary(
         cell=cell,
         values=numbers,
         x=cell.x if table.x is None else statistics.mean(xs.values()) if xs else None,
         xs=xs,
-        ids={run.seed: run.id for run in own if run.seed in numbers or values.done(run, planned.probe)},
+        ids={run.seed: run.id for run in own if run.seed in numbers or values.done(run, planned.probes)},
         wanted=min(len({run.id for run in one.runs}) for one in cell.plain),
         diverged=values.diverged(runs.values()),
         printed=table.printed(cell.row, cell.column) if with_paper else None,
         replications=table.replicated(cell.row, cell.column) if with_paper else (),
         diagrams=values.diagrams(cell) if table.diagram == "reliability" else {},
-        last_readings=values.last_readings(planned, cell) if table.diagram in drawn_by_probe else {},
+        last_readings=values.last_readings(planned, cell),
     )

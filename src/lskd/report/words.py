@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from lskd.run import Run
+
+
+def outputs(run: Run) -> str:
+    """What a network says something of, in the plural: what is counted in its metrics."""
+    text = run.dataset.text
+    return "images" if text is None else "tokens" if text.source else "pairs of sentences"
+
 
 def number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−")

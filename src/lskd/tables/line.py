@@ -8,11 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lskd.errors import InputError, require
+from lskd.quantity import key
 from lskd.schema import parse
 from lskd.tables.derived import Derivation
 from lskd.tables.metric import Metric
 
-OF_ONE_RUN = ("step", "epoch", "class")  # what a series may go over without being several runs
+# What a series may go over without being several runs: which choice of its metric (`Metric`) a value is.
+OF_ONE_RUN: Mapping[str, str] = {
+    "step": "step", "epoch": "at_epoch", "class": "at_class", "at_temperature": "at_temperature",
+}  # fmt: skip
+COUNTED = ("step", "epoch", "class", "generation")  # and of which values are whole numbers from 0 or 1 on
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,13 @@ class Line:
     derive: instead of settings: the cells follow from those of other rows (of a column: columns).
     over, values: (figures) the setting that varies along the series, and its values: numbers, or of a categorical axis
         names; over=step: the steps at which a probe looked at one run; over=epoch: the epochs of one run, from 1;
-        over=class: the classes of one run, by their numbers from 0, of what a probe gives for each; over=generation:
-        the networks of a chain, each taught by the one before, of which 0 is the teacher of the first.
+        over=class: the classes of one run, by their numbers from 0, of what a probe gives for each;
+        over=at_temperature: the temperatures by which a probe divides the outputs of one run's network;
+        over=generation: the networks of a chain, each taught by the one before, of which 0 is the teacher of the first.
     panel: (figures) the series stands in a panel of this name, its vertical axis; panels are one above the other, over
         one horizontal axis. All series have one, or none.
+    right: (figures) the series has a vertical axis of its own, of this name, on the right of its panel, where there is
+        one for all that have it.
     style: (figures) matplotlib's line format, such as "o--"; "" = one by its place among the series.
     """
 
@@ -45,6 +53,7 @@ class Line:
     over: str = ""
     values: tuple[float | str, ...] = ()
     panel: str = ""
+    right: str = ""
     style: str = ""
     color: str = ""
 
@@ -61,6 +70,11 @@ class Line:
     def title(self) -> str:
         """The label, where no heading stands over it."""
         return f"{self.group}: {self.label}" if self.group else self.label
+
+    @property
+    def varied(self) -> str:
+        """What a series goes over, as an axis says it."""
+        return "temperature" if self.over == "at_temperature" else self.over
 
     @property
     def ancestor(self) -> int:
@@ -82,7 +96,7 @@ class Scatter:
 
 def value_key(value: float | str) -> str:
     """A value of a series, as the name of its column."""
-    return value if isinstance(value, str) else f"{value:g}"
+    return value if isinstance(value, str) else key(value)
 
 
 @dataclass(frozen=True)

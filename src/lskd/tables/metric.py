@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lskd.errors import InputError, require, unknown
 from lskd.methods import METHODS
-from lskd.metrics import METRICS, Binned, Fitted, Measured, OfLoss
+from lskd.metrics import METRICS, Binned, Computed, Fitted, Measured, OfLoss
 from lskd.networks import ENSEMBLE, NETWORKS, OWN, of_network
 from lskd.probes import PROBES
-from lskd.quantity import Quantity
+from lskd.quantity import By, Quantity, key
 from lskd.run import Run
 from lskd.targets import TARGETS, TAUGHT
 
@@ -27,8 +27,9 @@ CHOICES: Mapping[Source, tuple[str, ...]] = {
     "run": ("network",),
     "solved": (),
     "training": ("at_epoch", "total", "network"),
-    "probe": ("part", "step", "at_class"),
+    "probe": ("part", "step", "at_class", "at_temperature"),
 }
+BY: Mapping[str, By] = {"at_class": "class", "at_temperature": "temperature"}  # choices of what there is several times
 SOLVED = "solved_"  # in front of the name of a setting that a method solves for
 
 
@@ -40,7 +41,7 @@ def probed() -> dict[str, str]:
 def known() -> Iterator[tuple[str, Quantity, Source]]:
     """Every number that a cell can show: its name, what it is, and where it is found."""
     for name, quantity in METRICS.items():
-        if isinstance(quantity, Measured):
+        if isinstance(quantity, (Measured, Computed)):
             yield name, quantity, "evaluation"
         elif isinstance(quantity, OfLoss):
             yield name, quantity, "training"
@@ -65,10 +66,10 @@ def _declared(by: object, name: str, quantity: object) -> Quantity:
 
 def find(name: str) -> tuple[Quantity, Source]:
     """What the number of this name is, and where it is found."""
-    for key, quantity, source in known():
-        if key == name:
+    for one, quantity, source in known():
+        if one == name:
             return quantity, source
-    raise unknown("name", name, {key for key, *_ in known()})
+    raise unknown("name", name, {one for one, *_ in known()})
 
 
 def goes_with(choice: str) -> list[str]:
@@ -77,8 +78,9 @@ def goes_with(choice: str) -> list[str]:
 
 
 def _has(choice: str, quantity: Quantity, source: Source) -> bool:
-    plain = choice == "scaled_on" and isinstance(quantity, Measured) and not quantity.scaled
-    return choice in CHOICES[source] and not plain and (choice != "at_class" or quantity.by_class)
+    recorded = METRICS[quantity.recorded] if isinstance(quantity, Computed) else quantity
+    plain = choice == "scaled_on" and isinstance(recorded, Measured) and not recorded.scaled
+    return choice in CHOICES[source] and not plain and (choice not in BY or quantity.by == BY[choice])
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Metric:
     `part` is) a posteriori. "" = outputs as they are.
     step: of a probe's numbers, those at this step; None = at the end of the training.
     at_class: of a number that there is for each class, that of this one, counted from 0 in the data's order.
+    at_temperature: of one that there is for each temperature by which a trained network's outputs are divided, that at
+    this one; 1 unless it is given.
     at_epoch: the number of this epoch, counted from 1, from the run's log; None = of the one that `epoch` says.
     total: of what a method watches, the sum over the training images, as often as an epoch shows them; else the mean.
     network: of a run with peers whose number it is: own (the run's own network), peer, peer2, …, or ensemble: of all of
@@ -107,6 +111,7 @@ class Metric:
     scaled_on: Literal["", "evaluate", "validation", "test"] = ""
     step: int | None = None
     at_class: int | None = None
+    at_temperature: float | None = None
     at_epoch: int | None = None
     total: bool = False
     network: str = OWN
@@ -134,6 +139,8 @@ class Metric:
         if self.network == ENSEMBLE:
             named = self.source in ("evaluation", "calibration") and self.part != "train"
             require(named, "network", ENSEMBLE, "own, or a peer, for what is not of the outputs on a held-out part")
+        if quantity.by == "temperature" and self.at_temperature is None:
+            object.__setattr__(self, "at_temperature", 1.0)
         if self.digits is None:
             object.__setattr__(self, "digits", 0 if self.total else quantity.digits)
         if self.unit is None:
@@ -162,6 +169,9 @@ class Metric:
     def _value(self, run: Run, result: Mapping[str, Any]) -> float | None:
         """The same in what a record says of the network."""
         quantity = self.quantity
+        if isinstance(quantity, Computed):
+            recorded = replace(self, name=quantity.recorded)._value(run, result)
+            return None if recorded is None else quantity.of(recorded)
         if self.source == "run":
             return result.get(self.name)
         if self.source == "solved":
@@ -210,8 +220,8 @@ class Metric:
 
     def probed(self, run: Run, readings: Sequence[Mapping[str, Any]]) -> float | None:
         """The value in `readings`; None where there is none."""
-        value = (self.seen(run, readings) or {}).get(self.name)
-        return value.get(str(self.at_class)) if self.quantity.by_class and value is not None else value
+        value, by = (self.seen(run, readings) or {}).get(self.name), self.quantity.by
+        return value.get(key(getattr(self, f"at_{by}"))) if by and value is not None else value
 
     def reliability(self, run: Run, result: Mapping[str, Any]) -> list[list[float]] | None:
         """The bins (`metrics.reliability`) behind a calibration error; None where the record has none."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lskd.config_groups import Conf
 from lskd.errors import InputError, require
 from lskd.metrics import OfLoss
 from lskd.networks import ENSEMBLE, OWN, PEERS
+from lskd.quantity import key
 from lskd.run import ProbeSpec, Run
 from lskd.tables.metric import SOLVED, Metric, probed
 
@@ -50,9 +53,10 @@ def check_recorded(metric: Metric, run: Run, conf: Conf) -> None:
     require(metric.at_epoch % every == 0 or metric.at_epoch == last, "epoch", metric.at_epoch, allowed)
 
 
-def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) -> None:
-    """`InputError` unless a table's probe, if it has one, can look at `run` and gives the metric of its cell."""
-    if probe is not None:
+def check_probed(metric: Metric, probes: Sequence[ProbeSpec], run: Run, conf: Conf) -> None:
+    """`InputError` unless a table's probes, if it has any, can look at `run`, and one gives the metric of its cell, if
+    that is a probe's."""
+    for probe in probes:
         if probe.settings.needs_teacher and (run.teacher is None or run.teacher_mode != "eval"):
             raise InputError(f"probe.name = {probe.name}: the run must have a teacher, with teacher_mode=eval")
         if probe.settings.needs_told and not run.method.settings.tells:
@@ -70,14 +74,20 @@ def check_probed(metric: Metric, probe: ProbeSpec | None, run: Run, conf: Conf) 
             raise InputError(f"probe.{error}") from None
     if metric.source != "probe":
         return
-    source = probed()[metric.name]
-    if probe is None or source != probe.name:
+    source, spec = probed()[metric.name], conf.spec_of(run.dataset)
+    found = [probe.settings for probe in probes if probe.name == source]
+    if not found:
         raise InputError(f"metric.name = {metric.name}: must be in a table with probe: {{name: {source}}}")
-    if metric.quantity.by_class:
-        classes = conf.spec_of(run.dataset).num_classes
-        fits = metric.at_class is not None and 0 <= metric.at_class < classes
-        require(fits, "at_class", metric.at_class, f"given with name={metric.name}: a class, from 0 to {classes - 1}")
-    steps, every = run.recipe.total_steps(conf.spec_of(run.dataset).train), probe.settings.every
+    [settings] = found
+    if metric.quantity.by == "class":
+        fits = metric.at_class is not None and 0 <= metric.at_class < spec.num_classes
+        allowed = f"given with name={metric.name}: a class, from 0 to {spec.num_classes - 1}"
+        require(fits, "at_class", metric.at_class, allowed)
+    if metric.quantity.by == "temperature":
+        temperatures: Sequence[float] = getattr(settings, "temperatures", ())
+        allowed = f"one of the probe's temperatures, {', '.join(map(key, temperatures))}"
+        require(metric.at_temperature in temperatures, "at_temperature", metric.at_temperature, allowed)
+    steps, every = run.recipe.total_steps(spec.train), settings.every
     if metric.step is not None and metric.step != steps and (not every or metric.step % every or metric.step > steps):
         allowed = f"a multiple of {every} up to {steps}, or {steps}" if every else f"{steps}, the end of the training"
         raise InputError(f"step = {metric.step}: must be {allowed}")

@@ -16,7 +16,7 @@ from lskd.tables.cells import Groups, Key, find_cells
 from lskd.tables.chains import spelled_out
 from lskd.tables.claim import Claim, Statement, Test
 from lskd.tables.derived import DERIVED, Derivation
-from lskd.tables.line import OF_ONE_RUN, Line, Printed, Scatter, read_printed, value_key
+from lskd.tables.line import COUNTED, Line, Printed, Scatter, read_printed, value_key
 from lskd.tables.metric import Metric
 
 DIAGRAMS = ("reliability", "scatter")  # that are drawn of numbers that every run has
@@ -37,7 +37,8 @@ class Table:
     source: str = ""  # where in which paper
     base: dict[str, Any] = field(default_factory=dict)
     metric: Metric = field(default_factory=Metric)
-    probe: dict[str, Any] = field(default_factory=dict)  # what gives the metrics: a probe's name and settings
+    # What gives the metrics: a probe's name and settings; or a list of several probes.
+    probe: dict[str, Any] | tuple[dict[str, Any], ...] = field(default_factory=dict)
     # Tables: draw, too, "reliability", the diagrams of the cells that show a calibration error (`ece15`); "scatter",
     # the numbers of columns against one another; or one of the `pictures` of the table's probe, from what it saw of
     # each cell's first seed.
@@ -102,16 +103,23 @@ class Table:
         if self.diagram not in ("", *DIAGRAMS) and not painters:
             known = (picture for probe in PROBES.values() for picture in probe.pictures)
             raise unknown("diagram", self.diagram, [*DIAGRAMS, *known])
-        fits = not painters or self.probe.get("name") in painters
+        fits = not painters or any(probe.get("name") in painters for probe in self.probes)
         require(fits, "diagram", self.diagram, f"given with the probe {' or '.join(painters)}")
         scatter = self.scatter
         require((scatter is None) == (self.diagram != "scatter"), "scatter", scatter, "given with diagram=scatter only")
         for column in (scatter.x, *scatter.ys) if scatter is not None else ():
             if column not in self.columns:
                 raise unknown("scatter", column, self.columns)
+        names = [probe.get("name") for probe in self.probes]
+        require(len(set(names)) == len(names), "probe", names, "of different names")
         panels = {bool(line.panel) for line in self.rows.values()}
         require(len(panels) < 2, "panel", [line.panel for line in self.rows.values()], "of all rows, or of none")
         require(figure or panels != {True}, "panel", self.title, "given in a figure only")
+        for panel in dict.fromkeys(line.panel for line in self.rows.values()):
+            right = list(dict.fromkeys(line.right for line in self.rows.values() if line.panel == panel))
+            require(figure or right == [""], "right", self.title, "given in a figure only")
+            fits = "" in right and len(right) <= 2
+            require(fits, "right", right, "one name in a panel, of some of its series, not of all")
         drawn = self.kind == "figure" or self.whiskers == "interval"
         require(drawn, "whiskers", self.whiskers, "given in a figure only")
         require(figure or not self.levels, "levels", self.levels, "given in a figure only")
@@ -146,7 +154,7 @@ class Table:
         values, shown = f"{where}.values", list(line.values)
         names = any(isinstance(value, str) for value in line.values)
         require(not names or self.x_axis == "category", values, shown, "numbers but with x_axis=category")
-        counted = line.over in (*OF_ONE_RUN, "generation")
+        counted = line.over in COUNTED
         whole = all(isinstance(value, float) and value.is_integer() and value >= 0 for value in line.values)
         require(whole or not counted, values, shown, f"whole numbers, none below 0, with over={line.over}")
         positive = self.x_axis != "log" or self.x is not None or all(float(value) > 0 for value in line.values)
@@ -199,6 +207,11 @@ class Table:
     @functools.cached_property
     def _statements(self) -> dict[Test, list[Statement]]:
         return {}
+
+    @property
+    def probes(self) -> tuple[dict[str, Any], ...]:
+        """`probe` as a list."""
+        return self.probe if isinstance(self.probe, tuple) else (self.probe,) if self.probe else ()
 
     # ---- its cells ------------------------------------------------------------------------------------------------
 

@@ -32,9 +32,15 @@ def smooth_labels(labels: Tensor, num_classes: int, alpha: float, mass: str = "a
     return targets.scatter_(1, labels[:, None], on)
 
 
-def soften(logits: Tensor, temperature: float) -> Tensor:
-    """softmax(logits / T), (B, K) -> (B, K). Hinton 2015, eq. 1. T -> infinity gives uniform targets."""
-    return (logits / temperature).softmax(-1)
+def soften(logits: Tensor, temperature: float, top_k: int = 0) -> Tensor:
+    """softmax(logits / T), (B, K) -> (B, K). Hinton 2015, eq. 1. T -> infinity gives uniform targets.
+
+    top_k: of the k largest logits alone, and 0 for the others; 0, or more than there are: of all.
+    """
+    if not top_k:
+        return (logits / temperature).softmax(-1)
+    largest, classes = logits.topk(min(top_k, logits.shape[-1]), -1)
+    return logits.new_zeros(logits.shape).scatter(-1, classes, (largest / temperature).softmax(-1))
 
 
 def equivalent_smoothing(teacher_probs: Tensor, labels: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lskd.data.roots import HUB, hub_folder
 from lskd.errors import InputError, require
 from lskd.schema import parse, show
 
@@ -33,7 +34,8 @@ class Text:
         from the end of the longer sentence, in all parts (as BERT's code does). 0: no limit.
     test: which set of sentences is the part "test", of a data set with several: test_2017_flickr; "": the usual one.
     tokenizer: of pairs of sentences, whose tokens are those of a pretrained network: sha256:DIGEST of its WordPiece
-        vocabulary (`lskd.data.text.wordpiece`). A user may give the folder of the network instead, as of the hub.
+        vocabulary (`lskd.data.text.wordpiece`), or hub:NAME, that of a network that was published under a name. A user
+        may give the folder of the network instead, as of the hub.
     folder: where that was; empty: only the cache may have it.
     """
 
@@ -55,7 +57,9 @@ class Text:
                 check_language(language, name)
         if self.source and self.source == self.target:
             raise InputError(f"target = {self.target!r}: must be another language than source")
-        if self.tokenizer and not re.fullmatch(f"{DIGEST}[0-9a-f]{{64}}", self.tokenizer):
+        if self.tokenizer.startswith(HUB):
+            hub_folder(self.tokenizer, f"tokenizer = {self.tokenizer!r}")
+        elif self.tokenizer and not re.fullmatch(f"{DIGEST}[0-9a-f]{{64}}", self.tokenizer):
             rule = f"the folder of a tokenizer, or {DIGEST} and 64 hexadecimal digits"
             raise InputError(f"tokenizer = {self.tokenizer!r}: must be {rule}")
 
@@ -73,7 +77,7 @@ class Text:
             rule = "dataset.text.tokenizer=FOLDER names the folder of a tokenizer"
             raise InputError(f"{path}.folder = {show(value['folder'])}: is no setting: {rule}")
         folder = value.get("tokenizer") if isinstance(value, Mapping) else None
-        if not isinstance(folder, str) or not folder or folder.startswith(DIGEST):
+        if not isinstance(folder, str) or not folder or folder.startswith((DIGEST, HUB)):
             return parse(Text, value, path)
         from lskd.data.text.wordpiece import read_folder
         from lskd.program import user_path

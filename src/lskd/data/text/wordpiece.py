@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lskd.data.roots import HUB, hub_folder, not_here
 from lskd.data.scratch import scratch
 from lskd.data.text import extra
 from lskd.data.text.settings import DIGEST, Text
@@ -159,6 +160,14 @@ def find(text: Text, cache: Path) -> WordPiece:
     digest = text.tokenizer.removeprefix(DIGEST)
     kept = cache / "text" / f"wordpiece-{digest[:16]}"
     named = f"text.tokenizer = {text.folder or text.tokenizer!r}"
+    if text.tokenizer.startswith(HUB):  # whose name says which it is
+        folder = hub_folder(text.tokenizer, named)
+        if not folder.is_dir():
+            raise not_here(named, folder, "tokenizer.json or vocab.txt")
+        try:
+            return read_folder(folder)
+        except InputError as error:
+            raise InputError(f"{named}: {error}") from None
     if text.folder:
         try:
             found = read_folder(Path(text.folder))

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lskd.data.text.padding import padded
 from lskd.engine.tasks.task import Batches, Shuffled
-from lskd.engine.tasks.text import Text, padded
+from lskd.engine.tasks.text import Text
 from lskd.recipe import Recipe
 
 

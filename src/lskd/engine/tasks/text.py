@@ -15,27 +15,10 @@ import torch
 from torch import Generator, Tensor
 
 from lskd.data import Part
-from lskd.data.text import PAD
 from lskd.engine.tasks.task import Forward, Order, Task
 from lskd.run import Run
 
 AT_ONCE = {"cpu": 32, "cuda": 256}  # sentences to evaluate at once
-
-
-def padded(ragged: Any, rows: np.ndarray, *, before: int | None = None, after: int | None = None) -> np.ndarray:
-    """The sequences `rows` (B,) of a ragged array, (B, L) int64, filled up with `PAD`; the token `before` stands in
-    front of each, and `after` at its end, where they are given."""
-    begins = ragged.starts[rows]
-    lengths = ragged.starts[rows + 1] - begins
-    lead, longest = int(before is not None), int(lengths.max(initial=0))
-    out = np.full((len(rows), lead + longest + (after is not None)), PAD, dtype=np.int64)
-    inside = np.arange(longest) < lengths[:, None]
-    out[:, lead : lead + longest][inside] = ragged.tokens[(begins[:, None] + np.arange(longest))[inside]]
-    if before is not None:
-        out[:, 0] = before
-    if after is not None:
-        out[np.arange(len(rows)), lead + lengths] = after
-    return out
 
 
 class Sentences:

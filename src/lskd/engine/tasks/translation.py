@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lskd.data.text import BOS, EOS
+from lskd.data.text.padding import padded
 from lskd.engine.tasks.task import Batches, Shuffled
-from lskd.engine.tasks.text import ByLength, Text, padded
+from lskd.engine.tasks.text import ByLength, Text
 from lskd.recipe import Recipe
 
 
