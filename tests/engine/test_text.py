@@ -39,10 +39,17 @@ class Ragged:
         self.starts = np.cumsum([0, *map(len, rows)])
 
 
+class Vocabulary:
+    digest = "0" * 64
+
+    def __len__(self) -> int:
+        return V
+
+
 class Tongues:
     """Sentences of random lengths; the translation is the sentence backwards, and shorter."""
 
-    kind = "translation"
+    kind, vocabulary = "translation", Vocabulary()
 
     def __init__(self, count: int, seed: int, longest: int = 9) -> None:
         rng = np.random.default_rng(seed)

@@ -156,6 +156,10 @@ class Text(Task):
             begun += len(rows)
             yield [network(inputs) for network in networks], self.labels_in(part, rows, inputs)
 
+    def record(self) -> dict[str, Any]:
+        vocabulary = self.train.corpus.vocabulary
+        return {"vocabulary": {"tokens": len(vocabulary), "sha256": vocabulary.digest}}
+
     @abstractmethod
     def labels_in(self, part: str, examples: Tensor, inputs: Any) -> Tensor:
         """`labels_of`, in any part; examples are on the CPU."""
