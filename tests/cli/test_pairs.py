@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,8 @@ def test_teacher_and_students_are_trained_and_evaluated_as_the_library_does(lskd
     config, teacher, _ = found["bert_base"]
     assert config["start"] == {"digest": "hub:bert-base-cased", "head": "new"}
     assert teacher["start"]["source"] == "hub:bert-base-cased" and len(teacher["start"]["digest"]) == 64
+    vocabulary = hashlib.sha256((here / "bert-base-cased" / "vocab.txt").read_bytes()).hexdigest()
+    assert teacher["vocabulary"] == {"tokens": len(TOKENS), "sha256": vocabulary}
     assert teacher["last"]["test"]["top1"] > 80  # of 33 by chance
     for method in ("kd", "wsl"):
         config, student, _ = found[method]

@@ -401,3 +401,10 @@ def test_importing_the_names_does_not_import_torch():
     code = "import sys, lskd.models; sys.exit('torch' in sys.modules)"
     source = str(Path(lskd.__file__).parents[1])
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": source}, check=True)
+
+
+def test_what_an_extra_brings_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "lskd.models.bert", raising=False)
+    with pytest.raises(InputError, match=r"^needs transformers, of the extra text: pip install 'lskd\[text\]'$"):
+        ARCHS["bert_t3"].build((), 3)

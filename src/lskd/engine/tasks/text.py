@@ -147,7 +147,8 @@ class Text(Task):
     def record(self) -> dict[str, Any]:
         """Which tokens these are, and how many training pairs were too long, or had no sentence on a side."""
         corpus = self.train.corpus
-        return {"vocabulary": corpus.vocabulary.digest, "left_out": corpus.left_out}
+        tokens = corpus.vocabulary
+        return {"vocabulary": {"tokens": len(tokens), "sha256": tokens.digest}, "left_out": corpus.left_out}
 
     def scene(self) -> dict[str, Any]:
         held_out = {name: part.images.corpus for name, part in self.held_out.items()}
