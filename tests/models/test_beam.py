@@ -16,9 +16,9 @@ V, BEGIN, END = 7, 1, 2
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(3)
-    made = TransformerArch(
-        encoder_layers=1, decoder_layers=2, width=16, heads=2, feed_forward=24, positions=16
-    ).build((), V)
+    made = TransformerArch(encoder_layers=1, decoder_layers=2, width=16, heads=2, feed_forward=24, positions=16).build(
+        (), V
+    )
     for parameter in made.parameters():
         parameter.data *= 1.5  # far from uniform
     return made.eval()
