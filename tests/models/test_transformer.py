@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lskd.errors import InputError
 from lskd.models import ARCHS
 from lskd.models.archs import TransformerArch
+from lskd.models.dropout import ShortDropout
 from lskd.models.transformer import sinusoids
 
 V, D = 13, 16
@@ -170,3 +171,18 @@ def test_bad_settings():
             TransformerArch(**{**SETTINGS, **wrong})
     with pytest.raises(InputError, match="positions = 20: must be >= 21"):
         make()(sentences(21), sentences(3))
+
+
+@pytest.mark.parametrize("count", [1, 7, 40_000])
+def test_short_dropout_keeps_the_mean(count):
+    dropout = ShortDropout(0.3).train()
+    dropout.generator = torch.Generator().manual_seed(5)
+    x = torch.rand(count) + 1
+    out = dropout(x)
+    again = ShortDropout(0.3).train()
+    again.generator = torch.Generator().manual_seed(5)
+    assert torch.equal(again(x), out) and (count < 100 or not torch.equal(dropout(x), out))
+    kept = out != 0
+    torch.testing.assert_close(out[kept], x[kept] / (1 - round(0.3 * 65536) / 65536))
+    assert count < 100 or abs(kept.double().mean().item() - 0.7) < 0.01
+    assert dropout.eval()(x) is x

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lskd.errors import InputError
-from lskd.models.dropout import Dropout
+from lskd.models.dropout import ShortDropout
 
 PAD = 0
 KeysValues = tuple[Tensor, Tensor]  # (B, heads, L, d / heads) each
@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.keys_values = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
-        self.dropout = Dropout(dropout)
+        self.dropout = ShortDropout(dropout)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, L, d) -> (B, heads, L, d / heads)"""
@@ -44,7 +44,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, looked_at: KeysValues, mask: Tensor | None) -> Tensor:
         """What each of `x` (B, T, d) makes of what it looks at."""
         queries, (keys, values) = self.split(self.query(x)), looked_at
-        if self.training and self.dropout.p:
+        # torch's own attention of short sentences takes longer on a CPU, in bf16 twenty times as long.
+        if self.training and (self.dropout.p or x.device.type == "cpu"):
             scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
             weights = (scores if mask is None else scores + mask).softmax(-1)
             seen = self.dropout(weights.to(values.dtype)) @ values
@@ -66,7 +67,7 @@ class Layer(nn.Module):
         self.cross = Attention(width, heads, settings.attention_dropout) if cross else None
         self.wide, self.narrow = nn.Linear(width, settings.feed_forward), nn.Linear(settings.feed_forward, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if cross else 2))
-        self.dropout, self.relu_dropout = Dropout(settings.dropout), Dropout(settings.relu_dropout)
+        self.dropout, self.relu_dropout = ShortDropout(settings.dropout), ShortDropout(settings.relu_dropout)
 
     def memory(self, encoded: Tensor) -> KeysValues:
         """What the cross attention looks at."""
@@ -157,7 +158,7 @@ class Transformer(nn.Module):
         self.encoder = nn.ModuleList(Layer(settings, cross=False) for _ in range(settings.encoder_layers))
         self.decoder = nn.ModuleList(Layer(settings, cross=True) for _ in range(settings.decoder_layers))
         self.head = nn.Linear(width, tokens, bias=False)
-        self.dropout = Dropout(settings.dropout)
+        self.dropout = ShortDropout(settings.dropout)
         last = [nn.LayerNorm(width) if settings.pre_norm else nn.Identity() for _ in range(2)]
         self.encoded, self.decoded = last
         self.register_buffer("sinusoids", sinusoids(settings.positions, width), persistent=False)
