@@ -81,7 +81,7 @@ def trained() -> tuple[Run, Spec, dict[str, Part], Any]:
         positions=12,
         dropout=0.0,
     )  # type: ignore[call-arg]
-    recipe = Recipe(0.01, 12, steps=45, optimizer="adam", evaluate_every=45)
+    recipe = Recipe(0.01, 12, steps=20, optimizer="adam", evaluate_every=20)
     run = Run(Dataset("backwards", text=text), Named("transformer_tiny", arch), Named("ce", METHODS["ce"]), recipe)
     outcome = train(run, spec, parts, shared=Shared(CPU))
     return run, spec, parts, outcome.network
@@ -96,7 +96,7 @@ def test_bleu_is_that_of_sacrebleus_command_line(trained, tmp_path):
     record_readings(run, store, [probe], run_probes(run, spec, parts, network, [probe], Shared(CPU)), "")
     [reading] = store.readings(run, probe)  # a record that is whole, and has no files
     assert list(reading) == ["step", "test"] and list(reading["test"]["bleu"]) == ["0.5", "1", "2.5"]
-    assert 10 < reading["test"]["bleu"]["1"] < 99  # some are right
+    assert 5 < reading["test"]["bleu"]["1"] < 99  # some are right
     for name in ("1", "2.5"):
         found = sacrebleu(
             store.beside(run, probe, "test.reference.txt"), "-lc", "-i", store.beside(run, probe, f"test.T{name}.txt")
