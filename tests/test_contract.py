@@ -20,8 +20,8 @@ from lskd.run import Named, Run
 
 K, SHAPE = 4, (3, 16, 16)
 
-# A small member of each family (of several kinds, where its members are), and a name of it.
-MEMBERS = {dataclasses.replace(arch, **arch.small): name for name, arch in ARCHS.items()}
+# A small member of each family for images (of several kinds, where its members are), and a name of it.
+MEMBERS = {dataclasses.replace(arch, **arch.small): name for name, arch in ARCHS.items() if arch.kind == "images"}
 LOGITS_ONLY = [name for name, method in METHODS.items() if method.teacher_use != "features" and not method.initial()]
 
 

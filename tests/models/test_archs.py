@@ -38,6 +38,13 @@ from lskd.models.taps import capture
 
 MNIST, CIFAR, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 299, 299)
 
+
+def transformer(d: int, f: int, encoder: int, decoder: int) -> int:
+    """Parameters of the layers of an encoder and a decoder."""
+    attention, rest = 4 * d * (d + 1), d * f + f + f * d + d
+    return encoder * (attention + rest + 2 * 2 * d) + decoder * (2 * attention + rest + 3 * 2 * d)
+
+
 # name: (input shape, classes, parameters)
 PARAMETERS = {
     "mlp": (MNIST, 10, 785 * 128 + 129 * 10),
@@ -89,6 +96,13 @@ PARAMETERS = {
     # timm's own counts, in its table of results.
     "timm": (IMAGENET, 1000, 25_557_032),
     "inception_v4": (IMAGENET, 1000, 42_679_816),
+    # 108 M and 44 M (Zhou, Song et al. 2021); embeddings, layers of 7,087,872, pooler, and a head of three classes.
+    "bert_base": ((), 3, (28_996 + 512 + 2 + 2) * 768 + 12 * 7_087_872 + 769 * 768 + 769 * 3),
+    "bert_t3": ((), 3, (28_996 + 512 + 2 + 2) * 768 + 3 * 7_087_872 + 769 * 768 + 769 * 3),
+    # Of 1,000 tokens. A layer of width d has 4·d·(d + 1) in each attention, d·f + f + f·d + d, and 2·d in each norm.
+    "transformer_base": ((), 1000, 1000 * 512 + transformer(512, 2048, 6, 6)),
+    "transformer_iwslt": ((), 1000, 1000 * 256 + transformer(256, 1024, 2, 2)),
+    "transformer_tiny": ((), 1000, 1000 * 128 + transformer(128, 256, 4, 4)),
 }
 
 # The CRD benchmark's features of 32 x 32 images: channels and side of f0, f1, ..., and the width of the penultimate.
@@ -120,8 +134,10 @@ LARGE_FEATURES = {
     "reactnet_resnet18": ([(64, 16), (64, 16), (128, 8), (256, 4), (512, 2)], 512),
 }
 
+# Networks for images. (Those for sentences have tests of their own.)
+IMAGES = {name: arch for name, arch in ARCHS.items() if arch.kind == "images"}
 # A small member of each family (of several kinds, where its members are); what holds for it holds for larger ones.
-MEMBERS = {dataclasses.replace(arch, **arch.small): name for name, arch in ARCHS.items()}
+MEMBERS = {dataclasses.replace(arch, **arch.small): name for name, arch in IMAGES.items()}
 each_member = pytest.mark.parametrize("arch", MEMBERS, ids=MEMBERS.get)
 
 
@@ -129,6 +145,8 @@ each_member = pytest.mark.parametrize("arch", MEMBERS, ids=MEMBERS.get)
 @pytest.mark.parametrize("name", ARCHS)
 def test_parameter_count_is_the_published_one(name):
     shape, num_classes, count = PARAMETERS[name]
+    if ARCHS[name].kind == "pairs":
+        pytest.importorskip("transformers")
     with torch.device("meta"):  # shapes without memory or random draws
         network = ARCHS[name].build(shape, num_classes)
     assert sum(p.numel() for p in network.parameters()) == count
@@ -148,7 +166,7 @@ def test_taps_are_the_benchmarks_features_in_order_and_shape(name):
 
 
 def test_every_network_with_taps_is_tried():
-    families = {type(arch): arch for arch in ARCHS.values()}
+    families = {type(arch): arch for arch in IMAGES.values()}
     with torch.device("meta"):
         tapped = {kind for kind, arch in families.items() if hasattr(arch.build((3, 75, 75), 2), "taps")}
     assert tapped == {type(ARCHS[name]) for name in (*FEATURES, *LARGE_FEATURES)}
@@ -172,7 +190,7 @@ def test_taps_of_networks_for_large_images(name):
 
 
 @pytest.mark.every(3)
-@pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.parametrize("name", IMAGES)
 def test_logits_come_from_the_head_and_its_input_is_the_penultimate(name):
     large = {"inception_v4": (2, 79, 75), "densenet121": (2, 40, 36)}
     shape = large.get(name, (2, 24, 16))  # neither square nor RGB
@@ -383,3 +401,10 @@ def test_importing_the_names_does_not_import_torch():
     code = "import sys, lskd.models; sys.exit('torch' in sys.modules)"
     source = str(Path(lskd.__file__).parents[1])
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": source}, check=True)
+
+
+def test_what_an_extra_brings_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "lskd.models.bert", raising=False)
+    with pytest.raises(InputError, match=r"^needs transformers, of the extra text: pip install 'lskd\[text\]'$"):
+        ARCHS["bert_t3"].build((), 3)

@@ -16,9 +16,9 @@ V, BEGIN, END = 7, 1, 2
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(3)
-    made = TransformerArch(
-        encoder_layers=1, decoder_layers=2, width=16, heads=2, feed_forward=24, positions=16
-    ).build((), V)
+    made = TransformerArch(encoder_layers=1, decoder_layers=2, width=16, heads=2, feed_forward=24, positions=16).build(
+        (), V
+    )
     for parameter in made.parameters():
         parameter.data *= 1.5  # far from uniform
     return made.eval()
@@ -28,7 +28,7 @@ SOURCE = torch.tensor([[4, 5, 6, 3, END], [6, END, 0, 0, 0], [3, 3, 4, END, 0], 
 
 
 def log_p(network, row, tokens, temperature=1.0):
-    """log p of each of `tokens`, with whatever may not be chosen left out as the search does: it takes from no other."""
+    """log p of each of `tokens`. (What may not be chosen keeps its share, in the search, too.)"""
     source = SOURCE[row : row + 1]
     target = torch.tensor([[BEGIN, *tokens[:-1]]])
     with torch.no_grad():

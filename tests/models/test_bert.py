@@ -13,7 +13,7 @@ import torch
 from lskd import start
 from lskd.errors import InputError
 from lskd.models import ARCHS
-from lskd.models.dropout import Dropout
+from lskd.models.dropout import ShortDropout
 from lskd.start import Start
 
 transformers = pytest.importorskip("transformers")
@@ -68,7 +68,7 @@ def test_logits_are_those_of_the_library(tmp_path):
 
 def test_in_training_all_that_is_random_draws_from_the_generator_of_the_run():
     network = TINY.build((), 3)
-    dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
+    dropouts = [module for module in network.modules() if isinstance(module, ShortDropout)]
     assert len(dropouts) == 2 + 3 * 4  # embeddings and head; attention and both halves of each layer
     assert not [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
 

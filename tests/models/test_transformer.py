@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lskd.errors import InputError
 from lskd.models import ARCHS
 from lskd.models.archs import TransformerArch
+from lskd.models.dropout import ShortDropout
 from lskd.models.transformer import sinusoids
 
 V, D = 13, 16
@@ -107,9 +108,22 @@ def test_steps_of_decoding_are_the_whole_forward(pre_norm):
     for place in range(6):
         logits, state = network.step(state, target[:, place])
         torch.testing.assert_close(logits, whole[:, place], rtol=1e-4, atol=1e-5)
-    rows = torch.tensor([2, 0, 0])
-    moved, _ = network.step(network.begin(source).take(rows), target[rows, 0])
-    torch.testing.assert_close(moved, whole[rows, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_translations_of_one_source_share_what_they_look_at():
+    """They change places, one goes on twice, and then a source is done."""
+    network = make().eval()
+    source, target = sentences(5, 7, 2), sentences(*[6] * 6, seed=2, begin=1)
+    state = network.begin(source, 2)
+    assert len(state.memory[0][0]) == 3
+    for place, rows in enumerate(([0, 1, 2, 3, 4, 5], [1, 0, 2, 2, 4, 5], [0, 1, 5, 4], [0, 1, 3, 2], [2, 3])):
+        state = state.take(torch.tensor(rows))
+        parents = torch.arange(6) if place == 0 else parents[torch.tensor(rows)]  # noqa: F821
+        target = target if place == 0 else target[torch.tensor(rows)]
+        logits, state = network.step(state, target[:, place])
+        whole = network(source[parents // 2], target)[:, place]
+        torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-5)
+    assert len(state.memory[0][0]) == len(state.memory_mask) == 1
 
 
 def test_dropout_stands_where_it_should():
@@ -157,3 +171,18 @@ def test_bad_settings():
             TransformerArch(**{**SETTINGS, **wrong})
     with pytest.raises(InputError, match="positions = 20: must be >= 21"):
         make()(sentences(21), sentences(3))
+
+
+@pytest.mark.parametrize("count", [1, 7, 40_000])
+def test_short_dropout_keeps_the_mean(count):
+    dropout = ShortDropout(0.3).train()
+    dropout.generator = torch.Generator().manual_seed(5)
+    x = torch.rand(count) + 1
+    out = dropout(x)
+    again = ShortDropout(0.3).train()
+    again.generator = torch.Generator().manual_seed(5)
+    assert torch.equal(again(x), out) and (count < 100 or not torch.equal(dropout(x), out))
+    kept = out != 0
+    torch.testing.assert_close(out[kept], x[kept] / (1 - round(0.3 * 65536) / 65536))
+    assert count < 100 or abs(kept.double().mean().item() - 0.7) < 0.01
+    assert dropout.eval()(x) is x

@@ -44,17 +44,27 @@ def _load_parts(dataset: data.Dataset, raw: Path, cache: Path) -> Mapping[str, P
 
 
 def check_lengths(runs: Iterable[Run], runtime: Runtime) -> None:
-    """`InputError` for a sentence of the data that has more tokens than a network has positions."""
+    """`InputError` for a sentence of the data that has more tokens than a network has positions, and for tokens that a
+    network with a vocabulary of its own does not know."""
     checked = set()
     for run in (one for whole in runs for one in (whole, *whole.peers)):
-        positions = getattr(run.arch.settings, "positions", None)
-        if positions is None or run.dataset.text is None or (run.dataset, positions) in checked:
+        positions, vocabulary = (getattr(run.arch.settings, name, None) for name in ("positions", "vocabulary"))
+        if positions is None or run.dataset.text is None or (run.dataset, positions, vocabulary) in checked:
             continue
-        checked.add((run.dataset, positions))
+        checked.add((run.dataset, positions, vocabulary))
         for name, part in load_parts(run.dataset, runtime.data_root, runtime.cache_root).items():
+            tokens = len(part.images.vocabulary)
+            if vocabulary is not None and tokens > vocabulary:
+                text = run.dataset.text
+                raise InputError(
+                    f"dataset.text.tokenizer = {text.folder or text.tokenizer!r}: has {tokens} tokens, more than "
+                    f"arch.vocabulary = {vocabulary} of {run.arch.name}: must be the tokenizer of the network"
+                )
             lengths = part.images.lengths.max(1)
             if (most := int(lengths.max(initial=0))) > positions:
                 cure = "; text.longest leaves out such pairs" if name == "train" else ""
+                if part.images.kind == "pairs":
+                    cure = "; text.longest cuts such pairs"
                 raise InputError(
                     f"arch.positions = {positions}: must be >= {most}, the tokens of sentence {lengths.argmax() + 1} "
                     f"of {run.dataset.name}, part {name}, its end counted{cure}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from lskd.models.dropout import Dropout
+from lskd.models.dropout import ShortDropout
 
 PADDING = 0  # the token that is no part of a text
 SEGMENTS = 2  # of a pair
@@ -58,9 +58,9 @@ class Bert(nn.Module):
         for parent in list(body.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Dropout):
-                    setattr(parent, name, Dropout(dropout))
+                    setattr(parent, name, ShortDropout(dropout))
         self.bert = body
-        self.drop = Dropout(dropout)
+        self.drop = ShortDropout(dropout)
         self.head = head
 
     def forward(self, tokens: Tensor, segments: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Attention(nn.Module):
     def __init__(self, own: Any, heads: int, dropout: float) -> None:
         super().__init__()
         self.query, self.key, self.value = own.query, own.key, own.value
-        self.heads, self.dropout = heads, Dropout(dropout)
+        self.heads, self.dropout = heads, ShortDropout(dropout)
 
     def forward(self, x: Tensor, attention_mask: Tensor, *others: object, **named: object) -> tuple[Tensor, None]:
         """x: (B, L, width); attention_mask: (B, 1, 1, L) bool, which tokens are seen. What else the library's layers
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         if self.training and self.dropout.p:
             scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])
             weights = scores.masked_fill(~attention_mask, -math.inf).softmax(3)
-            mixed = self.dropout(weights).to(value.dtype) @ value
+            mixed = self.dropout(weights.to(value.dtype)) @ value
         else:
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         return mixed.transpose(1, 2).flatten(2), None

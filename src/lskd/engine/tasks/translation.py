@@ -55,5 +55,5 @@ class Translation(Text):
         return inputs.labels
 
     def record(self) -> dict[str, Any]:
-        """The target's tokens in an epoch, the ends of sentences among them."""
-        return {"tokens": int(self.train.corpus.lengths[:, -1].sum())}
+        """With the target's tokens in an epoch, the ends of sentences among them."""
+        return {**super().record(), "tokens": int(self.train.corpus.lengths[:, -1].sum())}
