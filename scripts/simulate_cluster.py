@@ -1,9 +1,10 @@
-"""What a large plan costs besides its training, and whether a cluster has work: the plan, the store, the jobs, the status
-and the report are lskd's own; of the runs only records are made up, and a clock takes the place of the GPUs.
+"""What a large plan costs besides its training, and whether a cluster has work. The plan, the store, the jobs, the
+status and the report are lskd's own; records are made up, and a clock takes the place of the GPUs.
 
     python scripts/simulate_cluster.py [--runs 100000] [--gpus 1000] [--together 8]
 
-Prints a Markdown table, a line for each step of `lskd-run experiment=NAME`: seconds, and calls to the file system a run.
+Prints a Markdown table, a line for each step of `lskd-run experiment=NAME`: seconds, and, of at most 2,000 runs, calls
+to the file system a run.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def experiment(folder: Path, runs: int) -> tuple[Plan, Conf]:
     """A teacher and 99 students, each under as many seeds as give `runs`."""
     table = {
         "title": "many", "seeds": list(range(max(1, runs // 100))),
-        "base": {"dataset": "cifar10", "arch": "resnet20", "recipe": "quickstart", "method": "kd", "teacher": "resnet56"},
+        "base": {"dataset": "cifar10", "arch": "resnet20", "recipe": "quickstart", "method": "kd",
+                 "teacher": "resnet56"},
         "rows": {f"t{t}": {"label": f"T = {t}", "run": {"temperature": t}} for t in range(1, 12)},
         "columns": {f"b{w}": {"label": f"β = {w / 10}", "run": {"method.beta": w / 10}} for w in range(1, 10)},
     }  # fmt: skip
@@ -158,6 +160,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
 
 
 def measure(folder: Path, count: int, gpus: int, together: int) -> dict[str, float]:
+    """What is printed: seconds by step, calls a run by "calls: " and the step, and what the simulation shows."""
     seconds: dict[str, float] = {}
     print("| step | seconds | file-system calls a run |\n|---|---|---|")
 
@@ -165,8 +168,10 @@ def measure(folder: Path, count: int, gpus: int, together: int) -> dict[str, flo
         begun = time.perf_counter()
         value = work()
         seconds[name] = time.perf_counter() - begun
-        calls = file_calls(work) / of if of <= 2000 else None
-        print(f"| {name} | {seconds[name]:.1f} | {'' if calls is None else f'{calls:.1f}'} |", flush=True)
+        if of <= 2000:
+            seconds[f"calls: {name}"] = file_calls(work) / of
+        calls = f"{seconds[f'calls: {name}']:.1f}" if of <= 2000 else ""
+        print(f"| {name} | {seconds[name]:.1f} | {calls} |", flush=True)
         return value
 
     begun = time.perf_counter()

@@ -176,8 +176,9 @@ def hydra_message(error: Exception, words: Sequence[str]) -> str:
         return str(error.__cause__)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        if group == "hydra/launcher" and name.startswith("submitit"):
-            return f"{group} = {name}: is not installed; its extra is slurm: pip install 'lskd[slurm]'"
+        extra = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib"}.get(name)
+        if group == "hydra/launcher" and extra is not None:
+            return f"{group} = {name}: is not installed; its extra is {extra}: pip install 'lskd[{extra}]'"
         own = [Path(words[i + 1]) for i, word in enumerate(words[:-1]) if word in ("--config-dir", "-cd")]
         return str(no_such_file(group, name, own, error.options))
     text = " ".join(str(error).split())

@@ -322,11 +322,14 @@ def test_status_is_true_or_false(lskd_run, value):
     assert (finished.code, finished.err.count("\n")) == (2, 1) and "must be true or false" in finished.err
 
 
-def test_the_launcher_of_hydra_names_its_extra(lskd_run):
-    finished = lskd_run("hydra/launcher=submitit_slurm", "seed=1")
+@pytest.mark.parametrize(
+    ("name", "extra"), [("submitit_slurm", "slurm"), ("submitit_local", "slurm"), ("joblib", "joblib")]
+)
+def test_the_launcher_of_hydra_names_its_extra(lskd_run, name, extra):
+    finished = lskd_run(f"hydra/launcher={name}", "seed=1", "plan=true")
     if finished.code:
-        said = "is not installed; its extra is slurm: pip install 'lskd[slurm]'"
-        assert finished.err == f"lskd-run: hydra/launcher = submitit_slurm: {said}\n"
+        said = f"is not installed; its extra is {extra}: pip install 'lskd[{extra}]'"
+        assert (finished.code, finished.err) == (2, f"lskd-run: hydra/launcher = {name}: {said}\n")
 
 
 def test_runs_in_training_say_where_and_how_far(lskd_run, experiment, tmp_path, monkeypatch):
