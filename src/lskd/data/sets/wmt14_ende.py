@@ -1,9 +1,7 @@
-"""English to German of WMT, from the corpora as the campaign gives them: Europarl v7, Common Crawl and News
-Commentary, of version 9 in 2014 and of version 13 in 2018. Lines without a sentence, which these have, are left out
-in training.
+"""English to German of WMT 2014, from the corpora as the campaign gives them: Europarl v7, Common Crawl and News
+Commentary v9. Lines without a sentence, which these have, are left out in training.
 
-wmt14_ende: validation newstest2013, test newstest2014, all 3,003 sentences. wmt18_ende: the data of tensor2tensor's
-problem translate_ende_wmt32k; test newstest2013, of which tensor2tensor reports BLEU.
+Validation newstest2013, test newstest2014, all 3,003 sentences.
 """
 
 from __future__ import annotations
@@ -41,30 +39,6 @@ register(
             "validation": ["newstest2013"],
             "test": ["newstest2014"],
         },
-        folders=FOLDERS,
-        empty=True,
-    )
-)
-
-register(
-    Spec(
-        name="wmt18_ende",
-        title="WMT'18 English-German (translate_ende_wmt32k)",
-        num_classes=32_768,
-        shape=(),
-        train=EUROPARL + COMMON_CRAWL + 284_246,
-        test=3_000,
-        class_names=(),
-        digest="",  # it is checked by the numbers of its lines
-        kind="translation",
-        text=Text("en", "de", vocab=32_768, longest=256),
-    ),
-    recipe="muller_wmt",
-    origin="put news-commentary-v13.de-en, commoncrawl.de-en, europarl-v7.de-en and newstest2013, each as NAME.en and "
-    "NAME.de, in $LSKD_DATA/wmt18_ende",
-)(
-    Aligned(
-        {"train": ["news-commentary-v13.de-en", *reversed(CORPORA)], "test": ["newstest2013"]},
         folders=FOLDERS,
         empty=True,
     )
