@@ -80,7 +80,11 @@ def is_sound(value: Any, key: str = "") -> bool:
         return low <= value <= high
     if kind is dict:
         for name, item in value.items():
-            if not (is_sound(item, name) if name in LIMITS or type(item) is not float else math.isfinite(item)):
+            if type(item) is float:
+                low, high = LIMITS.get(name, ANY)
+                if not low <= item <= high:
+                    return False
+            elif not is_sound(item, name):
                 return False
         return True
     if kind is not list:
