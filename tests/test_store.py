@@ -196,6 +196,21 @@ def test_numbers_are_named_by_where_they_stand():
     ]
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 10**400, True, "1", None])
+@pytest.mark.parametrize("place", [[], [[1, 0.5], [2]], {"a": 1.0}])
+def test_a_wrong_number_is_found_wherever_it_stands(wrong, place):
+    whole = [*place, wrong] if isinstance(place, list) else {**place, "b": wrong}
+    assert list(wrong_numbers(place, "x")) == []
+    [found] = wrong_numbers(whole, "x")
+    assert found.endswith("must be a finite number")
+    [found] = wrong_numbers([[0], [3, wrong]], "x")
+    assert found.startswith("x[1][1] = ")
+
+
+def test_numbers_whose_sum_is_none_are_no_damage():
+    assert list(wrong_numbers([1.5e308, 1.5e308], "x")) == []
+
+
 # ---- claims -------------------------------------------------------------------------------------------------------
 
 

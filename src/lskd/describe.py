@@ -29,9 +29,8 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
         if run.teacher is None:
             continue
         use = run.method.settings.teacher_use
-        spec = conf.spec(run.dataset.name)
-        what = "evaluated at every step" + (": streamed images are decoded once" if spec.streamed else "")
-        if spec.kind != "images":
+        what = "evaluated at every step: streamed images are decoded once"
+        if run.arch.settings.kind != "images":
             what = "evaluated at every step, on the sentences of its batch"
         if run.teacher_mode == "batch_stats":
             what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"

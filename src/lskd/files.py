@@ -17,8 +17,8 @@ RESTORE = "restore it, or delete its directory to train again"
 def read_json(path: Path | str) -> dict[str, Any] | None:
     """The JSON object in `path`; None where there is no such file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.loads(file.read())
+        with open(path, "rb", buffering=0) as file:  # half the time of a text file, and reports read thousands
+            content = json.loads(file.read().decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -79,7 +79,7 @@ class Snapshot(Store):
 
     def record(self, id: str) -> Record | None:
         """What is here of the run `id`, whichever it is; None where there is nothing. Damage is an `InputError`."""
-        directory = Path(self.root, "runs", id)
+        directory = f"{self.root}/runs/{id}"  # of text: see `Store.result`
         config, result = read_json(f"{directory}/config.json"), read_json(f"{directory}/result.json")
         if config is None and result is None:
             return None
@@ -92,7 +92,8 @@ class Snapshot(Store):
             check_result(result, id, directory)
             if not os.path.isfile(f"{directory}/retrain.json"):
                 return Record(id, "done", config, env, result)
-        return Record(id, unfinished(directory, failure_in(directory)), config, env, result or {})
+        folder = Path(directory)
+        return Record(id, unfinished(folder, failure_in(folder)), config, env, result or {})
 
     def find(self, begin: str) -> str:
         """The id that begins so: the first digits are enough where they are those of one run."""

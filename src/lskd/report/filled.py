@@ -73,12 +73,5 @@ def fill(experiment: Experiment, planned: TablePlan, values: Values) -> FilledTa
         runs=runs,
         done=len(done),
         seen_again=sum(values.seen_again(run, probed.get(run.id, ())) for run in done),
-        machines=tuple(Counter(_machine(values, run) for run in done).most_common()),
+        machines=tuple(Counter(map(values.machine, done)).most_common()),
     )
-
-
-def _machine(values: Values, run: Run) -> str:
-    env = values.store.env(run)
-    words = [str(env.get("device") or "an unknown device")]
-    words += [f"{name} {env[name]}" for name in ("torch", "lskd", "commit") if env.get(name)]
-    return ", ".join(words)

@@ -51,50 +51,60 @@ _OF_OTHERS = re.compile(rf"((?:(?:{'|'.join((*LINEAGE, *PEERS))})\.)*)(.*)")  # 
 
 class Settings:
     """The settings of many runs, from their identities, and where they were trained. What many have, such as a recipe,
-    is parsed once."""
+    is parsed once, and is then the same dict for all of them."""
 
     def __init__(self) -> None:
         self._environments: dict[bytes, dict[str, Any]] = {}
         self._parts: dict[bytes, tuple[dict[str, Any], bool]] = {}
-        self._parents: dict[tuple[str, bytes], tuple[dict[str, Any], bool]] = {}
+        self._relatives: dict[tuple[str, bytes], tuple[list[dict[str, Any]], bool]] = {}
+        self._of_relatives: dict[tuple[str, int], dict[str, Any]] = {}  # a dict of `_parts` under the name of another
 
     def of(self, identity: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         """Every setting of a run with its value (`Run.settings`), and whether the code that is here would train that
         run. What this code does not know (another version's, a plug-in's) is given as it was recorded."""
+        pieces, ours = self.pieces(identity)
+        return {name: value for piece in pieces for name, value in piece.items()}, ours
+
+    def pieces(self, identity: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool]:
+        """The same in pieces, of which later ones prevail."""
         first, place = first_of_chain(identity)
         if place > 1:
-            values, ours = self.of(first)
-            return {**values, "generations": place, "teacher.id": id_of(identity["teacher"])}, ours
+            pieces, ours = self.pieces(first)
+            return [*pieces, {"generations": place, "teacher.id": id_of(identity["teacher"])}], ours
         parts = parts_of(identity)
         key = marshal.dumps(parts, 2)  # quicker than JSON; without references, which would tell equal parts apart
         if key not in self._parts:
             parsed = [self._parsed(name, described) for name, described in parts.items()]
             self._parts[key] = {k: v for part, _ in parsed for k, v in part.items()}, all(ours for _, ours in parsed)
         values, ours = self._parts[key]
-        values, ours = dict(values), ours and identity.get("engine", 1) == ENGINE_VERSION
-        values["seed"] = identity["seed"]
-        values["teacher_mode"] = identity.get("teacher_mode", "eval")
-        values["streams"] = identity.get("streams", "shared")
-        values["data_seed"] = identity.get("data_seed")
+        own = {
+            "seed": identity["seed"],
+            "teacher_mode": identity.get("teacher_mode", "eval"),
+            "streams": identity.get("streams", "shared"),
+            "data_seed": identity.get("data_seed"),
+        }
         peers = peers_of(identity)
         if peers:
-            values["peer_views"] = identity.get("peer_views", "same")
-        others: dict[str, Any] = {**{name: identity.get(name) for name in LINEAGE}, **peers}
-        for name, parent in others.items():
-            if parent is not None:
-                its, is_ours = self._of_relative(name, parent)
-                values |= its
+            own["peer_views"] = identity.get("peer_views", "same")
+        pieces, ours = [values, own], ours and identity.get("engine", 1) == ENGINE_VERSION
+        for name, other in {**{name: identity.get(name) for name in LINEAGE}, **peers}.items():
+            if other is not None:
+                its, is_ours = self._of_relative(name, other)
+                pieces += its
                 ours = ours and is_ours
-        return values, ours
+        return pieces, ours
 
-    def _of_relative(self, name: str, parent: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    def _of_relative(self, name: str, other: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool]:
         """The same of another run that it needs, under its `name`, with its id. Most teachers have many students."""
-        key = name, marshal.dumps(dict(parent), 2)
-        if key not in self._parents:
-            values, ours = self.of(parent)
-            values["id"] = id_of(parent)
-            self._parents[key] = {f"{name}.{key}": value for key, value in values.items()}, ours
-        return self._parents[key]
+        key = name, marshal.dumps(dict(other), 2)
+        if key not in self._relatives:
+            pieces, ours = self.pieces(other)
+            [values, *own] = pieces
+            if (name, id(values)) not in self._of_relatives:
+                self._of_relatives[name, id(values)] = {f"{name}.{key}": value for key, value in values.items()}
+            merged = {f"{name}.{key}": value for piece in (*own, {"id": id_of(other)}) for key, value in piece.items()}
+            self._relatives[key] = [self._of_relatives[name, id(values)], merged], ours
+        return self._relatives[key]
 
     def environment(self, env: dict[str, Any]) -> dict[str, Any]:
         """What env.json says, by column."""
@@ -125,36 +135,42 @@ def _hashable(value: Any) -> Any:
 @collector_off()  # records have no cycles: looking for some takes a tenth of the time
 def frame(store: Snapshot) -> tuple[pandas.DataFrame, list[str]]:
     """All runs of the store (see `lskd.runs`), and what of them is damaged and left out, a line each."""
-    import numpy as np
     import pandas
 
     settings, rows, damaged = Settings(), [], []
-    for id in store.all_ids():
+    for id_ in store.all_ids():
         try:
-            if (record := store.record(id)) is not None:
+            if (record := store.record(id_)) is not None:
                 rows.append(_row(record, settings))
         except InputError as error:
             damaged.append(str(error))
-    names = sorted({name: None for row in rows for name in row}, key=_place)
-    columns = {name: np.full(len(rows), math.nan, object) for name in names}
+    places: dict[int, tuple[dict[str, Any], list[int]]] = {}  # of the rows that have a piece
     for place, row in enumerate(rows):
-        for name, value in row.items():
+        for piece in row:
+            places.setdefault(id(piece), (piece, []))[1].append(place)
+    names = sorted({name: None for piece, _ in places.values() for name in piece}, key=_place)
+    columns: dict[str, list[Any]] = {name: [math.nan] * len(rows) for name in names}
+    for piece, where in places.values():
+        for name, value in piece.items():
             if value is not None:
-                columns[name][place] = value
-    return pandas.DataFrame(columns).infer_objects().copy(), damaged  # in one piece
+                column = columns[name]
+                for place in where:
+                    column[place] = value
+    return pandas.DataFrame(columns, dtype=object).infer_objects().copy(), damaged  # in one piece
 
 
-def _row(record: Record, settings: Settings) -> dict[str, Any]:
-    values, ours = settings.of(record.config)
-    row = {"id": record.id, "state": record.state, "other_code": not ours, **values}
+def _row(record: Record, settings: Settings) -> list[dict[str, Any]]:
+    """What is known of a run, in pieces, of which later ones prevail; those that many runs share are the same dict."""
+    pieces, ours = settings.pieces(record.config)
+    part = pieces[0]["dataset.evaluate"]
     result = {key: value for key, value in record.result.items() if key not in ("id", "run", "start", *LINEAGE)}
-    last = result.get("last", {}).get(values["dataset.evaluate"], {})
-    numbers = {**last, **unfolded(result)}
+    numbers = {**result.get("last", {}).get(part, {}), **unfolded(result)}
     for name, one in of_networks(result).items():
-        its = {**one.get("last", {}).get(values["dataset.evaluate"], {}), **unfolded(one)}
+        its = {**one.get("last", {}).get(part, {}), **unfolded(one)}
         numbers |= {f"{name}.{key}": value for key, value in its.items() if key not in ("run", "start")}
-    row |= {name: value for name, value in numbers.items() if not isinstance(value, (list, dict))}
-    return row | settings.environment(record.env)
+    what = {"id": record.id, "state": record.state, "other_code": not ours}
+    seen = {name: value for name, value in numbers.items() if not isinstance(value, (list, dict))}
+    return [what, *pieces, seen, settings.environment(record.env)]
 
 
 def _place(name: str) -> tuple[int, int]:

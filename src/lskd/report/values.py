@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from lskd.errors import InputError
 from lskd.files import RESTORE
 from lskd.plan import Cell, TablePlan
 from lskd.quantity import Better, merit
-from lskd.records import wrong_numbers
+from lskd.records import is_sound, wrong_numbers
 from lskd.report import statistics
 from lskd.report.statistics import BySeed
 from lskd.run import ProbeSpec, Run
@@ -29,13 +30,19 @@ class Values:
 
     def __init__(self, store: Store) -> None:
         self.store = Snapshot.of(store)
+        self._records: dict[str, dict[str, Any] | None] = {}
         self._diverged: dict[str, bool] = {}
+        self._machines: dict[str, str] = {}
+        # Of a cell, by its identity, and as what is seen of it.
+        self._numbers: dict[tuple[int, Metric, ProbeSpec | None], tuple[Cell, dict[int, float]]] = {}
         self._joint: dict[tuple[Any, ...], dict[int, float]] = {}  # numbers that follow from all runs of a cell
         self.damaged: dict[str, None] = {}  # what cannot be used, and is left out, a line each that says what to do
 
     def record(self, run: Run) -> dict[str, Any] | None:
         """The record of a finished run, or None."""
-        return self._whole(self.store.result, run)
+        if run.id not in self._records:
+            self._records[run.id] = self._whole(self.store.result, run)
+        return self._records[run.id]
 
     def _whole(self, read: Callable[..., T], *what: Any) -> T | None:
         """What `read` gives; None for what is damaged, which is noted."""
@@ -67,6 +74,15 @@ class Values:
         """Whether the run is finished (and all probes have looked at it)."""
         return self.record(run) is not None and all(self.probed(run, probe) is not None for probe in probes)
 
+    def machine(self, run: Run) -> str:
+        """Where a finished run was made."""
+        if run.id not in self._machines:
+            env = self.store.env(run)
+            words = [str(env.get("device") or "an unknown device")]
+            words += [f"{name} {env[name]}" for name in ("torch", "lskd", "commit") if env.get(name)]
+            self._machines[run.id] = ", ".join(words)
+        return self._machines[run.id]
+
     def diverged(self, runs: Collection[Run]) -> int:
         """How many of the runs have diverged."""
         for run in runs:
@@ -83,6 +99,13 @@ class Values:
             return self._derived(planned, cell, metric)
         metric = metric or cell.metric
         probe = planned.probe(metric)
+        key = id(cell), metric, probe
+        if key not in self._numbers:
+            self._numbers[key] = cell, self._of_runs(probe, cell, metric)
+        return self._numbers[key][1]
+
+    def _of_runs(self, probe: ProbeSpec | None, cell: Cell, metric: Metric) -> dict[int, float]:
+        """The same of a cell that has runs of its own."""
         if probe is not None and probe.settings.over_runs:
             return self._over_runs(probe, cell, metric)
         numbers = {}
@@ -96,7 +119,8 @@ class Values:
                         number = metric.logged(run, record, self.epochs(run))
                     else:
                         number = metric.of(run, record)
-                    wrong = number is not None and next(wrong_numbers(number, metric.name), None)
+                    sound = number is None or is_sound(number, metric.name)
+                    wrong = None if sound else next(wrong_numbers(number, metric.name), None)
                 except (AttributeError, KeyError, TypeError) as error:
                     number, wrong = None, f"it has no {metric.name} ({error})"
                 if wrong:
@@ -205,15 +229,15 @@ class Summary:
     def n(self) -> int:
         return len(self.values)
 
-    @property
+    @functools.cached_property
     def mean(self) -> float | None:
         return statistics.mean(self.values.values()) if self.values else None
 
-    @property
+    @functools.cached_property
     def sd(self) -> float | None:
         return statistics.standard_deviation(list(self.values.values())) if self.values else None
 
-    @property
+    @functools.cached_property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the mean."""
         return statistics.one_sample(list(self.values.values())).interval() if self.values else None
