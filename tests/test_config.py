@@ -282,8 +282,10 @@ def test_every_file_parses(file: Path):
         taught = group == "method" and METHODS[content["name"]].needs_teacher
         needed = {"method": "kd", "teacher": "resnet8"} if taught else {}
         network = "alexnet" if name.startswith("muller_alexnet") else "resnet8"
-        augment = CONF.load("recipe", name).get("augment", {}) if group == "recipe" else {}
-        dataset = "imagenet" if "resized" in augment else "cifar10"
+        recipe = CONF.load("recipe", name) if group == "recipe" else {}
+        dataset = "imagenet" if "resized" in recipe.get("augment", {}) else "cifar10"
+        if recipe.get("batch_by") == "tokens":
+            dataset, network = "multi30k", "transformer_tiny"
         begins = {"start": f"sha256:{64 * '0'}"} if content.get("epochs") == 0 else {}  # nothing would be trained
         parse_run({"dataset": dataset, "arch": network, **needed, **begins, group: name}, CONF)
     elif group == "table":
@@ -402,8 +404,10 @@ def test_what_is_registered_needs_no_file():
         text = {} if known.spec.text is None else {"text": identity(known.spec.text)}
         assert CONF.load("dataset", name) == {"name": name, "recipe": known.recipe, **text}
         assert known.recipe in CONF.names("recipe")
-    for name in ARCHS:
-        run = run_of(dataset="cifar10", arch=name)
+    data_of = {"images": "cifar10", "translation": "multi30k", "pairs": "mnli"}
+    for name, arch in ARCHS.items():
+        tokenizer = {"dataset.text.tokenizer": f"sha256:{64 * '0'}"} if arch.kind == "pairs" else {}
+        run = run_of(dataset=data_of[arch.kind], arch=name, **tokenizer)
         assert (run.arch.settings, run.identity()["arch"]) == (ARCHS[name], {"name": name})
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
+import importlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,38 +102,7 @@ def test_arrays_are_no_larger_and_no_more_than_the_cluster_takes():
     assert sum(len(task) for one in many for task in one.tasks) == 4000
 
 
-def simulate(made: Sequence[Array], gpus: int, hours: Callable[[Run], float]) -> tuple[float, float]:
-    """The share of GPU time that is used while runs are ready that no GPU has, and the time to the end."""
-    done: dict[str, float] = {}  # when each run is
-    over: dict[tuple[str, int], float] = {}  # and each task
-    waiting = [(one, number) for one in made for number in range(len(one.tasks))]
-    free, now, idle, busy = gpus, 0.0, 0.0, 0.0
-    events: list[tuple[float, str, int]] = []
-    running: Mapping[str, int] = {}
-    running = dict.fromkeys((one.key for one in made), 0)
-    while waiting or events:
-        for entry in list(waiting):
-            one, number = entry
-            if free and running[one.key] < one.at_once and all(over.get(task, 1e99) <= now for task in one.after):
-                waiting.remove(entry)
-                free -= 1
-                running[one.key] += 1
-                length = sum(hours(run) for run in one.tasks[number])
-                done |= {run.id: now + length for run in one.tasks[number]}
-                heapq.heappush(events, (now + length, one.key, number))
-        ready = sum(
-            all(done.get(parent.id, 1e99) <= now for parent in run.parents)
-            for one, number in waiting for run in one.tasks[number]
-        )  # fmt: skip
-        then, key, number = heapq.heappop(events)
-        busy += (gpus - free) * (then - now)
-        idle += min(free, ready) * (then - now)
-        over[key, number], now, free = then, then, free + 1
-        running[key] -= 1
-    return busy / (busy + idle), now
-
-
-def test_no_gpu_stands_idle_while_runs_are_ready():
+def test_no_gpu_stands_idle_while_runs_are_ready(monkeypatch):
     """A simulated week of 64 GPUs: 60 teachers, 20 students of each."""
     chance = random.Random(1)
     students = [
@@ -145,6 +115,8 @@ def test_no_gpu_stands_idle_while_runs_are_ready():
     found = made(
         [*teachers.values(), *taught], together=4, limit=24.0, at_once=64, seconds=6.0
     )  # as they are expected to take; they take what chance says
-    used, hours = simulate(found, 64, lambda run: cost[run.id])
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    simulate = importlib.import_module("simulate_cluster").simulate
+    used, _, hours = simulate(found, 64, lambda run: cost[run.id])
     assert used >= 0.95, (used, hours)
     assert 100 < hours < 240

@@ -357,7 +357,7 @@ class Weights(Probe):
 
     def draw(self, picture, figure, seen):
         axes = figure.add_subplot()
-        for label, seed, reading in seen:
+        for label, seed, reading, _ in seen:
             axes.plot(reading["train"]["rows"], label=f"{label}, seed {seed}")
         axes.legend()
         return f"{picture} of {len(seen)} runs"

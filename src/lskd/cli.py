@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import hydra
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -31,15 +33,15 @@ from lskd.compose import GROUPS, RUN_KEYS, build_run, normal_form, unknown_setti
 from lskd.config_groups import REGISTRIES, Conf, labelled, merge, no_such_file, shipped_conf
 from lskd.data import Dataset
 from lskd.describe import commands, kinds, settings
-from lskd.errors import InputError, choices, unknown
+from lskd.errors import InputError, choices, one_line, unknown
 from lskd.launch.cost import check_teacher_cache
 from lskd.launch.launchers import LAUNCHERS, Launcher
 from lskd.launch.queue import to_train
 from lskd.methods import METHODS
 from lskd.models import ARCHS
 from lskd.networks import PEERS
-from lskd.perform import again, execute, own_words, show_status
-from lskd.plan import Plan, in_order, make_plan
+from lskd.perform import Job, again, execute, own_words, show_sweep
+from lskd.plan import in_order, make_plan
 from lskd.plugins import load_installed_plugins, load_plugins
 from lskd.program import VERSION, guarded, user_path
 from lskd.recipe import Recipe
@@ -83,7 +85,17 @@ def from_words() -> int:
         sys.argv[1:] = map(open_word, flags_last(sys.argv[1:]))
         prepare_groups(sys.argv[1:])
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors, and we print them
-        command()
+        Sweep.begun.clear()
+        try:
+            command()
+        except (InputError, *COMPOSITION_ERRORS):
+            raise
+        except Exception as error:  # a launcher of Hydra's, of which a process has died
+            if not Sweep.begun or Sweep.begun[-1].here:
+                raise
+            print(f"lskd-run: a process of the sweep did not end well: {one_line(error)}", file=sys.stderr)
+            Sweep.begun[-1].code = 1
+        return Sweep.begun[-1].end() if Sweep.begun else 0
     except InputError as error:
         fail(str(error))
     except COMPOSITION_ERRORS as error:
@@ -96,9 +108,6 @@ def from_words() -> int:
         group, _, name = word.lstrip("+").partition("=")
         names = f"{', '.join(groups)} must be names"
         fail(f"{group} = {name}: {names}, in quotes where they would be read as something else: \"{group}='{name}'\"")
-    except RunsFailed:
-        return 1
-    return 0
 
 
 _composed_mode = Hydra.get_mode
@@ -167,8 +176,9 @@ def hydra_message(error: Exception, words: Sequence[str]) -> str:
         return str(error.__cause__)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        if group == "hydra/launcher" and name.startswith("submitit"):
-            return f"{group} = {name}: is not installed; its extra is slurm: pip install 'lskd[slurm]'"
+        extra = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib"}.get(name)
+        if group == "hydra/launcher" and extra is not None:
+            return f"{group} = {name}: is not installed; its extra is {extra}: pip install 'lskd[{extra}]'"
         own = [Path(words[i + 1]) for i, word in enumerate(words[:-1]) if word in ("--config-dir", "-cd")]
         return str(no_such_file(group, name, own, error.options))
     text = " ".join(str(error).split())
@@ -234,44 +244,57 @@ def typed_early(words: Sequence[str], *keys: str) -> list[Any]:
 
 @hydra.main(version_base="1.3", config_path=str(shipped_conf()), config_name="config")
 def command(config: DictConfig) -> None:
-    """Run what one composed configuration asks for (under -m: one job of the sweep)."""
+    """Run what one composed configuration asks for (under -m: one job of the sweep, in a process that a launcher of
+    Hydra's has started)."""
     hydra_config: Any = HydraConfig.get()
+    with ending(raises=hydra_config.mode == RunMode.MULTIRUN):
+        job = interpret(config, hydra_config)
+        # Of a sweep, all jobs are asked for at its start, and of what a launcher starts, before it does.
+        alone = hydra_config.mode == RunMode.RUN and not getattr(job.launcher, "job", "")
+        if job.runtime.retrain and alone and not job.status:
+            again(job.runs, job.runtime, only_check=bool(job.plan_only))
+        code = execute([job])
+        if code > 1 or (code and hydra_config.mode == RunMode.RUN):
+            sys.exit(code)  # (a run of a sweep that failed is told by its table)
+
+
+@contextlib.contextmanager
+def ending(*, raises: bool = False) -> Iterator[None]:
+    """Of bad input, one line and exit code 2. Launchers of Hydra's carry exceptions from their processes to `main`,
+    which an exit would kill: with `raises` it is left to them."""
     try:
-        plan, runs, runtime, conf, plan_only, lines = interpret(config, hydra_config)
-        launcher = make_launcher(config)
-        if not isinstance(config.status, bool):
-            raise InputError(f"status = {show(config.status)}: must be true or false")
-        if config.status:
-            code = show_status(plan, runs, runtime, conf)
-        else:
-            # Of a sweep, all jobs are asked for at its start, and of what a launcher starts, before it does.
-            if runtime.retrain and hydra_config.mode == RunMode.RUN and not getattr(launcher, "job", ""):
-                again(runs, runtime, only_check=bool(plan_only))
-            words = [*own_directories(hydra_config), *hydra_config.overrides.task]
-            code = execute(plan, runs, runtime, conf, plan_only, lines, launcher, words)
+        yield
     except InputError as error:
-        if hydra_config.mode == RunMode.MULTIRUN and not hydra_config.launcher._target_.endswith("BasicLauncher"):
-            raise  # other launchers carry exceptions from their processes to `main`, which an exit would kill
+        if raises:
+            raise
         fail(str(error))
     except COMPOSITION_ERRORS as error:
         fail(hydra_message(error, ()))
     except BrokenPipeError:
         sys.exit(141)  # see `guarded`; of an exception Hydra would speak
-    if code == 1 and hydra_config.mode == RunMode.MULTIRUN:
-        raise RunsFailed  # an exception lets Hydra go on with the other jobs of the sweep
-    if code:
-        sys.exit(code)
 
 
-class RunsFailed(Exception):
-    """Some runs of a job failed or diverged; they have been named."""
+class SideBySide(BasicLauncher):
+    """hydra/launcher=basic. Hydra's has one job follow the other; here their runs are one plan."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        assert self.config is not None and self.hydra_context is not None
+        configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
+        compose, sweep = self.hydra_context.config_loader.load_sweep_config, Sweep.begun[-1]
+        with ending():
+            for words in job_overrides:
+                if tuple(words) not in sweep.jobs:  # another sweeper chooses them as it goes
+                    sweep.add(words, compose(self.config, list(words)))
+            code = execute([sweep.jobs[tuple(words)] for words in job_overrides])
+        if code > 1:
+            sys.exit(code)
+        sweep.code = max(sweep.code, code)
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        return [JobReturn(overrides=words, status=JobStatus.COMPLETED) for words in job_overrides]
 
 
-def interpret(
-    config: DictConfig, hydra_config: DictConfig
-) -> tuple[Plan | None, tuple[Any, ...], Runtime, Conf, Any, list[str]]:
-    """The plan (None for a single run), the runs, the runtime, whether only to show the plan, and with plan=commands
-    its lines. Checks everything."""
+def interpret(config: DictConfig, hydra_config: DictConfig) -> Job:
+    """What a composed configuration asks for. Checks everything."""
     content: dict[str, Any] = dict.fromkeys(BESIDE)
     content.update(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     for key in content:
@@ -285,6 +308,10 @@ def interpret(
     plan_only = content["plan"] or False
     if plan_only not in PLANS:
         raise InputError(f"plan = {show(plan_only)}: must be false, true, commands, settings or fleet")
+    launcher, status = make_launcher(config), config.status
+    if not isinstance(status, bool):
+        raise InputError(f"status = {show(status)}: must be true or false")
+    words = [*own_directories(hydra_config), *hydra_config.overrides.task]
     if content["experiment"] is None:
         if content["seeds"] is not None:
             raise InputError(
@@ -299,7 +326,7 @@ def interpret(
             usual = {group: {"": "conf/config.yaml"} for group in GROUPS if group in form and group not in given}
             lines = settings(runs[-1], form, merge(labelled(form, "command line"), usual), conf)
         check_teacher_cache(runs, runtime)
-        return None, runs, runtime, conf, plan_only, lines
+        return Job(None, runs, runtime, conf, plan_only, status, lines, launcher, words)
 
     name = hydra_config.runtime.choices.get("experiment")
     if not name or not isinstance(content["experiment"], dict):
@@ -323,7 +350,7 @@ def interpret(
     if plan_only == "settings":
         lines = list(kinds(plan, conf))
     check_teacher_cache(plan.runs, runtime)
-    return plan, plan.runs, runtime, conf, plan_only, lines
+    return Job(plan, plan.runs, runtime, conf, plan_only, status, lines, launcher, words)
 
 
 def finished_run(id: str, results: str) -> Run:
@@ -408,29 +435,45 @@ def search_path(hydra_config: DictConfig) -> tuple[Path, ...]:
     return (*own, shipped_conf())
 
 
+@dataclass
+class Sweep:
+    """The jobs of -m, by their words."""
+
+    folder: Path  # where Hydra writes of it
+    here: bool  # whether they are trained by this process (`SideBySide`)
+    jobs: dict[tuple[str, ...], Job] = field(default_factory=dict)
+    code: int = 0
+
+    begun: ClassVar[list[Sweep]] = []  # that of this command, if it is one: of what Hydra makes, nothing comes back
+
+    def add(self, words: Sequence[str], composed: DictConfig) -> Job:
+        """The job that was composed of `words`, checked."""
+        settings = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        job = self.jobs[tuple(words)] = interpret(settings, composed.hydra)
+        return job
+
+    def end(self) -> int:
+        """Show all jobs in one table. The exit code."""
+        if not self.jobs or any(job.plan_only or job.status for job in self.jobs.values()):
+            return self.code
+        return max(self.code, show_sweep(list(self.jobs.values()), self.folder))
+
+
 class CheckSweep(Callback):
     """Before a sweep starts: compose and check every job, so that a bad value is an error before anything trains."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            if config.runtime.retrain:
+        kinds, basic = Plugins.instance().class_name_to_class, f"{BasicLauncher.__module__}.{BasicLauncher.__name__}"
+        kinds[basic] = SideBySide
+        here = config.hydra.launcher._target_ == basic
+        Sweep.begun.append(sweep := Sweep(Path(config.hydra.sweep.dir), here))
+        with ending():  # Hydra makes a warning of an exception in a callback; of an exit it does not
+            if config.hydra.sweeper._target_.endswith("BasicSweeper"):
+                self.check(config, sweep)
+            elif config.runtime.retrain:  # others choose their values as they go
                 fail("runtime.retrain: is for sweeps over given values, whose runs are known at the start")
-            return  # other sweepers choose their values as they go
-        try:
-            self.check(config)
-        except InputError as error:  # Hydra makes a warning of an exception in a callback; of an exit it does not
-            fail(str(error))
-        except COMPOSITION_ERRORS as error:
-            fail(hydra_message(error, sys.argv[1:]))
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say where to see the runs side by side: each job has printed its own."""
-        if not config.plan and OmegaConf.select(config, "experiment") is None:
-            given = config.runtime.results
-            where = f" --results {shlex.quote(given)}" if given else ""
-            print(f"all runs in one table: lskd-report --runs{where}", flush=True)
-
-    def check(self, config: DictConfig) -> None:
+    def check(self, config: DictConfig, sweep: Sweep) -> None:
         runs: dict[str, Any] = {}
         asked: dict[Runtime, dict[str, Run]] = {}  # for again
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -441,18 +484,16 @@ class CheckSweep(Callback):
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
         for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
             for job_words in batch:
-                job = loader.load_sweep_config(config, list(job_words))
-                settings = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
-                plan, needed, runtime, conf, plan_only, _ = interpret(settings, job.hydra)
-                make_launcher(settings)
-                probes = plan.probes if plan is not None else {}
-                if runtime.retrain and not plan_only:
-                    asked.setdefault(runtime, {}).update((run.id, run) for run in needed)
-                if not plan_only:
-                    runs.update((run.id, run) for run in to_train(needed, Store.at(runtime.results), probes))
+                job = sweep.add(job_words, loader.load_sweep_config(config, list(job_words)))
+                if job.plan_only or job.status:
+                    continue
+                probes = job.plan.probes if job.plan is not None else {}
+                if job.runtime.retrain:
+                    asked.setdefault(job.runtime, {}).update((run.id, run) for run in job.runs)
+                runs.update((run.id, run) for run in to_train(job.runs, Store.at(job.runtime.results), probes))
         if runs:
             from lskd.launch.preflight import check_buildable
 
-            check_buildable(runs.values(), conf.cache)
+            check_buildable(runs.values(), job.conf.cache)
         for given, of_jobs in asked.items():
             again(of_jobs.values(), given, only_check=False)

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from lskd import data
 from lskd.commands import Commands
 from lskd.compose import normal_form
 from lskd.config_groups import Conf, labelled, merge
-from lskd.data import balance
 from lskd.launch.cost import Costs, logit_cache
 from lskd.launch.queue import by_other_code, missing_probes, needs_only_probes, to_train
 from lskd.networks import of_networks
@@ -29,8 +29,9 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
         if run.teacher is None:
             continue
         use = run.method.settings.teacher_use
-        streamed = conf.spec(run.dataset.name).streamed
-        what = "evaluated at every step" + (": streamed images are decoded once" if streamed else "")
+        what = "evaluated at every step: streamed images are decoded once"
+        if run.arch.settings.kind != "images":
+            what = "evaluated at every step, on the sentences of its batch"
         if run.teacher_mode == "batch_stats":
             what = "evaluated at every step: with teacher_mode=batch_stats its logits depend on the whole batch"
         elif use != "logits":
@@ -49,6 +50,12 @@ def teachers(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
         kinds.setdefault(what, set()).add(run.teacher.id)
     for what, ids in kinds.items():
         yield f"{len(ids)} {'teacher' if len(ids) == 1 else 'teachers, each'} {what}"
+
+
+def texts(runs: Iterable[Run], conf: Conf) -> Iterator[str]:
+    """What the data sets of text are that `runs` have, a line each."""
+    for dataset in dict.fromkeys(run.dataset for run in runs if run.dataset.text is not None):
+        yield data.summary(conf.spec_of(dataset))
 
 
 def by_seed(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
@@ -105,6 +112,7 @@ def describe(
             each = " each" if group[-1].chain[1] > 1 else ""
             length = f"{steps:,} steps{each}, seeds {seeds}" if group[0].recipe.trains else "evaluated, not trained"
             lines.append(f"  {done:>3}/{len(group)} done  {label}  [{length}]")
+        lines += [f"  {line}" for line in texts(runs, conf)]
         lines += [f"  {line}" for line in teachers(runs, conf)]
         for label, group in by_seed(run for run in missing if run.id in older):
             ids = ", ".join(id for run in group for id in older[run.id])
@@ -175,10 +183,11 @@ def settings(run: Run, form: Mapping[str, Any], said: Mapping[str, Any], conf: C
              for key, value, origin in origins(run, form, said, conf)]  # fmt: skip
     wide, deep = (max(len(line[i]) for line in found) for i in (0, 1))
     lines = [f"  {key:<{wide}}  {value:<{min(deep, 30)}}  {origin}" for key, value, origin in found]
+    lines += [f"  {line}" for line in texts([run], conf)]
     if run.dataset.steps:  # what they draw, and leave
         spec = conf.spec_of(run.dataset)
         lines += textwrap.wrap(
-            balance(spec.class_names, spec.sizes()), 100, initial_indent="  ", subsequent_indent="  "
+            data.balance(spec.class_names, spec.sizes()), 100, initial_indent="  ", subsequent_indent="  "
         )
     return [f"{run.id}  {run}", *lines, ""]
 

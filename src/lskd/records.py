@@ -47,14 +47,15 @@ def fault(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def wrong_numbers(value: Any, where: str, lines: Collection[str] = ()) -> Iterator[str]:
+def wrong_numbers(value: Any, where: str, lines: Collection[str] = (), texts: Collection[str] = ()) -> Iterator[str]:
     """Of the numbers in nested mappings and lists, what is wrong with those that are none, or out of their range.
-    `lines`: the keys of lists of lines of text, each of which holds numbers between blanks."""
+    `lines`: the keys of lists of lines of text, each of which holds numbers between blanks; `texts`: of text."""
     if _is_sound(value, where.rpartition(".")[2]):
         return
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from wrong_numbers(item, f"{where}.{key}", lines)
+            if key not in texts or not isinstance(item, str):
+                yield from wrong_numbers(item, f"{where}.{key}", lines, texts)
     elif isinstance(value, list):
         of_lines = where.rpartition(".")[2] in lines
         for place, item in enumerate(value):
@@ -62,7 +63,7 @@ def wrong_numbers(value: Any, where: str, lines: Collection[str] = ()) -> Iterat
             if of_lines and isinstance(item, str) and NUMBERS.fullmatch(item):
                 yield from wrong_numbers([float(word) for word in item.split()], here)
             else:
-                yield from wrong_numbers(item, here, lines)
+                yield from wrong_numbers(item, here, lines, texts)
     else:
         low, high = LIMITS.get(where.rpartition(".")[2], ANY)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)

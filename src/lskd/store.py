@@ -194,7 +194,7 @@ class Store:
         )
         if record.get("probe") != probe.identity() or not whole:
             raise InputError(f"{path}: is not the record of {probe.identity()}; delete it to run the probe again")
-        for reason in wrong_numbers(readings, "readings", probe.settings.lines):
+        for reason in wrong_numbers(readings, "readings", probe.settings.lines, probe.settings.texts):
             raise InputError(f"{path}: is damaged: {reason}; delete it to run the probe again")
         return record
 

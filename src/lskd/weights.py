@@ -30,6 +30,7 @@ import lskd
 from lskd.data import Spec
 from lskd.networks import OWN
 from lskd.run import Run
+from lskd.schema import identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,8 @@ def metadata(run: Run, spec: Spec, mean: Sequence[float], std: Sequence[float], 
     if run.recipe.normalize.resize:
         normalize["resize"] = run.recipe.normalize.resize
     preprocessing = {"image": spec.shape, "augment": asdict(run.recipe.augment), "normalize": normalize}
+    if run.dataset.text is not None:
+        preprocessing = {"text": identity(run.dataset.text)}
     return {
         "format": "pt",
         "lskd": lskd.__version__,

@@ -122,7 +122,7 @@ BAD = [
     ("arch.hidden_dropout=1", "arch.hidden_dropout", "1", "in [0, 1)"),
     # Unknown names.
     ("dataset=cifar11", "dataset", "cifar11", "did you mean 'cifar10'?"),
-    ("arch=resnet21", "arch", "resnet21", "allowed: alexnet, densenet121"),
+    ("arch=resnet21", "arch", "resnet21", "allowed: alexnet, bert_base"),
     ("method=kdd", "method", "kdd", "did you mean 'kd'?"),
     ("recipe=quickstrat", "recipe", "quickstrat", "did you mean 'quickstart'?"),
     ("experiment=quikstart", "experiment", "quikstart", "did you mean 'quickstart'?"),

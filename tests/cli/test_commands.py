@@ -66,9 +66,9 @@ def run_of(words: list[str]):
         loader: ConfigLoader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("config", [cli.open_word(word) for word in words], RunMode.RUN)
     settings = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    plan, runs, *_ = cli.interpret(settings, config.hydra)
-    assert plan is None
-    return runs[-1]
+    job = cli.interpret(settings, config.hydra)
+    assert job.plan is None
+    return job.runs[-1]
 
 
 # ---- help and plans -----------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_flags_may_stand_between_words(lskd_run, tmp_path):
     own = ("--config-dir", str(tmp_path / "conf"))
     assert "mine: mine" in lskd_run("experiment=mine", *own, "plan=true").out
     assert "tiny.yml: is not read; call it tiny.yaml" in lskd_run(*own, "experiment=tiny").err
-    assert lskd_run("seed=0,1", "-m", "plan=true").out.count("1 run: 0 done") == 2
+    assert "2 runs: 0 done, 2 to train" in lskd_run("seed=0,1", "-m", "plan=true").out
     assert lskd_run("seed=1", "--cfg", "job", "runtime.results=x").out.count("results: x\n") == 1
     assert str(shipped_conf()) in lskd_run("--info", "searchpath", "seed=1").out
 
@@ -325,7 +325,7 @@ def test_a_recipe_is_named_as_its_file(lskd_run, tmp_path, monkeypatch):
     assert conf.load("recipe", "mine")["name"] == "mine"
     assert load_table("mine", conf).name == "mine"
     seen: list = []
-    monkeypatch.setattr(cli, "execute", lambda plan, runs, *rest: seen.extend(runs))
+    monkeypatch.setattr(cli, "execute", lambda jobs: seen.extend(run for job in jobs for run in job.runs) or 0)
     lskd_run("recipe=mine", "--config-dir", str(tmp_path))
     lskd_run("recipe=mine", "--config-dir", str(tmp_path), "recipe.name=other")
     assert [run.recipe.name for run in seen] == ["mine", "other"]
@@ -377,8 +377,8 @@ def test_sweep_trains_a_shared_teacher_once_and_litters_nowhere(lskd_run, tmp_pa
     assert finished.code == 0, finished.err
     done = [config for config, _, _ in Store(tmp_path / "results").results()]
     assert len(done) == 5 and sum("teacher" not in config for config in done) == 1
-    assert finished.err.count("[1/2] mlp(hidden=8)") == 1 and finished.err.count("[1/1]") == 3
-    assert finished.out.endswith("\nall runs in one table: lskd-report --runs\n")
+    assert "[1/5] mlp(hidden=8)" in finished.err and "[5/5]" in finished.err
+    assert finished.out.endswith("/table.csv\n")
     assert list(Path.cwd().iterdir()) == []
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"runs", ".leases", ".sweeps"}
 

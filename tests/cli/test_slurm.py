@@ -322,11 +322,14 @@ def test_status_is_true_or_false(lskd_run, value):
     assert (finished.code, finished.err.count("\n")) == (2, 1) and "must be true or false" in finished.err
 
 
-def test_the_launcher_of_hydra_names_its_extra(lskd_run):
-    finished = lskd_run("hydra/launcher=submitit_slurm", "seed=1")
+@pytest.mark.parametrize(
+    ("name", "extra"), [("submitit_slurm", "slurm"), ("submitit_local", "slurm"), ("joblib", "joblib")]
+)
+def test_the_launcher_of_hydra_names_its_extra(lskd_run, name, extra):
+    finished = lskd_run(f"hydra/launcher={name}", "seed=1", "plan=true")
     if finished.code:
-        said = "is not installed; its extra is slurm: pip install 'lskd[slurm]'"
-        assert finished.err == f"lskd-run: hydra/launcher = submitit_slurm: {said}\n"
+        said = f"is not installed; its extra is {extra}: pip install 'lskd[{extra}]'"
+        assert (finished.code, finished.err) == (2, f"lskd-run: hydra/launcher = {name}: {said}\n")
 
 
 def test_runs_in_training_say_where_and_how_far(lskd_run, experiment, tmp_path, monkeypatch):
@@ -504,10 +507,50 @@ def test_disturbed_on_slurm_the_numbers_are_the_same(real, lskd_run, tmp_path):
 
 @REAL
 @pytest.mark.slow
-def test_a_run_that_takes_longer_than_a_job_goes_on_in_the_next(real):
+def test_a_run_that_takes_longer_than_a_job_goes_on_in_the_next(real, lskd_run, tmp_path):
     mine = real(1200, (0,))
     mine.submit("launcher.time=1:00", "launcher.warning=25")
     mine.until(lambda: any("interrupted; the same command" in path.read_text()
                            for path in mine.results.glob(".jobs/*/*.out")))  # fmt: skip
     mine.until(lambda: len(mine.records()) >= 1, 400)
     assert "DUE TO TIME LIMIT" not in mine.told()
+    got = mine.records()
+    mine.results = tmp_path / "undisturbed"
+    assert lskd_run(*mine.words, f"runtime.results={mine.results}").code == 0
+    undisturbed = mine.records()
+    assert got == {id: undisturbed[id] for id in got}
+
+
+HUNGRY = """
+import time
+from lskd.trackers import Tracker, register
+
+@register("hungry")
+class Hungry(Tracker):
+    def log(self, run, line, step, values):
+        if line > 20:  # there is a checkpoint by then
+            eaten = bytearray(b"x") * 2**31
+            time.sleep(10)
+"""
+
+
+@REAL
+@pytest.mark.slow
+def test_killed_by_slurm_for_want_of_memory(real, lskd_run, tmp_path):
+    """Needs a Slurm that watches memory: a cgroup, or JobAcctGatherParams=OverMemoryKill."""
+    config = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout
+    if "OverMemoryKill" not in config and "task/cgroup" not in config:
+        pytest.skip("this Slurm lets a job have more memory than it asked for")
+    (tmp_path / "hungry.py").write_text(HUNGRY)
+    mine = real(300, (0,))
+    mine.submit(f"plugin={tmp_path / 'hungry.py'}", "runtime.tracker=hungry")
+    mine.until(lambda: not mine.states())
+    assert mine.records() == {} and list(mine.results.glob("runs/*/checkpoint.pt"))
+    status = lskd_run(*mine.words, "status=true")
+    assert status.code == 1 and re.search(r"failed .*: job \d+_0 ended: OUT_OF_MEMORY; it printed ", status.out)
+    mine.submit()
+    mine.finish()
+    got = mine.records()
+    mine.results = tmp_path / "undisturbed"
+    assert lskd_run(*mine.words, f"runtime.results={mine.results}").code == 0
+    assert mine.records() == got

@@ -10,14 +10,17 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from lskd import data
+from lskd.compose import check_vocabulary, parse_run
+from lskd.config_groups import Conf
 from lskd.data import DATASETS, Dataset, Text
 from lskd.data.cli import main
 from lskd.data.text.corpus import Corpus, Ragged
@@ -25,7 +28,12 @@ from lskd.data.text.lines import Lines, read_jsonl, read_lines
 from lskd.data.text.settings import BOS, EOS, LEAST, PAD, SPECIAL, UNK
 from lskd.data.text.vocabulary import Vocabulary
 from lskd.data.text.wordpiece import WordPiece, read_folder
+from lskd.describe import describe
 from lskd.errors import InputError
+from lskd.models import ARCHS, Arch
+from lskd.schema import identity
+from lskd.store import Store
+from lskd.weights import metadata
 
 WORDS = {
     "en": ["the", "dog", "runs", "over", "a", "green", "hill"],
@@ -634,6 +642,85 @@ def test_settings_that_mean_nothing(value, message):
     with pytest.raises(InputError) as caught:
         Text.of_setting(value, "text")
     assert str(caught.value).startswith(message)
+
+
+def vocabulary_of(**more) -> Dataset:
+    return Dataset("multi30k", text=replace(MULTI30K.text, **more))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (vocabulary_of(vocab=4000), "teacher.dataset.text.vocab = 4000: must be 8000, as of its student"),
+        (vocabulary_of(lowercase=True), "teacher.dataset.text.lowercase = true: must be false, as of its student"),
+        (
+            vocabulary_of(source="de", target="en"),
+            'teacher.dataset.text.source = "de": must be "en", as of its student',
+        ),
+        (
+            Dataset("wmt18_ende", text=MULTI30K.text),
+            "teacher.dataset = wmt18_ende: its vocabulary is that of wmt18_ende, and not that of multi30k",
+        ),
+        (Dataset("mnist"), "teacher.dataset = mnist: is of images, and multi30k of sentence pairs"),
+    ],
+)
+def test_networks_that_teach_one_another_have_one_vocabulary(other, message, tmp_path):
+    conf = Conf(cache=tmp_path)
+    with pytest.raises(InputError) as caught:
+        check_vocabulary(other, vocabulary_of(), conf, "teacher")
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    for same in (
+        vocabulary_of(longest=50),
+        vocabulary_of(test="test_2017_mscoco"),
+        replace(vocabulary_of(), limit=500),
+    ):
+        check_vocabulary(same, vocabulary_of(), conf, "teacher")
+    one, two = (Dataset("mnli", text=Text(tokenizer=f"sha256:{digit * 64}")) for digit in "01")
+    with pytest.raises(InputError, match=r"start\.dataset\.text\.tokenizer = \"sha256:0+\": must be"):
+        check_vocabulary(one, two, conf, "start")
+
+
+@dataclass(frozen=True)
+class Words(Arch):
+    """Which word comes next, whatever the source says."""
+
+    kind: ClassVar[str] = "translation"
+
+    def build(self, input_shape, num_classes):
+        raise NotImplementedError
+
+
+WORDS_RECIPE = {"lr": 0.1, "batch_size": 8, "steps": 10}
+
+
+@pytest.fixture
+def run_of(monkeypatch, tmp_path):
+    monkeypatch.setitem(ARCHS.entries, "words", Words())
+    conf = Conf(cache=tmp_path)
+    return lambda **form: parse_run(
+        {"dataset": "multi30k", "arch": "words", "recipe": {"name": "x", **WORDS_RECIPE}, **form}, conf
+    )
+
+
+def test_text_is_a_part_of_the_identity(run_of, tmp_path):
+    run = run_of()
+    assert run.identity()["dataset"] == {"name": "multi30k", "text": {"source": "en", "target": "de", "vocab": 8000}}
+    assert run_of(**{"dataset.text.vocab": 8000}).id == run.id != run_of(**{"dataset.text.vocab": 4000}).id
+    assert "text" not in identity(Dataset("mnist"))
+    with pytest.raises(InputError, match=r"^teacher\.dataset\.text\.vocab = 300: must be 8000"):
+        run_of(teacher="words", method="kd", **{"teacher.dataset.text.vocab": 300})
+    taught = run_of(teacher="words", method="kd", **{"dataset.text.vocab": 300})
+    assert taught.teacher.dataset == taught.dataset, "the student's, where it says nothing of its own"
+
+
+def test_a_plan_says_what_the_text_is(run_of, tmp_path):
+    said = "multi30k: de→en, vocabulary of 500, 29,000 train, 1,014 validation, 461 test sentence pairs"
+    text = {"source": "de", "target": "en", "vocab": 500, "test": "test_2017_mscoco"}
+    run = run_of(dataset={"": "multi30k", "text": text})
+    plan = describe(None, (run,), Store(tmp_path), Conf(cache=tmp_path), "cpu", details=True)
+    assert f"\n  {said} (test: test_2017_mscoco)\n" in plan and "1 run: 0 done, 1 to train" in plan
+    lines = metadata(run, Conf(cache=tmp_path).spec_of(run.dataset), [], [])
+    assert json.loads(lines["preprocessing"]) == {"text": text}
 
 
 def test_without_the_library_one_line_says_what_to_install(talks, monkeypatch):

@@ -49,7 +49,7 @@ class Vocabulary:
 class Tongues:
     """Sentences of random lengths; the translation is the sentence backwards, and shorter."""
 
-    kind, vocabulary = "translation", Vocabulary()
+    kind, vocabulary, left_out = "translation", Vocabulary(), 3
 
     def __init__(self, count: int, seed: int, longest: int = 9) -> None:
         rng = np.random.default_rng(seed)
@@ -200,6 +200,7 @@ def test_it_learns_and_all_tokens_count_in_its_metrics():
     assert result["last"]["test"]["nll"] == pytest.approx(F.cross_entropy(logits, shown.labels).item(), rel=1e-5)
     right = (logits.argmax(-1) == shown.labels).double().mean().item()
     assert result["last"]["test"]["top1"] == pytest.approx(100 * right)
+    assert (result["vocabulary"], result["left_out"]) == ({"tokens": V, "sha256": "0" * 64}, 3)
     assert result["tokens"] == sum(len(row) + 1 for row in PARTS["train"].images.target.rows)
     assert sum(n for n, *_ in result["calibration"]["test"]["reliability"]) == len(shown.labels)
 

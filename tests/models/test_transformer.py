@@ -108,9 +108,22 @@ def test_steps_of_decoding_are_the_whole_forward(pre_norm):
     for place in range(6):
         logits, state = network.step(state, target[:, place])
         torch.testing.assert_close(logits, whole[:, place], rtol=1e-4, atol=1e-5)
-    rows = torch.tensor([2, 0, 0])
-    moved, _ = network.step(network.begin(source).take(rows), target[rows, 0])
-    torch.testing.assert_close(moved, whole[rows, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_translations_of_one_source_share_what_they_look_at():
+    """They change places, one goes on twice, and then a source is done."""
+    network = make().eval()
+    source, target = sentences(5, 7, 2), sentences(*[6] * 6, seed=2, begin=1)
+    state = network.begin(source, 2)
+    assert len(state.memory[0][0]) == 3
+    for place, rows in enumerate(([0, 1, 2, 3, 4, 5], [1, 0, 2, 2, 4, 5], [0, 1, 5, 4], [0, 1, 3, 2], [2, 3])):
+        state = state.take(torch.tensor(rows))
+        parents = torch.arange(6) if place == 0 else parents[torch.tensor(rows)]  # noqa: F821
+        target = target if place == 0 else target[torch.tensor(rows)]
+        logits, state = network.step(state, target[:, place])
+        whole = network(source[parents // 2], target)[:, place]
+        torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-5)
+    assert len(state.memory[0][0]) == len(state.memory_mask) == 1
 
 
 def test_dropout_stands_where_it_should():

@@ -196,8 +196,10 @@ def sizes(spec: Spec) -> str:
         return f"{shape}, {spec.train} train, {own}{spec.test} test"
     own = f"{spec.validation:,} validation, " if spec.validation else ""
     more = ", ".join(f"{one.size:,} of {one.name}" for one in spec.tests)
-    as_test = f" (or as test {more})" if more else ""
-    return f"{spec.train:,} train, {own}{spec.test:,} test {spec.noun}{as_test}"
+    more = f" (or as test {more})" if more else ""
+    if spec.text is not None and spec.text.test:
+        more = f" (test: {spec.text.test})"
+    return f"{spec.train:,} train, {own}{spec.test:,} test {spec.noun}{more}"
 
 
 def summary(spec: Spec) -> str:

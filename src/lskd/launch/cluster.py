@@ -10,6 +10,10 @@ from lskd.errors import InputError
 
 PATIENCE = 60  # seconds for a command of Slurm
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+ENDED = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+}  # fmt: skip
 
 
 class SlurmError(Exception):
@@ -39,8 +43,8 @@ def states_of(jobs: Iterable[str]) -> dict[str, tuple[str, str]]:
             found[id] = "ended", state.partition(" ")[0]
     except SlurmError:
         pass
-    try:
-        lines = ask("squeue", "-h", "-r", "-j", listed, "-o", "%F|%K|%T|%r").splitlines()
+    try:  # squeue knows them for some minutes more (MinJobAge), and needs no accounting
+        lines = ask("squeue", "-h", "-r", "-t", "all", "-j", listed, "-o", "%F|%K|%T|%r").splitlines()
     except SlurmError as error:
         if "Invalid job id" not in str(error):  # what it says of a single one that is over
             raise InputError(f"launcher = slurm: which jobs are queued cannot be told: {error}") from None
@@ -48,7 +52,8 @@ def states_of(jobs: Iterable[str]) -> dict[str, tuple[str, str]]:
     for line in lines:
         job, task, state, reason = line.split("|", 3)
         told = state if reason == "None" else f"{state}: {reason}"
-        found[f"{job}_{task}"] = ("queued" if state in QUEUED else "running"), told
+        where = "queued" if state in QUEUED else "ended" if state in ENDED else "running"
+        found[f"{job}_{task}"] = where, state if where == "ended" else told
     return found
 
 

@@ -47,7 +47,7 @@ def search(
     fairseq), or when no beginning can become better than the best of these. With beam = 1 this is greedy decoding.
     """
     device, count = source.device, len(source)
-    state = network.begin(source).take(torch.arange(count, device=device).repeat_interleave(beam))
+    state = network.begin(source, beam)
     left = list(range(count))  # which sentences are not done, in the order of the rows
     best: list[Translation | None] = [None] * count
     ended = [0] * count
@@ -56,21 +56,24 @@ def search(
     tokens = torch.full((count * beam, 1), begin, device=device)
     for length in range(1, max(longest) + 1):
         logits, state = network.step(state, tokens[:, -1])
-        log_p = (logits.float() / temperature).log_softmax(-1)
+        logits = logits.float() if temperature == 1 else logits.float() / temperature
+        log_p = logits.log_softmax(-1)  # (b · k, V)
         log_p[:, PAD] = log_p[:, begin] = -math.inf
-        vocabulary = log_p.shape[-1]
-        sums = (scores[:, :, None] + log_p.unflatten(0, (len(left), beam))).flatten(1)  # (b, k · V)
-        # Twice as many as are kept: of each beginning at most one candidate ends here.
-        candidates, places = sums.topk(min(2 * beam, sums.shape[1]))
-        ends = places % vocabulary == end
+        # Twice as many as are kept, of each beginning and then of all: at most one candidate of a beginning ends here.
+        of_each, next_ = (
+            found.unflatten(0, (len(left), beam)) for found in log_p.topk(min(2 * beam, log_p.shape[1]))
+        )  # (b, k, 2k)
+        candidates, places = (scores[:, :, None] + of_each).flatten(1).topk(min(2 * beam, beam * of_each.shape[2]))
+        from_row, next_ = places // of_each.shape[2], next_.flatten(1).gather(1, places)  # (b, 2k)
+        ends = next_ == end
         first = torch.arange(candidates.shape[1], device=device) < beam
         goes_on = candidates.masked_fill(ends, -math.inf)
         scores, kept = goes_on.topk(beam)
-        chosen = places.gather(1, kept)
-        beginnings = chosen // vocabulary + torch.arange(len(left), device=device)[:, None] * beam  # their rows
+        chosen = next_.gather(1, kept)
+        beginnings = from_row.gather(1, kept) + torch.arange(len(left), device=device)[:, None] * beam  # their rows
         finished, penalty = (ends & first & candidates.isfinite()).tolist(), length_penalty(length, alpha)
         if any(map(any, finished)):
-            sums_of, from_ = candidates.tolist(), (places // vocabulary).tolist()
+            sums_of, from_ = candidates.tolist(), from_row.tolist()
         alive, rows, done = scores[:, 0].tolist(), beginnings[:, 0].tolist(), []
         for row, sentence in enumerate(left):
             for place in [place for place, is_end in enumerate(finished[row]) if is_end]:
@@ -81,12 +84,12 @@ def search(
             limit = longest[sentence]
             found = best[sentence]
             if length >= limit and found is None:
-                last = int(chosen[row, 0]) % vocabulary
+                last = int(chosen[row, 0])
                 best[sentence] = Translation([*tokens[rows[row], 1:].tolist(), last], alive[row] / penalty)
             highest = alive[row] / length_penalty(limit, alpha)  # sums only fall, and penalties only rise
             over = found is not None and (ended[sentence] >= beam or found.score >= highest)
             done.append(length >= limit or over)
-        tokens = torch.cat([tokens[beginnings.flatten()], (chosen % vocabulary).flatten()[:, None]], 1)
+        tokens = torch.cat([tokens[beginnings.flatten()], chosen.flatten()[:, None]], 1)
         if any(done):
             stay = [row for row, is_done in enumerate(done) if not is_done]
             if not stay:

@@ -7,7 +7,7 @@ share, computes the logits of padding, and keeps no keys and values while it dec
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -90,7 +90,8 @@ class Layer(nn.Module):
         past: KeysValues | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """`x` (B, L, d), changed, and the keys and values that later tokens look at. memory: what the cross attention
-        looks at; past: the keys and values of the tokens before `x`."""
+        looks at, of B sources, or of fewer that have as many rows of `x` each; past: the keys and values of the tokens
+        before `x`."""
         seen = self.before(0, x)
         own = self.attention.looked_at(seen)
         if past is not None:
@@ -98,7 +99,9 @@ class Layer(nn.Module):
         x = self.after(0, x, self.attention(seen, own, mask))
         if self.cross is not None:
             assert memory is not None
-            x = self.after(1, x, self.cross(self.before(1, x), memory, memory_mask))
+            # Of hypotheses that share a source each is one more query to the same memory: (B · k, 1, d) is (B, k, d).
+            queries = self.before(1, x).view(len(memory[0]), -1, x.shape[-1])
+            x = self.after(1, x, self.cross(queries, memory, memory_mask).view_as(x))
         hidden = self.wide(self.before(-1, x)).relu()
         return self.after(-1, x, self.narrow(self.relu_dropout(hidden))), own
 
@@ -121,21 +124,26 @@ class Settings:
 
 @dataclass
 class State:
-    """How far a translation of B sentences is."""
+    """How far B translations are, `width` of each source: those of a source follow one another."""
 
-    memory: list[KeysValues]  # of each layer: what its cross attention looks at
-    memory_mask: Tensor  # (B, 1, 1, S)
+    memory: list[KeysValues]  # of each layer: what its cross attention looks at, once for each source
+    memory_mask: Tensor  # (B / width, 1, 1, S)
     past: list[KeysValues | None]  # of each layer: of the tokens so far
     length: int  # of the tokens so far
+    width: int
 
     def take(self, rows: Tensor) -> State:
-        """Those of `rows` (n,), in that order."""
+        """Go on with `rows` (n,): `width` of each source that is left, in the order of the sources, and of its own."""
 
-        def of(pair: KeysValues) -> KeysValues:
-            return pair[0][rows], pair[1][rows]
+        def of(pair: KeysValues, these: Tensor) -> KeysValues:
+            return pair[0][these], pair[1][these]
 
-        past = [None if pair is None else of(pair) for pair in self.past]
-        return State([of(pair) for pair in self.memory], self.memory_mask[rows], past, self.length)
+        memory, mask = self.memory, self.memory_mask
+        if len(rows) < len(mask) * self.width:  # else all sources are left, and what is looked at stays where it is
+            sources = rows[:: self.width] // self.width
+            memory, mask = [of(pair, sources) for pair in memory], mask[sources]
+        past = [None if pair is None else of(pair, rows) for pair in self.past]
+        return State(memory, mask, past, self.length, self.width)
 
 
 class Transformer(nn.Module):
@@ -195,10 +203,11 @@ class Transformer(nn.Module):
             x, _ = layer(x, mask)
         return self.encoded(x), mask
 
-    def begin(self, source: Tensor) -> State:
-        """The translation of `source` (B, S), before its first token."""
-        memory, mask = self.encode(source)
-        return State([layer.memory(memory) for layer in layers(self.decoder)], mask, [None] * len(self.decoder), 0)
+    def begin(self, source: Tensor, width: int = 1) -> State:
+        """`width` translations of each `source` (B, S), before their first token."""
+        encoded, mask = self.encode(source)
+        memory = [layer.memory(encoded) for layer in layers(self.decoder)]
+        return State(memory, mask, [None] * len(self.decoder), 0, width)
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
         """Logits (B, V) of the token after `tokens` (B,), which come next, and the state after them."""
@@ -206,7 +215,7 @@ class Transformer(nn.Module):
         for layer, memory, before in zip(layers(self.decoder), state.memory, state.past, strict=True):
             x, own = layer(x, None, memory, state.memory_mask, before)
             past.append(own)
-        return self.head(self.decoded(x).squeeze(1)), State(state.memory, state.memory_mask, past, state.length + 1)
+        return self.head(self.decoded(x).squeeze(1)), replace(state, past=past, length=state.length + 1)
 
 
 def layers(modules: nn.ModuleList) -> list[Layer]:

@@ -80,6 +80,7 @@ class Probe:
     needs_told: ClassVar[bool] = False  # whether it asks for `Scene.told`
     needs_noise: ClassVar[bool] = False  # whether it asks for `scene.true`: labels must have been changed (`noise`)
     lines: ClassVar[tuple[str, ...]] = ()  # of what is recorded, lists of lines of text that hold numbers
+    texts: ClassVar[tuple[str, ...]] = ()  # of what is recorded, what is text
     pictures: ClassVar[tuple[str, ...]] = ()  # which of them `draw` makes; a table asks for one as its `diagram`
     kinds: ClassVar[Collection[str]] = ("images",)  # of data that it can look at (`Spec.kind`)
     packages: ClassVar[Mapping[str, str]] = {}  # that `measure` imports, by name: the extra of lskd that has each

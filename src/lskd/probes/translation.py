@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,8 +25,9 @@ class TranslationProbe(Probe):
     - bleu: BLEU (Papineni et al. 2002) of detokenised text, by sacrebleu (Post 2018); its signature is in the reading;
     - length_ratio: the tokens of all translations over those of the references, as sacrebleu counts them.
 
-    At each of `temperatures` T, by which all logits are divided before the search. The translations stand in files
-    beside the weights, a line a sentence: `sacrebleu REFERENCE -i FILE` gives the same BLEU.
+    At each of `temperatures` T, by which all logits are divided before the search. The translations and what they are
+    compared with are files beside the record, probes/KEY.PART.T1.txt and probes/KEY.PART.reference.txt, a line a
+    sentence: `sacrebleu REFERENCE -i FILE` (with `lowercase`, -lc) gives the same BLEU.
 
     part: "evaluate", the one that the run is measured on, or the one of this name. beam: beginnings that are kept.
     length_penalty: α of Wu et al. (2016); 0: none. longest: a translation has at most so many tokens more than its
@@ -39,6 +40,7 @@ class TranslationProbe(Probe):
     }
     kinds: ClassVar[Collection[str]] = ("translation",)
     packages: ClassVar[Mapping[str, str]] = {"sacrebleu": "text"}
+    texts: ClassVar[tuple[str, ...]] = ("signature",)
 
     temperatures: tuple[float, ...] = (1.0,)
     part: Literal["evaluate", "validation", "test"] = "evaluate"
@@ -69,9 +71,9 @@ class TranslationProbe(Probe):
         part = scene.evaluated if self.part == "evaluate" else self.part
         corpus = scene.parts[part]
         count = min(self.sentences, len(corpus)) if self.sentences else len(corpus)
-        references = list(corpus.target_lines)[:count]
+        references = [one_line(line) for line in list(corpus.target_lines)[:count]]
         found: dict[str, Any] = {"bleu": {}, "length_ratio": {}}
-        files = {}
+        files = {f"{part}.reference.txt": file_of(references)}
         for temperature in self.temperatures:
             lines = self.translate(scene, corpus, count, temperature)
             metric = sacrebleu.BLEU(lowercase=self.lowercase)
@@ -80,7 +82,7 @@ class TranslationProbe(Probe):
             found["bleu"][name] = score.score
             found["length_ratio"][name] = score.sys_len / score.ref_len
             found["signature"] = str(metric.get_signature())
-            files[f"{part}.T{name}.txt"] = "".join(f"{line}\n" for line in lines)
+            files[f"{part}.T{name}.txt"] = file_of(lines)
         return {part: found, "files": files}
 
     def translate(self, scene: Scene, corpus: Any, count: int, temperature: float) -> list[str]:
@@ -104,5 +106,15 @@ class TranslationProbe(Probe):
                 temperature=temperature, longest=longest,
             )  # fmt: skip
             for row, translation in zip(rows, found, strict=True):
-                lines[row] = " ".join(corpus.vocabulary.decode(translation.tokens).split())
+                lines[row] = one_line(corpus.vocabulary.decode(translation.tokens))
         return lines
+
+
+def one_line(text: str) -> str:
+    """With a blank in the place of each white space, which BLEU does not look at: whatever reads the file finds as many
+    lines as there are sentences."""
+    return " ".join(text.split())
+
+
+def file_of(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)

@@ -255,9 +255,12 @@ def is_setting(name: str) -> bool:
     return "started_from" not in whose and setting.partition(".")[0] in (*PARTS, *OF_RUNS)
 
 
-def grouped(runs: pandas.DataFrame, keys: Sequence[str], metrics: Sequence[str]) -> pandas.DataFrame:
+def grouped(
+    runs: pandas.DataFrame, keys: Sequence[str], metrics: Sequence[str], listed: Sequence[str] = ()
+) -> pandas.DataFrame:
     """A line for the runs that agree in `keys`: how many they are, and of each metric its mean and sample standard
-    deviation. What a run does not have is a value like others: no run is left out."""
+    deviation; of the columns `listed` all values. What a run does not have is a value like others: no run is left
+    out."""
     import pandas
 
     lines: dict[tuple[Any, ...], list[int]] = {}
@@ -268,10 +271,11 @@ def grouped(runs: pandas.DataFrame, keys: Sequence[str], metrics: Sequence[str])
     rows = []
     for values in sorted(lines, key=lambda values: [_order(value) for value in values]):
         group = runs.iloc[lines[values]]
-        row = {"n": len(group)}
+        row: dict[str, Any] = {"n": len(group)}
         for name in metrics:
             numbers = pandas.to_numeric(group[name], errors="coerce")
             row |= {f"{name}.mean": numbers.mean(), f"{name}.sd": numbers.std()}
+        row |= {name: ", ".join(dict.fromkeys(map(str, group[name]))) for name in listed}
         rows.append(dict(zip(keys, values, strict=True)) | row)
     return pandas.DataFrame(rows)
 
@@ -294,7 +298,7 @@ def as_csv(runs: pandas.DataFrame) -> str:
     return runs.to_csv(index=False, lineterminator="\n")
 
 
-def as_text(runs: pandas.DataFrame) -> str:
+def as_text(runs: pandas.DataFrame, tablefmt: str = "simple") -> str:
     """For a terminal: a mean and its standard deviation in one column, numbers in four digits."""
     shown: dict[str, list[str]] = {}
     for name in runs.columns:
@@ -307,7 +311,7 @@ def as_text(runs: pandas.DataFrame) -> str:
             texts = [f"{mean} ± {sd}" if sd != "–" else mean for mean, sd in zip(texts, spread, strict=True)]
             name = metric
         shown[name] = texts
-    return tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True)
+    return tabulate(shown, headers="keys", tablefmt=tablefmt, disable_numparse=True)
 
 
 def _cell(value: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lskd.data.dataset import Spec
+from lskd.data.registry import DATASETS
 from lskd.data.text.settings import Text, check_language
 from lskd.errors import InputError
 
@@ -40,7 +41,7 @@ class Aligned:
         assert spec.text is not None  # of every data set of text
         root, languages = data / spec.name, (spec.text.source, spec.text.target)
         if not root.is_dir():
-            raise InputError(f"{spec.name}: no data: {root} is not there")
+            raise _no_data(spec, root)
         places = [root / folder for folder in self.folders]
         first = self.parts["train"][0]
         place = next((one for one in places if _stem(one, first, languages[0]) is not None), places[0])
@@ -67,7 +68,7 @@ class MultiNLI:
         assert spec.text is not None  # of every data set of text
         root = data / spec.name
         if not root.is_dir():
-            raise InputError(f"{spec.name}: no data: {root} is not there")
+            raise _no_data(spec, root)
         root = root / self.folder if (root / self.folder / self.parts["train"]).is_file() else root
         numbers, parts = {name: number for number, name in enumerate(spec.class_names)}, {}
         for part, name in {**self.parts, **self.tests}.items():
@@ -105,6 +106,11 @@ def read_folder(path: Path, translation: str, vocab: int) -> tuple[Texts, str]:
     names |= {name: name for name in tests if name != usual}
     parts = {part: _part(path, (name,), (source, target), empty=False) for part, name in names.items()}
     return Texts("translation", parts, text), f"text in {path}"
+
+
+def _no_data(spec: Spec, root: Path) -> InputError:
+    origin = DATASETS[spec.name].origin
+    return InputError(f"{spec.name}: no data: {root} is not there" + (f"; {origin}" if origin else ""))
 
 
 def _part(place: Path, files: Sequence[str], languages: Sequence[str], *, empty: bool) -> Sentences:

@@ -144,6 +144,12 @@ class Text(Task):
     def example(self, presenter: Any) -> Tensor:
         return torch.empty(0, device=self.device)  # whatever asks for features has been refused
 
+    def record(self) -> dict[str, Any]:
+        """Which tokens these are, and how many training pairs were too long, or had no sentence on a side."""
+        corpus = self.train.corpus
+        tokens = corpus.vocabulary
+        return {"vocabulary": {"tokens": len(tokens), "sha256": tokens.digest}, "left_out": corpus.left_out}
+
     def scene(self) -> dict[str, Any]:
         held_out = {name: part.images.corpus for name, part in self.held_out.items()}
         return {"parts": {"train": self.train.corpus, **held_out}, "device": self.device}
@@ -155,10 +161,6 @@ class Text(Task):
             rows = torch.arange(begun, begun + len(inputs[0]))
             begun += len(rows)
             yield [network(inputs) for network in networks], self.labels_in(part, rows, inputs)
-
-    def record(self) -> dict[str, Any]:
-        vocabulary = self.train.corpus.vocabulary
-        return {"vocabulary": {"tokens": len(vocabulary), "sha256": vocabulary.digest}}
 
     @abstractmethod
     def labels_in(self, part: str, examples: Tensor, inputs: Any) -> Tensor:

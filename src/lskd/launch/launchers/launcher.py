@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lskd.config_groups import Conf
 from lskd.launch.sweep import Outcomes
@@ -39,7 +39,12 @@ class Elsewhere:
 
 
 class Launcher:
-    """Who carries out a plan: a frozen dataclass for each, whose fields are its settings (`launcher.FIELD=…`)."""
+    """Who carries out a plan: a frozen dataclass for each, whose fields are its settings (`launcher.FIELD=…`).
+
+    here: whether this process trains. The jobs of a sweep (-m) are one plan then; else each is carried out for itself.
+    """
+
+    here: ClassVar[bool] = False
 
     def carry_out(self, work: Work) -> Outcomes:
         """Have all done that is missing, or see to it that it will be (`Outcomes.submitted`)."""

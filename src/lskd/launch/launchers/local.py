@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lskd.launch.launchers.launcher import Launcher, Work, register
 from lskd.launch.sweep import Outcomes, carry_out
@@ -12,6 +13,8 @@ from lskd.launch.sweep import Outcomes, carry_out
 @dataclass(frozen=True)
 class Local(Launcher):
     """This process, beside others on the same store."""
+
+    here: ClassVar[bool] = True
 
     def carry_out(self, work: Work) -> Outcomes:
         return carry_out(work.runs, work.store, work.runtime, work.conf, work.probes)
