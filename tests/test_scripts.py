@@ -413,15 +413,13 @@ def test_rehearsals(script, tmp_path, monkeypatch):
 # ---- simulate_cluster.py ------------------------------------------------------------------------------------------
 
 
-def test_a_simulated_week_keeps_its_gpus_busy_and_costs_grow_with_the_runs(script, capsys):
-    found = script("simulate_cluster").main(["--runs", "1000", "--gpus", "10"])
-    assert found["busy"] >= 0.95 and 6 < found["days"] < 9
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    calls = {name: float(calls) for name, _, calls in lines[2:] if calls}
-    assert "plan of 1,000 runs" in [name for name, *_ in lines]
-    # A run has a directory of three files; nothing asks the file system about it more than a few times a step.
-    assert calls["what is missing, half done"] <= 8 and calls["report, half done"] <= 8
-    assert calls["status, half done"] <= 13 and calls["cut into jobs"] == 0
+def test_a_simulated_week_keeps_its_gpus_busy_and_asks_little_of_the_file_system(script, capsys):
+    found = script("simulate_cluster").main(["--runs", "600", "--gpus", "6"])
+    assert found["busy"] >= 0.95 and 6 < found["days"] < 9 and found["arrays"] <= 18
+    assert "| plan of 600 runs | " in capsys.readouterr().out
+    calls = {name: number for name, number in found.items() if name.startswith("calls: ")}
+    assert len(calls) == 8 and all(number < 20 for number in calls.values()), calls
+    assert calls["calls: cut into jobs"] == 0 and calls["calls: report, half done"] <= 8
     with pytest.raises(SystemExit) as bad:
         script("simulate_cluster").main(["--gpus", "0"])
     assert bad.value.code == 2
@@ -436,11 +434,3 @@ def test_simulated_gpus_idle_where_a_plan_lets_them(script):
     ready, used, end = script("simulate_cluster").simulate([first, second], 2, lambda run: hours[run.id])
     assert end == 3.0 and used == pytest.approx(4 / 6)  # from 1 to 2 one GPU idles, though c is ready; from 2 to 3 not
     assert ready == pytest.approx(4 / 5)
-
-
-def test_a_large_plan_keeps_gpus_busy_and_asks_little_of_the_file_system(script):
-    found = script("simulate_cluster").main(["--runs", "600", "--gpus", "16"])
-    assert found["busy"] >= 0.95 and found["arrays"] <= 18
-    calls = {name: number for name, number in found.items() if name.startswith("calls: ")}
-    assert len(calls) == 8 and all(number < 30 for number in calls.values()), calls
-    assert calls["calls: cut into jobs"] == 0

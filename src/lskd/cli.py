@@ -269,7 +269,7 @@ def ending(*, raises: bool = False) -> Iterator[None]:
             raise
         fail(str(error))
     except COMPOSITION_ERRORS as error:
-        fail(hydra_message(error, ()))
+        fail(hydra_message(error, sys.argv[1:]))
     except BrokenPipeError:
         sys.exit(141)  # see `guarded`; of an exception Hydra would speak
 

@@ -543,7 +543,7 @@ def test_killed_by_slurm_for_want_of_memory(real, lskd_run, tmp_path):
         pytest.skip("this Slurm lets a job have more memory than it asked for")
     (tmp_path / "hungry.py").write_text(HUNGRY)
     mine = real(300, (0,))
-    mine.submit(f"plugin={tmp_path / 'hungry.py'}", "runtime.tracker=hungry")
+    mine.submit(f"plugin={tmp_path / 'hungry.py'}", "runtime.tracker=[hungry]")
     mine.until(lambda: not mine.states())
     assert mine.records() == {} and list(mine.results.glob("runs/*/checkpoint.pt"))
     status = lskd_run(*mine.words, "status=true")
