@@ -21,9 +21,9 @@ NOUNS = {"dog": "Hund", "man": "Mann", "cup": "Becher", "horse": "Pferd", "tree"
 VERBS = {"sees": "sieht", "takes": "nimmt", "paints": "malt", "likes": "mag"}
 WORDS = (
     "dataset=talks", "dataset.text.vocab=300", "arch=transformer_tiny", "arch.encoder_layers=1",
-    "arch.decoder_layers=1", "arch.width=32", "arch.feed_forward=32", "arch.positions=60", "recipe=multi30k_small", "recipe.batch_size=200",
-    "recipe.steps=40", "recipe.lr=0.01", "recipe.schedule.warmup=10", "runtime.threads=1", "runtime.device=cpu",
-    "runtime.progress=false",
+    "arch.decoder_layers=1", "arch.width=32", "arch.feed_forward=32", "arch.positions=60", "recipe=multi30k_small",
+    "recipe.batch_size=200", "recipe.steps=40", "recipe.lr=0.01", "recipe.schedule.warmup=10", "runtime.threads=1",
+    "runtime.device=cpu", "runtime.progress=false",
 )  # fmt: skip
 
 
@@ -79,9 +79,9 @@ def test_killed_and_gone_on_with_it_gives_the_same_bits(lskd_run, talks, monkeyp
 
 
 def test_a_table_of_bleu_with_a_student_of_a_smoothed_teacher(lskd_run, talks, tmp_path):
-    base = {
-        key: json.loads(value) if value[0].isdigit() else value for key, value in (w.split("=") for w in WORDS[:-3])
-    }
+    words = dict(word.split("=") for word in WORDS[:-3])
+    base = {key: json.loads(value) if value[0].isdigit() else value for key, value in words.items()}
+    hot = {"label": "T = 2", "metric": {"name": "bleu", "at_temperature": 2}}
     table = {
         "title": "Talks", "seeds": [0], "probe": {"name": "translation", "beam": 2, "temperatures": [1, 2]},
         "metric": {"name": "bleu"}, "base": base,
