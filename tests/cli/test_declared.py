@@ -15,7 +15,7 @@ def planned(lskd_run: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def plan(*words: str) -> Any:
         seen: list[Any] = []
-        monkeypatch.setattr(cli, "execute", lambda plan, *rest: seen.append(plan) or 0)
+        monkeypatch.setattr(cli, "execute", lambda jobs: seen.append(jobs[0].plan) or 0)
         assert lskd_run(*words).code == 0
         return seen[0]
 

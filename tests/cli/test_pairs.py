@@ -23,7 +23,7 @@ LABELS = ("entailment", "neutral", "contradiction")
 SIZES = {"train": 48, "dev_matched": 15, "dev_mismatched": 9}
 SMALL = {"width": 16, "heads": 2, "feed_forward": 32, "vocabulary": len(TOKENS), "positions": 20}
 TRAINING = {"recipe.epochs": 3, "recipe.batch_size": 8, "recipe.lr": 0.004, "recipe.precision": "fp32"}
-TEACHER = {"arch.layers": 5, "recipe.epochs": 30, "recipe.evaluate_every": 30}
+TEACHER = {"arch.layers": 5, "recipe.epochs": 15, "recipe.evaluate_every": 15, "recipe.lr": 0.008}
 SETTINGS = {**{f"arch.{knob}": value for knob, value in SMALL.items()}, **TRAINING}
 WORDS_OF_IT = (
     "experiment=wsl_mnli", "seeds=[0]", "runtime.progress=false", "runtime.threads=1", "runtime.device=cpu",

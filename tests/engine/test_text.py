@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lskd import data
 from lskd.data import Dataset, Part, Spec
 from lskd.data.text import BOS, EOS, PAD
 from lskd.data.text.padding import padded
@@ -267,3 +270,14 @@ def test_the_schedule_of_vaswani():
     factors = [schedule.at(step, total_steps=100, steps_per_epoch=10) for step in range(20)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert factors[15] == pytest.approx(0.5) and factors == [*factors[:4], *sorted(factors[4:], reverse=True)]
+
+
+@pytest.mark.skipif("LSKD_DATA" not in os.environ, reason="needs LSKD_DATA with multi30k")
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [1000, 2048, 4096])
+def test_batches_of_real_sentences_are_little_padded(tmp_path, tokens):
+    pytest.importorskip("tokenizers")
+    text = replace(data.DATASETS["multi30k"].spec.text, vocab=4000)
+    parts = data.load(Dataset("multi30k", text=text), data=Path(os.environ["LSKD_DATA"]), cache=tmp_path)
+    batches = ByLength(parts["train"].images.lengths, tokens)
+    assert batches.waste < 0.15 and sum(batches.sizes) == 29_000

@@ -119,6 +119,22 @@ def test_missing_points_are_left_out_and_counted(lab: Any) -> None:
     assert list(series.lines[0].get_xdata()) == [0.0, 0.4]
 
 
+def test_a_figure_has_room_for_all_its_points_and_no_scale_where_there_are_none(lab: Any) -> None:
+    """One point of four: its axis is that of all of them, in whole numbers; an empty panel says so."""
+    line = {"over": "recipe.epochs", "values": [1, 2, 3, 4]}
+    rows: dict[str, Any] = {"one": {"label": "one", "panel": "above", **line}}
+    rows["other"] = {"label": "other", "panel": "below", "run": {"arch.hidden": [64]}, **line}
+    planned = lab.figure(rows=rows, x=None)
+    lab.fill(planned, "one/1", [92.0, 92.4, 91.7])
+    figure, _ = figures.picture(filled_of(lab, planned))
+    above, below = figure.axes
+    low, high = above.get_xlim()
+    assert low < 1 and high > 4
+    ticks = [tick for tick in above.get_xticks() if low <= tick <= high]
+    assert ticks and all(float(tick).is_integer() for tick in ticks)
+    assert (len(below.get_yticks()), [text.get_text() for text in below.texts]) == (0, ["nothing yet"])
+
+
 def test_a_papers_images_have_no_text_but_their_axes_and_fit_its_columns(lab: Any, planned: TablePlan) -> None:
     filled = filled_of(lab, planned, shortened="three steps")
     for form, width in ((figures.PAPER["column"], 3.25), (figures.PAPER["page"], 6.75)):

@@ -51,6 +51,15 @@ def filled_of(lab: Any, planned: TablePlan, **experiment: Any) -> FilledTable:
     return filled
 
 
+def test_runs_that_the_probe_has_not_looked_at_are_said_to_be_trained(lab: Any) -> None:
+    planned = plane_table(lab)
+    see(lab, planned, "spread/hard", 0.5)
+    assert filled_of(lab, planned).progress == "3 of 6 runs done"
+    lab.fill(planned, "spread/ls", [90.0, 91.0])
+    printed = text(render(lab.plan(planned), lab.store))
+    assert "3 of 6 runs done (2 more are trained, and lack what the probe reads)" in printed
+
+
 def test_cells_show_what_was_seen_of_a_part(lab: Any) -> None:
     planned = plane_table(lab)
     see(lab, planned, "spread/hard", 0.5)

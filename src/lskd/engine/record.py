@@ -49,7 +49,7 @@ def summarise(
         "images_per_second": round(examples_trained / max(proper, 1e-9), 1),
         "peak_memory_mb": peak_memory_mb(training.device),
     }
-    result |= task.record()
+    result |= task.record(training.batches)
     if replayed := training.one_step.captured:
         # The sizes of batches (or of parts and their batch; none: the update) whose steps are replayed.
         result["captured"] = [list(sizes) for step in replayed for sizes in sorted(step.graphs)]

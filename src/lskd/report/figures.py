@@ -177,13 +177,22 @@ def _draw_panel(figure: Figure, axes: Axes, filled: FilledTable, rows: Sequence[
             beside = 0.0 if table.x is not None or table.draw != "lines" else there.index(row) - (len(there) - 1) / 2
             side = table.rows[row].right
             corners[side] += _draw_series(sides[side], filled, row, i, beside)
+    if not there:
+        axes.set_yticks([])
+        axes.annotate("nothing yet", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color="#808080")
+        return
+    declared = [] if table.x is not None else [cell.x for cell in filled.cells if cell.x is not None]
     for side, found in corners.items():
         if table.draw == "lines" and found:  # whose markers may be moved, and then do not set the limits
             sides[side].dataLim.update_from_data_xy(found, ignore=True)
+            if declared:  # room for all points, so that those that are missing are seen to be
+                sides[side].update_datalim([(x, 0.0) for x in declared], updatey=False)
             sides[side].autoscale_view()
     if table.x_axis == "log":
         axes.set_xscale("log")
-        _tick_log(axes, [] if table.x is not None else [cell.x for cell in filled.cells if cell.x is not None])
+        _tick_log(axes, declared)
+    elif declared and all(float(x).is_integer() for x in declared) and table.x_axis == "linear":
+        axes.locator_params(axis="x", integer=True)
     elif table.x_axis == "category":
         axes.set_xticks(list(table.positions.values()), list(table.positions))
 
@@ -225,7 +234,7 @@ def caption(filled: FilledTable) -> str:
         if filled.table.claims and filled.table.spread != "independent":
             sentences.append(f"Claims are tested on differences seed by seed, which these {drawn} do not show.")
     missing = sum(not _is_point(cell) for cell in filled.cells)
-    sentences.append(f"{filled.done} of {len(filled.runs)} runs.")
+    sentences.append(f"{filled.progress.replace(' done', '')}.")
     if missing:
         sentences.append(f"{missing} of {len(filled.cells)} points are missing.")
     return " ".join(sentences)

@@ -23,6 +23,7 @@ class FilledTable:
     findings: tuple[Finding, ...]
     runs: tuple[Run, ...]  # all that the table needs, teachers first
     done: int
+    unseen: int  # runs that are finished, but that the table's probe has not looked at: they are not done
     seen_again: int  # finished runs of which a probe saw another training than the recorded one
     machines: tuple[tuple[str, int], ...]  # where the finished runs were made, and how many of them there
 
@@ -39,6 +40,12 @@ class FilledTable:
     def has_replications(self) -> bool:
         """Whether there are numbers of others beside the paper's."""
         return bool(self.table.replications) and not self.experiment.own
+
+    @property
+    def progress(self) -> str:
+        """Such as "3 of 35 runs done"."""
+        more = f" ({self.unseen} more are trained, and lack what the probe reads)" if self.unseen else ""
+        return f"{self.done} of {len(self.runs)} runs done{more}"
 
     @property
     def paper(self) -> str:
@@ -72,6 +79,7 @@ def fill(experiment: Experiment, planned: TablePlan, values: Values) -> FilledTa
         findings=evaluate(planned, values, own=experiment.own),
         runs=runs,
         done=len(done),
+        unseen=sum(map(values.done, runs)) - len(done),
         seen_again=sum(values.seen_again(run, probed.get(run.id, ())) for run in done),
         machines=tuple(Counter(map(values.machine, done)).most_common()),
     )

@@ -56,7 +56,7 @@ def _head(filled: FilledTable) -> list[str]:
     lines += [f"# {plain(table.title)}"]
     if not table.has_cells:
         return [*lines, f"{source}As the paper prints it; nothing of it is run here."]
-    lines += [f"{source}{filled.done} of {len(filled.runs)} runs done: `lskd-run experiment={experiment.name}`"]
+    lines += [f"{source}{filled.progress}: `lskd-run experiment={experiment.name}`"]
     if experiment.settings and not experiment.shortened:
         lines.append(f"**Settings laid over every cell: {show(experiment.settings)}**")
     if said := selected_on_test(filled):

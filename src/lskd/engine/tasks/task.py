@@ -137,8 +137,8 @@ class Task(ABC):
     def scene(self) -> dict[str, Any]:
         """What probes may see of it: fields of `lskd.probes.Scene`."""
 
-    def record(self) -> dict[str, Any]:
-        """What the record of a run says of its training examples, beside their number."""
+    def record(self, batches: Batches) -> dict[str, Any]:
+        """What the record of a run says of its training examples, beside their number, and of their batches."""
         return {}
 
 

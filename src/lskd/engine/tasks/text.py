@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from lskd.data import Part
-from lskd.engine.tasks.task import Forward, Order, Task
+from lskd.engine.tasks.task import Batches, Forward, Order, Task
 from lskd.run import Run
 
 AT_ONCE = {"cpu": 32, "cuda": 256}  # sentences to evaluate at once
@@ -144,7 +144,7 @@ class Text(Task):
     def example(self, presenter: Any) -> Tensor:
         return torch.empty(0, device=self.device)  # whatever asks for features has been refused
 
-    def record(self) -> dict[str, Any]:
+    def record(self, batches: Batches) -> dict[str, Any]:
         """Which tokens these are, and how many training pairs were too long, or had no sentence on a side."""
         corpus = self.train.corpus
         tokens = corpus.vocabulary

@@ -54,6 +54,8 @@ class Translation(Text):
     def labels_in(self, part: str, examples: Tensor, inputs: Shown) -> Tensor:
         return inputs.labels
 
-    def record(self) -> dict[str, Any]:
-        """With the target's tokens in an epoch, the ends of sentences among them."""
-        return {**super().record(), "tokens": int(self.train.corpus.lengths[:, -1].sum())}
+    def record(self, batches: Batches) -> dict[str, Any]:
+        """With the target's tokens in an epoch, the ends of sentences among them; and, of batches by tokens, the share
+        of padding in what networks are shown."""
+        found = super().record(batches) | {"tokens": int(self.train.corpus.lengths[:, -1].sum())}
+        return found | {"padding": round(batches.waste, 4)} if isinstance(batches, ByLength) else found
