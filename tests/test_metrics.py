@@ -335,3 +335,12 @@ def test_digits_and_unit_are_those_of_the_registry_unless_given(metric, digits, 
 def test_choices_that_there_are_not_of_a_number(fields, message):
     with pytest.raises(InputError, match=message):
         Metric(**fields)
+
+
+@pytest.mark.parametrize("size", [2e37, 3e38])
+def test_outputs_that_overflow_where_they_are_scaled_are_not_finite(size):
+    """They are finite, and are not at the least temperature of calibration."""
+    logits, labels = torch.tensor([[size, -size, 0.0], [0.0, 1.0, 2.0]]), torch.tensor([0, 1])
+    with pytest.raises(FloatingPointError, match="not finite"):
+        summary(logits, labels)
+    assert calibration({"test": (logits / 1e3, labels)})["test"]["scaled"]

@@ -174,7 +174,7 @@ def summary(logits: Tensor, labels: Tensor, *, means: bool | None = None) -> dic
     """All metrics that a run records for one part of the data (`means`: only those that are a mean over the examples,
     or only the others). `FloatingPointError` for logits that are not finite."""
     logits = logits.float()
-    if not logits.isfinite().all():
+    if not (logits / TEMPERATURES[0]).isfinite().all():  # as they are scaled for calibration, at the most
         raise FloatingPointError("the network's outputs are not finite")
     chosen = recorded(logits.shape[-1]).items()
     return {name: metric.of(logits, labels) for name, metric in chosen if means is None or metric.mean == means}
