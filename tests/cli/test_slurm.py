@@ -385,7 +385,7 @@ class Real:
     def __init__(self, lskd_run: Any, words: list[str], results: Path) -> None:
         self.lskd_run, self.results = lskd_run, results
         self.words = [*words, "runtime.fleet=2", "runtime.checkpoint_seconds=1"]
-        self.slurm = ["launcher=slurm", "launcher.gpus=0", "launcher.cpus=1", "launcher.memory=1G",
+        self.slurm = ["launcher=slurm", "launcher.gpus=0", "launcher.cpus=1", "launcher.memory=3G",
                       "launcher.time=10:00", "launcher.warning=20"]  # fmt: skip
 
     def submit(self, *more: str) -> None:
@@ -529,7 +529,7 @@ from lskd.trackers import Tracker, register
 class Hungry(Tracker):
     def log(self, run, line, step, values):
         if list(self.folder.parents[1].glob("runs/*/checkpoint.pt")):
-            eaten = bytearray(b"x") * 2**31
+            eaten = bytearray(b"x") * 2**32
             time.sleep(10)
 """
 
